@@ -1,0 +1,61 @@
+# `make demo` shows the whole of Rayfuse on this machine; `make check test` is what CI runs.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.rayfuse-setup
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench slow clean
+
+help:
+	@echo "make setup   install Rayfuse with all extras into $(VENV), with the versions of constraints.txt"
+	@echo "make demo    real data, train, gate, promote, serve, and ask over HTTP"
+	@echo "make check   linters, types, import contracts, and the commands in the README"
+	@echo "make test    unit tests, every shipped spec, and tests on a local Ray"
+	@echo "make slow    tests that take minutes"
+	@echo "make bench   measurements"
+	@echo "make clean   remove caches and build leftovers; data, models and runs stay"
+
+setup: $(STAMP)
+
+# torch first: any build that is there already is kept, else pip's default one comes.
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install --constraint constraints.txt torch
+	$(BIN)/pip install --constraint constraints.txt --editable '.[train,serve,demo,dev]'
+	@touch $@
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "error: $(PYTHON) is not here; name another one: make PYTHON=python3.12 …" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: Rayfuse needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V 2>&1);" \
+	       "name another one: make PYTHON=python3.12 …" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "error: $(PYTHON) has no venv or pip; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+demo: setup
+	$(BIN)/rayfuse demo
+
+test: setup
+	$(PYTEST) tests/unit tests/specs
+	$(PYTEST) -m "not slow" tests/distributed tests/mlflow tests/ray
+
+check: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(PYTEST) -q tests/specs/test_readme.py
+
+bench: setup
+	$(BIN)/python bench/run.py
+
+slow: setup
+	$(PYTEST) -m slow
+
+clean:
+	rm -rf build dist platform/*.egg-info .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find platform tests -name __pycache__ -type d -prune -exec rm -rf {} +
