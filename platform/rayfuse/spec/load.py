@@ -1,0 +1,197 @@
+"""From a YAML file to a checked spec: `${VAR}`, `--set`, relative paths, and errors that name the place."""
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from rayfuse.errors import SpecError
+from rayfuse.spec.base import Block
+from rayfuse.spec.job import Job
+from rayfuse.spec.problems import describe
+from rayfuse.spec.service import Service
+
+KINDS: dict[str, type[Block]] = {
+    "job": Job,
+    "service": Service,
+}
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+AnySpec = TypeVar("AnySpec", bound=Block)
+
+
+def load_spec(
+    source: str | Path,
+    kind: type[AnySpec],
+    overrides: Iterable[str] = (),
+    environment: Mapping[str, str] = os.environ,
+) -> AnySpec:
+    """Read the spec file `source` (a path or fsspec URL) as a spec of `kind`.
+
+    `overrides` are `path.to.key=value` strings, the value in YAML. Raises SpecError that lists every
+    problem, a line each, as `file: path: what is wrong`.
+    """
+    where = str(source)
+    content = _parse(_read(where), where)
+    for override in overrides:
+        _override(content, override)
+    _check_kind(content, kind, where)
+    content = _substitute(content, environment, where, "")
+    base = where.rsplit("/", 1)[0] if "://" in where else str(Path(where).resolve().parent)
+    return check(content, kind, where, base)
+
+
+def check(content: Any, kind: type[AnySpec], where: str, base: str | None = None) -> AnySpec:
+    """Check a mapping as a spec of `kind`; relative paths count from the folder or URL `base`."""
+    try:
+        return TypeAdapter(kind).validate_python(content, context={"base": base})
+    except ValidationError as error:
+        raise SpecError("\n".join(f"{where}: {line}" for line in describe(error, kind))) from None
+
+
+def kind_of(source: str | Path) -> str:
+    """The `kind:` of a spec file. Raises SpecError where it is missing or unknown."""
+    content = _parse(_read(str(source)), str(source))
+    kind = content.get("kind")
+    if kind not in KINDS:
+        raise SpecError(f"{source}: kind: {kind!r} is not a kind of spec; one of: {', '.join(KINDS)}")
+    return str(kind)
+
+
+def _read(where: str) -> str:
+    try:
+        if "://" not in where:
+            return Path(where).read_text(encoding="utf-8")
+        return _download(where)
+    except FileNotFoundError:
+        raise SpecError(f"{where}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{where}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise SpecError(f"{where}: cannot be read: {error}") from None
+
+
+def _download(url: str) -> str:
+    import fsspec
+
+    try:
+        with fsspec.open(url, "rt", encoding="utf-8") as file:
+            return str(file.read())
+    except (FileNotFoundError, UnicodeDecodeError):
+        raise
+    except Exception as error:  # every storage has errors of its own
+        raise OSError(f"{type(error).__name__}: {error}") from error
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML in which a repeated key is an error instead of a silent overwrite."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = key_node.value
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key must be a word", key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key `{key}` is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    try:
+        content = yaml.load(text, _StrictLoader)  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        raise SpecError(f"{where}:{_yaml_problem(error, text)}") from None
+    except yaml.YAMLError as error:
+        raise SpecError(f"{where}: not YAML: {error}") from None
+    if content is None:
+        raise SpecError(f"{where}: the file is empty; `rayfuse schema` lists the kinds of spec")
+    if not isinstance(content, dict):
+        raise SpecError(f"{where}: a spec is a mapping (`kind: job` …), this is a {type(content).__name__}")
+    return content
+
+
+def _yaml_problem(error: yaml.MarkedYAMLError, text: str) -> str:
+    if error.problem_mark is None:
+        return f" {error.problem or 'not YAML'}"
+    line = error.problem_mark.line
+    problem = f"{line + 1}: {error.problem or 'not YAML'}"
+    # Inside braces an unquoted ${VAR} ends the mapping, which the parser's own words do not tell.
+    unquoted = "${" in "".join(text.splitlines()[line : line + 1])
+    return f'{problem}; put "${{…}}" in quotes' if unquoted else problem
+
+
+def _check_kind(content: dict[str, Any], kind: type[Block], where: str) -> None:
+    wanted = next(name for name, model in KINDS.items() if model is kind)
+    given = content.get("kind")
+    if given is None:
+        raise SpecError(f"{where}: kind: missing; write `kind: {wanted}`")
+    if given != wanted:
+        raise SpecError(f"{where}: kind: this command wants `{wanted}`, the file is `{given}`")
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    path, equals, value = override.partition("=")
+    if not equals or not path:
+        raise SpecError(f"--set {override}: write --set path.to.key=value")
+    *parents, last = path.split(".")
+    node: Any = content
+    for depth, key in enumerate(parents):
+        if isinstance(node, dict) and node.get(key) is None:
+            node[key] = {}
+        node = _child(node, key, override, ".".join(parents[: depth + 1]))
+    try:
+        parsed = yaml.load(value, _StrictLoader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError:
+        raise SpecError(f"--set {override}: the value is not YAML") from None
+    if isinstance(node, list):
+        _child(node, last, override, path)
+        node[int(last)] = parsed
+    elif isinstance(node, dict):
+        node[last] = parsed
+    else:
+        raise SpecError(f"--set {override}: `{'.'.join(parents)}` is a value, not a mapping")
+
+
+def _child(node: Any, key: str, override: str, path: str) -> Any:
+    if isinstance(node, list):
+        if not key.isdecimal() or int(key) >= len(node):
+            raise SpecError(f"--set {override}: `{path}`: the list has {len(node)} entries; count from 0")
+        return node[int(key)]
+    if isinstance(node, dict):
+        return node[key]
+    raise SpecError(f"--set {override}: `{path}`: its parent is a value, not a mapping")
+
+
+def _substitute(node: Any, environment: Mapping[str, str], where: str, path: str) -> Any:
+    """Replace `${VAR}` and `${VAR:-default}` in every string below `node`."""
+    if isinstance(node, dict):
+        return {
+            k: _substitute(v, environment, where, f"{path}.{k}" if path else str(k)) for k, v in node.items()
+        }
+    if isinstance(node, list):
+        return [_substitute(v, environment, where, f"{path}.{i}") for i, v in enumerate(node)]
+    if not isinstance(node, str):
+        return node
+
+    def value_of(match: re.Match[str]) -> str:
+        name, default = match.groups()
+        value = environment.get(name) or default
+        if value is None:
+            raise SpecError(
+                f"{where}: {path}: the environment variable {name} is not set or empty; "
+                f"set it, or write ${{{name}:-default}}"
+            )
+        return value
+
+    return _VARIABLE.sub(value_of, node)

@@ -1,0 +1,184 @@
+"""What a model answers, and the metrics by which each kind of task is judged."""
+
+from collections.abc import Iterable
+from decimal import Decimal
+from functools import cached_property
+from statistics import fmean, pstdev
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from rayfuse.errors import BadInput, DataError
+from rayfuse.spec.base import Block, column_may_be_left_out
+
+Mode = Literal["max", "min"]
+
+_AVERAGES = ("micro", "macro", "weighted")
+CLASSIFICATION_METRICS: dict[str, Mode] = {
+    "loss": "min",
+    "accuracy": "max",
+    **{f"{kind}_{average}": "max" for kind in ("precision", "recall", "f1") for average in _AVERAGES},
+}
+_LARGEST = 3.4e38  # what float32 holds
+_CLASSES_SHOWN = 10
+
+REGRESSION_METRICS: dict[str, Mode] = {"loss": "min", "mae": "min", "rmse": "min", "r2": "max"}
+
+
+class _Task(Block):
+    model_config = ConfigDict(json_schema_extra=column_may_be_left_out)
+
+    column: str = Field(min_length=1)
+    """Column that holds the target; the task's own name where absent."""
+    weight: float = Field(1.0, gt=0)
+    """Factor of this task's loss in the sum over all tasks."""
+
+
+class ClassificationTask(_Task):
+    """One of several classes."""
+
+    type: Literal["classification"]
+    classes: list[str | int | bool] | None = Field(None, min_length=2)
+    """All classes, in order; found in the training rows (sorted) where absent."""
+
+    def metrics(self) -> dict[str, Mode]:
+        return CLASSIFICATION_METRICS
+
+    def fitted(self, values: Iterable[Any]) -> "ClassificationTask":
+        """This task with its classes known: those listed, else all that occur in `values`, sorted."""
+        if self.classes is not None:
+            return self
+        labels = ((type(label), label) for label in map(_label, values) if _may_be_class(label))
+        found = [label for _, label in sorted(set(labels), key=lambda pair: (str(pair[0]), pair[1]))]
+        alike = _same_text(found)
+        if alike:
+            raise DataError(
+                f"column `{self.column}`: holds {alike[0]!r} and {alike[1]!r}; write one of them everywhere"
+            )
+        if len(found) < 2:
+            raise DataError(
+                f"column `{self.column}`: {len(found)} classes in the training rows, at least 2 are needed; "
+                "a class is a text, a whole number or true and false"
+            )
+        return self.model_copy(update={"classes": found})
+
+    def target(self, value: Any) -> int:
+        """The index of a label. Raises BadInput where it is no class."""
+        label = _label(value)
+        try:
+            return self._index[type(label), label]
+        except (KeyError, TypeError):
+            if _is_absent(value):
+                raise BadInput("the label is missing") from None
+            raise BadInput(
+                f"label {_shown(value)} is not one of the {len(self._index)} classes: {self._listed}; "
+                "correct the row, or list the class under `classes`"
+            ) from None
+
+    @cached_property
+    def _index(self) -> dict[tuple[Any, Any], int]:
+        return {(type(known), known): i for i, known in enumerate(self.classes or ())}
+
+    @property
+    def _listed(self) -> str:
+        classes = self.classes or []
+        more = ", …" if len(classes) > _CLASSES_SHOWN else ""
+        return ", ".join(map(_shown, classes[:_CLASSES_SHOWN])) + more
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "ClassificationTask":
+        alike = _same_text(self.classes or [])
+        if alike:
+            raise PydanticCustomError(
+                "classes",
+                "{first} and {second} would have the same name in an answer",
+                {"first": repr(alike[0]), "second": repr(alike[1]), "path": "classes"},
+            )
+        return self
+
+
+def _label(value: Any) -> Any:
+    """Tables write a whole number as 3.0 where a cell of its column is empty."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _may_be_class(value: Any) -> bool:
+    return isinstance(value, (int, bool)) or (isinstance(value, str) and _is_unicode(value))
+
+
+def _is_unicode(text: str) -> bool:
+    """JSON can hold half of a surrogate pair, which no file or reply can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _same_text(classes: list[Any]) -> list[Any]:
+    """The first two classes that answers, which name classes by their text, could not tell apart."""
+    seen: dict[str, Any] = {}
+    for known in classes:
+        if str(known) in seen:
+            return [seen[str(known)], known]
+        seen[str(known)] = known
+    return []
+
+
+def _is_absent(value: Any) -> bool:
+    return value is None or value != value
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}…"
+
+
+class RegressionTask(_Task):
+    """A number. It is standardised by the training rows' mean and deviation while training."""
+
+    type: Literal["regression"]
+    mean: float | None = None
+    """Of the target; found in the training rows where absent."""
+    deviation: float | None = Field(None, gt=0)
+    """Standard deviation of the target; found in the training rows where absent."""
+
+    def metrics(self) -> dict[str, Mode]:
+        return REGRESSION_METRICS
+
+    def fitted(self, values: Iterable[Any]) -> "RegressionTask":
+        """This task with mean and deviation known: those given, else the ones of `values`."""
+        if self.mean is not None and self.deviation is not None:
+            return self
+        numbers = [number for number in map(_number, values) if number is not None]
+        if not numbers:
+            raise DataError(f"column `{self.column}`: no numbers in the training rows")
+        mean = fmean(numbers) if self.mean is None else self.mean
+        deviation = (pstdev(numbers) or 1.0) if self.deviation is None else self.deviation
+        return self.model_copy(update={"mean": mean, "deviation": deviation})
+
+    def target(self, value: Any) -> float:
+        """The number itself. Raises BadInput where it is not a finite number."""
+        number = _number(value)
+        if number is None:
+            raise BadInput(
+                "the number is missing"
+                if _is_absent(value)
+                else f"target {_shown(value)} is not a finite number"
+            )
+        return number
+
+
+def _number(value: Any) -> float | None:
+    """A finite number that float32 can hold, or None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
+    return number if abs(number) <= _LARGEST else None
+
+
+Task = Annotated[ClassificationTask | RegressionTask, Field(discriminator="type")]

@@ -1,0 +1,226 @@
+"""From YAML to a checked spec: variables, overrides, paths, and what is said about mistakes outside the values."""
+
+from pathlib import Path
+
+import pytest
+
+from rayfuse.errors import SpecError
+from rayfuse.spec.job import FractionSplit, Job
+from rayfuse.spec.load import kind_of, load_spec
+from rayfuse.spec.service import Service
+
+JOB = """\
+kind: job
+name: tiny
+data:
+  train: rows/train.jsonl
+  test: s3://bucket/test.jsonl
+inputs:
+  image: {type: image, size: 28, encoder: {type: conv}}
+  audio: {type: audio, sample_rate: 8000, encoder: {type: conv}, optional: true}
+fusion: {type: concat}
+tasks: {answer: {type: classification, column: label}}
+output: {storage: ../runs}
+"""
+
+
+@pytest.fixture
+def job_file(tmp_path: Path) -> Path:
+    path = tmp_path / "jobs" / "tiny.yaml"
+    path.parent.mkdir()
+    path.write_text(JOB)
+    return path
+
+
+def load_job(path: Path, *overrides: str, **environment: str) -> Job:
+    return load_spec(path, Job, overrides, environment)
+
+
+def error_of(path: Path, text: str, *overrides: str, kind: type = Job, **environment: str) -> str:
+    """The message about a spec file with this text, without the path of its folder."""
+    path.write_text(text)
+    with pytest.raises(SpecError) as caught:
+        load_spec(path, kind, overrides, environment)
+    return str(caught.value).replace(f"{path.parent}/", "")
+
+
+def test_inputs_and_tasks_read_the_column_of_their_own_name(job_file: Path) -> None:
+    job = load_job(job_file)
+    assert {name: i.column for name, i in job.inputs.items()} == {"image": "image", "audio": "audio"}
+    assert job.tasks["answer"].column == "label"
+
+
+def test_relative_paths_count_from_the_file(job_file: Path) -> None:
+    job = load_job(job_file)
+    assert job.data.train == str(job_file.parent / "rows/train.jsonl")
+    assert job.data.test == "s3://bucket/test.jsonl"
+    assert job.output.storage == str(job_file.parents[1] / "runs")
+
+
+def test_relative_paths_of_a_spec_on_a_url_count_from_that_url() -> None:
+    import fsspec
+
+    with fsspec.open("memory://specs/jobs/tiny.yaml", "w") as file:
+        file.write(JOB)
+    job = load_spec("memory://specs/jobs/tiny.yaml", Job)
+    assert job.data.train == "memory://specs/jobs/rows/train.jsonl"
+    assert job.output.storage == "memory://specs/runs"
+    with pytest.raises(
+        SpecError, match=r"output\.storage: '\.\./\.\./\.\.' is not a path: .* above the root"
+    ):
+        load_spec("memory://specs/jobs/tiny.yaml", Job, ["output.storage=../../.."])
+
+
+def test_a_tilde_is_the_users_home(job_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert load_job(job_file, "output.storage=~/runs").output.storage == "/home/ann/runs"
+
+
+@pytest.mark.parametrize(
+    ("written", "resolved"),
+    [
+        ("./minilm", "{folder}/minilm"),
+        ("minilm", "minilm"),
+        ("org/minilm", "org/minilm"),
+        ("s3://b/m", "s3://b/m"),
+    ],
+)
+def test_a_model_is_a_folder_only_where_it_looks_like_one(
+    job_file: Path, written: str, resolved: str
+) -> None:
+    encoder = f"inputs.image.encoder={{type: huggingface, model: {written}}}"
+    job = load_job(job_file, encoder)
+    assert job.inputs["image"].encoder.model == resolved.format(folder=job_file.parent)
+
+
+def test_variables_come_from_the_environment_or_their_default(job_file: Path) -> None:
+    job_file.write_text(JOB.replace("rows/train", "${DATA:-rows}/${SPLIT}"))
+    assert load_job(job_file, SPLIT="train").data.train == str(job_file.parent / "rows/train.jsonl")
+    assert load_job(job_file, DATA="/d", SPLIT="all").data.train == "/d/all.jsonl"
+    assert load_job(job_file, DATA="", SPLIT="all").data.train == str(job_file.parent / "rows/all.jsonl")
+
+
+def test_a_variable_may_hold_a_number(job_file: Path) -> None:
+    assert load_job(job_file, "train.epochs=${EPOCHS:-3}").train.epochs == 3
+    assert load_job(job_file, "train.epochs=${EPOCHS:-3}", EPOCHS="5").train.epochs == 5
+
+
+def test_a_variable_without_value_or_default_names_itself(job_file: Path) -> None:
+    assert error_of(job_file, JOB.replace("rows/", "${DATA}/")) == (
+        "tiny.yaml: data.train: the environment variable DATA is not set or empty; set it, or write ${DATA:-default}"
+    )
+
+
+def test_set_overrides_adds_and_replaces_whole_nodes(job_file: Path) -> None:
+    job = load_job(
+        job_file,
+        "train.optimizer.lr=1e-4",
+        "data.validation={fraction: 0.25}",
+        "fusion={type: transformer, heads: 8}",
+        "inputs.audio.optional=false",
+        "inputs.image.column=picture",
+    )
+    assert job.train.optimizer.lr == 1e-4
+    assert job.data.validation == FractionSplit(fraction=0.25)
+    assert job.fusion.type == "transformer"
+    assert job.fusion.heads == 8
+    assert not job.inputs["audio"].optional
+    assert job.inputs["image"].column == "picture"
+
+
+def test_set_reaches_into_lists(job_file: Path) -> None:
+    listed = JOB.replace("column: label", "column: label, classes: [a, b, c]")
+    job_file.write_text(listed)
+    assert load_job(job_file, "tasks.answer.classes.1=z").tasks["answer"].classes == ["a", "z", "c"]
+    assert error_of(job_file, listed, "tasks.answer.classes.3=z") == (
+        "--set tasks.answer.classes.3=z: `tasks.answer.classes.3`: the list has 3 entries; count from 0"
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.epochs", "--set train.epochs: write --set path.to.key=value"),
+        ("=3", "--set =3: write --set path.to.key=value"),
+        ("name.first=x", "--set name.first=x: `name` is a value, not a mapping"),
+        ("name.a.b=x", "--set name.a.b=x: `name.a`: its parent is a value, not a mapping"),
+        ("train={epochs: 3", "--set train={epochs: 3: the value is not YAML"),
+        ("train.epochs=0", "tiny.yaml: train.epochs: should be greater than or equal to 1, not 0"),
+        ("train.epoch=3", "tiny.yaml: train.epoch: unknown key; did you mean epochs?"),
+    ],
+)
+def test_a_wrong_override_says_what_is_wrong(job_file: Path, override: str, message: str) -> None:
+    assert error_of(job_file, JOB, override) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "tiny.yaml: the file is empty; `rayfuse schema` lists the kinds of spec"),
+        ("# only a comment\n", "tiny.yaml: the file is empty; `rayfuse schema` lists the kinds of spec"),
+        ("- kind: job\n", "tiny.yaml: a spec is a mapping (`kind: job` …), this is a list"),
+        ("name: x\n", "tiny.yaml: kind: missing; write `kind: job`"),
+        ("kind: service\n", "tiny.yaml: kind: this command wants `job`, the file is `service`"),
+        (
+            "kind: service\nname: ${UNSET}\n",
+            "tiny.yaml: kind: this command wants `job`, the file is `service`",
+        ),
+        (JOB + "name: again\n", "tiny.yaml:12: key `name` is given twice"),
+        (JOB.replace("size: 28", "size: 28, size: 32"), "tiny.yaml:7: key `size` is given twice"),
+        ("kind: job\n? [a, b]\n: c\n", "tiny.yaml:2: a key must be a word"),
+        ("kind: job\n  name: x\n", "tiny.yaml:2: mapping values are not allowed here"),
+        ("kind: job\nname: !!python/name:os.system\n", "tiny.yaml:2: could not determine a constructor"),
+        (
+            "kind: job\ndata: {train: ${DATA}/x}\n",
+            "tiny.yaml:2: expected ',' or '}', but got '{'; put \"${…}\" in quotes",
+        ),
+        ("kind: job\n---\nkind: job\n", "tiny.yaml:2: but found another document"),
+    ],
+)
+def test_a_file_that_is_no_spec(job_file: Path, text: str, message: str) -> None:
+    assert error_of(job_file, text).startswith(message)
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_bytes(JOB.replace("tiny", "größer").encode("latin-1"))
+    with pytest.raises(SpecError, match=r"tiny\.yaml: not UTF-8 \(byte 18\); save it as UTF-8"):
+        load_spec(path, Job)
+    with pytest.raises(SpecError, match=r"absent\.yaml: no such file"):
+        load_spec(tmp_path / "absent.yaml", Job)
+    with pytest.raises(SpecError, match="cannot be read: .*directory"):
+        load_spec(tmp_path, Job)
+    with pytest.raises(
+        SpecError, match="nosuch://x/job.yaml: cannot be read: ValueError: Protocol not known"
+    ):
+        load_spec("nosuch://x/job.yaml", Job)
+    with pytest.raises(SpecError, match="memory://absent.yaml: no such file"):
+        load_spec("memory://absent.yaml", Job)
+
+
+def test_kind_of(job_file: Path) -> None:
+    assert kind_of(job_file) == "job"
+    job_file.write_text("kind: jbo\n")
+    with pytest.raises(SpecError, match="kind: 'jbo' is not a kind of spec; one of: job, service"):
+        kind_of(job_file)
+
+
+def test_merged_yaml_keys_may_be_overridden(job_file: Path) -> None:
+    shared = JOB.replace("  image: {", "  image: &base {").replace(
+        "  audio: {type", "  picture: {<<: *base, size: 64}\n  audio: {type"
+    )
+    job_file.write_text(shared)
+    assert load_job(job_file).inputs["picture"].size == 64
+
+
+def test_a_service_serves_below_its_name_unless_told_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text("kind: service\nname: digits\nmodel: models:/digits@champion\n")
+    assert load_spec(path, Service).prefix == "/digits"
+    assert load_spec(path, Service, ["route=/a/b"]).prefix == "/a/b"
+
+
+def test_a_service_may_serve_a_folder(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text("kind: service\nname: digits\nmodel: ./exported\n")
+    assert load_spec(path, Service).model == str(tmp_path / "exported")

@@ -1,0 +1,90 @@
+"""The JSON Schema that editors use says the same as the models."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+
+from rayfuse.spec.load import KINDS
+from rayfuse.spec.schema import json_schema, summary
+
+JOB: dict[str, Any] = {
+    "kind": "job",
+    "name": "tiny",
+    "data": {"train": "train.jsonl", "validation": {"fraction": 0.2}, "max_bad_rows": "2%"},
+    "inputs": {"image": {"type": "image", "encoder": {"type": "conv"}}},
+    "fusion": {"type": "concat"},
+    "tasks": {"answer": {"type": "classification"}},
+    "output": {"storage": "runs"},
+}
+SERVICE = {
+    "kind": "service",
+    "name": "tiny",
+    "model": "models:/tiny@champion",
+    "auth": {"keys": "${KEYS:-}"},
+    "limits": {"body": "20MB", "timeout": 5},
+}
+
+
+def validator(kind: str) -> Draft202012Validator:
+    schema = json_schema(KINDS[kind])
+    Draft202012Validator.check_schema(schema)
+    return Draft202012Validator(schema)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_says_what_it_is(kind: str) -> None:
+    schema = json_schema(KINDS[kind])
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert schema["title"] == f"Rayfuse {kind}"
+    assert schema["description"].startswith(summary(KINDS[kind]))
+
+
+def test_fields_are_described_by_the_strings_under_them() -> None:
+    schema = json_schema(KINDS["job"])
+    assert schema["$defs"]["Lora"]["properties"]["r"]["description"] == "Rank of each adapter."
+    # Inherited from the parent of all inputs.
+    assert "this input out" in schema["$defs"]["AudioInput"]["properties"]["optional"]["description"]
+
+
+def test_specs_are_valid_as_people_write_them() -> None:
+    validator("job").validate(JOB)
+    validator("service").validate(SERVICE)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("job", {"trian": {}}),
+        ("job", {"kind": "service"}),
+        ("job", {"inputs": {}}),
+        ("job", {"train": {"epochs": 0}}),
+        ("job", {"fusion": {"type": "soup"}}),
+        ("job", {"tasks": {"answer": {"type": "classification", "colunm": "label"}}}),
+        ("job", {"compute": {"workers": 0}}),
+        ("service", {"port": 0}),
+        ("service", {"batching": {"wait": -1}}),
+    ],
+)
+def test_mistakes_are_underlined(kind: str, change: dict[str, Any]) -> None:
+    spec = JOB if kind == "job" else SERVICE
+    with pytest.raises(ValidationError):
+        validator(kind).validate(spec | change)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_not_built_yet_is_not_offered(kind: str) -> None:
+    offered = set(keys(json_schema(KINDS[kind])))
+    assert not offered & {"loss", "offload", "traffic"}
+
+
+def keys(schema: Any) -> Iterator[str]:
+    if isinstance(schema, dict):
+        yield from schema.get("properties", {})
+        for inner in schema.values():
+            yield from keys(inner)
+    elif isinstance(schema, list):
+        for inner in schema:
+            yield from keys(inner)

@@ -1,0 +1,103 @@
+"""Specs are stored beside runs and in MLflow, and errors end up in logs: neither may hold a secret."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rayfuse.errors import SpecError
+from rayfuse.spec.load import check, load_spec
+from rayfuse.spec.service import Service
+
+SERVICE: dict[str, Any] = {"kind": "service", "name": "tiny", "model": "models:/tiny@champion"}
+
+
+def service(**fields: Any) -> Service:
+    return check(SERVICE | fields, Service, "serve/x.yaml")
+
+
+def error_of(**fields: Any) -> str:
+    with pytest.raises(SpecError) as caught:
+        service(**fields)
+    return str(caught.value)
+
+
+def test_keys_are_read_and_never_shown() -> None:
+    spec = service(auth={"keys": "one-key, other-key,"})
+    assert [key.get_secret_value() for key in spec.auth.keys] == ["one-key", "other-key"]
+    shown = f"{spec!r} {spec} {spec.model_dump(mode='json')} {spec.model_dump_json()}"
+    assert "one-key" not in shown
+    assert "other-key" not in shown
+
+
+def test_no_keys_come_of_an_empty_variable(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(f"kind: service\nname: tiny\nmodel: {SERVICE['model']}\nauth: {{keys: '${{KEYS:-}}'}}\n")
+    assert load_spec(path, Service, environment={}).auth.keys == []
+    assert len(load_spec(path, Service, environment={"KEYS": "a,b"}).auth.keys) == 2
+
+
+@pytest.mark.parametrize(
+    "auth",
+    [
+        {"keys": ["hush-1", 12345]},
+        {"keys": {"hush": 12345}},
+        {"keys": 12345},
+        {"key": "hush"},
+        "hush",
+        ["hush"],
+    ],
+)
+def test_a_mistake_near_a_key_does_not_show_it(auth: Any) -> None:
+    message = error_of(auth=auth)
+    assert message.startswith("serve/x.yaml: auth")
+    assert "hush" not in message
+    assert "12345" not in message
+
+
+@pytest.mark.parametrize("key", ["", "  ", "**********"])
+def test_an_empty_or_masked_key_is_no_key(key: str) -> None:
+    expected = "serve/x.yaml: auth.keys: a key is empty or only asterisks; give the keys again"
+    assert error_of(auth={"keys": [key]}) == expected
+
+
+def test_a_stored_service_cannot_be_served_with_asterisks_for_a_key() -> None:
+    stored = service(auth={"keys": "one-key"}).model_dump(mode="json")
+    with pytest.raises(SpecError, match="asterisks"):
+        check(stored, Service, "stored")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://AKIA:hush@bucket/rows",
+        "s3://AKIA:hush/with/slashes@bucket/rows",
+        "https://hush@host/rows",
+        "postgresql://ann:hush@host:5432/mlflow",
+        "simplecache::s3://AKIA:hush@bucket/rows",
+        "https://host/rows?sv=1&sig=hush",
+        "https://bucket.host/rows?X-Amz-Signature=hush",
+        "https://host/rows?access_token=hush",
+        "https://host/rows?api_key=hush",
+    ],
+)
+def test_a_url_with_credentials_is_refused_and_not_shown(url: str) -> None:
+    message = error_of(tracking=url)
+    assert message == (
+        "serve/x.yaml: tracking: holds credentials, and specs are stored; pass them in the environment instead"
+    )
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "abfs://container@account.dfs.core.windows.net/rows",
+        "sftp://ann@host/rows",
+        "http://mlflow:5000/path@x",
+        "hf://datasets/org/name@main/rows",
+        "https://host/rows?version=3",
+        "/a/folder@home",
+    ],
+)
+def test_an_at_sign_alone_is_no_credential(url: str) -> None:
+    assert service(tracking=url).tracking == url

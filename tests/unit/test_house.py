@@ -1,0 +1,79 @@
+"""The house rules that no linter knows."""
+
+import platform
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from rayfuse.cli.extras import EXTRAS
+
+
+@pytest.fixture(scope="module")
+def project(root: Path) -> dict:
+    return tomllib.loads((root / "pyproject.toml").read_text())["project"]
+
+
+def test_platform_is_the_standard_librarys(root: Path) -> None:
+    assert not (root / "platform/__init__.py").exists(), "it would shadow the standard library's platform"
+    assert platform.python_version()
+
+
+def test_platform_is_the_standard_librarys_where_people_start_python(root: Path) -> None:
+    subprocess.run([sys.executable, "-c", "import platform; platform.machine()"], cwd=root, check=True)
+
+
+def expanded(project: dict, extra: str) -> set[str]:
+    """The distributions that an extra names, itself or through another extra."""
+    names = set()
+    for line in project["optional-dependencies"][extra]:
+        requirement = Requirement(line)
+        if requirement.name == "rayfuse":
+            names |= {name for inner in requirement.extras for name in expanded(project, inner)}
+        else:
+            names.add(canonicalize_name(requirement.name))
+    return names
+
+
+def test_the_core_and_the_endpoint_stay_light(project: dict) -> None:
+    core = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
+    assert not core & {"torch", "ray", "mlflow", "transformers", "deepspeed", "numpy", "pandas"}
+    assert not expanded(project, "serve") & {"deepspeed", "mlflow", "torch"}
+    assert "torch" not in expanded(project, "train")
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_a_missing_extra_is_recognised_by_every_module_it_brings(project: dict, extra: str) -> None:
+    of_module = metadata.packages_distributions()
+    known = {canonicalize_name(name) for module in EXTRAS[extra] for name in of_module[module]}
+    assert expanded(project, extra) <= known | {"mlflow-skinny"}
+
+
+def test_constraints_pin_all_that_the_extras_install(root: Path) -> None:
+    lines = [line for line in (root / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    pinned = {canonicalize_name(Requirement(line).name) for line in lines}
+    assert all("==" in line and "+" not in line for line in lines)
+    assert lines == sorted(lines)
+    assert needed("rayfuse[train,serve,demo,dev]") - {"rayfuse"} <= pinned
+
+
+def needed(first: str) -> set[str]:
+    """All distributions that installing `first` brings, as far as they are installed here."""
+    todo, seen = [Requirement(first)], set()
+    while todo:
+        requirement = todo.pop()
+        key = canonicalize_name(requirement.name), frozenset(requirement.extras)
+        if key in seen:
+            continue
+        seen.add(key)
+        for line in metadata.requires(requirement.name) or []:
+            inner = Requirement(line)
+            extras = requirement.extras or {""}
+            if inner.marker is None or any(inner.marker.evaluate({"extra": extra}) for extra in extras):
+                todo.append(inner)
+    return {name for name, _ in seen}
