@@ -1,0 +1,1 @@
+"""From rows to batches: readers on fsspec URLs, splits, checks, collation with presence."""

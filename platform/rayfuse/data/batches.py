@@ -1,0 +1,211 @@
+"""Which rows make which batch, and how samples become tensors with presence."""
+
+import queue
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from rayfuse.data.rows import Row
+from rayfuse.data.samples import Sample, SampleMaker
+from rayfuse.errors import BadInput, DataError
+from rayfuse.modalities import Features, Modality
+from rayfuse.spec.inputs import Input
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class EncoderBatch:
+    """The distinct values of one input in a batch.
+
+    features: tensors of `unique` rows each; index: int64 (batch,), which of them each sample has, -1 for
+    absent. `features` is None where no sample has the input and nobody asked for a blank one.
+    """
+
+    features: dict[str, torch.Tensor] | None
+    index: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tensors of some samples. weights: float32 (batch,), 0 for a filler that only keeps ranks in step."""
+
+    inputs: dict[str, EncoderBatch]
+    targets: dict[str, torch.Tensor]
+    weights: torch.Tensor
+
+    @property
+    def size(self) -> int:
+        return len(self.weights)
+
+    def to(self, device: torch.device) -> "Batch":
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        inputs = {
+            name: EncoderBatch(
+                None if part.features is None else {k: move(v) for k, v in part.features.items()},
+                move(part.index),
+            )
+            for name, part in self.inputs.items()
+        }
+        return Batch(inputs, {k: move(v) for k, v in self.targets.items()}, move(self.weights))
+
+    def subset(self, names: Sequence[str]) -> "Batch":
+        """The same samples as if only the inputs `names` had been given."""
+        inputs = {
+            name: part if name in names else EncoderBatch(part.features, torch.full_like(part.index, -1))
+            for name, part in self.inputs.items()
+        }
+        return Batch(inputs, self.targets, self.weights)
+
+
+def collate(samples: Sequence[Sample], modalities: Mapping[str, Modality], blanks: bool = False) -> Batch:
+    """Stack samples; equal values of an input are kept once.
+
+    With `blanks`, an input that no sample has gets one blank value, so that its encoder still runs and
+    every rank takes part in its collectives; no samples at all become one filler of weight 0.
+    """
+    weights = torch.ones(len(samples))
+    if not samples:
+        samples, weights = [Sample({}, {}, {})], torch.zeros(1)
+    inputs = {name: _collate_input(name, samples, modality, blanks) for name, modality in modalities.items()}
+    names = {name for sample in samples for name in sample.targets}
+    targets = {name: torch.tensor([sample.targets[name] for sample in samples]) for name in sorted(names)}
+    return Batch(inputs, targets, weights)
+
+
+def _collate_input(name: str, samples: Sequence[Sample], modality: Modality, blanks: bool) -> EncoderBatch:
+    positions: dict[bytes, int] = {}
+    distinct: list[Features] = []
+    index = torch.full((len(samples),), -1, dtype=torch.int64)
+    for i, sample in enumerate(samples):
+        if name in sample.features:
+            key = sample.keys[name]
+            if key not in positions:
+                positions[key] = len(distinct)
+                distinct.append(sample.features[name])
+            index[i] = positions[key]
+    if not distinct and not blanks:
+        return EncoderBatch(None, index)
+    features = modality.collate(distinct or [modality.blank()])
+    return EncoderBatch({k: torch.from_numpy(v) for k, v in features.items()}, index)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which rows each worker reads at each step: a function of the seed and the numbers below alone.
+
+    A global batch is the same rows whatever the number of workers; each takes every `world`-th of them.
+    The last batch of an epoch may be smaller, and then some workers may get nothing.
+    """
+
+    rows: int
+    batch_size: int
+    accumulate: int = 1
+    seed: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of an epoch."""
+        return -(-self.rows // self.batch_size)
+
+    def step(self, epoch: int, step: int, rank: int, world: int) -> list[np.ndarray]:
+        """Row numbers of each micro-batch of one worker at one step."""
+        order = _shuffled(self.rows, self.seed, epoch)
+        batch = order[step * self.batch_size : (step + 1) * self.batch_size]
+        return [part[rank::world] for part in np.array_split(batch, self.accumulate)]
+
+    def size(self, step: int) -> int:
+        """Rows of a global batch."""
+        return min(self.batch_size, self.rows - step * self.batch_size)
+
+
+@lru_cache(maxsize=4)
+def _shuffled(rows: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(rows)
+
+
+class SampleStore:
+    """Samples of rows by their number; made when first asked for, kept while they fit in memory."""
+
+    def __init__(self, rows: Sequence[Row], maker: SampleMaker, keep_bytes: int = 1 << 30) -> None:
+        self.rows = rows
+        self.maker = maker
+        self._free = keep_bytes
+        self._kept: dict[int, Sample] = {}
+
+    def __getitem__(self, number: int) -> Sample:
+        sample = self._kept.get(number)
+        if sample is None:
+            sample = self._make(self.rows[number])
+            if sample.size <= self._free:
+                self._free -= sample.size
+                self._kept[number] = sample
+        return sample
+
+    def _make(self, row: Row) -> Sample:
+        try:
+            return self.maker.from_row(row)
+        except BadInput as error:
+            raise DataError(f"{row.origin}: {error}; it could be read when the run began") from None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def drop_inputs(
+    sample: Sample, inputs: Mapping[str, Input], probability: float, seed: tuple[int, ...]
+) -> Sample:
+    """The sample without some of its optional inputs, but never without all of its inputs.
+
+    The choice depends on `seed` alone, so that it is the same whichever worker reads the row.
+    """
+    if not probability:
+        return sample
+    chances = np.random.default_rng(seed).random(len(inputs))
+    dropped = {n for n, c in zip(inputs, chances, strict=True) if c < probability and inputs[n].optional}
+    kept = {name: features for name, features in sample.features.items() if name not in dropped}
+    return Sample(kept, sample.keys, sample.targets) if kept else sample
+
+
+def prefetch(items: Iterator[Item], depth: int = 2) -> Iterator[Item]:
+    """The same items, made ahead in a thread. An error in the thread is raised here."""
+    ready: queue.Queue[tuple[bool, Item | BaseException | None]] = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def put(entry: tuple[bool, Item | BaseException | None]) -> bool:
+        while not stopped.is_set():
+            try:
+                ready.put(entry, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not put((True, item)):
+                    return
+            put((False, None))
+        except BaseException as error:  # noqa: BLE001 - handed to the consumer, whatever it is
+            put((False, error))
+
+    threading.Thread(target=work, name="prefetch", daemon=True).start()
+    try:
+        while True:
+            more, item = ready.get()
+            if more:
+                yield item  # type: ignore[misc]
+            elif isinstance(item, BaseException):
+                raise item
+            else:
+                return
+    finally:
+        stopped.set()

@@ -1,0 +1,142 @@
+"""From a row or a request to features: the same code, so the same result."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_jobs
+
+from rayfuse.data.readers import read_rows
+from rayfuse.data.rows import Row
+from rayfuse.data.samples import Sample, SampleMaker
+from rayfuse.errors import BadInput, MissingInput
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("samples")
+
+
+@pytest.fixture(scope="module")
+def job(folder: Path) -> Any:
+    classes = ["blue", "green", "high", "low", "red", "unknown"]
+    return tiny_jobs.tiny_job(folder, audio=True, **{"tasks.answer.classes": classes})
+
+
+@pytest.fixture(scope="module")
+def rows(folder: Path, job: Any) -> list[Row]:
+    return read_rows(str(folder / "train.jsonl"))[0]
+
+
+@pytest.fixture(scope="module")
+def maker(job: Any) -> SampleMaker:
+    return SampleMaker(job.inputs, job.tasks)
+
+
+def assert_equal(first: Sample, second: Sample) -> None:
+    assert first.keys == second.keys
+    assert first.features.keys() == second.features.keys()
+    for name, features in first.features.items():
+        for key, array in features.items():
+            np.testing.assert_array_equal(array, second.features[name][key])
+
+
+def test_training_and_serving_see_the_same(folder: Path, rows: list[Row], maker: SampleMaker) -> None:
+    for row in rows:
+        files = {
+            name: (folder / row.values[name]).read_bytes()
+            for name in ("image", "audio")
+            if name in row.values
+        }
+        asked = maker.from_values({**files, "text": row.values["text"]})
+        assert_equal(maker.from_row(row), asked)
+        assert maker.from_row(row).targets.keys() == {"answer"}
+        assert asked.targets == {}
+
+
+def test_an_input_that_is_absent_or_null_has_no_entry(maker: SampleMaker) -> None:
+    for values in ({}, {"image": None}, {"image": math.nan, "audio": None}):
+        row = Row({"text": "which?", "label": "red", **values}, "rows.jsonl", 1)
+        assert list(maker.from_row(row).features) == ["text"]
+        assert_equal(maker.from_row(row), maker.from_values({"text": "which?", **values}))
+
+
+def test_a_table_may_hold_the_bytes_themselves(folder: Path, rows: list[Row], maker: SampleMaker) -> None:
+    plain = maker.from_row(rows[0])
+    name = rows[0].values["image"]
+    content = (folder / name).read_bytes()
+    for value in (content, {"bytes": content, "path": None}, {"bytes": None, "path": name}):
+        assert_equal(maker.from_row(Row({**rows[0].values, "image": value}, rows[0].file, 1)), plain)
+    nothing = Row({**rows[0].values, "image": {"bytes": None, "path": None}}, rows[0].file, 1)
+    assert "image" not in maker.from_row(nothing).features
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"text": None}, "text: missing, and this input is required"),
+        ({"text": 5}, "text: a text belongs here, not int"),
+        ({"text": {"a": [1]}}, "text: a text belongs here, not dict"),
+        ({"image": "absent.png"}, "image: absent.png: no such file"),
+        ({"image": "."}, "image: .: cannot be read: IsADirectoryError"),
+        ({"image": ""}, "image: the path is empty; an absent input is null"),
+        ({"image": "a\0b"}, "image: .*: cannot be read: ValueError"),
+        ({"image": ["a.png"]}, "image: a picture's bytes belong here, not list"),
+        ({"image": b"text"}, "image: not a readable picture"),
+        ({"audio": 3.5}, "audio: a sound file's bytes belong here, not float"),
+        (
+            {"audio": "gopher://host/a.wav"},
+            "audio: gopher://host/a.wav: cannot be read: ValueError: Protocol",
+        ),
+        (
+            {"label": "purple"},
+            r"answer \(column label\): label 'purple' is not one of the 6 classes: 'blue', 'g",
+        ),
+        ({"label": None}, r"answer \(column label\): the label is missing"),
+    ],
+)
+def test_bad_rows_name_the_input_and_the_reason(
+    values: dict[str, Any], problem: str, folder: Path, maker: SampleMaker
+) -> None:
+    row = Row({"text": "which?", "label": "red", **values}, str(folder / "rows.jsonl"), 1)
+    for read in (maker.check, maker.from_row):
+        with pytest.raises(BadInput, match=problem):
+            read(row)
+
+
+def test_a_request_names_inputs_that_the_model_has(maker: SampleMaker) -> None:
+    with pytest.raises(BadInput, match="sound: not an input of this model; it has: image, text, audio"):
+        maker.from_values({"text": "a", "sound": b""})
+    with pytest.raises(MissingInput, match="text: missing"):
+        maker.from_values({"image": b""})
+
+
+def test_a_row_or_request_without_any_input_is_bad(job: Any) -> None:
+    maker = SampleMaker({"image": job.inputs["image"]}, job.tasks)
+    for read in (maker.check, maker.from_row):
+        with pytest.raises(MissingInput, match="no input given; this model reads: image"):
+            read(Row({"label": "red"}, "rows.jsonl", 1))
+    with pytest.raises(MissingInput, match="no input given"):
+        maker.from_values({})
+
+
+def test_what_a_check_hashes(folder: Path, maker: SampleMaker) -> None:
+    """What a model learns from: not names of files, nor columns that nobody reads."""
+    for name in ("a.png", "copy.png"):
+        tiny_jobs.write_image(folder / name, "red")
+    tiny_jobs.write_image(folder / "other.png", "green")
+
+    def digest(**values: Any) -> bytes:
+        plain = {"image": "a.png", "text": "which?", "label": "red"}
+        return maker.check(Row({**plain, **values}, str(folder / "rows.jsonl"), 1))
+
+    assert digest() == digest(image="copy.png", note="unread", audio=None)
+    others = [{"image": "other.png"}, {"image": None}, {"text": "what?"}, {"label": "blue"}]
+    assert len({digest(), *(digest(**values) for values in others)}) == 5
+
+
+def test_the_size_of_a_sample_is_that_of_its_features(rows: list[Row], maker: SampleMaker) -> None:
+    sample = maker.from_row(rows[0])
+    assert sample.size == 8 * 8 * 3 * 4 + 800 * 4 + 2 * 8 * len(rows[0].values["text"])

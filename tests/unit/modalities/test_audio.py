@@ -1,0 +1,137 @@
+"""Sound of every kind becomes one channel at one rate; what is no sound is refused with a reason."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import tiny_encoders
+
+from rayfuse.errors import BadInput, SpecError
+from rayfuse.modalities.audio import AudioModality
+from rayfuse.spec.inputs import AudioInput, ConvEncoder, HuggingFaceEncoder
+
+RATE = 8000
+
+
+def modality(**options: Any) -> AudioModality:
+    settings = {"sample_rate": RATE, "max_seconds": 1.0, "encoder": ConvEncoder(type="conv"), **options}
+    return AudioModality(AudioInput(type="audio", column="audio", **settings))
+
+
+def tone(seconds: float = 1.0, rate: int = RATE, pitch: float = 440.0) -> np.ndarray:
+    return 0.5 * np.sin(2 * np.pi * pitch * np.arange(round(seconds * rate)) / rate)
+
+
+def encode(samples: np.ndarray, rate: int = RATE, kind: str = "WAV", subtype: str | None = None) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format=kind, subtype=subtype)
+    return file.getvalue()
+
+
+def pitch_of(samples: np.ndarray, rate: int = RATE) -> float:
+    strength = np.abs(np.fft.rfft(samples * np.hanning(len(samples)), 8 * len(samples)))
+    return float(strength.argmax() * rate / (8 * len(samples)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "subtype"),
+    [("WAV", "PCM_16"), ("WAV", "PCM_U8"), ("WAV", "FLOAT"), ("FLAC", None), ("OGG", None), ("MP3", None)],
+)
+def test_formats(kind: str, subtype: str | None) -> None:
+    found = modality().decode(encode(tone(), kind=kind, subtype=subtype))
+    assert found.dtype == np.float32
+    assert len(found) == RATE
+    assert pitch_of(found) == pytest.approx(440, abs=1)
+    assert np.abs(found).max() == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("rate", [1000, 4000, 8000, 11025, 16000, 22050, 44100, 44101, 48000, 96001, 192000])
+def test_resampling_keeps_a_tone_and_its_length(rate: int) -> None:
+    found = modality().decode(encode(tone(rate=rate, pitch=300), rate))
+    assert len(found) == pytest.approx(RATE, abs=10)
+    assert pitch_of(found) == pytest.approx(300, abs=1)
+    assert np.abs(found[500:-500]).max() == pytest.approx(0.5, abs=0.02)
+
+
+def test_resampling_lets_no_high_tone_appear_as_a_low_one() -> None:
+    found = modality().decode(encode(tone(rate=48000, pitch=7700), 48000))
+    assert np.abs(found[500:-500]).max() < 0.01
+
+
+def test_channels_are_averaged() -> None:
+    left = tone()
+    stereo = np.stack([left, np.zeros_like(left)], axis=1)
+    alone = modality().decode(encode(left, subtype="FLOAT"))
+    np.testing.assert_allclose(modality().decode(encode(stereo, subtype="FLOAT")), alone / 2, atol=1e-6)
+    many = np.repeat(left[:, None], 64, axis=1)
+    np.testing.assert_allclose(modality().decode(encode(many, subtype="FLOAT")), alone, atol=1e-6)
+
+
+def test_long_clips_are_cut_and_short_ones_padded_with_silence() -> None:
+    assert len(modality().decode(encode(tone(3)))) == RATE
+    short = modality().decode(encode(tone(0.25)))
+    assert len(short) == RATE // 4
+    waveform = modality().process(short)["waveform"]
+    assert waveform.shape == (RATE,)
+    assert waveform.dtype == np.float32
+    np.testing.assert_array_equal(waveform[: RATE // 4], short)
+    assert not waveform[RATE // 4 :].any()
+    assert not modality().blank()["waveform"].any()
+    assert modality(max_seconds=1e-6).blank()["waveform"].shape == (1,)
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (b"", r"the sound file is empty \(0 bytes\)"),
+        (b"This is a text.", "not a readable sound file: Format not recognised"),
+        (encode(np.zeros(0)), "the sound file has zero length"),
+        (encode(tone())[:44], r"the sound file is cut off: 44 of 16044 bytes are there"),
+        (encode(tone())[:9000], "cut off: 9000 of 16044"),
+        (encode(tone())[:20], "cut off: 20 of"),
+        (encode(tone(), kind="FLAC")[:4000], "not a readable sound file: "),
+        (encode(tone(), kind="OGG")[:2000], "not a readable sound file: "),
+        (encode(np.array([0.1, np.nan]), subtype="FLOAT"), "no finite numbers"),
+        (encode(np.array([0.1, np.inf]), subtype="FLOAT"), "no finite numbers"),
+        (encode(np.array([0.1, 1e30]), subtype="DOUBLE"), "or far too large"),
+        (encode(tone(0.1), 2**31 - 1), "2147483647 samples per second; at most 1000000 are read"),
+        (3, "a sound file's bytes belong here, not int"),
+        ({"array": [0.0]}, "a sound file's bytes belong here, not dict"),
+    ],
+)
+def test_what_is_no_sound(value: Any, problem: str) -> None:
+    with pytest.raises(BadInput, match=problem):
+        modality().decode(value)
+
+
+def test_a_wav_that_was_streamed_has_no_size_in_its_header() -> None:
+    value = bytearray(encode(tone()))
+    value[4:8] = value[40:44] = b"\xff\xff\xff\xff"
+    assert len(modality().decode(bytes(value))) == RATE
+
+
+@pytest.mark.parametrize(
+    ("kind", "rate", "name", "shape"),
+    [("wav2vec2", 8000, "input_values", (4000,)), ("whisper", 16000, "input_features", (8, 100))],
+)
+def test_a_pretrained_encoders_own_extractor_decides(
+    kind: str, rate: int, name: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    encoder = HuggingFaceEncoder(type="huggingface", model=str(getattr(tiny_encoders, kind)(tmp_path)))
+    pretrained = modality(encoder=encoder, sample_rate=rate, max_seconds=0.5)
+    features = pretrained.process(pretrained.decode(encode(tone(0.1))))
+    assert {key: values.shape for key, values in features.items()} == {name: shape}
+    assert features[name].dtype == np.float32
+    assert pretrained.collate([features, pretrained.blank()])[name].shape == (2, *shape)
+    wrong = f"sample_rate: 4000, but .* hears {rate} per second; write sample_rate: {rate}"
+    with pytest.raises(SpecError, match=wrong):
+        modality(encoder=encoder, sample_rate=4000).blank()
+
+
+def test_an_extractor_that_hears_only_seconds(tmp_path: Path) -> None:
+    encoder = HuggingFaceEncoder(type="huggingface", model=str(tiny_encoders.whisper(tmp_path)))
+    with pytest.raises(SpecError, match="max_seconds: 3, but .* hears only 1 seconds; write max_seconds: 1"):
+        modality(encoder=encoder, sample_rate=16000, max_seconds=3.0).blank()

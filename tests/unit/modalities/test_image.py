@@ -1,0 +1,152 @@
+"""Pictures of every kind become RGB of one size; what is no picture is refused with a reason."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_encoders
+from PIL import Image, ImageOps
+
+from rayfuse.errors import BadInput
+from rayfuse.modalities.image import ImageModality
+from rayfuse.spec.inputs import ConvEncoder, HuggingFaceEncoder, ImageInput
+
+CONV = ConvEncoder(type="conv")
+
+
+def modality(size: int = 8) -> ImageModality:
+    return ImageModality(ImageInput(type="image", column="image", size=size, encoder=CONV))
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def gradient(mode: str = "RGB") -> Image.Image:
+    """Dark on the left, bright on the right, a red corner at the top left."""
+    image = Image.fromarray(np.tile(np.linspace(0, 255, 16, dtype=np.uint8), (8, 1))).convert("RGB")
+    image.paste((255, 0, 0), (0, 0, 2, 2))
+    return image.convert(mode)
+
+
+def pixels(value: bytes) -> np.ndarray:
+    return np.asarray(modality().decode(value))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP", "GIF", "JPEG"])
+def test_formats(kind: str) -> None:
+    options = (
+        {"lossless": True} if kind == "WEBP" else {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
+    )
+    found = pixels(encode(gradient(), kind, **options))
+    assert found.shape == (8, 16, 3)
+    np.testing.assert_allclose(found.astype(int), np.asarray(gradient()), atol=3)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "LA", "RGBA"])
+def test_modes(mode: str) -> None:
+    kind = "TIFF" if mode == "CMYK" else "PNG"
+    found = pixels(encode(gradient(mode), kind)).astype(int)
+    wanted = np.asarray(gradient(mode).convert("RGB")).astype(int)
+    np.testing.assert_allclose(found, wanted, atol=2)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bits_are_scaled(kind: str) -> None:
+    deep = np.tile(np.linspace(0, 65535, 16).astype(np.uint16), (8, 1))
+    found = pixels(encode(Image.fromarray(deep), kind))
+    np.testing.assert_array_equal(found[0, :, 0], np.linspace(0, 65535, 16).astype(int) // 257)
+
+
+def test_pixels_without_a_range_are_refused() -> None:
+    for wrong in (np.full((4, 4), 0.5, dtype=np.float32), np.full((4, 4), -1, dtype=np.int32)):
+        with pytest.raises(BadInput, match="not numbers of 8 or 16 bits; save it as an 8-bit"):
+            modality().decode(encode(Image.fromarray(wrong), "TIFF"))
+    whole = Image.fromarray(np.full((4, 4), 65535, dtype=np.int32))
+    assert pixels(encode(whole, "TIFF")).min() == 255
+
+
+def test_transparent_pixels_are_white_whatever_they_hide() -> None:
+    hidden = Image.new("RGBA", (4, 4), (200, 0, 0, 0))
+    hidden.paste((0, 0, 255, 255), (0, 0, 2, 4))
+    found = pixels(encode(hidden))
+    assert found[0, 0].tolist() == [0, 0, 255]
+    assert found[0, 3].tolist() == [255, 255, 255]
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([255, 0, 0, 0, 255, 0])
+    assert pixels(encode(palette, transparency=b"\xff\x00"))[0, 0].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_that_a_camera_turned_stand_upright(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned = gradient()
+    value = encode(turned, "PNG", exif=exif)
+    with Image.open(io.BytesIO(value)) as image:
+        wanted = np.asarray(ImageOps.exif_transpose(image))
+    np.testing.assert_array_equal(pixels(value), wanted)
+    assert (orientation >= 5) == (pixels(value).shape[:2] == (16, 8))
+
+
+def noise() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (b"", r"the picture is empty \(0 bytes\)"),
+        (b"This is a text.", "not a readable picture: its format is unknown; use PNG, JPEG or WebP"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "its format is unknown"),
+        (encode(noise())[:3000], "not a readable picture: .*truncated"),
+        (encode(noise(), "JPEG")[:1500], "not a readable picture: .*truncated"),
+        (encode(noise())[:20], "not a readable picture: "),
+        (encode(noise()).replace(b"IDAT", b"IDAX"), "not a readable picture: "),
+        (3, "a picture's bytes belong here, not int"),
+        ("a.png", "a picture's bytes belong here, not str"),
+    ],
+)
+def test_what_is_no_picture(value: Any, problem: str) -> None:
+    with pytest.raises(BadInput, match=problem) as refused:
+        modality().decode(value)
+    assert "0x" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("side", [9_500, 13_500])
+def test_bombs_are_not_opened(side: int) -> None:
+    bomb = encode(Image.new("1", (side, side)))
+    assert len(bomb) < 100_000
+    with pytest.raises(BadInput, match="the picture is too large: "):
+        modality().decode(bomb)
+
+
+def test_processing() -> None:
+    features = modality().process(modality().decode(encode(gradient())))
+    assert features.keys() == {"pixel_values"}
+    assert features["pixel_values"].shape == (3, 8, 8)
+    assert features["pixel_values"].dtype == np.float32
+    assert features["pixel_values"].min() >= -1
+    assert features["pixel_values"].max() <= 1
+    white = modality().process(Image.new("RGB", (1, 1), "white"))["pixel_values"]
+    np.testing.assert_array_equal(white, np.ones((3, 8, 8), dtype=np.float32))
+    np.testing.assert_array_equal(modality().blank()["pixel_values"], -np.ones((3, 8, 8), dtype=np.float32))
+
+
+def test_a_pretrained_encoders_own_processor_decides(tmp_path: Path) -> None:
+    folder = str(tiny_encoders.vit(tmp_path))
+    options = ImageInput(
+        type="image", column="image", size=8, encoder=HuggingFaceEncoder(type="huggingface", model=folder)
+    )
+    pretrained = ImageModality(options)
+    features = pretrained.process(pretrained.decode(encode(gradient())))
+    assert features["pixel_values"].shape == pretrained.blank()["pixel_values"].shape == (3, 16, 16)
+    assert features["pixel_values"].dtype == np.float32
+    stacked = pretrained.collate([features, pretrained.blank()])
+    assert stacked["pixel_values"].shape == (2, 3, 16, 16)

@@ -1,0 +1,111 @@
+"""Texts become bytes, or tokens of a pretrained encoder."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_encoders
+
+from rayfuse.errors import BadInput, DataError
+from rayfuse.modalities.text import TextModality
+from rayfuse.spec.inputs import ConvEncoder, HuggingFaceEncoder, TextInput
+
+
+def modality(max_tokens: int = 8, model: Path | None = None) -> TextModality:
+    encoder = HuggingFaceEncoder(type="huggingface", model=str(model)) if model else ConvEncoder(type="conv")
+    return TextModality(TextInput(type="text", column="text", max_tokens=max_tokens, encoder=encoder))
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_encoders.bert(tmp_path_factory.mktemp("bert"))
+
+
+def ids(text: str, **options: Any) -> list[int]:
+    reader = modality(**options)
+    features = reader.process(reader.decode(text))
+    assert features["input_ids"].dtype == features["attention_mask"].dtype == np.int64
+    assert features["attention_mask"].tolist() == [1] * len(features["input_ids"])
+    return features["input_ids"].tolist()
+
+
+def test_bytes_are_counted_from_one() -> None:
+    assert ids("ab") == [98, 99]
+    assert ids("é") == [0xC3 + 1, 0xA9 + 1]
+    assert ids("😀") == [byte + 1 for byte in "😀".encode()]
+    assert ids("\0\xff") == [1, 0xC3 + 1, 0xBF + 1]
+
+
+def test_an_empty_text_is_present() -> None:
+    assert ids("") == [33]
+    assert modality().blank()["input_ids"].tolist() == [33]
+
+
+def test_long_texts_are_cut(bert: Path) -> None:
+    assert len(ids("x" * 100_000)) == 8
+    assert len(ids("é" * 100, max_tokens=7)) == 7
+    cut = ids("red green " * 1000, max_tokens=6, model=bert)
+    assert cut == [2, 12, 13, 12, 13, 3]
+
+
+@pytest.mark.parametrize("value", [5, 1.5, True, b"text", ["a"], {"text": "a"}])
+def test_only_texts_are_texts(value: Any) -> None:
+    with pytest.raises(BadInput, match=f"a text belongs here, not {type(value).__name__}"):
+        modality().decode(value)
+
+
+@pytest.mark.parametrize("value", ["ab\ud800", "ab\udfffcd", "ab\ude00\ud83d"])
+def test_half_a_character_is_refused(value: str) -> None:
+    with pytest.raises(
+        BadInput, match=r"half a character at position 2 \(a lone surrogate, \\u\w{4}\); write the"
+    ):
+        modality().decode(value)
+
+
+def test_padding_goes_to_the_longest_of_a_batch(bert: Path) -> None:
+    for reader in (modality(), modality(model=bert)):
+        batch = reader.collate([reader.process("red"), reader.process("red green blue"), reader.blank()])
+        lengths = [len(reader.process(text)["input_ids"]) for text in ("red", "red green blue", "")]
+        assert batch["input_ids"].shape == batch["attention_mask"].shape == (3, max(lengths))
+        assert batch["attention_mask"].sum(axis=1).tolist() == lengths
+        assert (batch["input_ids"][batch["attention_mask"] == 0] == 0).all()
+
+
+def test_tokens_of_a_pretrained_encoder(bert: Path) -> None:
+    assert ids("which colour?", model=bert) == [2, 4, 5, 11, 3]
+    assert ids("", model=bert) == [2, 3]
+    assert ids("😀 zork", model=bert) == [2, 1, 1, 3]
+
+
+class Silent:
+    """A tokenizer without marks of start and end."""
+
+    pad_token_id = 7
+
+    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+        return {"input_ids": []}
+
+
+def test_a_tokenizer_that_makes_nothing_of_an_empty_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayfuse.modalities.text.tokenizer", lambda model: Silent())
+    assert modality(model=Path("any")).blank()["input_ids"].tolist() == [7]
+
+
+def test_one_reader_serves_many_threads(bert: Path) -> None:
+    reader = modality(model=bert)
+    texts = ["red", "red green", "", "blue " * 50] * 50
+    with ThreadPoolExecutor(8) as pool:
+        found = [features["input_ids"].tolist() for features in pool.map(reader.process, texts)]
+    assert found == [reader.process(text)["input_ids"].tolist() for text in texts]
+
+
+def test_a_damaged_tokenizer(bert: Path, tmp_path: Path) -> None:
+    for file in bert.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "tokenizer.json").write_text('{"version": 1')
+    with pytest.raises(DataError, match="its tokenizer cannot be read: "):
+        modality(model=tmp_path).blank()
+    with pytest.raises(DataError, match="its tokenizer cannot be read: "):
+        modality(model=tmp_path / "absent").blank()
