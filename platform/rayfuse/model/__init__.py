@@ -1,0 +1,1 @@
+"""Encoders, alignment, fusion and tasks, and the fused model that they make."""

@@ -1,0 +1,51 @@
+"""What every encoder offers."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+Tokens = tuple[torch.Tensor, torch.Tensor]
+"""Vectors, float (rows, tokens, width), and which of them count, bool (rows, tokens)."""
+
+
+class Encoder(nn.Module):
+    """Encodes the features of one input; called with the names that its modality gives them."""
+
+    width: int
+    """Width of the vectors that `forward` returns."""
+
+    def __init__(self, options: Any) -> None:
+        super().__init__()
+
+    def forward(self, **features: torch.Tensor) -> Tokens:
+        raise NotImplementedError
+
+
+def one_token(vectors: torch.Tensor) -> Tokens:
+    """Vectors (rows, width) as one token each."""
+    return vectors.unsqueeze(1), torch.ones(len(vectors), 1, dtype=torch.bool, device=vectors.device)
+
+
+def conv_stack(channels: int, width: int, dropout: float, first_stride: int = 1) -> nn.Sequential:
+    """Three convolutions over a picture-like (rows, channels, height, width), then one vector.
+
+    Group norm and not batch norm: a row's encoding must not depend on its neighbours or on the worker.
+    """
+    sizes = [channels, width, 2 * width, 4 * width]
+    layers: list[nn.Module] = []
+    for before, after, stride in zip(sizes, sizes[1:], (first_stride, 1, 1), strict=False):
+        layers += [
+            nn.Conv2d(before, after, 3, stride, padding=1, bias=False),
+            nn.GroupNorm(4, after),
+            nn.GELU(),
+        ]
+        layers += [nn.MaxPool2d(2, ceil_mode=True)]
+    layers += [
+        nn.AdaptiveAvgPool2d(4),
+        nn.Flatten(),
+        nn.Dropout(dropout),
+        nn.Linear(64 * width, 4 * width),
+        nn.GELU(),
+    ]
+    return nn.Sequential(*layers)

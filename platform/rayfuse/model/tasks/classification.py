@@ -1,0 +1,69 @@
+"""One of several classes."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from rayfuse.model.tasks.base import TaskHead
+from rayfuse.spec.tasks import ClassificationTask
+
+
+class ClassificationHead(TaskHead):
+    """Logits (batch, classes); softmax cross-entropy."""
+
+    def __init__(self, options: ClassificationTask, dim: int) -> None:
+        super().__init__(options, dim)
+        assert options.classes is not None, "the job's tasks are not fitted yet"
+        self.classes = options.classes
+        self.linear = nn.Linear(dim, len(options.classes))
+
+    def forward(self, fused: torch.Tensor) -> torch.Tensor:
+        return self.linear(fused)
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(outputs.float(), targets.long(), reduction="none")
+
+    def answers(self, outputs: torch.Tensor) -> list[dict[str, Any]]:
+        """{"label": the class, "scores": {class: probability}}."""
+        names = [str(name) for name in self.classes]
+        return [
+            {
+                "label": self.classes[max(range(len(row)), key=row.__getitem__)],
+                "scores": dict(zip(names, row, strict=True)),
+            }
+            for row in outputs.float().softmax(dim=1).tolist()
+        ]
+
+    def metrics(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+        """Accuracy, and precision, recall and F1 averaged over the classes that occur."""
+        from sklearn.metrics import precision_recall_fscore_support
+
+        predicted, true = outputs.argmax(axis=1), targets.astype(int)
+        found = {"accuracy": float((predicted == true).mean())}
+        for average in ("micro", "macro", "weighted"):
+            values = precision_recall_fscore_support(true, predicted, average=average, zero_division=0)
+            found |= {
+                f"{name}_{average}": float(v)
+                for name, v in zip(("precision", "recall", "f1"), values, strict=False)
+            }
+        return found
+
+    def details(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
+        """`per_class` precision, recall, F1 and support; `confusion`: rows are true, columns predicted."""
+        from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+        predicted, true = outputs.argmax(axis=1), targets.astype(int)
+        labels = list(range(len(self.classes)))
+        columns = precision_recall_fscore_support(true, predicted, labels=labels, zero_division=0)
+        names = ("precision", "recall", "f1", "support")
+        per_class = {
+            str(label): {name: float(column[i]) for name, column in zip(names, columns, strict=True)}
+            for i, label in enumerate(self.classes)
+        }
+        return {
+            "classes": [str(label) for label in self.classes],
+            "per_class": per_class,
+            "confusion": confusion_matrix(true, predicted, labels=labels).tolist(),
+        }

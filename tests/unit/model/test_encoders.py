@@ -1,0 +1,103 @@
+"""The small convolutional encoders."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from rayfuse.modalities import build_modality
+from rayfuse.model.encoders import build_encoder
+from rayfuse.model.encoders.conv_audio import ConvAudioEncoder
+from rayfuse.spec.inputs import Input
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "image": {"size": 8},
+    "audio": {"sample_rate": 8000, "max_seconds": 0.1},
+    "text": {"max_tokens": 16},
+}
+
+
+def options(kind: str, width: int = 4, **settings: Any) -> Any:
+    content = {
+        "type": kind,
+        "column": kind,
+        "encoder": {"type": "conv", "width": width},
+        **SETTINGS[kind],
+        **settings,
+    }
+    return TypeAdapter(Input).validate_python(content)
+
+
+@pytest.mark.parametrize("width", [4, 12, 32])
+@pytest.mark.parametrize("kind", list(SETTINGS))
+def test_one_token_of_four_times_the_width(kind: str, width: int) -> None:
+    asked = options(kind, width)
+    encoder = build_encoder(asked).eval()
+    modality = build_modality(asked)
+    features = modality.collate([modality.blank(), modality.blank()])
+    tokens, mask = encoder(**{name: torch.from_numpy(values) for name, values in features.items()})
+    assert tokens.shape == (2, 1, 4 * width) == (2, 1, encoder.width)
+    assert mask.tolist() == [[True], [True]]
+    assert torch.isfinite(tokens).all()
+
+
+def test_a_width_that_no_group_norm_divides_is_refused() -> None:
+    with pytest.raises(ValidationError, match="multiple of 4"):
+        options("image", width=6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("image", {"size": 9}),
+        ("image", {"size": 224}),
+        ("audio", {"max_seconds": 1e-6}),
+        ("audio", {"max_seconds": 0.01}),
+        ("audio", {"sample_rate": 44100, "max_seconds": 0.5}),
+    ],
+)
+def test_odd_sizes(kind: str, settings: dict[str, Any]) -> None:
+    asked = options(kind, **settings)
+    features = {
+        name: torch.from_numpy(values)[None] for name, values in build_modality(asked).blank().items()
+    }
+    assert torch.isfinite(build_encoder(asked)(**features)[0]).all()
+
+
+def test_padding_of_a_text_changes_nothing() -> None:
+    encoder = build_encoder(options("text")).eval()
+    ids = torch.tensor([[5, 6, 7]])
+    padded = torch.nn.functional.pad(ids, (0, 6))
+    alone, _ = encoder(input_ids=ids, attention_mask=torch.ones_like(ids))
+    beside, _ = encoder(input_ids=padded, attention_mask=(padded > 0).long())
+    torch.testing.assert_close(alone, beside)
+
+
+@pytest.fixture
+def ears() -> ConvAudioEncoder:
+    encoder = build_encoder(options("audio", max_seconds=1.0))
+    assert isinstance(encoder, ConvAudioEncoder)
+    return encoder
+
+
+def tone(pitch: float) -> torch.Tensor:
+    return torch.sin(2 * np.pi * pitch * torch.arange(8000) / 8000)[None]
+
+
+def test_the_spectrogram_shows_the_pitch_and_not_the_loudness(ears: ConvAudioEncoder) -> None:
+    low, high = ears.spectrogram(tone(200)), ears.spectrogram(tone(2000))
+    assert low.shape == (1, 40, 101)
+    assert low.mean(dim=2).argmax() < high.mean(dim=2).argmax()
+    noise = torch.rand(1, 8000, generator=torch.Generator().manual_seed(0)) - 0.5
+    torch.testing.assert_close(ears.spectrogram(noise / 3), ears.spectrogram(noise), rtol=0.01, atol=0.02)
+    silence = ears.spectrogram(torch.zeros(1, 8000))
+    assert torch.isfinite(silence).all()
+
+
+def test_the_spectrogram_is_in_float32_under_autocast(ears: ConvAudioEncoder) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(ears.spectrogram(tone(200)), ears.spectrogram(tone(200)))
+        assert ears.spectrogram(tone(200)).dtype == torch.float32
+        assert ears(tone(200))[0].dtype == torch.bfloat16

@@ -1,0 +1,198 @@
+"""The presence contract: what is absent changes nothing, and a sample does not see its neighbours."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_jobs
+import torch
+
+from rayfuse.data.batches import Batch, collate
+from rayfuse.data.dataset import load_dataset
+from rayfuse.data.samples import Sample, SampleMaker
+from rayfuse.model.fused import FusedModel, trainable_parameters, trained_tensors
+from rayfuse.spec.fusion import ConcatFusion, TransformerFusion
+
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    overrides = {
+        "tasks.brightness": {"type": "regression", "weight": 0.5},
+        "inputs.text.optional": True,
+        "train.input_dropout": 0.1,
+    }
+    return load_dataset(tiny_jobs.tiny_job(tmp_path_factory.mktemp("fused"), audio=True, **overrides))
+
+
+@pytest.fixture(scope="module")
+def samples(loaded: Any) -> list[Sample]:
+    job, dataset = loaded
+    maker = SampleMaker(job.inputs, job.tasks)
+    return [maker.from_row(row) for row in dataset.splits["train"]][:12]
+
+
+@pytest.fixture(scope="module", params=["concat", "transformer"])
+def job(request: pytest.FixtureRequest, loaded: Any) -> Any:
+    fusion = (
+        ConcatFusion(type="concat", hidden=16, layers=2)
+        if request.param == "concat"
+        else TransformerFusion(type="transformer", layers=2, heads=2)
+    )
+    return loaded[0].model_copy(update={"fusion": fusion})
+
+
+@pytest.fixture(scope="module")
+def model(job: Any) -> FusedModel:
+    """With placeholders that learned something, as they start at zero."""
+    torch.manual_seed(0)
+    model = FusedModel(job)
+    for alignment in model.alignment.values():
+        torch.nn.init.normal_(alignment.placeholder)
+    return model.eval()
+
+
+def stack(job: Any, samples: Sequence[Sample], **options: bool) -> Batch:
+    return collate(samples, SampleMaker(job.inputs).modalities, **options)
+
+
+def only(sample: Sample, *names: str) -> Sample:
+    kept = {name: sample.features[name] for name in names if name in sample.features}
+    return Sample(kept, sample.keys, sample.targets)
+
+
+def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        torch.testing.assert_close(tensor, second[name], **CLOSE)
+
+
+@torch.no_grad()
+def test_a_sample_does_not_see_its_neighbours(job: Any, model: FusedModel, samples: list[Sample]) -> None:
+    together = model(stack(job, samples))
+    again = model(stack(job, [*reversed(samples), *samples]))
+    for i, sample in enumerate(samples):
+        alone = model(stack(job, [sample]))
+        assert_same(alone, {name: tensor[i : i + 1] for name, tensor in together.items()})
+        assert_same(alone, {name: tensor[len(samples) - 1 - i][None] for name, tensor in again.items()})
+
+
+@torch.no_grad()
+def test_blanks_and_fillers_change_no_answer(job: Any, model: FusedModel, samples: list[Sample]) -> None:
+    texts = [only(sample, "text") for sample in samples]
+    assert_same(model(stack(job, texts)), model(stack(job, texts, blanks=True)))
+    assert model(stack(job, []))["answer"].shape == (1, 6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["image", "audio", "text"])
+def test_the_content_of_an_absent_input_changes_nothing(
+    name: str, job: Any, model: FusedModel, samples: list[Sample]
+) -> None:
+    batch, changed = stack(job, samples), stack(job, samples)
+    features = changed.inputs[name].features
+    assert features is not None
+    features.update({key: tensor.flip(0) for key, tensor in features.items()})
+    assert not torch.allclose(model(batch)["answer"], model(changed)["answer"], **CLOSE)
+    others = [other for other in job.inputs if other != name]
+    for kept in (others, others[:1], []):
+        assert_same(model(batch.subset(kept)), model(changed.subset(kept)))
+
+
+@torch.no_grad()
+def test_subsets_are_as_if_the_inputs_were_left_out(
+    job: Any, model: FusedModel, samples: list[Sample]
+) -> None:
+    subsets = [("image", "text", "audio"), ("image", "audio"), ("text",), ("audio",)]
+    for chosen, outputs in zip(subsets, model(stack(job, samples), subsets), strict=True):
+        assert_same(outputs, model(stack(job, [only(sample, *chosen) for sample in samples])))
+    assert_same(model(stack(job, samples), subsets)[0], model(stack(job, samples)))
+
+
+@torch.no_grad()
+def test_every_input_and_its_absence_count(job: Any, model: FusedModel, samples: list[Sample]) -> None:
+    full = next(sample for sample in samples if len(sample.features) == 3)
+    answers = [
+        model(stack(job, [only(full, *names)]))["answer"]
+        for names in (("image", "text", "audio"), ("image", "text"), ("text", "audio"), ("text",), ())
+    ]
+    for i, first in enumerate(answers):
+        for second in answers[i + 1 :]:
+            assert not torch.allclose(first, second, atol=1e-4)
+
+
+@pytest.mark.parametrize("names", [("image", "text", "audio"), ("text",), ()])
+def test_gradient_reaches_every_trainable_parameter(
+    names: tuple[str, ...], job: Any, samples: list[Sample]
+) -> None:
+    """Also where no row has an input: a rank that skipped an encoder would leave the others waiting."""
+    model = FusedModel(job).train()
+    batch = stack(job, [only(sample, *names) for sample in samples], blanks=True)
+    model.total_loss(model.losses(model(batch), batch)).backward()
+    without = [name for name, parameter in trainable_parameters(model).items() if parameter.grad is None]
+    assert not without
+    for name, parameter in model.encoders.named_parameters():
+        assert bool(parameter.grad.any()) <= (name.partition(".")[0] in names)
+        assert torch.isfinite(parameter.grad).all()
+
+
+def test_a_filler_brings_no_gradient(job: Any) -> None:
+    model = FusedModel(job).train()
+    batch = stack(job, [], blanks=True)
+    losses = model.losses(model(batch), batch)
+    assert {name: loss.item() for name, loss in losses.items()} == {"answer": 0, "brightness": 0}
+    model.total_loss(losses).backward()
+    for name, parameter in trainable_parameters(model).items():
+        assert parameter.grad is not None, name
+        assert not parameter.grad.any()
+
+
+@torch.no_grad()
+def test_losses_are_sums_over_samples_weighted_by_task(
+    job: Any, model: FusedModel, samples: list[Sample]
+) -> None:
+    batch = stack(job, samples)
+    outputs = model(batch)
+    losses = model.losses(outputs, batch)
+    wanted = torch.nn.functional.cross_entropy(outputs["answer"], batch.targets["answer"], reduction="sum")
+    torch.testing.assert_close(losses["answer"], wanted)
+    torch.testing.assert_close(model.total_loss(losses), losses["answer"] + 0.5 * losses["brightness"])
+    half = Batch(batch.inputs, batch.targets, (torch.arange(batch.size) < 6).float())
+    first = stack(job, samples[:6])
+    for name, loss in model.losses(model(half), half).items():
+        torch.testing.assert_close(loss, model.losses(model(first), first)[name], rtol=1e-4, atol=1e-4)
+
+
+def test_what_training_changes_is_told_by_name(job: Any, model: FusedModel) -> None:
+    names = set(trained_tensors(model))
+    assert names == set(dict(model.named_parameters()))
+    assert "encoders.image.layers.0.weight" in names
+    assert "tasks.answer.linear.bias" in names
+
+
+def test_the_seed_decides_the_initial_weights(job: Any) -> None:
+    def weights() -> dict[str, torch.Tensor]:
+        torch.manual_seed(7)
+        return FusedModel(job).state_dict()
+
+    for name, tensor in weights().items():
+        torch.testing.assert_close(tensor, weights()[name], rtol=0, atol=0, msg=name)
+
+
+def test_what_a_tiny_model_learns(tmp_path: Path) -> None:
+    from rayfuse.model.predictor import Predictor
+
+    folder = tiny_jobs.make_model_folder(tmp_path)
+    predictor = Predictor(folder, device="cpu")
+    for colour in tiny_jobs.COLOURS:
+        value = tiny_jobs.write_image(tmp_path / "asked.png", colour).read_bytes()
+        [answer] = predictor.predict([{"image": value, "text": "which colour is it?"}])
+        assert answer["outputs"]["answer"]["label"] == colour
+        assert answer["inputs_used"] == ["image", "text"]
+    [answer] = predictor.predict([{"text": "which colour is it?"}])
+    assert answer["outputs"]["answer"]["label"] == "unknown"
+    assert answer["inputs_used"] == ["text"]
+    assert sum(answer["outputs"]["answer"]["scores"].values()) == pytest.approx(1)
+    assert predictor.answer([]) == []

@@ -1,0 +1,233 @@
+"""Hugging Face encoders of text, pictures and sound: what is trained, and that nothing random gets in."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_encoders
+import torch
+from pydantic import TypeAdapter
+from safetensors.torch import load_file, save_file
+
+from rayfuse.errors import DataError, SpecError
+from rayfuse.modalities import build_modality
+from rayfuse.model.encoders import build_encoder
+from rayfuse.model.encoders.base import Encoder
+from rayfuse.spec.inputs import Input
+
+KINDS: dict[str, dict[str, Any]] = {
+    "bert": {"type": "text", "max_tokens": 16},
+    "vit": {"type": "image", "size": 16},
+    "clip": {"type": "image", "size": 16},
+    "resnet": {"type": "image", "size": 16},
+    "wav2vec2": {"type": "audio", "sample_rate": 8000, "max_seconds": 0.1},
+    "whisper": {"type": "audio", "sample_rate": 16000, "max_seconds": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    top = tmp_path_factory.mktemp("models")
+    for kind in KINDS:
+        torch.manual_seed(0)
+        getattr(tiny_encoders, kind)(top / kind)
+    return top
+
+
+def options(folder: Path, kind: str, train: str = "frozen", **encoder: Any) -> Any:
+    chosen = {"type": "huggingface", "model": str(folder), "train": train, **encoder}
+    return TypeAdapter(Input).validate_python({"column": "x", **KINDS[kind], "encoder": chosen})
+
+
+def features(asked: Any, rows: int = 2) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    modality = build_modality(asked)
+    if asked.type == "text":
+        texts = [modality.process("red green blue"), modality.process("which colour?")]
+        return {k: torch.from_numpy(v) for k, v in modality.collate(texts[:rows]).items()}
+    return {k: torch.rand(rows, *v.shape) for k, v in modality.blank().items()}
+
+
+def trained(encoder: Encoder) -> list[str]:
+    return [name for name, parameter in encoder.named_parameters() if parameter.requires_grad]
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_a_frozen_encoder_learns_nothing_and_stays_in_evaluation(kind: str, models: Path) -> None:
+    asked = options(models / kind, kind)
+    encoder = build_encoder(asked).train()
+    assert not trained(encoder)
+    assert encoder.training
+    assert not any(module.training for module in encoder.model.modules())
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    first, _ = encoder(**features(asked))
+    assert not first.requires_grad
+    torch.testing.assert_close(first, encoder(**features(asked))[0], rtol=0, atol=0)
+    for name, tensor in encoder.state_dict().items():
+        torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
+    assert first.shape == (2, 1, encoder.width)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "resnet"])
+def test_lora_trains_adapters_alone_and_starts_as_the_frozen_encoder(kind: str, models: Path) -> None:
+    asked = options(models / kind, kind, "lora", lora={"r": 2, "alpha": 4})
+    encoder = build_encoder(asked)
+    names = trained(encoder)
+    assert names
+    assert all("lora_" in name for name in names)
+    frozen = build_encoder(options(models / kind, kind)).eval()
+    torch.testing.assert_close(encoder.eval()(**features(asked))[0], frozen(**features(asked))[0])
+    assert every_weight_gets_a_gradient(encoder, asked)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "clip"])
+def test_full_training_reaches_every_weight_it_claims(kind: str, models: Path) -> None:
+    """Also of models whose configuration skips layers or masks positions at random while training."""
+    asked = options(models / kind, kind, "full")
+    encoder = build_encoder(asked)
+    assert len(trained(encoder)) > 10
+    assert not any("pooler" in name for name in trained(encoder))
+    assert every_weight_gets_a_gradient(encoder, asked)
+
+
+def every_weight_gets_a_gradient(encoder: Encoder, asked: Any) -> bool:
+    for _ in range(3):
+        encoder.train().zero_grad()
+        (encoder(**features(asked))[0] ** 2).sum().backward()
+        assert not [n for n, p in encoder.named_parameters() if p.requires_grad and p.grad is None]
+    return True
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2", "whisper"])
+def test_training_is_steady_without_dropout(kind: str, models: Path) -> None:
+    asked = options(models / kind, kind, "full")
+    encoder = build_encoder(asked).train()
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    for name, part in encoder.model.named_modules():
+        for attribute in ("dropout", "activation_dropout"):
+            if isinstance(getattr(part, attribute, None), float):
+                setattr(part, attribute, 0.0)
+        assert not isinstance(part, torch.nn.BatchNorm2d), name
+    first, second = (encoder(**features(asked))[0] for _ in range(2))
+    torch.testing.assert_close(first, second)
+
+
+def test_pooling(models: Path) -> None:
+    tokens, _ = pooled(models, "none")
+    assert tokens.shape == (2, 5, 16)
+    mean, mask = pooled(models, "mean")
+    assert mask.shape == (2, 1)
+    first, _ = pooled(models, "first")
+    torch.testing.assert_close(first[:, 0], tokens[:, 0])
+    torch.testing.assert_close(mean[0, 0], tokens[0].mean(0))
+
+
+def pooled(models: Path, pool: str) -> Any:
+    asked = options(models / "bert", "bert", pool=pool)
+    return build_encoder(asked).eval()(**features(asked))
+
+
+def test_padding_changes_no_answer(models: Path) -> None:
+    for pool in ("mean", "first", "none"):
+        asked = options(models / "bert", "bert", pool=pool)
+        encoder = build_encoder(asked).eval()
+        alone, _ = encoder(**features(asked, rows=1))
+        modality = build_modality(asked)
+        rows = [modality.process("red green blue"), modality.process("red " * 10)]
+        beside, mask = encoder(**{k: torch.from_numpy(v) for k, v in modality.collate(rows).items()})
+        torch.testing.assert_close(alone, beside[:1, : alone.shape[1]], rtol=1e-5, atol=1e-5)
+        if pool == "none":
+            assert mask.sum(1).tolist() == [5, 12]
+
+
+def test_convolutional_maps_become_tokens(models: Path) -> None:
+    asked = options(models / "resnet", "resnet", pool="none")
+    encoder = build_encoder(asked).eval()
+    tokens, mask = encoder(**features(asked))
+    assert tokens.shape[0] == 2
+    assert tokens.shape[2] == encoder.width == 16
+    assert mask.all()
+
+
+def cut_off(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+def lose_a_tensor(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["encoder.layer.0.attention.self.query.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def change_a_shape(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["encoder.layer.0.intermediate.dense.bias"] = torch.zeros(5)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def pickle_it(folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (cut_off, "no Hugging Face model with safetensors can be read there"),
+        (
+            lose_a_tensor,
+            "its weights lack 1 tensors, such as encoder.layer.0.attention.self.query.weight; get it",
+        ),
+        (change_a_shape, "no Hugging Face model with safetensors can be read there"),
+        (pickle_it, "no file named model.safetensors"),
+        (lambda folder: (folder / "config.json").write_text("{"), "not a valid JSON"),
+        (lambda folder: (folder / "config.json").write_text('{"model_type": "zork"}'), "model type `zork`"),
+        (shutil.rmtree, "no Hugging Face model with safetensors can be read there"),
+    ],
+)
+def test_damaged_folders(change: Callable[[Path], Any], problem: str, models: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(models / "bert", tmp_path / "bert"))
+    change(folder)
+    with pytest.raises(DataError, match=problem):
+        build_encoder(options(folder, "bert"))
+
+
+def test_the_code_of_a_folder_is_never_run(models: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(models / "bert", tmp_path / "bert"))
+    (folder / "config.json").write_text(
+        '{"model_type": "own", "auto_map": {"AutoConfig": "own.C", "AutoModel": "own.M"}}'
+    )
+    (folder / "own.py").write_text("import pathlib\npathlib.Path('ran').touch()\n")
+    with pytest.raises(DataError, match="no Hugging Face model"):
+        build_encoder(options(folder, "bert"))
+    assert not Path("ran").exists()
+
+
+def test_models_of_another_kind_of_input(models: Path) -> None:
+    with pytest.raises(
+        SpecError, match="a ViTModel reads pixel_values and cannot encode text; name a model that"
+    ):
+        build_encoder(options(models / "vit", "bert"))
+    with pytest.raises(SpecError, match="a BertModel reads input_ids and cannot encode audio"):
+        build_encoder(options(models / "bert", "wav2vec2"))
+
+
+def test_texts_longer_than_the_model_reads(models: Path) -> None:
+    asked = options(models / "bert", "bert").model_copy(update={"max_tokens": 33})
+    with pytest.raises(SpecError, match="max_tokens: 33, but .*/bert reads at most 32; write max_tokens: 32"):
+        build_encoder(asked)
+
+
+def test_lora_targets_that_are_not_there(models: Path) -> None:
+    for kind, targets in (("bert", ["q_proj"]), ("resnet", "all-linear")):
+        with pytest.raises(
+            SpecError, match="lora.targets: .*: no such modules in a .*; name some of it, or choose"
+        ):
+            build_encoder(options(models / kind, kind, "lora", lora={"targets": targets}))
+    encoder = build_encoder(options(models / "bert", "bert", "lora", lora={"targets": ["query"]}))
+    assert all(".query." in name for name in trained(encoder))
