@@ -1,0 +1,1 @@
+"""Fine-tune a job's model with Ray Train and DeepSpeed."""

@@ -1,0 +1,275 @@
+"""The driver's side of training: preflight, rows, the worker group, and the exported model."""
+
+import logging
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import fsspec
+
+from rayfuse.data.dataset import Checked, Dataset, check_rows, load_dataset
+from rayfuse.data.rows import Row
+from rayfuse.errors import DataError, Interrupted, NotReachable, RayfuseError, ResourceError
+from rayfuse.ray_auth import ensure_token
+from rayfuse.spec.inputs import HuggingFaceEncoder
+from rayfuse.spec.job import Job
+from rayfuse.train.board import Record, create_board
+from rayfuse.train.engine import read_options
+from rayfuse.train.runs import RunFolder, check_storage
+
+_ROWS_PER_TASK = 500
+_POLL_SECONDS = 0.5
+
+
+def preflight(job: Job) -> None:
+    """Raise for what would stop the job later: storage, pretrained models, DeepSpeed's options."""
+    check_storage(job.output.storage)
+    read_options(job)
+    for name, options in job.inputs.items():
+        if isinstance(options.encoder, HuggingFaceEncoder):
+            _check_pretrained(f"inputs.{name}.encoder.model", options.encoder.model)
+
+
+def _check_pretrained(path: str, model: str) -> None:
+    if model.startswith("/") and not Path(model, "config.json").is_file():
+        raise DataError(
+            f"{path}: {model}: no Hugging Face model there (no config.json); for the demo's, run `rayfuse demo --prepare`"
+        )
+
+
+def connect(job: Job) -> None:
+    """Join the cluster that RAY_ADDRESS names, or start one here that ends with this process."""
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        ensure_token()  # before ray is imported; a cluster that exists has its own
+    import ray
+
+    if ray.is_initialized():
+        return
+    if address:
+        _join(address)
+        return
+    wanted = job.compute.workers * job.compute.cpus_per_worker
+    ray.init(
+        address="local",
+        num_cpus=max(os.cpu_count() or 1, int(-(-wanted // 1))),
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
+def _join(address: str) -> None:
+    import ray
+    from ray.exceptions import AuthenticationError
+
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, AuthenticationError) as error:
+        raise NotReachable(
+            f"RAY_ADDRESS: the Ray cluster at {address} does not let us in: {str(error).splitlines()[0]}; "
+            "check the address, RAY_AUTH_MODE and RAY_AUTH_TOKEN, or unset RAY_ADDRESS to run here"
+        ) from None
+
+
+def load_rows(job: Job, say: Callable[[str], None]) -> tuple[Job, Dataset]:
+    """Read, check and describe the rows; the checks run on the cluster, which is started for them."""
+
+    def check_on_cluster(splits: Mapping[str, list[Row]], fitted: Job) -> dict[str, Checked]:
+        say(f"checking {sum(map(len, splits.values()))} rows")
+        connect(fitted)
+        return _check_on_cluster(splits, fitted)
+
+    return load_dataset(job, check_on_cluster)
+
+
+def _check_on_cluster(splits: Mapping[str, list[Row]], job: Job) -> dict[str, Checked]:
+    import ray
+
+    check = ray.remote(check_rows)
+    pending = {
+        name: [check.remote(rows[i : i + _ROWS_PER_TASK], job) for i in range(0, len(rows), _ROWS_PER_TASK)]
+        for name, rows in splits.items()
+    }
+    return {name: [result for part in ray.get(parts) for result in part] for name, parts in pending.items()}
+
+
+def train(
+    job: Job, dataset: Dataset, run: RunFolder, watch: Callable[[list[Record], dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Train `job` in the folder of `run`, continuing from its last checkpoint if it has one.
+
+    Returns the evaluation of the best checkpoint (see `Worker.evaluate_best`) and its URL as `checkpoint`.
+    `watch` gets new records and the latest progress about twice a second. Raises RayfuseError with the
+    worker's own reason, Interrupted on Ctrl-C; checkpoints are kept in both cases.
+    """
+    import ray
+
+    connect(job)
+    _check_capacity(job)
+    board = create_board()
+    config = {
+        "job": job.model_dump_json(),
+        "splits": {name: ray.put(rows) for name, rows in dataset.splits.items()},
+        "deepspeed": read_options(job),
+        "board": board,
+    }
+    fit = _Fit(_trainer(job, run, config))
+    seen = 0
+    try:
+        while True:
+            finished = fit.wait(_POLL_SECONDS)
+            records, progress = ray.get(board.pull.remote(seen))
+            seen += len(records)
+            watch(records, progress)
+            if finished:
+                break
+    except KeyboardInterrupt:
+        ray.shutdown()  # ends the worker group, which belongs to this driver
+        raise Interrupted(f"stopped; the last checkpoint is kept in {run.url}") from None
+    result = fit.result()
+    return {**result.return_value, "checkpoint": _checkpoint_url(run, result, job)}
+
+
+class _Fit:
+    """`trainer.fit()` in a thread, so that the main thread can show progress and hear Ctrl-C."""
+
+    def __init__(self, trainer: Any) -> None:
+        self._outcome: Any = None
+        self._done = threading.Event()
+        threading.Thread(target=self._run, args=(trainer,), name="fit", daemon=True).start()
+
+    def _run(self, trainer: Any) -> None:
+        try:
+            self._outcome = trainer.fit()
+        except BaseException as error:  # noqa: BLE001 - raised again in `result`
+            self._outcome = error
+        finally:
+            self._done.set()
+
+    def wait(self, seconds: float) -> bool:
+        return self._done.wait(seconds)
+
+    def result(self) -> Any:
+        if isinstance(self._outcome, BaseException):
+            raise explain(self._outcome)
+        return self._outcome
+
+
+def explain(error: BaseException) -> BaseException:
+    """The reason of our own inside what Ray Train raised; the whole error where there is none."""
+    failures = list(getattr(error, "worker_failures", {}).values())
+    chain: list[BaseException] = []
+    for failure in [*failures, error]:
+        current: BaseException | None = failure
+        while current is not None and current not in chain:
+            chain.append(current)
+            current = getattr(current, "cause", None) or current.__cause__
+    for candidate in chain:
+        if isinstance(candidate, RayfuseError):
+            return candidate
+    text = " ".join(map(str, chain))
+    if "No space left on device" in text:
+        return ResourceError(
+            "output.storage: no space left; make room and run the same command again to go on"
+        )
+    return error
+
+
+def _trainer(job: Job, run: RunFolder, config: dict[str, Any]) -> Any:
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from rayfuse.train.loop import train_worker
+
+    storage, filesystem = _storage(f"{job.output.storage}/{job.name}")
+    resources = {"CPU": job.compute.cpus_per_worker}
+    if job.compute.gpus_per_worker:
+        resources["GPU"] = job.compute.gpus_per_worker
+    return TorchTrainer(
+        cast(Any, train_worker),  # its stubs know no function that returns something
+        train_loop_config=config,
+        torch_config=TorchConfig(backend="nccl" if job.compute.gpus_per_worker else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=job.compute.workers,
+            use_gpu=bool(job.compute.gpus_per_worker),
+            resources_per_worker=resources,
+        ),
+        run_config=RunConfig(
+            name=run.status.name,
+            storage_path=storage,
+            storage_filesystem=filesystem,
+            failure_config=FailureConfig(max_failures=job.compute.max_failures),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=1,
+                checkpoint_score_attribute=job.chosen_by,
+                checkpoint_score_order=job.metrics()[job.chosen_by],
+            ),
+        ),
+    )
+
+
+def _storage(url: str) -> tuple[str, Any]:
+    """A storage path and filesystem as Ray Train wants them."""
+    if "://" not in url:
+        return url, None
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    fs, path = fsspec.url_to_fs(url)
+    return path, PyFileSystem(FSSpecHandler(fs))
+
+
+def _checkpoint_url(run: RunFolder, result: Any, job: Job) -> str:
+    """URL of the best of the kept checkpoints."""
+    sign = 1 if job.metrics()[job.chosen_by] == "max" else -1
+    best, _ = max(result.best_checkpoints, key=lambda pair: sign * pair[1][job.chosen_by])
+    return run.path(best.path.rstrip("/").rsplit("/", 1)[-1])
+
+
+def _check_capacity(job: Job) -> None:
+    """A cluster that does not grow must have room for all workers now, or they would wait for ever."""
+    import ray
+
+    total = ray.cluster_resources()
+    needed = {
+        "CPU": job.compute.workers * job.compute.cpus_per_worker,
+        "GPU": job.compute.workers * job.compute.gpus_per_worker,
+    }
+    for name, amount in needed.items():
+        if amount > total.get(name, 0) and not _autoscales():
+            raise ResourceError(
+                f"compute.workers: {job.compute.workers} workers need {amount:g} {name}s, the cluster has "
+                f"{total.get(name, 0):g}; lower compute.workers or compute.{name.lower()}s_per_worker"
+            )
+
+
+def _autoscales() -> bool:
+    """Whether the cluster has an autoscaler that may bring more nodes."""
+    from ray._private.worker import global_worker
+
+    return bool(global_worker.node and os.environ.get("RAY_CLUSTER_AUTOSCALES") == "1")
+
+
+def export_model(job: Job, checkpoint: str, run: RunFolder, folder: Path, about: Mapping[str, Any]) -> Path:
+    """Write the model folder of a checkpoint to the local `folder`, and a copy of it to the run."""
+    from safetensors.torch import load_file
+
+    from rayfuse.model.folder import save_model
+    from rayfuse.train.state import MODEL_FILE
+
+    fs, path = fsspec.url_to_fs(f"{checkpoint}/{MODEL_FILE}")
+    with tempfile.TemporaryDirectory() as scratch:
+        fs.get_file(path, f"{scratch}/{MODEL_FILE}")
+        save_model(folder, job, load_file(f"{scratch}/{MODEL_FILE}"), about)
+    run.upload(folder, "model")
+    return folder
+
+
+def record(step: int, metrics: Mapping[str, float]) -> Record:
+    """A record of the driver's own."""
+    return {"time": time.time(), "step": step, "metrics": dict(metrics)}

@@ -1,0 +1,145 @@
+"""The folder of a run: what it trains, how far it is, and what came out, on any fsspec URL.
+
+STORAGE/JOB/RUN/run.json           status, fingerprint of job and data, MLflow run
+STORAGE/JOB/RUN/job.json           the resolved job
+STORAGE/JOB/RUN/metrics.jsonl      everything measured, in order
+STORAGE/JOB/RUN/evaluation.json    metrics of the best checkpoint
+STORAGE/JOB/RUN/model/             the exported model folder
+STORAGE/JOB/RUN/checkpoint_…/      best and last checkpoint (see rayfuse.train.state)
+"""
+
+import hashlib
+import json
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from rayfuse.errors import NotReachable, ResourceError
+from rayfuse.spec.job import Job
+
+_STATUS_FILE = "run.json"
+_NEEDED_BYTES = 50_000_000
+
+
+@dataclass
+class RunStatus:
+    """What `run.json` holds."""
+
+    name: str
+    fingerprint: str
+    status: str = "running"
+    """running, finished, failed or interrupted."""
+    tracking_run: str | None = None
+    version: int | None = None
+
+
+class RunFolder:
+    """A run's folder, and its status."""
+
+    def __init__(self, url: str, status: RunStatus) -> None:
+        self.url, self.status = url, status
+
+    def save(self, **changes: Any) -> None:
+        """Change the status and write it."""
+        for name, value in changes.items():
+            setattr(self.status, name, value)
+        self.write(_STATUS_FILE, json.dumps(asdict(self.status), indent=1))
+
+    def path(self, name: str) -> str:
+        return f"{self.url}/{name}"
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file of the run whole or not at all."""
+        fs, path = fsspec.url_to_fs(self.path(name))
+        partial = f"{path}.partial"
+        try:
+            with fs.open(partial, "w", encoding="utf-8") as file:
+                file.write(text)
+            fs.mv(partial, path)
+        except Exception as error:  # noqa: BLE001 - each store has its own errors
+            raise _not_writable(self.url, error) from None
+
+    def read(self, name: str) -> str | None:
+        """The text of a file of the run, or None where it does not exist."""
+        try:
+            with fsspec.open(self.path(name), "r", encoding="utf-8") as file:
+                return str(file.read())
+        except FileNotFoundError:
+            return None
+
+    def upload(self, folder: Path, name: str) -> None:
+        """Copy a local folder into the run."""
+        fs, path = fsspec.url_to_fs(self.path(name))
+        fs.put(f"{folder}/", f"{path}/", recursive=True)
+
+
+def fingerprint(job: Job, digests: Mapping[str, str]) -> str:
+    """Same for runs that would train the same thing: where and on how many workers does not matter."""
+    content = job.model_dump(mode="json", exclude={"compute": True, "output": True})
+    text = json.dumps([content, dict(digests)], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def new_run(job: Job, digests: Mapping[str, str]) -> RunFolder:
+    """Make the folder of a fresh run, with the resolved job in it."""
+    name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    run = RunFolder(f"{job.output.storage}/{job.name}/{name}", RunStatus(name, fingerprint(job, digests)))
+    _make(run.url)
+    run.write("job.json", job.model_dump_json(indent=1))
+    run.save()
+    return run
+
+
+def unfinished_run(job: Job, digests: Mapping[str, str]) -> RunFolder | None:
+    """The newest run of the same job and data that did not finish, if any."""
+    fs, path = fsspec.url_to_fs(f"{job.output.storage}/{job.name}")
+    wanted = fingerprint(job, digests)
+    for file in sorted(fs.glob(f"{path}/*/{_STATUS_FILE}"), reverse=True):
+        try:
+            status = RunStatus(**json.loads(fs.cat_file(file)))
+        except (ValueError, TypeError):
+            continue  # a file that was cut off while it was written, or of another version
+        if status.fingerprint == wanted:
+            if status.status == "finished":
+                return None
+            return RunFolder(f"{job.output.storage}/{job.name}/{status.name}", status)
+    return None
+
+
+def check_storage(url: str) -> None:
+    """Raise early where the storage cannot be written or is full."""
+    _make(url)
+    probe = f"{url}/.rayfuse-write-test-{secrets.token_hex(3)}"  # several jobs may start at once
+    try:
+        with fsspec.open(probe, "wb") as file:
+            file.write(b"ok")
+        fs, path = fsspec.url_to_fs(probe)
+        fs.rm(path)
+    except Exception as error:  # noqa: BLE001 - each store has its own errors
+        raise _not_writable(url, error) from None
+    if "://" not in url:
+        free = shutil.disk_usage(url).free
+        if free < _NEEDED_BYTES:
+            raise ResourceError(
+                f"output.storage: {url}: {free / 1e6:.0f} MB free, at least {_NEEDED_BYTES / 1e6:.0f} MB are needed; "
+                "make room or choose another folder"
+            )
+
+
+def _make(url: str) -> None:
+    fs, path = fsspec.url_to_fs(url)
+    try:
+        fs.makedirs(path, exist_ok=True)
+    except Exception as error:  # noqa: BLE001 - each store has its own errors
+        raise _not_writable(url, error) from None
+
+
+def _not_writable(url: str, error: Exception) -> ResourceError | NotReachable:
+    kind = NotReachable if "://" in url else ResourceError
+    return kind(f"output.storage: {url}: cannot be written: {type(error).__name__}: {error}")

@@ -1,0 +1,136 @@
+"""A checkpoint is the trained tensors by name, their optimizer state by name, and the position.
+
+It does not depend on the number of workers or on the ZeRO stage: tensors are gathered whole, and
+each worker takes its part of them when it starts again.
+
+    CHECKPOINT/model.safetensors       trained tensors by name
+    CHECKPOINT/optimizer.safetensors   `exp_avg/NAME` and `exp_avg_sq/NAME`, float32
+    CHECKPOINT/position.json           epochs done, optimizer steps done, metrics by epoch
+    CHECKPOINT/job.json                the resolved job
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rayfuse.errors import DataError
+from rayfuse.model.folder import read_tensors
+from rayfuse.model.fused import trainable_parameters, trained_tensors
+from rayfuse.spec.job import Job
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+MODEL_FILE = "model.safetensors"
+_OPTIMIZER_FILE = "optimizer.safetensors"
+_POSITION_FILE = "position.json"
+_JOB_FILE = "job.json"
+
+
+@dataclass
+class Position:
+    """How far training is: epochs and optimizer steps done, and the validation metrics of each epoch."""
+
+    epoch: int = 0
+    step: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    stopped_early: bool = False
+
+
+def gather_model(engine: Any) -> dict[str, torch.Tensor]:
+    """The trained tensors, whole, on the CPU. Every rank must call it."""
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    whole = dict(trained_tensors(engine.module))
+    if engine.zero_optimization_stage() > 0:
+        for name, parameter in trainable_parameters(engine.module).items():
+            whole[name] = safe_get_full_fp32_param(parameter)
+    return {name: tensor.detach().cpu().clone() for name, tensor in whole.items()}
+
+
+def gather_optimizer(engine: Any) -> dict[str, torch.Tensor]:
+    """The optimizer's moments of each trained parameter, whole, on the CPU. Every rank must call it."""
+    from deepspeed.utils import safe_get_full_optimizer_state
+
+    _link_optimizer_states(engine)
+    found = {}
+    for name, parameter in trainable_parameters(engine.module).items():
+        for moment in _MOMENTS:
+            if engine.zero_optimization_stage() > 0:
+                tensor = safe_get_full_optimizer_state(parameter, moment)
+            else:  # a parameter that never got a gradient has no state
+                tensor = engine.optimizer.state[parameter].get(moment, torch.zeros_like(parameter))
+            found[f"{moment}/{name}"] = tensor.detach().cpu().clone()
+    return found
+
+
+def restore_optimizer(
+    engine: Any, moments: Mapping[str, torch.Tensor], steps: int, empty_step: Callable[[], None]
+) -> None:
+    """Put the moments back. Every rank must call it.
+
+    DeepSpeed makes its optimizer state at the first step, so `empty_step` takes one that changes nothing
+    (gradients and rate zero) before the state is overwritten.
+    """
+    from deepspeed.utils import safe_set_full_optimizer_state
+
+    empty_step()
+    _link_optimizer_states(engine)
+    for name, parameter in trainable_parameters(engine.module).items():
+        for moment in _MOMENTS:
+            value = moments[f"{moment}/{name}"]
+            if engine.zero_optimization_stage() > 0:
+                safe_set_full_optimizer_state(parameter, value.to(engine.device), moment)
+            elif moment in engine.optimizer.state[parameter]:
+                engine.optimizer.state[parameter][moment].copy_(value)
+    optimizer = engine.optimizer if engine.zero_optimization_stage() == 0 else engine.optimizer.optimizer
+    for state in optimizer.state.values():
+        if "step" in state:
+            state["step"].fill_(float(steps))
+
+
+def _link_optimizer_states(engine: Any) -> None:
+    """Let ZeRO 1 and 2 find the state of every parameter group.
+
+    DeepSpeed 0.19 links parameters to their state once, after the step of the first group, when torch's
+    optimizer has made no state yet for the others.
+    """
+    if engine.zero_optimization_stage() in (1, 2):
+        engine.optimizer._hp_optimizer_states_linked = False
+        engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def write_checkpoint(
+    folder: Path,
+    job: Job,
+    model: Mapping[str, torch.Tensor],
+    optimizer: Mapping[str, torch.Tensor],
+    position: Position,
+) -> None:
+    """Write the gathered state; one rank does."""
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.contiguous() for name, tensor in model.items()}, folder / MODEL_FILE)
+    save_file({name: tensor.contiguous() for name, tensor in optimizer.items()}, folder / _OPTIMIZER_FILE)
+    (folder / _POSITION_FILE).write_text(json.dumps(asdict(position)))
+    (folder / _JOB_FILE).write_text(job.model_dump_json(indent=1))
+
+
+def read_model(folder: Path) -> dict[str, torch.Tensor]:
+    """The trained tensors of a checkpoint."""
+    return read_tensors(folder / MODEL_FILE)
+
+
+def read_position(folder: Path) -> Position:
+    """How far training was at a checkpoint."""
+    try:
+        return Position(**json.loads((folder / _POSITION_FILE).read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{folder}: not a whole checkpoint: {error}") from None
+
+
+def read_checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], Position]:
+    """Trained tensors, moments and position. Raises DataError where the folder is no whole checkpoint."""
+    return read_model(folder), read_tensors(folder / _OPTIMIZER_FILE), read_position(folder)

@@ -1,0 +1,140 @@
+"""Workers as plain processes over gloo, without Ray: steps and checkpoints do not depend on how many there are."""
+
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_jobs
+import torch
+import torch.multiprocessing as mp
+from PIL import Image
+
+EPOCHS = 2
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def train_in_processes(folder: Path, job, world: int, stop: int, start: Path | None = None) -> Path:
+    """Train until epoch `stop` on `world` processes, from the checkpoint `start` if given; write a checkpoint."""
+    folder.mkdir(parents=True)
+    mp.spawn(_rank, (world, free_port(), job.model_dump_json(), stop, start, folder), nprocs=world)
+    return folder
+
+
+def _rank(
+    rank: int, world: int, port: int, job_json: str, stop: int, start: Path | None, folder: Path
+) -> None:
+    import json
+
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": str(world)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.distributed.init_process_group("gloo")
+    from rayfuse.data.dataset import load_dataset
+    from rayfuse.spec.job import Job
+    from rayfuse.spec.load import check
+    from rayfuse.train.engine import read_options
+    from rayfuse.train.loop import Worker
+    from rayfuse.train.state import gather_model, gather_optimizer, write_checkpoint
+
+    job, dataset = load_dataset(check(json.loads(job_json), Job, "job"))
+    worker = Worker(job, dataset.splits, read_options(job), rank, world)
+    if start:
+        worker.restore(start)
+    for epoch in range(worker.position.epoch, stop):
+        worker.train_epoch(epoch)
+        worker.position.epoch += 1
+        worker.position.history.append(worker.evaluate("validation")[0])
+    model, moments = gather_model(worker.engine), gather_optimizer(worker.engine)
+    evaluation = worker.evaluate("test", [("image", "text"), ("text",)])
+    if rank == 0:
+        write_checkpoint(folder, job, model, moments, worker.position)
+        (folder / "evaluation.json").write_text(json.dumps([worker.position.history, evaluation]))
+    torch.distributed.destroy_process_group()
+
+
+def make_job(folder: Path, stage: int, **overrides):
+    """Batches of 3 rows: on two workers, most have a rank without any picture."""
+    settings = {
+        "train.epochs": EPOCHS,
+        "train.batch_size": 3,
+        "train.deepspeed.stage": stage,
+        "inputs.image.encoder.dropout": 0.0,
+        "inputs.text.encoder.dropout": 0.0,
+        "train.input_dropout": 0.3,
+        "train.optimizer.lr": 0.003,
+        **overrides,
+    }
+    if not (folder / "train.jsonl").exists():
+        tiny_jobs.make_rows(folder, 32, "train")
+        tiny_jobs.make_rows(folder, 24, "test")
+        roughen(folder)
+    return tiny_jobs.tiny_job(folder, **settings)
+
+
+def roughen(folder: Path) -> None:
+    """Make the pictures noisy: under group norm, plain ones have gradients of almost zero, which Adam blows up."""
+    chance = np.random.default_rng(0)
+    for path in sorted(folder.glob("*.png")):
+        shade = np.asarray(Image.open(path), dtype=np.float64)
+        Image.fromarray(np.clip(shade + chance.normal(0, 40, shade.shape), 0, 255).astype(np.uint8)).save(
+            path
+        )
+
+
+def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors") | load_file(folder / "optimizer.safetensors")
+
+
+def assert_same(first: Path, second: Path) -> None:
+    mine, theirs = read_tensors(first), read_tensors(second)
+    assert mine.keys() == theirs.keys()
+    for name, tensor in mine.items():
+        torch.testing.assert_close(
+            tensor, theirs[name], rtol=1e-3, atol=2e-5, msg=lambda text, n=name: f"{n}: {text}"
+        )
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    """One worker, stage 0: what all others must agree with."""
+    folder = tmp_path_factory.mktemp("alone")
+    return train_in_processes(folder / "out", make_job(folder, stage=0), world=1, stop=EPOCHS)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_two_workers_learn_what_one_does(alone: Path, stage: int, tmp_path: Path) -> None:
+    job = make_job(alone.parent, stage)
+    together = train_in_processes(tmp_path / "out", job, world=2, stop=EPOCHS)
+    assert_same(alone, together)
+    assert_same_evaluation(alone, together)
+
+
+@pytest.mark.parametrize(("stages", "worlds"), [((0, 2), (1, 2)), ((2, 3), (2, 1)), ((3, 1), (2, 2))])
+def test_resumes_exactly_on_other_workers_and_stage(alone: Path, stages, worlds, tmp_path: Path) -> None:
+    half = train_in_processes(tmp_path / "half", make_job(alone.parent, stages[0]), worlds[0], stop=1)
+    whole = train_in_processes(
+        tmp_path / "whole", make_job(alone.parent, stages[1]), worlds[1], EPOCHS, start=half
+    )
+    assert_same(alone, whole)
+
+
+def test_accumulating_changes_nothing(alone: Path, tmp_path: Path) -> None:
+    job = make_job(alone.parent, 2, **{"train.accumulate": 3})
+    assert_same(alone, train_in_processes(tmp_path / "out", job, world=1, stop=EPOCHS))
+
+
+def assert_same_evaluation(first: Path, second: Path) -> None:
+    import json
+
+    mine, theirs = (json.loads((folder / "evaluation.json").read_text()) for folder in (first, second))
+    for a, b in zip(mine[0] + mine[1], theirs[0] + theirs[1], strict=True):
+        assert a == pytest.approx(b, abs=1e-4)
