@@ -1,0 +1,136 @@
+"""One run from rows to a registered version: what `rayfuse train` does, for the command line and for sweeps."""
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rayfuse.data.dataset import Dataset
+from rayfuse.errors import Interrupted, NotReachable
+from rayfuse.registry.journal import read_journal
+from rayfuse.registry.pictures import save_pictures
+from rayfuse.registry.storing import register
+from rayfuse.registry.tracker import Tracker
+from rayfuse.registry.tracking import connect, tracking_uri
+from rayfuse.spec.job import Job
+from rayfuse.train import launch
+from rayfuse.train.board import Record
+from rayfuse.train.progress import ProgressLine
+from rayfuse.train.runs import RunFolder, new_run, unfinished_run
+
+AskResume = Callable[[RunFolder], bool]
+Say = Callable[[str], None]
+
+_JOURNAL = "metrics.jsonl"
+_EVALUATION = "evaluation.json"
+
+
+def train_and_register(
+    job: Job, ask_resume: AskResume, say: Say, line: ProgressLine, spec_file: str | None = None
+) -> dict[str, Any]:
+    """Train `job`, log it to MLflow and register the exported model as `candidate`.
+
+    An unfinished run of the same job and data is continued where `ask_resume` says so; one that was
+    trained and could not be registered is only registered. Returns {"run_id", "model", "version",
+    "metrics", "evaluated_on", "by_inputs", "validation", "checkpoint", "run"}.
+    Raises what the parts raise; whatever was done until then is kept in the run's folder.
+    """
+    launch.preflight(job)
+    client = connect(tracking_uri(job.output.tracking, job.output.storage))
+    job, dataset = launch.load_rows(job, say)
+    for finding in dataset.findings:
+        say(finding)
+    known = unfinished_run(job, dataset.digests)
+    resumed = known is not None and ask_resume(known)
+    run = known if known is not None and resumed else new_run(job, dataset.digests)
+    tracker = Tracker.start(
+        client,
+        job,
+        run.status.name,
+        run.path(_JOURNAL),
+        run.status.tracking_run,
+        spec_file=spec_file,
+        say=say,
+    )
+    if resumed:
+        tracker.resend()
+    run.save(status="running", tracking_run=tracker.run_id)
+    tracker.set_data(dataset.digests, {name: len(rows) for name, rows in dataset.splits.items()})
+    say(f"run {run.url}")
+    try:
+        evaluation = _train(job, dataset, run, tracker, line)
+        return _register(job, dataset, run, tracker, evaluation)
+    except BaseException as error:
+        _give_up(run, tracker, error)
+        raise
+    finally:
+        line.close()
+
+
+def _train(
+    job: Job, dataset: Dataset, run: RunFolder, tracker: Tracker, line: ProgressLine
+) -> dict[str, Any]:
+    """The evaluation of the trained model; what an earlier attempt of this run has done is not done again."""
+    kept = run.read(_EVALUATION)
+    if kept is not None:
+        evaluation: dict[str, Any] = json.loads(kept)
+        return evaluation
+
+    def watch(records: list[Record], progress: dict[str, Any]) -> None:
+        tracker.log(records)
+        line.show(records, progress)
+
+    evaluation = launch.train(job, dataset, run, watch)
+    named = {f"{evaluation['split']}/{name}": value for name, value in evaluation["metrics"].items()}
+    tracker.log([launch.record(evaluation["steps"], named)])
+    run.write(_EVALUATION, json.dumps(evaluation, indent=1))
+    return evaluation
+
+
+def _register(
+    job: Job, dataset: Dataset, run: RunFolder, tracker: Tracker, evaluation: dict[str, Any]
+) -> dict[str, Any]:
+    """Export the best checkpoint, send what is left to MLflow, and register the model."""
+    metrics, split = evaluation["metrics"], evaluation["split"]
+    about = {"run": run.status.name, "digests": dataset.digests, "metrics": metrics, "evaluated_on": split}
+    with tempfile.TemporaryDirectory(prefix="rayfuse-") as scratch:
+        folder = launch.export_model(job, evaluation["checkpoint"], run, Path(scratch) / "model", about)
+        _report(job, run, tracker, evaluation, Path(scratch) / "report")
+        tracker.finish()  # before registering: it says best what happens to a run whose MLflow is away
+        validation = {"validation": evaluation["best_validation"]}
+        version = register(
+            tracker.client, tracker.run_id, job, folder, validation, evaluation, dataset.digests
+        )
+    run.save(status="finished", version=version)
+    return {
+        "run_id": tracker.run_id,
+        "model": job.registered_name,
+        "version": version,
+        "metrics": metrics,
+        "evaluated_on": split,
+        "by_inputs": evaluation["by_inputs"],
+        "validation": evaluation["best_validation"],
+        "checkpoint": evaluation["checkpoint"],
+        "run": run.url,
+    }
+
+
+def _report(job: Job, run: RunFolder, tracker: Tracker, evaluation: dict[str, Any], folder: Path) -> None:
+    """Pictures and the evaluation, for MLflow and beside the run."""
+    pictures = folder / "pictures"
+    save_pictures(
+        pictures, evaluation, read_journal(run.path(_JOURNAL)), job.chosen_by, job.metrics()[job.chosen_by]
+    )
+    run.upload(pictures, "pictures")
+    tracker.artifact(pictures, "pictures")
+    (folder / _EVALUATION).write_text(json.dumps(evaluation, indent=1), encoding="utf-8")
+    tracker.artifact(folder / _EVALUATION)
+
+
+def _give_up(run: RunFolder, tracker: Tracker, error: BaseException) -> None:
+    """Note how the run ended, so that the same command can go on from there."""
+    interrupted = isinstance(error, (KeyboardInterrupt, Interrupted))
+    run.save(status="interrupted" if interrupted else "failed")
+    if not isinstance(error, NotReachable):
+        tracker.finish("KILLED" if interrupted else "FAILED")

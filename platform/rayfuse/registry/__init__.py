@@ -1,0 +1,1 @@
+"""MLflow: where runs are logged, models are registered, judged, promoted and rolled back."""

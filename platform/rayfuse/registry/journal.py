@@ -1,0 +1,103 @@
+"""The journal of a run: everything measured, a JSON object per line, kept whether or not MLflow answers."""
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+
+Record = Mapping[str, Any]
+"""{"time": unix seconds, "step": int, "metrics": {name: number}}, or {"time": …, "data": {"digests", "sizes"}}."""
+
+_SYNC_SECONDS = 5.0
+
+
+class Journal:
+    """Appends records to a file. A remote URL is written from a local copy, at `flush`.
+
+    Every method may raise OSError, or what a remote store raises.
+    """
+
+    def __init__(self, url: str | Path) -> None:
+        self.url = str(url)
+        self._remote = "://" in self.url
+        self._folder = Path(tempfile.mkdtemp(prefix="rayfuse-journal-")) if self._remote else None
+        self._path = Path(self.url) if self._folder is None else self._folder / "journal.jsonl"
+        self._file: IO[str] | None = None
+        self._synced = 0.0
+        self._uploaded = 0
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Add records; what was added reaches the disk within seconds."""
+        file = self._open()
+        file.writelines(json.dumps(record, default=float) + "\n" for record in records)
+        file.flush()
+        if time.monotonic() - self._synced > _SYNC_SECONDS:
+            self._synced = time.monotonic()
+            os.fsync(file.fileno())
+
+    def flush(self) -> None:
+        """Make sure that all records lie where `url` says."""
+        if self._file is None:
+            return
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        size = self._path.stat().st_size
+        if self._remote and size != self._uploaded:
+            filesystem, path = fsspec.url_to_fs(self.url)
+            filesystem.put_file(str(self._path), path)
+            self._uploaded = size
+
+    def close(self) -> None:
+        """Flush, and remove the local copy of a remote journal."""
+        self.flush()
+        if self._file is not None:
+            self._file.close()
+        self._file = None
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _open(self) -> IO[str]:
+        if self._file is None:
+            if self._remote:
+                _fetch(self.url, self._path)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            _end_last_line(self._path)
+            self._file = self._path.open("a", encoding="utf-8")
+        return self._file
+
+
+def read_journal(url: str | Path) -> Iterator[dict[str, Any]]:
+    """The records of a journal in order; a line that was cut off by a crash is left out."""
+    try:
+        with fsspec.open(str(url), "r", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(record, dict):
+                    yield record
+    except FileNotFoundError:
+        return
+
+
+def _fetch(url: str, path: Path) -> None:
+    """A run that goes on adds to what is there already."""
+    filesystem, remote = fsspec.url_to_fs(url)
+    if filesystem.exists(remote):
+        filesystem.get_file(remote, str(path))
+
+
+def _end_last_line(path: Path) -> None:
+    """After a crash in the middle of a line, the next record starts on a line of its own."""
+    if path.exists() and path.stat().st_size:
+        with path.open("rb+") as file:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")

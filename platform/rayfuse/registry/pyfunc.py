@@ -1,0 +1,72 @@
+"""A model folder as an MLflow python function: a table in, a list of answers out."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from mlflow.pyfunc import PythonModel, PythonModelContext
+
+from rayfuse.errors import BadInput
+from rayfuse.spec.inputs import Input
+
+if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
+
+    from rayfuse.model.predictor import Predictor
+
+ARTIFACT = "model"
+"""Name of the model folder among the artifacts of the python function."""
+
+_ROWS_PER_BATCH = 32
+
+
+class FusedPythonModel(PythonModel):
+    """Answers a table with a column per input: a file's bytes, or the text itself; null for an absent one."""
+
+    predictor: "Predictor"
+
+    def load_context(self, context: PythonModelContext) -> None:
+        from rayfuse.model.predictor import Predictor
+
+        self.predictor = Predictor(Path(context.artifacts[ARTIFACT]))
+
+    def predict(
+        self,
+        context: PythonModelContext,
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,
+    ) -> list[dict[str, Any]]:
+        """For each row {"outputs": {task: answer}, "inputs_used": [names]}, as the HTTP endpoint answers."""
+        table = model_input.astype(object)
+        rows = table.where(table.notna(), None).to_dict("records")
+        answers: list[dict[str, Any]] = []
+        for start in range(0, len(rows), _ROWS_PER_BATCH):
+            chunk = enumerate(rows[start : start + _ROWS_PER_BATCH], start)
+            answers += self.predictor.answer([self._prepare(number, row) for number, row in chunk])
+        return answers
+
+    def _prepare(self, number: int, row: Mapping[str, Any]) -> Any:
+        values = {name: value for name, value in row.items() if value is not None}
+        try:
+            return self.predictor.prepare(values)
+        except BadInput as error:
+            raise type(error)(f"row {number}: {error}") from None
+
+
+def signature(inputs: Mapping[str, Input]) -> "ModelSignature":
+    """MLflow's schema of a model with these inputs: binary for files, string for text; optional ones may be null."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+
+    from rayfuse.modalities import MODALITIES
+
+    columns: list[ColSpec | TensorSpec] = [
+        ColSpec(
+            DataType.binary if MODALITIES[options.type].from_file else DataType.string,
+            name,
+            required=not options.optional,
+        )
+        for name, options in inputs.items()
+    ]
+    return ModelSignature(inputs=Schema(columns))

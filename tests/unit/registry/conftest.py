@@ -1,0 +1,62 @@
+"""One MLflow database and one trained model for all tests of the registry: making either takes seconds."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_jobs import make_model_folder
+
+from rayfuse.registry.tracking import connect, tracking_uri
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Models this small only wait for more threads, on a busy machine for seconds."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A client of a database that all tests share; each uses names of its own."""
+    return connect(tracking_uri(str(tmp_path_factory.mktemp("mlflow"))))
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the rows of a tiny job in data/ and its trained model in model/."""
+    folder = tmp_path_factory.mktemp("tiny")
+    make_model_folder(folder)
+    return folder
+
+
+@pytest.fixture
+def add_version(client: Any) -> Callable[..., int]:
+    """Register a version that has numbers but no model: `add_version(name, accuracy, digest, alias)`."""
+
+    def add(name: str, accuracy: float = 0.9, digest: str = "same", alias: str | None = "candidate") -> int:
+        if not client.search_registered_models(f"name='{name}'"):
+            client.create_registered_model(name)
+        tags = {
+            "rayfuse.judged": {
+                "split": "test",
+                "metric": "answer/accuracy",
+                "mode": "max",
+                "required": ["text"],
+            },
+            "rayfuse.metrics": {"test": {"answer/accuracy": accuracy, "loss": 1 - accuracy}},
+            "rayfuse.by_inputs": {
+                "image+text": {"answer/accuracy": accuracy},
+                "text": {"answer/accuracy": accuracy / 2},
+            },
+            "rayfuse.digests": {"test": digest},
+        }
+        texts = {key: json.dumps(value) for key, value in tags.items()}
+        version = client.create_model_version(name, "/nowhere", tags=texts).version
+        if alias:
+            client.set_registered_model_alias(name, alias, str(version))
+        return int(version)
+
+    return add

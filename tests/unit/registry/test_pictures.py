@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rayfuse.registry.pictures import _short, curves_of, draw_confusion, save_pictures
+
+RECORDS = [
+    {"time": 0.0, "step": 1, "metrics": {"train/loss": 3.0, "system/cpu": 50.0}},
+    {"time": 1.0, "step": 2, "metrics": {"train/loss": 2.0}},
+    {"time": 2.0, "step": 2, "metrics": {"validation/loss": 2.5, "validation/answer/accuracy": 0.4}},
+    {"time": 3.0, "step": 2, "metrics": {"train/loss": 1.5}},
+    {"time": 4.0, "data": {"digests": {}}},
+]
+
+
+def test_curves_leave_out_the_machine_and_take_the_later_value() -> None:
+    curves = curves_of(RECORDS)
+    assert curves["train/loss"] == [(1, 3.0), (2, 1.5)]
+    assert curves.keys() == {"train/loss", "validation/loss", "validation/answer/accuracy"}
+
+
+def test_a_run_gets_a_picture_of_each_kind(tmp_path: Path) -> None:
+    evaluation = {
+        "split": "test",
+        "metrics": {"answer/accuracy": 0.5},
+        "by_inputs": {"image+text": {"answer/accuracy": 0.5}, "text": {"answer/accuracy": 0.3}},
+        "details": {"answer": {"classes": ["no", "yes"], "confusion": [[3, 1], [2, 0]]}, "price": {}},
+    }
+    paths = save_pictures(tmp_path / "pictures", evaluation, RECORDS, "answer/accuracy")
+    assert [path.name for path in paths] == ["confusion_answer.png", "by_inputs.png", "learning_curves.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+
+
+def test_nothing_to_draw_draws_nothing(tmp_path: Path) -> None:
+    assert (
+        save_pictures(tmp_path, {"details": {}, "by_inputs": {"text": {"loss": 1.0}}}, [], "loss", "min")
+        == []
+    )
+
+
+@pytest.mark.parametrize("classes", [2, 50])
+def test_confusion_of_few_and_of_many_classes(classes: int, tmp_path: Path) -> None:
+    from PIL import Image
+
+    counts = np.eye(classes, dtype=int).tolist()
+    counts[0] = [0] * classes  # a class without rows
+    draw_confusion(
+        tmp_path / "c.png", counts, [f"a class with a long name {i}" for i in range(classes)], "title"
+    )
+    with Image.open(tmp_path / "c.png") as picture:
+        assert 300 < picture.width < 2500
+
+
+def test_long_names_keep_both_ends() -> None:
+    assert (
+        _short("customer is angry about invoice 17") == "customer is ang… invoice 17"[:15] + "…" + "voice 17"
+    )
+    assert len(_short("x" * 100)) == 24
