@@ -1,0 +1,45 @@
+"""One Ray for all tests of a process: its own ports, token and folder, stopped at the end."""
+
+import os
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from rayfuse.cluster import local
+from rayfuse.cluster.local import LocalCluster
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """A running cluster of four CPUs, in the environment of this process: RAY_ADDRESS and the token are set."""
+    state = tmp_path_factory.mktemp("ray-state")
+    cluster = local.start(state, cpus=4)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in cluster.environment.items():
+                patch.setenv(name, value)
+            _tell_ray(patch)
+            yield cluster
+            if "ray" in sys.modules:
+                sys.modules["ray"].shutdown()
+    finally:
+        local.stop(state)
+
+
+def _tell_ray(patch: pytest.MonkeyPatch) -> None:
+    """Ray reads these settings when it is imported, which another test may have done by now."""
+    if "ray" in sys.modules:
+        from ray._private import ray_constants
+        from ray._raylet import Config
+
+        patch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)
+        Config.initialize("")
+
+
+@pytest.fixture
+def outside_ray(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The environment of a command that knows of no cluster."""
+    for name in [name for name in os.environ if name.startswith("RAY_")]:
+        monkeypatch.delenv(name)
+    return dict(os.environ)

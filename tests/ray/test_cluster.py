@@ -1,0 +1,44 @@
+"""The local cluster as its drivers see it."""
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from rayfuse.cluster import local
+from rayfuse.cluster.local import LocalCluster
+from rayfuse.errors import NotReachable
+from rayfuse.serve.dashboard import connect
+
+
+def test_a_driver_with_its_environment_is_let_in(ray_cluster: LocalCluster) -> None:
+    import ray
+
+    with ray.init(log_to_driver=False, logging_level="ERROR"):
+        assert ray.get(ray.remote(ray.util.get_node_ip_address).remote()) == "127.0.0.1"
+
+
+def test_it_listens_on_loopback_alone(ray_cluster: LocalCluster) -> None:
+    listening = {
+        connection.laddr.ip
+        for process in local.processes(ray_cluster)
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
+def test_starting_again_finds_it(ray_cluster: LocalCluster, tmp_path: Path) -> None:
+    local._write(tmp_path, ray_cluster)
+    assert local.start(tmp_path) == ray_cluster
+
+
+def test_its_dashboard_is_found_by_its_address(ray_cluster: LocalCluster) -> None:
+    found = connect(ray_cluster.address)
+    assert found.url == ray_cluster.dashboard
+    assert found.resources()["CPU"] == 4
+
+
+def test_a_wrong_token_is_not_let_in(ray_cluster: LocalCluster) -> None:
+    with pytest.raises(NotReachable, match="does not let us in"):
+        connect(ray_cluster.dashboard, {"RAY_AUTH_TOKEN": "wrong"}).serving()

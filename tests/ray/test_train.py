@@ -1,0 +1,282 @@
+"""`rayfuse train` on a real cluster: workers, checkpoints, MLflow and the registry."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_jobs
+from mlflow import MlflowClient
+
+from rayfuse.cluster import local
+from rayfuse.cluster.local import LocalCluster
+
+pytestmark = pytest.mark.ray
+RAYFUSE = [sys.executable, "-c", "import sys; from rayfuse.cli import main; sys.exit(main())"]
+
+
+def start_training(folder: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
+    command = [*RAYFUSE, "train", str(folder / "job.yaml"), "--json", *options]
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str], timeout: float = 240) -> tuple[int, dict[str, Any], str]:
+    """Exit code, the JSON object, and standard error."""
+    out, err = process.communicate(timeout=timeout)
+    assert out, err
+    return process.returncode, json.loads(out.splitlines()[-1]), err
+
+
+def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str], timeout: float = 180) -> Any:
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    raise AssertionError("did not happen in time")
+
+
+def validated(folder: Path, at_least: int = 1) -> bool:
+    """Whether the run's journal has the validation of `at_least` epochs."""
+    return len(validations(folder)) >= at_least
+
+
+def validations(folder: Path) -> list[int]:
+    """Steps at which the journals of all runs have a validation."""
+    journals = (folder / "runs").glob("tiny/*/metrics.jsonl")
+    lines = [line for path in journals for line in path.read_text().splitlines(keepends=True)]
+    records = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [record["step"] for record in records if "validation/loss" in record.get("metrics", {})]
+
+
+def runs(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted((folder / "runs").glob("tiny/*/run.json"))]
+
+
+def client(folder: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{folder}/runs/mlflow.db")
+
+
+@pytest.fixture(scope="module")
+def trained(
+    ray_cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any], str]:
+    """Two workers under ZeRO-2, two epochs, rows that lack inputs."""
+    folder = tmp_path_factory.mktemp("trained")
+    tiny_jobs.tiny_job(folder, audio=True)
+    code, data, err = finish(start_training(folder, "--set", "compute.workers=2"))
+    assert code == 0, err
+    return folder, data, err
+
+
+def test_says_what_it_trained_on_and_what_came_out(trained: tuple[Path, dict[str, Any], str]) -> None:
+    _, data, err = trained
+    assert "rows: train " in err
+    assert "missing: image in " in err
+    assert set(data) >= {"run_id", "model", "version", "metrics", "checkpoint", "seconds"}
+    assert data["model"] == "tiny"
+    assert data["version"] == 1
+    assert data["evaluated_on"] == "test"
+    assert next(iter(data["by_inputs"])) == "image+text+audio"
+    assert len(data["by_inputs"]) == 7
+
+
+def test_keeps_best_and_last_checkpoint_without_pickle(trained: tuple[Path, dict[str, Any], str]) -> None:
+    folder, data, _ = trained
+    run = Path(data["run"])
+    checkpoints = sorted(run.glob("checkpoint_*/"))
+    assert 1 <= len(checkpoints) <= 2
+    assert Path(data["checkpoint"]) in checkpoints
+    names = {path.name for path in run.rglob("*") if path.is_file()}
+    assert {"run.json", "job.json", "metrics.jsonl", "evaluation.json", "weights.safetensors"} <= names
+    assert not [name for name in names if name.endswith((".pt", ".pth", ".bin", ".pkl"))]
+    [status] = runs(folder)
+    assert status["status"] == "finished"
+
+
+def test_logs_everything_to_mlflow(trained: tuple[Path, dict[str, Any], str]) -> None:
+    folder, data, _ = trained
+    run = client(folder).get_run(data["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["train.deepspeed.stage"] == "2"
+    assert "data.train.digest" in run.data.params
+    assert run.data.metrics["test/answer/accuracy"] == pytest.approx(data["metrics"]["answer/accuracy"])
+    assert len(client(folder).get_metric_history(data["run_id"], "validation/answer/f1_macro")) == 2
+    assert client(folder).get_metric_history(data["run_id"], "train/loss")
+    pictures = {Path(found.path).name for found in client(folder).list_artifacts(data["run_id"], "pictures")}
+    assert {"confusion_answer.png", "learning_curves.png", "by_inputs.png"} <= pictures
+    assert {found.path for found in client(folder).list_artifacts(data["run_id"])} >= {
+        "spec.json",
+        "evaluation.json",
+    }
+
+
+def test_registers_a_candidate(trained: tuple[Path, dict[str, Any], str]) -> None:
+    folder, data, _ = trained
+    version = client(folder).get_model_version_by_alias("tiny", "candidate")
+    assert int(version.version) == data["version"]
+
+
+def test_a_finished_run_is_not_resumed(trained: tuple[Path, dict[str, Any], str]) -> None:
+    folder, data, _ = trained
+    code, again, err = finish(start_training(folder, "--set", "train.epochs=1", "--set", "compute.workers=1"))
+    assert code == 0, err
+    assert again["version"] == data["version"] + 1
+    assert again["run_id"] != data["run_id"]
+
+
+def test_goes_on_after_ctrl_c_with_another_number_of_workers(
+    ray_cluster: LocalCluster, tmp_path: Path
+) -> None:
+    tiny_jobs.tiny_job(tmp_path)
+    epochs = ("--set", "train.epochs=30", "--set", "train.early_stopping=null")
+    process = start_training(tmp_path, *epochs, "--set", "compute.workers=2")
+    wait_for(lambda: validated(tmp_path, 2), process)
+    process.send_signal(signal.SIGINT)
+    code, data, err = finish(process)
+    assert code == 130, err
+    assert "last checkpoint is kept" in data["error"]["message"]
+    [status] = runs(tmp_path)
+    assert status["status"] == "interrupted"
+    done = len(validations(tmp_path))
+
+    code, data, err = finish(start_training(tmp_path, *epochs, "--set", "compute.workers=1"))
+    assert code == 0, err
+    assert "going on with the unfinished run" in err
+    assert [run["status"] for run in runs(tmp_path)] == ["finished"]
+    steps = validations(tmp_path)
+    assert (
+        sorted(set(steps)) == sorted(steps) or len(steps) - len(set(steps)) <= 1
+    )  # at most the epoch cut off
+    assert len(set(steps)) == 30
+    assert done < 30
+
+
+@pytest.mark.parametrize("failure", ["too many bad rows", "no such column"])
+def test_bad_data_ends_before_training(ray_cluster: LocalCluster, tmp_path: Path, failure: str) -> None:
+    tiny_jobs.tiny_job(tmp_path)
+    if failure == "too many bad rows":
+        for picture in list(tmp_path.glob("train*.png"))[:5]:
+            picture.write_text("not a picture")
+        options, reason = (), "rows cannot be used"
+    else:
+        options, reason = ("--set", "tasks.answer.column=labl"), "no column `labl`"
+    code, data, _ = finish(start_training(tmp_path, *options))
+    assert code == 1
+    assert reason in data["error"]["message"]
+    assert not runs(tmp_path)
+
+
+def test_a_tracking_server_that_is_away_ends_before_training(
+    ray_cluster: LocalCluster, tmp_path: Path
+) -> None:
+    tiny_jobs.tiny_job(tmp_path)
+    [port] = local.free_ports(1)
+    code, data, _ = finish(start_training(tmp_path, MLFLOW_TRACKING_URI=f"http://127.0.0.1:{port}"))
+    assert code == 4
+    assert str(port) in data["error"]["message"]
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced(ray_cluster: LocalCluster, tmp_path: Path) -> None:
+    tiny_jobs.tiny_job(tmp_path)
+    process = start_training(
+        tmp_path,
+        "--set",
+        "train.epochs=20",
+        "--set",
+        "train.early_stopping=null",
+        "--set",
+        "compute.workers=2",
+    )
+    wait_for(lambda: validated(tmp_path, 2), process)
+    os.kill(training_worker(ray_cluster), signal.SIGKILL)
+    code, _, err = finish(process)
+    assert code == 0, err
+    assert len(set(validations(tmp_path))) == 20
+
+
+def training_worker(cluster: LocalCluster) -> int:
+    """Process id of one of the cluster's train workers."""
+    return next(
+        process.pid
+        for process in local.processes(cluster)
+        if "RayTrainWorker" in " ".join(process.cmdline()) or "TrainWorker" in process.name()
+    )
+
+
+@pytest.fixture
+def mlflow_server(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+    """Starts (again) a real MLflow server, always on the same port and database."""
+    import httpx
+
+    [port] = local.free_ports(1)
+    started: list[subprocess.Popen[bytes]] = []
+    database, artifacts = f"sqlite:///{tmp_path}/server.db", str(tmp_path / "artifacts")
+
+    def start() -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+        command += ["--workers", "1", "--backend-store-uri", database, "--artifacts-destination", artifacts]
+        with open(tmp_path / "server.log", "ab") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        started.append(process)
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            try:
+                if httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).is_success:
+                    return process
+            except httpx.HTTPError:
+                time.sleep(0.2)
+        raise AssertionError((tmp_path / "server.log").read_text())
+
+    start.uri = f"http://127.0.0.1:{port}"  # type: ignore[attr-defined]
+    yield start
+    for process in started:
+        stop_group(process)
+
+
+def stop_group(process: subprocess.Popen[bytes]) -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    process.wait(10)
+
+
+@pytest.mark.slow
+def test_a_tracking_server_that_dies_meanwhile_loses_nothing(
+    ray_cluster: LocalCluster, tmp_path: Path, mlflow_server: Any
+) -> None:
+    tiny_jobs.tiny_job(tmp_path)
+    server = mlflow_server()
+    options = ("--set", "train.epochs=10", "--set", "train.early_stopping=null")
+    process = start_training(tmp_path, *options, MLFLOW_TRACKING_URI=mlflow_server.uri)
+    wait_for(lambda: validated(tmp_path, 1), process)
+    stop_group(server)
+    code, data, err = finish(process, timeout=400)
+    assert code == 4, err
+    assert "training is complete" in data["error"]["message"]
+    assert len(set(validations(tmp_path))) == 10
+
+    mlflow_server()
+    code, data, err = finish(start_training(tmp_path, *options, MLFLOW_TRACKING_URI=mlflow_server.uri), 400)
+    assert code == 0, err
+    assert len(validations(tmp_path)) == 10  # nothing was trained again
+    history = MlflowClient(mlflow_server.uri).get_metric_history(data["run_id"], "validation/loss")
+    assert len(history) == 10

@@ -1,0 +1,87 @@
+"""A real model behind the real application, without Ray."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from endpoints import b64, make_served_model
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.testclient import TestClient
+from tiny_jobs import write_audio, write_image
+
+from rayfuse.cluster.local import free_ports
+from rayfuse.model.predictor import Predictor
+from rayfuse.serve.app import build_app
+from rayfuse.serve.engine import Engine
+from rayfuse.serve.settings import Settings
+
+MODEL = {"name": "tiny", "version": 3}
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_served_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def predictor(model_folder: Path) -> Predictor:
+    return Predictor(model_folder)
+
+
+@pytest.fixture
+def build(predictor: Predictor) -> Iterator[Callable[..., TestClient]]:
+    """A client of an endpoint with the given settings (`host`: the caller's address)."""
+    with ExitStack() as stack:
+
+        def make(host: str = "127.0.0.1", **settings: Any) -> TestClient:
+            engine = Engine(predictor, MODEL, Settings(**settings))
+            app = build_app(engine)
+            client = stack.enter_context(TestClient(app, client=(host, 50000), raise_server_exceptions=False))
+            client.engine = engine  # type: ignore[attr-defined]
+            return client
+
+        yield make
+
+
+@pytest.fixture
+def client(build: Callable[..., TestClient]) -> TestClient:
+    return build(wait=0.0)
+
+
+@pytest.fixture(scope="session")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return write_image(tmp_path_factory.mktemp("picture") / "red.png").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return write_audio(tmp_path_factory.mktemp("clip") / "low.wav").read_bytes()
+
+
+@pytest.fixture
+def whole(picture: bytes, clip: bytes) -> dict[str, Any]:
+    """All inputs, as JSON."""
+    return {"image": b64(picture), "audio": b64(clip), "text": "which colour is it?"}
+
+
+@pytest.fixture(scope="session")
+def server(predictor: Predictor) -> Iterator[str]:
+    """The URL of an endpoint below /tiny on a real HTTP server."""
+    [port] = free_ports(1)
+    app = build_app(Engine(predictor, MODEL, Settings(wait=0.0, body=200_000, timeout=2.0)))
+    below = Starlette(routes=[Mount("/tiny", app=app)])
+    config = uvicorn.Config(below, port=port, log_level="error", lifespan="off")
+    running = uvicorn.Server(config)
+    thread = threading.Thread(target=running.run, daemon=True)
+    thread.start()
+    while not running.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{port}/tiny"
+    running.should_exit = True
+    thread.join()
