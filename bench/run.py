@@ -1,0 +1,62 @@
+"""`make bench`: the figures of docs/performance.md, each as a ratio of two things measured side by side in one run.
+
+python bench/run.py [startup] [throughput] [demo]      all of them where none is named
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import throughput
+
+ROOT = Path(__file__).parents[1]
+RAYFUSE = Path(sys.executable).with_name("rayfuse")
+STARTUP_LIMIT = 0.35
+DEMO_LIMIT = 360.0
+
+
+def startup() -> None:
+    """Seconds of short commands beside those of a bare interpreter; medians of 11 interleaved runs."""
+    commands = {
+        "python -c pass": [sys.executable, "-c", "pass"],
+        "rayfuse --help": [str(RAYFUSE), "--help"],
+        "rayfuse schema job": [str(RAYFUSE), "schema", "job"],
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(11):
+        for name, command in commands.items():
+            started = time.perf_counter()
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            seconds[name].append(time.perf_counter() - started)
+    bare = statistics.median(seconds["python -c pass"])
+    for name, values in seconds.items():
+        middle = statistics.median(values)
+        print(
+            f"startup     {name:<20} {middle:.3f} s   {middle / bare:4.1f} x python   limit {STARTUP_LIMIT} s"
+        )
+
+
+def demo() -> None:
+    """Seconds of `rayfuse demo`, set-up apart, and where they went."""
+    done = subprocess.run([str(RAYFUSE), "demo", "--json"], cwd=ROOT, check=True, stdout=subprocess.PIPE)
+    found = json.loads(done.stdout.splitlines()[-1])
+    for step, seconds in found["seconds"].items():
+        print(f"demo        {step:<60} {seconds:6.1f} s")
+    total = sum(found["seconds"].values())
+    print(f"demo        all {total:.1f} s   {total / DEMO_LIMIT:.2f} of the limit of {DEMO_LIMIT:.0f} s")
+    for inputs, metrics in found["by_inputs"].items():
+        print(f"demo        accuracy on unseen rows given {inputs:<20} {metrics['answer/accuracy']:.4f}")
+
+
+BENCHES = {"startup": startup, "throughput": throughput.run, "demo": demo}
+
+
+if __name__ == "__main__":
+    unknown = set(sys.argv[1:]) - set(BENCHES)
+    if unknown:
+        sys.exit(f"{', '.join(unknown)}: no such bench; one of: {', '.join(BENCHES)}")
+    for name in sys.argv[1:] or BENCHES:
+        BENCHES[name]()

@@ -1,0 +1,64 @@
+"""`rayfuse train JOB`: train, evaluate, log and register a version."""
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rayfuse.cli import output
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rayfuse.train.runs import RunFolder
+
+
+@click.command()
+@click.argument("spec", metavar="JOB")
+@output.set_option
+@click.option(
+    "--resume/--fresh", default=None, help="Go on with an unfinished run of the same job and data, or not."
+)
+@output.json_option
+def train(spec: str, overrides: tuple[str, ...], resume: bool | None) -> None:
+    """Train the job in the YAML file JOB and register the version as candidate.
+
+    A run that was stopped is offered to be continued; without a terminal it is, unless --fresh is given.
+    """
+    from rayfuse.pipeline import train_and_register
+    from rayfuse.spec.job import Job
+    from rayfuse.spec.load import load_spec
+    from rayfuse.train.progress import ProgressLine
+
+    started = time.perf_counter()
+    job = load_spec(spec, Job, overrides)
+    data = train_and_register(job, _resume_rule(resume), output.say, ProgressLine(output.say), spec)
+    data["seconds"] = round(time.perf_counter() - started, 1)
+    output.result(data, _summary(data))
+
+
+def _resume_rule(resume: bool | None) -> "Callable[[RunFolder], bool]":
+    return _ask_resume if resume is None else lambda run: bool(resume)
+
+
+def _ask_resume(run: "RunFolder") -> bool:
+    """Whether to continue an unfinished run; without somebody to ask, nothing that was done is thrown away."""
+    if not sys.stdin.isatty() or output.is_json():
+        output.say(f"going on with the unfinished run {run.url}; --fresh starts anew")
+        return True
+    return click.confirm(f"An unfinished run of this job is there: {run.url}\nGo on with it?", default=True)
+
+
+def _summary(data: dict[str, Any]) -> str:
+    shown = {name: value for name, value in data["metrics"].items() if "_" not in name}
+    metrics = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
+    table = output.table(
+        ["inputs", *shown],
+        [[names, *(found[name] for name in shown)] for names, found in data["by_inputs"].items()],
+    )
+    return (
+        f"{data['evaluated_on']}: {metrics}\n{table}\n"
+        f"registered {data['model']} version {data['version']} as candidate in {data['seconds']:.0f} s\n"
+        f"next: rayfuse models promote {data['model']}"
+    )

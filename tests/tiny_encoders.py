@@ -1,0 +1,117 @@
+"""Tiny pretrained encoders in Hugging Face's layout, with random weights: made from a configuration in milliseconds."""
+
+from pathlib import Path
+
+_WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "which",
+    "colour",
+    "pitch",
+    "is",
+    "this",
+    "it",
+    "here",
+    "?",
+    "red",
+    "green",
+    "blue",
+]
+_LAYERS = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "hidden_dropout_prob": 0.0,
+}
+
+
+def bert(folder: Path) -> Path:
+    """A text encoder that knows a dozen words and reads up to 32 tokens."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    words = {word: number for number, word in enumerate(_WORDS)}
+    BertTokenizerFast(vocab=words, model_max_length=32).save_pretrained(folder)
+    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=32, **_LAYERS)).save_pretrained(
+        folder
+    )
+    return folder
+
+
+def vit(folder: Path) -> Path:
+    """An image encoder of 16 × 16 pixels."""
+    from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
+
+    ViTModel(ViTConfig(image_size=16, patch_size=8, **_LAYERS)).save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(folder)
+    return folder
+
+
+def clip(folder: Path) -> Path:
+    """A model of two encoders, for pictures of 16 × 16 pixels and for texts."""
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
+
+    text = {**_LAYERS, "vocab_size": 32, "bos_token_id": 1, "eos_token_id": 2}
+    vision = {**_LAYERS, "image_size": 16, "patch_size": 8}
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(folder)
+    side = {"height": 16, "width": 16}
+    CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size=side).save_pretrained(folder)
+    return folder
+
+
+def resnet(folder: Path) -> Path:
+    """A convolutional image encoder: maps instead of tokens, batch norm, no width of its own."""
+    from transformers import ConvNextImageProcessorPil, ResNetConfig, ResNetModel
+
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    ResNetModel(config).save_pretrained(folder)
+    ConvNextImageProcessorPil(size={"shortest_edge": 32}).save_pretrained(folder)
+    return folder
+
+
+def wav2vec2(folder: Path) -> Path:
+    """A sound encoder of 8000 samples a second that, as published ones do, skips layers and masks while training."""
+    from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
+
+    layers = {key: value for key, value in _LAYERS.items() if key != "hidden_dropout_prob"}
+    config = Wav2Vec2Config(
+        **layers,
+        conv_dim=(8, 8),
+        conv_stride=(5, 4),
+        conv_kernel=(10, 4),
+        num_feat_extract_layers=2,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=2,
+        layerdrop=0.9,
+        mask_time_prob=0.5,
+    )
+    Wav2Vec2Model(config).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(sampling_rate=8000).save_pretrained(folder)
+    return folder
+
+
+def whisper(folder: Path) -> Path:
+    """The encoder and decoder of sounds of up to a second at 16000 samples a second."""
+    from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
+
+    sizes = {"encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 32}
+    sizes |= {name.replace("encoder", "decoder"): size for name, size in sizes.items()}
+    config = WhisperConfig(
+        **sizes,
+        vocab_size=8,
+        d_model=16,
+        num_mel_bins=8,
+        max_source_positions=50,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=1,
+        suppress_tokens=None,
+        begin_suppress_tokens=None,
+        encoder_layerdrop=0.9,
+    )
+    WhisperModel(config).save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=8, chunk_length=1, sampling_rate=16000).save_pretrained(folder)
+    return folder

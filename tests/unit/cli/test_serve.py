@@ -1,0 +1,73 @@
+"""`rayfuse serve` as far as it goes without Ray."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rayfuse.cli import main, serve
+from rayfuse.errors import SpecError
+
+
+@pytest.fixture(autouse=True)
+def _no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]:
+    code = main(["serve", *arguments, "--json"])
+    return code, json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_without_a_cluster_nothing_is_up(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run(capsys, "status") == (0, {"endpoints": []})
+    assert run(capsys, "down") == (0, {"down": None, "cluster_stopped": False})
+    assert not (tmp_path / "state").exists()
+
+
+def test_an_endpoint_that_is_not_there_is_a_wrong_command(capsys: pytest.CaptureFixture[str]) -> None:
+    code, answer = run(capsys, "down", "tiny")
+    assert (code, answer["error"]["message"]) == (2, "tiny: no such endpoint; up are: none")
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "says"),
+    [
+        ("kind: service\nname: x\nmodel: {folder}\nprot: 1\n", 2, "prot: unknown key; did you mean port?"),
+        ("kind: job\n", 2, "this command wants `service`"),
+        ("kind: service\nname: x\nmodel: {folder}\n", 1, "no model folder there"),
+    ],
+)
+def test_nothing_is_started_for_a_service_that_cannot_be(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str, code: int, says: str
+) -> None:
+    spec = tmp_path / "x.yaml"
+    spec.write_text(content.format(folder=tmp_path))
+    found, answer = run(capsys, "up", str(spec))
+    assert found == code
+    assert says in answer["error"]["message"]
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize("command", ["status", "down"])
+@pytest.mark.parametrize("address", ["http://127.0.0.1:1", "127.0.0.1:1", "127.0.0.1:99999"])
+def test_a_cluster_that_does_not_answer_is_not_reachable(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str, address: str
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    code, answer = run(capsys, command)
+    assert code == 4
+    assert address in answer["error"]["message"]
+
+
+def test_which_endpoint_is_meant(tmp_path: Path) -> None:
+    spec = tmp_path / "s.yaml"
+    spec.write_text(f"kind: service\nname: b\nmodel: {tmp_path}\n")
+    assert serve._choose(None, []) is None
+    assert serve._choose(None, ["a"]) == "a"
+    assert serve._choose("b", ["a", "b"]) == "b"
+    assert serve._choose(str(spec), ["a", "b"]) == "b"
+    with pytest.raises(SpecError, match="name one: a, b"):
+        serve._choose(None, ["a", "b"])
