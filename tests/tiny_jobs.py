@@ -25,7 +25,11 @@ def make_rows(folder: Path, n: int = 48, name: str = "train", audio: bool = Fals
     chance = random.Random(f"{name} {seed}")
     folder.mkdir(parents=True, exist_ok=True)
     rows = [_make_row(folder, f"{name}{i}", i, audio, chance) for i in range(n)]
-    path = folder / f"{name}.jsonl"
+    return write_rows(folder / f"{name}.jsonl", rows)
+
+
+def write_rows(path: Path, rows: Sequence[Any]) -> Path:
+    """Write rows as jsonl."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 

@@ -42,3 +42,9 @@ def test_its_dashboard_is_found_by_its_address(ray_cluster: LocalCluster) -> Non
 def test_a_wrong_token_is_not_let_in(ray_cluster: LocalCluster) -> None:
     with pytest.raises(NotReachable, match="does not let us in"):
         connect(ray_cluster.dashboard, {"RAY_AUTH_TOKEN": "wrong"}).serving()
+
+
+def test_its_sockets_and_logs_are_this_users_alone(ray_cluster: LocalCluster) -> None:
+    folder = Path(ray_cluster.folder)
+    assert folder.stat().st_mode & 0o077 == 0
+    assert list(folder.rglob("raylet.out"))

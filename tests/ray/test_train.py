@@ -65,6 +65,12 @@ def validations(folder: Path) -> list[int]:
     return [record["step"] for record in records if "validation/loss" in record.get("metrics", {})]
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether Ray Train has taken note of a checkpoint, which it does within two seconds of its report."""
+    snapshots = list((folder / "runs").glob("tiny/*/checkpoint_manager_snapshot.json"))
+    return any("checkpoint_2" in path.read_text() for path in snapshots)
+
+
 def runs(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted((folder / "runs").glob("tiny/*/run.json"))]
 
@@ -147,7 +153,7 @@ def test_goes_on_after_ctrl_c_with_another_number_of_workers(
     tiny_jobs.tiny_job(tmp_path)
     epochs = ("--set", "train.epochs=30", "--set", "train.early_stopping=null")
     process = start_training(tmp_path, *epochs, "--set", "compute.workers=2")
-    wait_for(lambda: validated(tmp_path, 2), process)
+    wait_for(lambda: has_checkpoint(tmp_path), process)
     process.send_signal(signal.SIGINT)
     code, data, err = finish(process)
     assert code == 130, err
@@ -161,10 +167,8 @@ def test_goes_on_after_ctrl_c_with_another_number_of_workers(
     assert "going on with the unfinished run" in err
     assert [run["status"] for run in runs(tmp_path)] == ["finished"]
     steps = validations(tmp_path)
-    assert (
-        sorted(set(steps)) == sorted(steps) or len(steps) - len(set(steps)) <= 1
-    )  # at most the epoch cut off
     assert len(set(steps)) == 30
+    assert steps.count(min(steps)) == 1  # the first epoch was not trained again
     assert done < 30
 
 

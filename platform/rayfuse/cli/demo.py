@@ -44,7 +44,9 @@ def demo(keep: bool, prepare: bool, overrides: tuple[str, ...]) -> None:
 def _wait(addresses: "Addresses") -> None:
     output.say(
         f"\nendpoint   {addresses.endpoint}/predict\nweb docs   {addresses.docs}\n"
-        f"MLflow     {addresses.mlflow}\nRay        {addresses.dashboard}\n\nCtrl-C stops everything."
+        f"MLflow     {addresses.mlflow}\n"
+        f"Ray        {addresses.dashboard} (it asks for the token in {addresses.token_file})\n\n"
+        "Ctrl-C stops everything."
     )
     try:
         threading.Event().wait()

@@ -29,6 +29,15 @@ class _Cluster:
     ours: bool
     """Started by Rayfuse on this machine, to be stopped when nothing is left on it."""
 
+    @property
+    def page(self) -> str:
+        """Where Ray's web page is, and the token that it asks for."""
+        if not self.ours:
+            return f"dashboard  {self.dashboard.url}"
+        from rayfuse.cluster import local
+
+        return f"dashboard  {self.dashboard.url}  (its token: {local.state_file(local.default_state())})"
+
 
 @click.group()
 def serve() -> None:
@@ -62,7 +71,7 @@ def up(spec: str, overrides: tuple[str, ...]) -> None:
     except BaseException:
         _stop_if_idle(cluster)
         raise
-    output.result(_data(endpoint), _announce(endpoint, job))
+    output.result(_data(endpoint), _announce(endpoint, job, cluster))
 
 
 @serve.command()
@@ -75,11 +84,7 @@ def status() -> None:
     endpoints = find(cluster.dashboard) if cluster else []
     rows = [[e.name, e.status, _version(e), e.replicas, e.url, e.message or "-"] for e in endpoints]
     table = output.table(["name", "status", "model", "replicas", "url", "problem"], rows)
-    text = (
-        f"{table}\n\nRay's dashboard: {cluster.dashboard.url}"
-        if cluster and endpoints
-        else "no endpoint is up"
-    )
+    text = f"{table}\n\n{cluster.page}" if cluster and endpoints else "no endpoint is up"
     output.result({"endpoints": [_data(endpoint) for endpoint in endpoints]}, text)
 
 
@@ -164,12 +169,12 @@ def _job(folder: "Path") -> "Job":
     return read_job(folder)[0]
 
 
-def _announce(endpoint: "Endpoint", job: "Job") -> str:
+def _announce(endpoint: "Endpoint", job: "Job", cluster: _Cluster) -> str:
     return (
         f"{endpoint.name} is up: {_version(endpoint)}, {endpoint.replicas} replica(s)\n\n"
         f"endpoint   {endpoint.predict}\n"
         f"docs       {endpoint.docs}\n"
-        f"dashboard  {endpoint.dashboard}\n\n"
+        f"{cluster.page}\n\n"
         f"try        {_curl(endpoint, job)}"
     )
 

@@ -52,8 +52,10 @@ _CLUSTER_SETTINGS = {
     # A second Serve on a port would share its requests instead of failing.
     "SERVE_SOCKET_REUSE_PORT_ENABLED": "0",
 }
-_LONGEST_FOLDER = 40
-"""Ray adds up to 65 characters, and the path of a Unix socket has at most 107."""
+_RAYS_FOLDER = "r"
+"""Ray opens its folder to everyone on the machine; so it gets one inside a folder that is ours alone."""
+_LONGEST_FOLDER = 20
+"""Of the folder for temporary files: we and Ray add up to 85 characters, and a Unix socket's path has at most 107."""
 
 
 @dataclass(frozen=True)
@@ -95,13 +97,21 @@ def start(state: Path, *, cpus: int | None = None, timeout: float = 120.0) -> Lo
     `cpus` is how many a new cluster offers, by default all of this machine. Raises ResourceError where Ray
     does not come up.
     """
+    deadline = time.monotonic() + timeout
     with _locked(state):
         running = find(state)
-        if running:
+        if running:  # perhaps it is still coming up, and the command that started it was killed
+            _wait_until_up(running, deadline)
             return running
         _clear(state)
-        cluster = _launch(cpus, time.monotonic() + timeout)
-        _write(state, cluster)
+        cluster = _launch(cpus)
+        try:
+            _write(state, cluster)
+            _wait_until_up(cluster, deadline)
+        except BaseException:
+            _end(cluster)
+            state_file(state).unlink(missing_ok=True)
+            raise
         return cluster
 
 
@@ -116,7 +126,7 @@ def stop(state: Path) -> bool:
 
     Raises ResourceError where a process cannot be ended.
     """
-    if not (state / _STATE).exists():
+    if not state_file(state).exists():
         return False
     with _locked(state):
         return _clear(state)
@@ -154,7 +164,7 @@ def free_ports(count: int, host: str = _LOOPBACK) -> list[int]:
     return list(found)
 
 
-def _launch(cpus: int | None, deadline: float) -> LocalCluster:
+def _launch(cpus: int | None) -> LocalCluster:
     folder = _new_folder()
     ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
     mark = uuid.uuid4().hex
@@ -170,7 +180,7 @@ def _launch(cpus: int | None, deadline: float) -> LocalCluster:
             start_new_session=True,
         )
     process.returncode = 0  # it is to outlive us, and Popen complains about processes that nobody waited for
-    cluster = LocalCluster(
+    return LocalCluster(
         address=f"{_LOOPBACK}:{ports['port']}",
         dashboard=f"http://{_LOOPBACK}:{ports['dashboard-port']}",
         token=environment["RAY_AUTH_TOKEN"],
@@ -179,12 +189,6 @@ def _launch(cpus: int | None, deadline: float) -> LocalCluster:
         mark=mark,
         folder=str(folder),
     )
-    try:
-        _wait_until_up(cluster, deadline)
-    except BaseException:
-        _end(cluster)
-        raise
-    return cluster
 
 
 def _environment(mark: str) -> dict[str, str]:
@@ -202,16 +206,14 @@ def _command(folder: Path, ports: Mapping[str, int], cpus: int | None) -> list[s
     amount = [] if cpus is None else [f"--num-cpus={cpus}"]
     return [
         sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--no-monitor", "--disable-usage-stats",
-        f"--node-ip-address={_LOOPBACK}", f"--dashboard-host={_LOOPBACK}", f"--temp-dir={folder}",
+        f"--node-ip-address={_LOOPBACK}", f"--dashboard-host={_LOOPBACK}", f"--temp-dir={folder / _RAYS_FOLDER}",
         "--min-worker-port=0", "--max-worker-port=0", *arguments, *amount,
     ]  # fmt: skip
 
 
 def _new_folder() -> Path:
     base = tempfile.gettempdir()
-    return Path(
-        tempfile.mkdtemp(prefix="rayfuse-", dir=base if len(base) <= _LONGEST_FOLDER - 20 else "/tmp")
-    )
+    return Path(tempfile.mkdtemp(prefix="rayfuse-", dir=base if len(base) <= _LONGEST_FOLDER else "/tmp"))
 
 
 def _created(pid: int) -> float:
@@ -252,7 +254,7 @@ def _clear(state: Path) -> bool:
     recorded = _read(state)
     if recorded:
         _end(recorded)
-    (state / _STATE).unlink(missing_ok=True)
+    state_file(state).unlink(missing_ok=True)
     return recorded is not None
 
 
@@ -302,7 +304,7 @@ def _in_session(process: psutil.Process, cluster: LocalCluster) -> bool:
 
 def _read(state: Path) -> LocalCluster | None:
     try:
-        return LocalCluster(**json.loads((state / _STATE).read_text(encoding="utf-8")))
+        return LocalCluster(**json.loads(state_file(state).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 
@@ -313,7 +315,7 @@ def _write(state: Path, cluster: LocalCluster) -> None:
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with open(descriptor, "w", encoding="utf-8") as file:
         json.dump(asdict(cluster), file, indent=1)
-    temporary.replace(state / _STATE)
+    temporary.replace(state_file(state))
 
 
 @contextmanager

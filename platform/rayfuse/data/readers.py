@@ -127,15 +127,14 @@ def _read_csv(file: str, content: bytes, cells: Mapping[str, Cell]) -> RowsAndBa
         except StopIteration:
             return rows, bad
         except csv.Error as error:
-            reason = f"not CSV: {error}"
+            problem = f"not CSV: {error}"
         else:
-            if len(values) == len(header):
-                rows.append(Row(_csv_values(header, values, cells), file, first))
-            if len(values) in (0, len(header)):  # 0: an empty line
-                continue
-            reason = f"{len(values)} cells, the header has {len(header)}"
-        # A stray quote may have swallowed several lines, and each counts.
-        bad += [BadRow(f"{file}:{number}", reason) for number in range(first, lines.line_num + 1)]
+            fits = len(values) in (0, len(header))  # 0: an empty line
+            problem = "" if fits else f"{len(values)} cells, the header has {len(header)}"
+        if problem:  # a stray quote may have swallowed several lines, and each counts
+            bad += [BadRow(f"{file}:{number}", problem) for number in range(first, lines.line_num + 1)]
+        elif values:
+            rows.append(Row(_csv_values(header, values, cells), file, first))
 
 
 def _csv_values(header: list[str], values: list[str], cells: Mapping[str, Cell]) -> dict[str, Any]:

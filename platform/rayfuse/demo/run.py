@@ -42,6 +42,8 @@ class Addresses:
     docs: str
     dashboard: str
     mlflow: str
+    token_file: str
+    """Holds the token that Ray's dashboard asks for."""
 
 
 @dataclass
@@ -86,7 +88,8 @@ def run(
         job = load_spec(job_file, Job, overrides)
         service = load_spec(service_file, Service)
         with demo.step("start Ray", say):
-            cluster = _start_ray(Path(job.output.storage) / ".demo", job, cleanup)
+            state = Path(job.output.storage) / ".demo"
+            cluster = _start_ray(state, job, cleanup)
         with demo.step("train with Ray Train, DeepSpeed and LoRA, and register", say):
             trained = train_and_register(job, lambda _: False, say, ProgressLine(say), str(job_file))
             _leave_ray()
@@ -109,7 +112,11 @@ def run(
                 say(_sentence(row, answer))
         if keep is not None:
             mlflow = _start_mlflow(uri, cleanup)
-            keep(Addresses(endpoint.url, endpoint.docs, cluster.dashboard, mlflow))
+            keep(
+                Addresses(
+                    endpoint.url, endpoint.docs, cluster.dashboard, mlflow, str(local.state_file(state))
+                )
+            )
         with demo.step("stop everything", say):
             cleanup.close()
     return demo

@@ -92,7 +92,8 @@ def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) ->
     try:
         model.load_state_dict(weights, strict=False)
     except RuntimeError as error:
-        raise DataError(f"the weights do not fit this model: {error}") from None
+        reason = " ".join(str(error).split())
+        raise DataError(f"the weights do not fit this model: {reason}") from None
 
 
 def _copy_encoder(model: str, target: Path) -> None:
@@ -101,7 +102,7 @@ def _copy_encoder(model: str, target: Path) -> None:
     if not source.is_dir():
         from huggingface_hub import snapshot_download
 
-        source = Path(snapshot_download(model, local_files_only=True))
+        source = Path(snapshot_download(model, allow_patterns=[f"*{ending}" for ending in _SAFE]))
     shutil.copytree(source, target, dirs_exist_ok=True, ignore=_unsafe)
 
 

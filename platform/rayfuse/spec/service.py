@@ -71,7 +71,7 @@ class Limits(Block):
     body: Bytes = 20_000_000
     """Largest request body; a larger one is answered with 413."""
     queue: int = Field(200, ge=1)
-    """Requests that may wait; one more is answered with 503."""
+    """Requests that may wait at one replica; one more is answered with 503."""
     timeout: Seconds = 30.0
     """Longest time for an answer, else 504."""
 

@@ -5,11 +5,11 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import fsspec
 import torch
 from pydantic import ValidationError
 from torch import nn
 
+from rayfuse.data.files import read_file
 from rayfuse.errors import SpecError
 from rayfuse.model.fused import trainable_parameters
 from rayfuse.spec.inputs import HuggingFaceEncoder
@@ -53,14 +53,15 @@ def read_options(job: Job) -> dict[str, Any]:
 
 def _read_json(url: str) -> dict[str, Any]:
     try:
-        with fsspec.open(url, "rt", encoding="utf-8") as file:
-            content = json.load(file)
+        text = read_file(url)
     except FileNotFoundError:
         raise SpecError(f"train.deepspeed: {url}: no such file") from None
-    except ValueError as error:
-        raise SpecError(f"train.deepspeed: {url}: not JSON: {error}") from None
     except Exception as error:  # noqa: BLE001 - each store has its own errors
         raise SpecError(f"train.deepspeed: {url}: cannot be read: {type(error).__name__}: {error}") from None
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise SpecError(f"train.deepspeed: {url}: not JSON: {error}") from None
     if not isinstance(content, dict) or not isinstance(content.get("zero_optimization", {}), dict):
         raise SpecError(f"train.deepspeed: {url}: it and its zero_optimization must be JSON objects, {{…}}")
     return content
@@ -80,9 +81,7 @@ def full_config(
 ) -> dict[str, Any]:
     """DeepSpeed's configuration. `trainable` numbers bound its buffers, whose defaults suit giant models."""
     micro = -(-job.train.batch_size // (world * job.train.accumulate))
-    bucket = 1 << max(
-        20, trainable.bit_length()
-    )  # DeepSpeed wants it to be a multiple of small powers of two
+    bucket = 1 << max(20, trainable.bit_length())  # DeepSpeed wants a multiple of small powers of two
     zero = {
         "reduce_bucket_size": bucket,
         "allgather_bucket_size": bucket,

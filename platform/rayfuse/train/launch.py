@@ -232,7 +232,7 @@ def _checkpoint_url(run: RunFolder, result: Any, job: Job) -> str:
 
 
 def _check_capacity(job: Job) -> None:
-    """A cluster that does not grow must have room for all workers now, or they would wait for ever."""
+    """The cluster must have room for all workers when the job starts, or they would wait for ever."""
     import ray
 
     total = ray.cluster_resources()
@@ -241,18 +241,11 @@ def _check_capacity(job: Job) -> None:
         "GPU": job.compute.workers * job.compute.gpus_per_worker,
     }
     for name, amount in needed.items():
-        if amount > total.get(name, 0) and not _autoscales():
+        if amount > total.get(name, 0):
             raise ResourceError(
                 f"compute.workers: {job.compute.workers} workers need {amount:g} {name}s, the cluster has "
                 f"{total.get(name, 0):g}; lower compute.workers or compute.{name.lower()}s_per_worker"
             )
-
-
-def _autoscales() -> bool:
-    """Whether the cluster has an autoscaler that may bring more nodes."""
-    from ray._private.worker import global_worker
-
-    return bool(global_worker.node and os.environ.get("RAY_CLUSTER_AUTOSCALES") == "1")
 
 
 def export_model(job: Job, checkpoint: str, run: RunFolder, folder: Path, about: Mapping[str, Any]) -> Path:

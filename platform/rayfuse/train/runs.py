@@ -133,8 +133,8 @@ def check_storage(url: str) -> None:
 
 
 def _make(url: str) -> None:
-    fs, path = fsspec.url_to_fs(url)
     try:
+        fs, path = fsspec.url_to_fs(url)
         fs.makedirs(path, exist_ok=True)
     except Exception as error:  # noqa: BLE001 - each store has its own errors
         raise _not_writable(url, error) from None

@@ -55,7 +55,7 @@ class Telemetry:
             {"epoch": epoch + 1, "epochs": epochs, "step": step, "steps": steps, "loss": mean, "rate": rate,
              "left": left, "memory": self._memory()}
         )  # fmt: skip
-        self._rows, self._steps, self._since = 0, [], time.perf_counter()
+        self.resume_clock()
 
     def resume_clock(self) -> None:
         """Start the rate anew, after time that was not training."""

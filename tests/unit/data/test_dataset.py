@@ -18,13 +18,9 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
 def job_with(folder: Path, rows: list[dict[str, Any]], **overrides: Any) -> Any:
     """A job that classifies texts alone; no picture is read."""
-    write(folder / "train.jsonl", rows)
+    tiny_jobs.write_rows(folder / "train.jsonl", rows)
     job = tiny_jobs.tiny_job(folder, **{"data.test": None, "data.validation.fraction": 0.5, **overrides})
     return job.model_copy(update={"inputs": {"text": job.inputs["text"]}})
 
@@ -58,15 +54,16 @@ def test_bad_rows_are_counted_named_and_skipped(tmp_path: Path) -> None:
     rows[3]["image"] = "absent.png"
     rows[5]["label"] = ["red"]
     rows[7]["text"] = None
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows) + '{"text": \n')
+    with tiny_jobs.write_rows(tmp_path / "train.jsonl", rows).open("a") as file:
+        file.write('{"text": \n')
     _, dataset = load_dataset(job)
     bad = {row.origin: row.reason for rows in dataset.bad.values() for row in rows}
-    file = str(tmp_path / "train.jsonl")
-    assert bad.keys() == {f"{file}:{line}" for line in (4, 6, 8, 49)}
-    assert bad[f"{file}:4"] == "image: absent.png: no such file"
-    assert "label ['red'] is not one of the 4 classes" in bad[f"{file}:6"]
-    assert bad[f"{file}:8"] == "text: missing, and this input is required"
-    assert bad[f"{file}:49"].startswith("not JSON")
+    url = str(tmp_path / "train.jsonl")
+    assert bad.keys() == {f"{url}:{line}" for line in (4, 6, 8, 49)}
+    assert bad[f"{url}:4"] == "image: absent.png: no such file"
+    assert "label ['red'] is not one of the 4 classes" in bad[f"{url}:6"]
+    assert bad[f"{url}:8"] == "text: missing, and this input is required"
+    assert bad[f"{url}:49"].startswith("not JSON")
     assert total(dataset) == 49 + 24
     assert dataset.findings[0].endswith("; 4 skipped")
     for origin, reason in bad.items():
@@ -146,7 +143,7 @@ def test_a_file_of_which_no_line_is_a_row(tmp_path: Path) -> None:
 
 def test_a_split_of_which_no_row_is_usable(tmp_path: Path) -> None:
     job = tiny_jobs.tiny_job(tmp_path, **{"data.max_bad_rows": 1.0})
-    write(tmp_path / "test.jsonl", [{"text": None, "label": "red"}])
+    tiny_jobs.write_rows(tmp_path / "test.jsonl", [{"text": None, "label": "red"}])
     with pytest.raises(
         DataError, match=r"(?s)test: none of its 1 rows can be used:.*test.jsonl:1: text: missing"
     ):
@@ -239,7 +236,7 @@ def test_a_split_depends_on_each_row_alone() -> None:
 def test_the_digest_follows_the_content_and_not_the_order(tmp_path: Path) -> None:
     job = tiny_jobs.tiny_job(tmp_path)
     _, before = load_dataset(job)
-    write(tmp_path / "train.jsonl", list(reversed(read(tmp_path / "train.jsonl"))))
+    tiny_jobs.write_rows(tmp_path / "train.jsonl", list(reversed(read(tmp_path / "train.jsonl"))))
     assert load_dataset(job)[1].digests == before.digests
     named = next(row.values["image"] for row in before.splits["train"] if "image" in row.values)
     shutil.copy(tmp_path / named, tmp_path / "kept.png")
@@ -255,8 +252,8 @@ def test_findings(tmp_path: Path) -> None:
     rows = [{"text": f"text {i}", "label": "rare" if i % 10 == 0 else "common"} for i in range(100)]
     rows[1]["image"] = str(tiny_jobs.write_image(tmp_path / "a.png"))
     job = tiny_jobs.tiny_job(tmp_path, **{"data.test": str(tmp_path / "test.jsonl")})
-    write(tmp_path / "train.jsonl", [*rows, rows[3], rows[3]])
-    write(tmp_path / "test.jsonl", [rows[3], rows[5], {"text": "new", "label": "rare"}])
+    tiny_jobs.write_rows(tmp_path / "train.jsonl", [*rows, rows[3], rows[3]])
+    tiny_jobs.write_rows(tmp_path / "test.jsonl", [rows[3], rows[5], {"text": "new", "label": "rare"}])
     _, dataset = load_dataset(job)
     sizes = {name: len(split) for name, split in dataset.splits.items()}
     side = next(name for name, split in dataset.splits.items() if rows[3] in [row.values for row in split])
@@ -272,7 +269,7 @@ def test_copies_under_another_name_are_duplicates(tmp_path: Path) -> None:
     job = tiny_jobs.tiny_job(tmp_path)
     rows = read(tmp_path / "train.jsonl")
     shutil.copy(tmp_path / rows[0]["image"], tmp_path / "copy.png")
-    write(tmp_path / "test.jsonl", [{**rows[0], "image": "copy.png"}])
+    tiny_jobs.write_rows(tmp_path / "test.jsonl", [{**rows[0], "image": "copy.png"}])
     assert any("WARNING duplicates: 1 rows of test" in line for line in load_dataset(job)[1].findings)
 
 

@@ -1,7 +1,6 @@
 """The same rows and pictures from every kind of store, and what its refusals become."""
 
 import http.server
-import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -32,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tiny_jobs.write_image(top / name)
     pictures = ["own.png", "../pictures/other.png", (top / "rows/own.png").as_uri(), "absent.png"]
     rows = [{"image": picture, "page": "https://example.org/x.html"} for picture in pictures]
-    (top / "rows/train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tiny_jobs.write_rows(top / "rows/train.jsonl", rows)
     return top
 
 

@@ -7,14 +7,19 @@ from typing import Any
 
 import pytest
 import tiny_encoders
+import tiny_jobs
 import torch
 from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 
+from rayfuse.data.batches import collate
+from rayfuse.data.dataset import load_dataset
+from rayfuse.data.samples import Sample, SampleMaker
 from rayfuse.errors import DataError, SpecError
 from rayfuse.modalities import build_modality
 from rayfuse.model.encoders import build_encoder
 from rayfuse.model.encoders.base import Encoder
+from rayfuse.model.fused import FusedModel
 from rayfuse.spec.inputs import Input
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -231,3 +236,29 @@ def test_lora_targets_that_are_not_there(models: Path) -> None:
             build_encoder(options(models / kind, kind, "lora", lora={"targets": targets}))
     encoder = build_encoder(options(models / "bert", "bert", "lora", lora={"targets": ["query"]}))
     assert all(".query." in name for name in trained(encoder))
+
+
+@pytest.mark.parametrize(
+    "fusion", [{"type": "concat", "hidden": 16}, {"type": "transformer", "layers": 1, "heads": 2}]
+)
+def test_absent_texts_of_many_tokens_change_nothing(
+    fusion: dict[str, Any], models: Path, tmp_path: Path
+) -> None:
+    """Masked tokens of a text that others in the batch have, against a batch in which nobody has one."""
+    encoder = {"type": "huggingface", "model": str(models / "bert"), "pool": "none"}
+    overrides = {"inputs.text.encoder": encoder, "inputs.text.optional": True, "fusion": fusion}
+    job, dataset = load_dataset(tiny_jobs.tiny_job(tmp_path, **overrides))
+    maker = SampleMaker(job.inputs, job.tasks)
+    samples = [
+        sample for row in dataset.splits["test"] if "image" in (sample := maker.from_row(row)).features
+    ]
+    torch.manual_seed(0)
+    model = FusedModel(job).eval()
+    torch.nn.init.normal_(model.alignment["text"].placeholder)
+    without = [Sample({"image": sample.features["image"]}, sample.keys, sample.targets) for sample in samples]
+    with torch.no_grad():
+        alone = model(collate(without, maker.modalities))["answer"]
+        together = model(collate([samples[0], *without], maker.modalities))["answer"]
+        dropped = model(collate(samples, maker.modalities).subset(["image"]))["answer"]
+    torch.testing.assert_close(together[1:], alone, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(dropped, alone, rtol=1e-5, atol=1e-5)

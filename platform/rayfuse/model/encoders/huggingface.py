@@ -165,10 +165,11 @@ def _in_last_layers(model: nn.Module, targets: str | list[str], count: int) -> l
     stacks = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
     if not stacks:
         raise SpecError(f"lora.layers: a {type(model).__name__} has no list of layers; leave it out")
+    wanted = [targets] if isinstance(targets, str) else targets
     name, layers = max(stacks, key=lambda stack: sum(p.numel() for p in stack[1].parameters()))
     return [
         f"{name}.{index}.{inner}"
         for index, layer in list(enumerate(layers))[-count:]
         for inner, module in layer.named_modules()
-        if isinstance(module, nn.Linear) and (targets == "all-linear" or inner.rsplit(".", 1)[-1] in targets)
+        if isinstance(module, nn.Linear) and (targets == "all-linear" or inner.rsplit(".", 1)[-1] in wanted)
     ]

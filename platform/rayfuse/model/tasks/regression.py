@@ -35,7 +35,8 @@ class RegressionHead(TaskHead):
 
     def metrics(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         """Mean absolute error, root mean squared error, and the explained share of the variance (R²)."""
-        errors = outputs[:, 0].astype(np.float64) - targets
+        targets = targets.astype(np.float64)
+        errors = outputs[:, 0] - targets
         spread = float(((targets - targets.mean()) ** 2).sum())
         return {
             "mae": float(np.abs(errors).mean()),

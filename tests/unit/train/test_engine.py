@@ -1,0 +1,148 @@
+"""DeepSpeed's options and the optimizer's groups, without DeepSpeed."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import fsspec
+import pytest
+import tiny_encoders
+import tiny_jobs
+
+from rayfuse.data.dataset import fit_tasks, read_job_rows
+from rayfuse.errors import SpecError
+from rayfuse.model.fused import FusedModel, trainable_parameters
+from rayfuse.train.engine import full_config, parameter_groups, read_options, set_learning_rate
+
+
+def job_with(folder: Path, **overrides: Any) -> Any:
+    return tiny_jobs.tiny_job(folder, **overrides)
+
+
+def job_of_file(folder: Path, content: Any) -> Any:
+    file = folder / "zero.json"
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    return job_with(folder, **{"train.deepspeed": str(file)})
+
+
+def test_a_stage_is_all_that_a_job_needs(tmp_path: Path) -> None:
+    job = job_with(tmp_path, **{"train.deepspeed": {"stage": 3}})
+    assert read_options(job) == {"zero_optimization": {"stage": 3}}
+
+
+def test_a_file_is_taken_as_it_is_but_for_what_the_job_decides(tmp_path: Path) -> None:
+    content = {
+        "zero_optimization": {"stage": 2, "reduce_bucket_size": 5000, "overlap_comm": "auto"},
+        "train_batch_size": "auto",
+        "wall_clock_breakdown": True,
+    }
+    options = read_options(job_of_file(tmp_path, content))
+    assert options == {
+        "zero_optimization": {"stage": 2, "reduce_bucket_size": 5000},
+        "wall_clock_breakdown": True,
+    }
+    config = full_config(job_of_file(tmp_path, content), options, 2, "fp32", 1000)
+    assert config["zero_optimization"]["reduce_bucket_size"] == 5000
+    assert config["zero_optimization"]["allgather_bucket_size"] == 2**20
+    assert config["wall_clock_breakdown"] is True
+
+
+def test_a_file_at_any_url(tmp_path: Path) -> None:
+    fsspec.filesystem("memory").pipe_file("/engine/zero.json", b'{"zero_optimization": {"stage": 1}}')
+    job = job_with(tmp_path, **{"train.deepspeed": "memory://engine/zero.json"})
+    assert read_options(job) == {"zero_optimization": {"stage": 1}}
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (
+            {"optimizer": {"type": "Adam"}},
+            "zero.json: `optimizer` is set by train.optimizer of the job; remove it",
+        ),
+        ({"fp16": {"enabled": True}}, "`fp16` is set by train.precision of the job"),
+        ({"train_micro_batch_size_per_gpu": 4}, "is set by train.batch_size and train.accumulate of the job"),
+        ({"gradient_clipping": 1.0}, "is set by train.clip"),
+        ({"zero_optimization": {"stage": 4}}, "zero_optimization.stage: 4 is not 0, 1, 2 or 3"),
+        ({"zero_optimization": True}, "must be JSON objects"),
+        ([], "must be JSON objects"),
+        ("{", "not JSON: "),
+        (b"\xff".decode("latin-1"), "not JSON: "),
+    ],
+)
+def test_files_that_are_refused(content: Any, problem: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=f"train.deepspeed: .*{problem}"):
+        read_options(job_of_file(tmp_path, content))
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="train.deepspeed: .*absent.json: no such file"):
+        read_options(job_with(tmp_path, **{"train.deepspeed": str(tmp_path / "absent.json")}))
+    with pytest.raises(SpecError, match="train.deepspeed: .*: cannot be read: IsADirectoryError"):
+        read_options(job_with(tmp_path, **{"train.deepspeed": str(tmp_path)}))
+    with pytest.raises(SpecError, match="cannot be read: ValueError: Protocol not known"):
+        read_options(job_with(tmp_path, **{"train.deepspeed": "gopher://host/zero.json"}))
+
+
+@pytest.mark.parametrize(
+    ("world", "accumulate", "micro"), [(1, 1, 16), (2, 1, 8), (3, 1, 6), (2, 3, 3), (16, 1, 1), (1, 16, 1)]
+)
+def test_the_micro_batch_holds_the_largest_part_of_a_global_batch(
+    world: int, accumulate: int, micro: int, tmp_path: Path
+) -> None:
+    job = job_with(tmp_path, **{"train.accumulate": accumulate})
+    config = full_config(job, read_options(job), world, "fp32", 10)
+    assert config["train_micro_batch_size_per_gpu"] == micro
+    assert config["gradient_accumulation_steps"] == accumulate
+    assert "train_batch_size" not in config
+
+
+@pytest.mark.parametrize(
+    ("precision", "autocast"), [("fp32", None), ("bf16", "bfloat16"), ("fp16", "float16")]
+)
+def test_precision_and_clipping(precision: str, autocast: str | None, tmp_path: Path) -> None:
+    job = job_with(tmp_path, **{"train.clip": None})
+    config = full_config(job, read_options(job), 1, precision, 10)
+    assert config["gradient_clipping"] == 0.0
+    assert config.get("torch_autocast") == (autocast and {"enabled": True, "dtype": autocast})
+    assert json.loads(json.dumps(config)) == config
+
+
+@pytest.mark.parametrize(("trainable", "bucket"), [(10, 2**20), (2**20, 2**21), (30_000_000, 2**25)])
+def test_buffers_hold_what_is_trained(trainable: int, bucket: int, tmp_path: Path) -> None:
+    job = job_with(tmp_path)
+    zero = full_config(job, read_options(job), 1, "fp32", trainable)["zero_optimization"]
+    assert zero == {"stage": 2, "reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
+
+
+def test_groups_by_rate_and_decay(tmp_path: Path) -> None:
+    encoder = {
+        "type": "huggingface",
+        "model": str(tiny_encoders.bert(tmp_path / "bert")),
+        "train": "lora",
+        "lr": 5e-5,
+    }
+    job = job_with(tmp_path, **{"inputs.text.encoder": encoder, "train.optimizer.weight_decay": 0.1})
+    job = fit_tasks(job, read_job_rows(job.data.train, job)[0])
+    model = FusedModel(job)
+    groups = parameter_groups(job, model)
+    found = {
+        name: (group["lr"], group["weight_decay"])
+        for name, parameter in trainable_parameters(model).items()
+        for group in groups
+        if any(parameter is member for member in group["params"])
+    }
+    assert found.keys() == trainable_parameters(model).keys()
+    assert sum(len(group["params"]) for group in groups) == len(found)
+    assert {name: rate for name, rate in found.items() if name.startswith("encoders.text.")} == {
+        name: (5e-5, 0.1) for name in found if name.startswith("encoders.text.")
+    }
+    assert found["encoders.image.layers.0.weight"] == (0.01, 0.1)
+    assert found["encoders.image.layers.1.weight"] == (0.01, 0.0)  # of a norm
+    assert found["alignment.text.linear.weight"] == (0.01, 0.1)
+    assert found["alignment.text.linear.bias"] == found["alignment.text.placeholder"] == (0.01, 0.0)
+    engine = SimpleNamespace(optimizer=SimpleNamespace(param_groups=groups))
+    set_learning_rate(engine, 0.5)
+    set_learning_rate(engine, 0.1)
+    assert sorted({group["lr"] for group in groups}) == pytest.approx([5e-6, 1e-3])

@@ -1,0 +1,168 @@
+"""The folders of runs on any store, and which of them is gone on with."""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import fsspec
+import pytest
+import tiny_jobs
+
+from rayfuse.errors import NotReachable, ResourceError
+from rayfuse.train.runs import RunFolder, RunStatus, check_storage, fingerprint, new_run, unfinished_run
+
+DIGESTS = {"train": "a", "validation": "b"}
+
+
+@pytest.fixture(params=["folder", "file", "memory"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "memory":
+        fs = fsspec.filesystem("memory")
+        if fs.exists("/runs"):
+            fs.rm("/runs", recursive=True)
+        return "memory://runs"
+    return str(tmp_path / "runs") if request.param == "folder" else (tmp_path / "runs").as_uri()
+
+
+@pytest.fixture
+def job(storage: str, tmp_path: Path) -> Any:
+    return tiny_jobs.tiny_job(tmp_path, **{"output.storage": storage})
+
+
+def write(url: str, text: str) -> None:
+    fs, path = fsspec.url_to_fs(url)
+    fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+    fs.pipe_file(path, text.encode())
+
+
+def at(job: Any, name: str, **status: Any) -> RunFolder:
+    """A run of the given name, as names of runs begun within a second do not sort by time."""
+    run = RunFolder(f"{job.output.storage}/{job.name}/{name}", RunStatus(name, fingerprint(job, DIGESTS)))
+    fs, path = fsspec.url_to_fs(run.url)
+    fs.makedirs(path, exist_ok=True)
+    run.save(**status)
+    return run
+
+
+def test_a_new_run_holds_its_job_and_status(job: Any) -> None:
+    run = new_run(job, DIGESTS)
+    assert run.url.startswith(f"{job.output.storage}/tiny/")
+    assert json.loads(run.read("job.json") or "")["name"] == "tiny"
+    assert json.loads(run.read("run.json") or "") == {
+        "name": run.status.name,
+        "fingerprint": fingerprint(job, DIGESTS),
+        "status": "running",
+        "tracking_run": None,
+        "version": None,
+    }
+    assert run.read("absent.json") is None
+    assert new_run(job, DIGESTS).url != run.url
+
+
+def test_files_are_written_whole(job: Any) -> None:
+    run = new_run(job, DIGESTS)
+    for text in ("first, and longer", "second é"):
+        run.write("notes.txt", text)
+        assert run.read("notes.txt") == text
+    fs, path = fsspec.url_to_fs(run.url)
+    assert not [name for name in fs.ls(path, detail=False) if name.endswith(".partial")]
+
+
+def test_folders_are_uploaded(job: Any, tmp_path: Path) -> None:
+    run = new_run(job, DIGESTS)
+    (tmp_path / "model" / "encoders").mkdir(parents=True)
+    (tmp_path / "model" / "rayfuse.json").write_text("{}")
+    (tmp_path / "model" / "encoders" / "vocab.txt").write_text("a")
+    for _ in range(2):  # again after a failed attempt
+        run.upload(tmp_path / "model", "model")
+    fs, path = fsspec.url_to_fs(run.path("model"))
+    found = sorted(name.removeprefix(path) for name in fs.find(path))
+    assert found == ["/encoders/vocab.txt", "/rayfuse.json"]
+
+
+def test_the_newest_unfinished_run_is_found(job: Any) -> None:
+    assert unfinished_run(job, DIGESTS) is None
+    at(job, "20260101-000000-aaa", status="interrupted")
+    newest = at(job, "20260102-000000-bbb", status="failed", tracking_run="r7")
+    found = unfinished_run(job, DIGESTS)
+    assert found is not None
+    assert found.url == newest.url
+    assert found.status == newest.status
+    assert unfinished_run(job, {**DIGESTS, "train": "other"}) is None
+
+
+def test_after_a_finished_run_nothing_older_is_gone_on_with(job: Any) -> None:
+    at(job, "20260101-000000-aaa", status="interrupted")
+    at(job, "20260102-000000-bbb", status="finished", version=1)
+    assert unfinished_run(job, DIGESTS) is None
+
+
+def test_runs_of_other_jobs_and_broken_status_files_are_passed_over(job: Any) -> None:
+    kept = at(job, "20260101-000000-aaa", status="running")
+    other = job.model_copy(update={"train": job.train.model_copy(update={"seed": 1})})
+    at(other, "20260102-000000-bbb", status="running")
+    folder = f"{job.output.storage}/{job.name}"
+    for i, content in enumerate(['{"name": "2026', "[]", "null", '{"name": "x", "new_field": 1}', "\udc80"]):
+        text = content.encode("utf-8", "surrogateescape").decode("latin-1")
+        write(f"{folder}/20260103-00000{i}-ccc/run.json", text)
+    write(f"{folder}/20260104-000000-ddd/run.json.partial", "{")
+    found = unfinished_run(job, DIGESTS)
+    assert found is not None
+    assert found.url == kept.url
+
+
+def test_the_fingerprint_is_of_what_is_trained(tmp_path: Path) -> None:
+    def changed(**overrides: Any) -> str:
+        return fingerprint(tiny_jobs.tiny_job(tmp_path, **overrides), DIGESTS)
+
+    same = changed()
+    assert changed(**{"compute.workers": 4, "output.storage": "/elsewhere", "output.model": "other"}) == same
+    for key, value in (
+        ("train.seed", 1),
+        ("train.epochs", 9),
+        ("align.dim", 32),
+        ("inputs.image.optional", False),
+    ):
+        assert changed(**{key: value}) != same, key
+    job = tiny_jobs.tiny_job(tmp_path)
+    assert fingerprint(job, {**DIGESTS, "test": "c"}) != same
+    assert fingerprint(job, dict(reversed(DIGESTS.items()))) == same
+
+
+def test_a_storage_that_works(storage: str) -> None:
+    for _ in range(2):
+        check_storage(storage)
+    fs, path = fsspec.url_to_fs(storage)
+    assert fs.ls(path, detail=False) == []
+
+
+def test_a_storage_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(ResourceError, match="output.storage: .*/runs: cannot be written: FileExistsError"):
+        check_storage(str(tmp_path / "runs"))
+    with pytest.raises(ResourceError, match="cannot be written: NotADirectoryError"):
+        check_storage(str(tmp_path / "runs" / "below"))
+
+
+def test_a_full_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_500_000))
+    with pytest.raises(
+        ResourceError, match="2 MB free, at least 50 MB are needed; make room or choose another"
+    ):
+        check_storage(str(tmp_path))
+
+
+def test_a_storage_that_fills_up(tmp_path: Path) -> None:
+    job = tiny_jobs.tiny_job(tmp_path)
+    run = new_run(job, DIGESTS)
+    shutil.rmtree(run.url)
+    with pytest.raises(ResourceError, match="output.storage: .*: cannot be written: FileNotFoundError"):
+        run.save(status="failed")
+
+
+def test_a_storage_that_does_not_answer() -> None:
+    for url in ("http://127.0.0.1:9/runs", "gopher://host/runs"):
+        with pytest.raises(NotReachable, match=f"output.storage: {url}: cannot be written"):
+            check_storage(url)
