@@ -9,6 +9,7 @@ import pytest
 
 from rayfuse.errors import GateRefused, SpecError
 from rayfuse.registry.deciding import promote, rollback
+from rayfuse.registry.tracking import artifact_root
 from rayfuse.registry.versions import aliases, get_version
 
 Add = Callable[..., int]
@@ -145,7 +146,7 @@ def test_nothing_to_decide_is_said_so(client: Any, add_version: Add) -> None:
 
 
 def test_all_decisions_about_a_version_stay_in_its_run(client: Any, add_version: Add) -> None:
-    experiment = client.create_experiment("decisions", None)
+    experiment = client.create_experiment("decisions", artifact_root(client.tracking_uri, "decisions"))
     run = client.create_run(experiment).info.run_id
     add_version("recorded", 0.9)
     promote(client, "recorded")

@@ -6,6 +6,7 @@ import pytest
 from rayfuse.model.folder import read_job
 from rayfuse.registry.fetching import download, folder_digest
 from rayfuse.registry.storing import register, requirements, save_pyfunc
+from rayfuse.registry.tracking import artifact_root
 from rayfuse.registry.versions import aliases, get_version
 
 EVALUATION = {
@@ -22,7 +23,11 @@ def job(tiny: Path) -> Any:
 
 def new_run(client: Any, name: str) -> str:
     found = client.get_experiment_by_name(name)
-    experiment = found.experiment_id if found else client.create_experiment(name)
+    experiment = (
+        found.experiment_id
+        if found
+        else client.create_experiment(name, artifact_root(client.tracking_uri, name))
+    )
     return str(client.create_run(experiment).info.run_id)
 
 
