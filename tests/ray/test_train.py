@@ -284,3 +284,53 @@ def test_a_tracking_server_that_dies_meanwhile_loses_nothing(
     assert len(validations(tmp_path)) == 10  # nothing was trained again
     history = MlflowClient(mlflow_server.uri).get_metric_history(data["run_id"], "validation/loss")
     assert len(history) == 10
+
+
+@pytest.fixture
+def s3_bucket(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A bucket called `bucket` on a real S3 server of this machine; yields what a process needs to reach it."""
+    import httpx
+    import s3fs
+
+    [port] = local.free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    environment = {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    server = Path(sys.executable).with_name("moto_server")
+    with open(tmp_path / "s3.log", "wb") as log:
+        process = subprocess.Popen([server, "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log)
+    try:
+        for _ in range(300):
+            try:
+                httpx.get(url, trust_env=False)
+                break
+            except httpx.HTTPError:
+                time.sleep(0.1)
+        s3fs.S3FileSystem(key="test", secret="test", endpoint_url=url, skip_instance_cache=True).mkdir(
+            "bucket"
+        )
+        yield environment
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+@pytest.mark.slow
+def test_keeps_a_run_on_s3(outside_ray: dict[str, str], tmp_path: Path, s3_bucket: dict[str, str]) -> None:
+    """On a Ray of its own, whose workers inherit the credentials."""
+    import s3fs
+
+    tiny_jobs.tiny_job(tmp_path)
+    options = ("--set", "output.storage=s3://bucket/runs", "--set", f"output.tracking={tmp_path}/mlflow.db")
+    code, data, err = finish(start_training(tmp_path, *options, **s3_bucket))
+    assert code == 0, err
+    assert data["checkpoint"].startswith("s3://bucket/runs/tiny/")
+    store = s3fs.S3FileSystem(
+        key="test", secret="test", endpoint_url=s3_bucket["AWS_ENDPOINT_URL"], skip_instance_cache=True
+    )
+    names = {path.rsplit("/", 1)[-1] for path in store.find("bucket")}
+    assert {"model.safetensors", "optimizer.safetensors", "position.json", "weights.safetensors"} <= names
