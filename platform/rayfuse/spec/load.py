@@ -37,13 +37,26 @@ def load_spec(
     problem, a line each, as `file: path: what is wrong`.
     """
     where = str(source)
+    content = substitute(read_spec(source, kind, overrides), environment, where)
+    return check(content, kind, where, folder_of(where))
+
+
+def read_spec(source: str | Path, kind: type[Block], overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """What the spec file `source` says, with the overrides in it and every `${VAR}` as it was written.
+
+    Raises SpecError where it is no YAML mapping of this kind; its keys and values are not checked.
+    """
+    where = str(source)
     content = _parse(_read(where), where)
     for override in overrides:
         _override(content, override)
     _check_kind(content, kind, where)
-    content = _substitute(content, environment, where, "")
-    base = where.rsplit("/", 1)[0] if "://" in where else str(Path(where).resolve().parent)
-    return check(content, kind, where, base)
+    return content
+
+
+def folder_of(where: str) -> str:
+    """The folder or URL that relative paths of the spec file at `where` count from."""
+    return where.rsplit("/", 1)[0] if "://" in where else str(Path(where).resolve().parent)
 
 
 def check(content: Any, kind: type[AnySpec], where: str, base: str | None = None) -> AnySpec:
@@ -173,14 +186,17 @@ def _child(node: Any, key: str, override: str, path: str) -> Any:
     raise SpecError(f"--set {override}: `{path}`: its parent is a value, not a mapping")
 
 
-def _substitute(node: Any, environment: Mapping[str, str], where: str, path: str) -> Any:
-    """Replace `${VAR}` and `${VAR:-default}` in every string below `node`."""
+def substitute(node: Any, environment: Mapping[str, str], where: str, path: str = "") -> Any:
+    """`node` with `${VAR}` and `${VAR:-default}` replaced in every string below it.
+
+    Raises SpecError that names file, path and variable where one is not set and has no default.
+    """
     if isinstance(node, dict):
         return {
-            k: _substitute(v, environment, where, f"{path}.{k}" if path else str(k)) for k, v in node.items()
+            k: substitute(v, environment, where, f"{path}.{k}" if path else str(k)) for k, v in node.items()
         }
     if isinstance(node, list):
-        return [_substitute(v, environment, where, f"{path}.{i}") for i, v in enumerate(node)]
+        return [substitute(v, environment, where, f"{path}.{i}") for i, v in enumerate(node)]
     if not isinstance(node, str):
         return node
 
