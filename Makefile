@@ -23,7 +23,7 @@ setup: $(STAMP)
 # torch first: any build that is there already is kept, else pip's default one comes.
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install --constraint constraints.txt torch
-	$(BIN)/pip install --constraint constraints.txt --editable '.[train,serve,demo,dev]'
+	$(BIN)/pip install --constraint constraints.txt --editable '.[tune,serve,demo,dev]'
 	@touch $@
 
 $(BIN)/python:

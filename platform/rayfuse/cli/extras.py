@@ -4,18 +4,11 @@ from importlib.util import find_spec
 
 _DATA = ("aiohttp", "numpy", "pandas", "PIL", "pyarrow", "s3fs", "safetensors", "scipy", "soundfile")
 
+_TRAIN = (*_DATA, "deepspeed", "matplotlib", "mlflow", "peft", "psutil", "ray", "sklearn", "transformers")
+
 EXTRAS: dict[str, tuple[str, ...]] = {
-    "train": (
-        *_DATA,
-        "deepspeed",
-        "matplotlib",
-        "mlflow",
-        "peft",
-        "psutil",
-        "ray",
-        "sklearn",
-        "transformers",
-    ),
+    "train": _TRAIN,
+    "tune": (*_TRAIN, "optuna", "tensorboardX"),
     "serve": (
         *_DATA,
         "fastapi",
@@ -46,7 +39,7 @@ def remedy(module: str, verb: str) -> str | None:
     """How to get `module`, which command `verb` could not import; None where no extra brings it."""
     if module == "torch":
         return TORCH_REMEDY
-    wanted = ("serve", "train", "demo") if verb == "serve" else ("train", "serve", "demo")
+    wanted = [extra for extra in (verb, "train", "tune", "serve", "demo") if extra in EXTRAS]
     # mlflow-skinny, all that `serve` brings, has no database of its own.
     if module in ("sqlalchemy", "alembic"):
         return "`pip install 'rayfuse[train]'`, or set MLFLOW_TRACKING_URI to an MLflow server"
