@@ -59,7 +59,7 @@ NotBuiltYet = SkipJsonSchema[Annotated[Any, BeforeValidator(not_built_yet)]]
 
 def _resolve(value: str, info: ValidationInfo) -> str:
     """Resolve a relative path against the folder of the spec's file; URLs stay as they are."""
-    if any(form.search(value) for form in (_USER_AND_PASSWORD, _TOKEN_AS_USER, _SIGNED_QUERY)):
+    if holds_credentials(value):
         raise PydanticCustomError(
             "credentials", "holds credentials, and specs are stored; pass them in the environment instead"
         )
@@ -74,6 +74,11 @@ def _resolve(value: str, info: ValidationInfo) -> str:
         except ValueError as error:
             raise PydanticCustomError("path", "not a path: {reason}", {"reason": str(error)}) from None
     return str(Path(base, value).resolve())
+
+
+def holds_credentials(value: str) -> bool:
+    """Whether a text is a URL with a password, a token or a signature in it."""
+    return any(form.search(value) for form in (_USER_AND_PASSWORD, _TOKEN_AS_USER, _SIGNED_QUERY))
 
 
 def join_url(folder: str, relative: str) -> str:

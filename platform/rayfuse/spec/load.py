@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from rayfuse.errors import SpecError
 from rayfuse.spec.base import Block
+from rayfuse.spec.cluster import Cluster
 from rayfuse.spec.job import Job
 from rayfuse.spec.problems import describe
 from rayfuse.spec.service import Service
@@ -18,6 +19,7 @@ from rayfuse.spec.service import Service
 KINDS: dict[str, type[Block]] = {
     "job": Job,
     "service": Service,
+    "cluster": Cluster,
 }
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")

@@ -1,0 +1,210 @@
+"""A spec on its way to a cluster: as the user wrote it, checked for what the pods will see.
+
+Variables travel unreplaced and are read in the pods. So here they are read as the pods will read them: from `env` of
+the cluster spec and the spec's own defaults, and never from this machine's environment.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import yaml
+
+from rayfuse.errors import SpecError
+from rayfuse.spec.base import Block
+from rayfuse.spec.cluster import Cluster, is_below
+from rayfuse.spec.job import Job
+from rayfuse.spec.load import KINDS, check, folder_of, kind_of, read_spec, substitute
+from rayfuse.spec.service import Service
+
+VERBS = {"job": "train", "sweep": "tune"}
+"""The command that a pod runs for a spec that has an end."""
+
+TRAVELS = (*VERBS, "service")
+
+_HERE = "here://"
+_BASE = _HERE + "folder/" * 30
+"""Made up, so that relative paths can be told from all others once a spec is checked."""
+
+_TRACKING = "MLFLOW_TRACKING_URI"
+
+AnySpec = TypeVar("AnySpec", bound=Block)
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A checked spec and the files that are sent for it."""
+
+    kind: str
+    name: str
+    where: str
+    """The spec's file, for messages."""
+    files: dict[str, str]
+    """Name → content; the spec itself is KIND.yaml."""
+    job: Job | None = None
+    """What is trained, in a job and in every trial of a sweep."""
+    trials: int = 1
+    """How many jobs shall run at a time."""
+    service: Service | None = None
+
+    @property
+    def file(self) -> str:
+        return f"{self.kind}.yaml"
+
+    @property
+    def digest(self) -> str:
+        """Ten characters that stand for the content of all files."""
+        return hashlib.sha256(json.dumps(self.files, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def pack(source: str, overrides: tuple[str, ...], cluster: Cluster, cluster_file: str) -> Parcel:
+    """Read the spec file `source`, with `--set` overrides, and check that it can run on the cluster.
+
+    Raises SpecError, a line per problem, for what a pod would find missing: variables, files of this machine,
+    a place for results that outlives the pods, keys of an endpoint.
+    """
+    kind = kind_of(source)
+    if kind not in TRAVELS:
+        raise SpecError(f"{source}: kind: a {kind} cannot be submitted; one of: {', '.join(TRAVELS)}")
+    desk = _Desk(cluster, cluster_file)
+    content = read_spec(source, KINDS[kind], overrides)
+    if kind == "job":
+        return _pack_job(source, content, desk)
+    if kind == "sweep":
+        return _pack_sweep(source, content, desk)
+    return _pack_service(source, content, desk)
+
+
+@dataclass(frozen=True)
+class _Desk:
+    """The cluster that specs are checked for."""
+
+    cluster: Cluster
+    file: str
+
+    def read(self, content: Any, where: str) -> Any:
+        """`content` with its variables as the pods will read them."""
+        try:
+            return substitute(content, self.cluster.env, where)
+        except SpecError as error:
+            raise SpecError(
+                f"{error} (pods have the variables of `env` in {self.file}, not those of this machine)"
+            ) from None
+
+    def check(
+        self, content: dict[str, Any], kind: type[AnySpec], where: str, travels: tuple[str, ...] = ()
+    ) -> AnySpec:
+        """The checked spec; no path in it may be one of this machine, but for the fields `travels`."""
+        read = self.read(content, where)
+        spec = check(read, kind, where, base=_BASE)
+        left = [
+            f"{where}: {path}: {_at(content, path)!r} is on this machine, where the cluster does not see it; write a "
+            f"URL, an absolute path in the image or on a volume, or ${{DATA:-FOLDER}}/FILE with DATA in `env` of "
+            f"{self.file}"
+            for path, value in _texts(spec.model_dump(mode="json"))
+            if path not in travels and _is_of_this_machine(value, _at(read, path))
+        ]
+        if left:
+            raise SpecError("\n".join(left))
+        return spec
+
+    def check_outputs(self, job: Job, where: str) -> None:
+        """What a job leaves must not go with its pods."""
+        if self._vanishes(job.output.storage):
+            raise SpecError(
+                f"{where}: output.storage: {job.output.storage} is in a pod and goes with it; write a URL, or a path "
+                f"on one of the `volumes` of {self.file}"
+            )
+        tracking = job.output.tracking or self.cluster.env.get(_TRACKING)
+        if tracking is None and not self.cluster.secrets.env:
+            raise SpecError(
+                f"{where}: output.tracking: missing, and so is {_TRACKING} in `env` of {self.file}; without an MLflow "
+                "server the registered model would go with its pod"
+            )
+        if tracking is not None and self._vanishes(tracking):
+            raise SpecError(
+                f"{where}: output.tracking: {tracking} is in a pod and goes with it; write the URL of an MLflow server"
+            )
+
+    def check_keys(self, service: Service, keys: Any, where: str) -> None:
+        """Keys come from a Secret, and there must be some: in a pod the endpoint listens on all interfaces."""
+        remedy = f"write `keys: ${{RAYFUSE_API_KEYS:-}}` and name a Secret with that key in `secrets.env` of {self.file}"
+        if service.auth.keys:
+            raise SpecError(f"{where}: auth.keys: keys must not travel in a spec; {remedy}")
+        if "${" not in str(keys) or not self.cluster.secrets.env:
+            raise SpecError(f"{where}: auth.keys: none, and a cluster's endpoint is open to others; {remedy}")
+
+    def _vanishes(self, url: str) -> bool:
+        path = _path_in_pod(url)
+        return path is not None and not any(
+            is_below(path, volume.path) for volume in self.cluster.volumes.values()
+        )
+
+
+def _pack_job(source: str, content: dict[str, Any], desk: _Desk) -> Parcel:
+    job = desk.check(content, Job, source)
+    desk.check_outputs(job, source)
+    return Parcel("job", job.name, source, {"job.yaml": _dump(content)}, job=job)
+
+
+def _pack_sweep(source: str, content: dict[str, Any], desk: _Desk) -> Parcel:
+    """The job that a sweep varies travels beside it."""
+    sweep: Any = check(desk.read(content, source), KINDS["sweep"], source, folder_of(source))
+    job_content = read_spec(sweep.job, Job)
+    job = desk.check(job_content, Job, sweep.job)
+    desk.check_outputs(job, sweep.job)
+    sent = {**content, "job": "job.yaml"}
+    desk.check(sent, KINDS["sweep"], source, travels=("job",))
+    files = {"sweep.yaml": _dump(sent), "job.yaml": _dump(job_content)}
+    trials = sweep.concurrency or getattr(sweep.search, "trials", 1)
+    return Parcel("sweep", sweep.name, source, files, job=job, trials=trials)
+
+
+def _pack_service(source: str, content: dict[str, Any], desk: _Desk) -> Parcel:
+    service = desk.check(content, Service, source)
+    desk.check_keys(service, _at(content, "auth.keys"), source)
+    return Parcel("service", service.name, source, {"service.yaml": _dump(content)}, service=service)
+
+
+def _dump(content: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, width=110)
+
+
+def _texts(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Every text below `node`, and its path."""
+    if isinstance(node, str):
+        yield path, node
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, inner in items:
+        yield from _texts(inner, f"{path}.{key}" if path else str(key))
+
+
+def _at(node: Any, path: str) -> Any:
+    """What `node` has at a path; None where it has nothing there."""
+    for key in path.split("."):
+        if isinstance(node, list):
+            node = node[int(key)] if key.isdecimal() and int(key) < len(node) else None
+        else:
+            node = node.get(key) if isinstance(node, dict) else None
+    return node
+
+
+def _is_of_this_machine(checked: str, written: Any) -> bool:
+    """Whether checking resolved a text as a relative path, or as one in this user's home."""
+    return checked.startswith(_HERE) or (
+        isinstance(written, str) and written.startswith("~") and checked != written
+    )
+
+
+def _path_in_pod(url: str) -> str | None:
+    """The file that a URL names in the pod itself; None for what lies elsewhere."""
+    scheme, separator, rest = url.partition(":")
+    if not separator or url.startswith("/"):
+        return url
+    if scheme == "memory":
+        return "/"
+    if scheme in ("file", "local") or scheme.startswith("sqlite"):
+        return "/" + rest.lstrip("/")
+    return None
