@@ -1,7 +1,7 @@
 """What KubeRay's objects say about a submitted spec. Pure functions over their JSON."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -10,6 +10,13 @@ from rayfuse.cluster.manifests import KIND_LABEL
 
 STOPPED_AT = "rayfuse/stopped"
 """Annotation of a RayJob that `rayfuse jobs stop` has suspended: when."""
+
+_RAY_SAYS = re.compile(
+    r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+\s(INFO|SUCC|WARN|ERR|WARNING|ERROR) (cli|sdk|job_manager)\.py:\d+ -- "
+    r"|^Running entrypoint for job |^Waiting for Ray Dashboard "
+)
+_THE_END = re.compile(r" cli\.py:\d+ -- (\x1b\[\d+m)*Job '[^']+' (succeeded|failed|was stopped)")
+"""After it, what a failed job printed last is printed again."""
 
 _EXIT_CODE = re.compile(r"\bfailed with exit code (-?\d+)")
 _LONGEST_MESSAGE = 300
@@ -60,7 +67,8 @@ def _exit_code(status: Status, message: str) -> int | None:
 def _job_message(status: Status, found: Json) -> str:
     own, reason = found.get("jobDeploymentStatus") or "", found.get("reason") or ""
     if status == "FAILED":
-        said = _line(found.get("message"))
+        message = found.get("message") or ""
+        said = _last_line(message) if _EXIT_CODE.search(message) else _line(message)
         return said if reason in ("", "AppFailed", "ValidationFailed") else f"{reason}: {said}"
     if status == "PENDING":
         if own == "Suspended":
@@ -131,6 +139,15 @@ def _of_condition(found: Json) -> str:
     return _line(f"{found.get('reason') or 'waits'}: {found.get('message') or ''}".rstrip(": "))
 
 
+def entrypoint_lines(submitter_log: Iterable[str]) -> Iterator[str]:
+    """What the entrypoint has printed, out of what `ray job submit` and `ray job logs` print around it."""
+    for line in submitter_log:
+        if _THE_END.search(line):
+            return
+        if not _RAY_SAYS.match(line):
+            yield line
+
+
 def _kind(found: Json) -> str:
     return str((found["metadata"].get("labels") or {}).get(KIND_LABEL, ""))
 
@@ -155,6 +172,7 @@ def _line(text: str | None) -> str:
 
 
 def _last_line(text: str) -> str:
+    """Where programs and tracebacks say what was wrong."""
     return _cut(text.strip().splitlines()[-1])
 
 

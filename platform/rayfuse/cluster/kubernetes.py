@@ -9,7 +9,7 @@ from typing import Any
 
 from rayfuse.cluster.jobs import ENDED, JobInfo
 from rayfuse.cluster.kube import Json, Kube
-from rayfuse.cluster.kuberay import STOPPED_AT, job_info, service_info, waiting_for
+from rayfuse.cluster.kuberay import STOPPED_AT, entrypoint_lines, job_info, service_info, waiting_for
 from rayfuse.cluster.manifests import MANAGED_BY, QUEUE_LABEL, SUBMITTER
 from rayfuse.errors import NotReachable, RayfuseError, SpecError
 
@@ -57,7 +57,7 @@ class KubernetesJobs:
             pod = self._submitter(found)
             if pod is None and info.status in ENDED and not printed:
                 raise RayfuseError(f"{name}: {info.status}; its log has gone with its pods")
-            for number, line in enumerate(self._lines(pod, follow) if pod else ()):
+            for number, line in enumerate(entrypoint_lines(self._lines(pod, follow)) if pod else ()):
                 if number >= printed:
                     printed += 1
                     yield line

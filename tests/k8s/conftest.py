@@ -1,0 +1,111 @@
+"""A Kubernetes API server with KubeRay's schemas, a stand-in for its operator, and an MLflow server.
+
+The API server and the stand-in come from `../shared/kube`, whose README says what they are; pods are processes of this
+machine. RAYFUSE_TEST_KUBECONFIG names a real cluster instead: tests that only ask its API server then use that one,
+and those that need pods of this checkout are skipped.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow_server import Server
+
+from rayfuse.cluster import manifests
+from rayfuse.cluster.kubernetes import KubernetesJobs
+
+KIT = Path(__file__).parents[3] / "shared" / "kube"
+CLIMB = "/.." * 30
+"""Out of any folder: the stand-in lays a pod's files out below a folder of its own, and this leads back to the root."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What `rayfuse submit --cluster` needs to know, and where its pods can read and write."""
+
+    file: Path
+    content: dict
+    folder: Path
+
+    def write(self, **changes: object) -> Path:
+        self.file.write_text(yaml.safe_dump(self.content | changes, sort_keys=False))
+        return self.file
+
+
+@pytest.fixture(scope="session")
+def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """KUBECONFIG, which is set for all tests of the session, of a cluster with KubeRay's schemas."""
+    given = os.environ.get("RAYFUSE_TEST_KUBECONFIG")
+    if not given and not KIT.is_dir():
+        pytest.skip("neither ../shared/kube is beside this checkout, nor is RAYFUSE_TEST_KUBECONFIG set")
+    with pytest.MonkeyPatch.context() as patch:
+        if given:
+            patch.setenv("KUBECONFIG", given)
+            yield Path(given)
+            return
+        state = tmp_path_factory.mktemp("kube")
+        up = subprocess.run([KIT / "up", "--dir", state], check=True, stdout=subprocess.PIPE, text=True)
+        try:
+            patch.setenv("KUBECONFIG", up.stdout.splitlines()[-1])
+            yield Path(up.stdout.splitlines()[-1])
+        finally:
+            subprocess.run([KIT / "down", "--dir", state], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="session")
+def operator(kubeconfig: Path) -> Iterator[None]:
+    """Something that makes processes of this machine of RayJobs and RayServices."""
+    if os.environ.get("RAYFUSE_TEST_KUBECONFIG"):
+        pytest.skip("pods of a real cluster have no part in this checkout")
+    command = [sys.executable, KIT / "operator.py", "--kubeconfig", kubeconfig, "--auth", "token"]
+    command += ["--pass-env", "PYTHONPATH", "--grace", "2"]
+    source = Path(manifests.__file__).parents[2]
+    with (kubeconfig.parent / "operator.log").open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "PYTHONPATH": str(source)},
+            start_new_session=True,
+        )
+    yield
+    process.terminate()
+    process.wait(timeout=120)
+
+
+@pytest.fixture(scope="session")
+def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("mlflow"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def jobs(kubeconfig: Path) -> KubernetesJobs:
+    return KubernetesJobs.connect()
+
+
+@pytest.fixture
+def place(
+    operator: None, mlflow: Server, kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Place:
+    """A cluster of a head and at most one worker, whose pods share this machine's files."""
+    monkeypatch.setattr(manifests, "SPEC_FOLDER", f"{CLIMB}{tmp_path}/spec")
+    content = {
+        "kind": "cluster",
+        "image": "rayfuse:test",
+        "head": {"cpu": 1, "memory": "2Gi"},
+        "workers": {"cpu": {"max": 1, "cpu": 2, "memory": "2Gi"}},
+        "env": {"MLFLOW_TRACKING_URI": mlflow.uri},
+        "volumes": {"all": {"claim": "all", "path": str(tmp_path)}},
+    }
+    file = tmp_path / "cluster.yaml"
+    place = Place(file, content, tmp_path)
+    place.write()
+    return place

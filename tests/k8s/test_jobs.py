@@ -1,0 +1,109 @@
+"""Jobs on Kubernetes: sent by the command line, run by an operator, told about by the command line."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_jobs
+import yaml
+from mlflow import MlflowClient
+from mlflow_server import Server
+
+from rayfuse.cli import main
+from rayfuse.cluster.jobs import ENDED
+from rayfuse.cluster.kubernetes import KubernetesJobs
+
+
+def job_file(folder: Path, name: str, **changes: Any) -> Path:
+    """The tiny job over its rows in `folder`, as a user would write it for a cluster."""
+    for split, n in (("train", 48), ("test", 24)):
+        tiny_jobs.make_rows(folder, n, split)
+    content = tiny_jobs.job_content(folder) | {"name": name}
+    for path, value in changes.items():
+        block, key = path.split("__")
+        content.setdefault(block, {})[key] = value
+    file = folder / "job.yaml"
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+    return file
+
+
+def submit(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict[str, Any], str]:
+    """Exit code, the JSON object, and what people would have seen."""
+    code = main(["submit", *map(str, arguments), "--json"])
+    captured = capsys.readouterr()
+    return code, json.loads(captured.out.splitlines()[-1]), captured.err
+
+
+def wait_for(condition: Callable[[], Any], timeout: float = 180) -> Any:
+    deadline = time.monotonic() + timeout
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.5)
+    return found
+
+
+def test_a_job_runs_on_head_and_worker_to_a_registered_version(
+    place: Any, mlflow: Server, jobs: KubernetesJobs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = job_file(place.folder, "runs", train__epochs=2)
+    code, answer, said = submit(capsys, spec, "--cluster", place.write(), "--follow")
+    assert (code, answer["status"], answer["exit_code"]) == (0, "SUCCEEDED", 0), said
+    name = answer["name"]
+    version = MlflowClient(mlflow.uri).get_model_version_by_alias("runs", "candidate")
+    assert version.version == "1"
+
+    log = list(jobs.logs(name))
+    assert log[-2].startswith("registered runs version 1 as candidate")
+    assert not [line for line in log if "cli.py" in line or "Running entrypoint" in line]
+    assert [line for line in log if line not in said] == []
+
+    assert [job.name for job in jobs.list() if job.name == name] == [name]
+    info = jobs.get(name)
+    assert (info.kind, info.status, info.exit_code) == ("job", "SUCCEEDED", 0)
+    assert info.started
+    assert info.ended
+    assert info.started < info.ended
+    assert jobs.stop(name) == info
+
+    job = jobs.kube.find("RayJob", name)
+    spec_map = next(item for item in jobs.kube.list("ConfigMap") if item["metadata"]["name"].startswith(name))
+    assert job
+    assert spec_map["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"]
+    assert yaml.safe_load(spec_map["data"]["job.yaml"]) == yaml.safe_load(spec.read_text())
+
+
+def test_a_failing_job_ends_with_its_exit_code_and_log(
+    place: Any, jobs: KubernetesJobs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = job_file(place.folder, "fails")
+    nowhere = place.write(
+        env={"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}, submission={"mode": "SidecarMode", "ttl": "1h"}
+    )
+    code, answer, said = submit(capsys, spec, "--cluster", nowhere, "--follow")
+    assert (code, answer["status"], answer["exit_code"]) == (4, "FAILED", 4), said
+    assert answer["message"].startswith("error: MLflow at http://127.0.0.1:9 does not answer")
+    assert [line for line in jobs.logs(answer["name"]) if line.strip()] == [answer["message"]]
+    jobs.kube.delete("RayJob", answer["name"])  # its cluster would stay for an hour
+
+
+def test_a_job_is_stopped_half_way(
+    place: Any, jobs: KubernetesJobs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = job_file(place.folder, "stops", train__epochs=100_000, train__early_stopping=None)
+    code, answer, _ = submit(capsys, spec, "--cluster", place.write(), "--name", "stops")
+    assert (code, answer["name"], answer["status"]) == (0, "stops", "PENDING")
+    wait_for(lambda: jobs.get("stops").status == "RUNNING")
+    training = next(line for line in jobs.logs("stops", follow=True) if "validation/loss" in line)
+    assert training.startswith("step ")
+
+    info = jobs.stop("stops")
+    assert (info.status, info.exit_code) == ("STOPPED", None)
+    assert info.status in ENDED
+    assert not [pod for pod in jobs.kube.list("Pod") if pod["metadata"]["name"].startswith("stops")]
+    assert jobs.stop("stops") == info
+    code, answer, said = submit(capsys, spec, "--cluster", place.file, "--name", "stops")
+    assert (code, answer["error"]["type"]) == (2, "SpecError")
+    assert "RayJob stops: there is one of this name already; choose another --name" in said
