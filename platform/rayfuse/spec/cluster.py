@@ -70,7 +70,7 @@ def _memory(value: str) -> str:
     if not match:
         raise PydanticCustomError("memory", "not a quantity of Kubernetes; write 512Mi or 16Gi")
     if not match[2] and float(match[1]) < _LEAST_BYTES_WITHOUT_UNIT:
-        raise PydanticCustomError("memory", "not enough: a number alone counts bytes; write 512Mi or 16Gi")
+        raise PydanticCustomError("memory", "not an amount that helps: a number alone counts bytes; write 512Mi or 16Gi")
     return value
 
 
@@ -132,7 +132,7 @@ def _mount_path(path: str) -> str:
         raise PydanticCustomError("path", "not a folder in a pod; write an absolute path such as /mnt/data")
     if is_below(path, SPEC_FOLDER) or is_below(SPEC_FOLDER, path):
         raise PydanticCustomError(
-            "path", "not free: {folder} is where pods find the spec", {"folder": SPEC_FOLDER}
+            "path", "not a free folder: {folder} is where pods find the spec", {"folder": SPEC_FOLDER}
         )
     return path
 

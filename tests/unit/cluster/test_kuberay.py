@@ -1,0 +1,156 @@
+"""What KubeRay's objects say, told the same way as any job."""
+
+from typing import Any
+
+import pytest
+
+from rayfuse.cluster.kuberay import STOPPED_AT, entrypoint_lines, job_info, service_info, waiting_for
+
+FAILED = "Job entrypoint command failed with exit code 3, last available logs (truncated to 20,000 chars):\nx\nerror: no\n"
+
+
+def ray_job(annotations: dict[str, str] | None = None, **status: Any) -> dict[str, Any]:
+    meta = {
+        "name": "tiny-abcde",
+        "creationTimestamp": "2026-01-01T00:00:00Z",
+        "labels": {"rayfuse/kind": "job"},
+    }
+    return {"metadata": meta | {"annotations": annotations}, "status": status}
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        ({}, ("PENDING", None, "")),
+        ({"jobDeploymentStatus": "Initializing"}, ("PENDING", None, "")),
+        ({"jobDeploymentStatus": "Running"}, ("PENDING", None, "")),
+        ({"jobDeploymentStatus": "Running", "jobStatus": "PENDING"}, ("PENDING", None, "")),
+        ({"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}, ("RUNNING", None, "")),
+        ({"jobDeploymentStatus": "Running", "jobStatus": "FAILED", "message": FAILED}, ("RUNNING", None, "")),
+        ({"jobDeploymentStatus": "Retrying", "message": "lost"}, ("PENDING", None, "starts again: lost")),
+        ({"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}, ("SUCCEEDED", 0, "")),
+        ({"jobDeploymentStatus": "Complete", "jobStatus": "STOPPED"}, ("STOPPED", None, "")),
+        (
+            {"jobDeploymentStatus": "Failed", "reason": "AppFailed", "message": FAILED},
+            ("FAILED", 3, "error: no"),
+        ),
+        (
+            {"jobDeploymentStatus": "Failed", "reason": "DeadlineExceeded", "message": "too late"},
+            ("FAILED", None, "DeadlineExceeded: too late"),
+        ),
+        (
+            {
+                "jobDeploymentStatus": "ValidationFailed",
+                "reason": "ValidationFailed",
+                "message": "no such mode",
+            },
+            ("FAILED", None, "no such mode"),
+        ),
+        ({"jobDeploymentStatus": "Suspending"}, ("RUNNING", None, "stopping")),
+        ({"jobDeploymentStatus": "Suspended"}, ("PENDING", None, "suspended")),
+    ],
+)
+def test_the_state_of_a_job(status: dict[str, Any], expected: tuple[Any, ...]) -> None:
+    info = job_info(ray_job(**status))
+    assert (info.status, info.exit_code, info.message) == expected
+    assert (info.name, info.kind) == ("tiny-abcde", "job")
+
+
+def test_a_job_that_was_stopped_is_not_one_that_waits() -> None:
+    info = job_info(ray_job({STOPPED_AT: "2026-01-01T00:05:00+00:00"}, jobDeploymentStatus="Suspended"))
+    assert info.status == "STOPPED"
+    assert info.ended
+    assert info.started
+    assert (info.ended - info.started).total_seconds() == 300
+
+
+def test_times_and_address() -> None:
+    times = {"startTime": "2026-01-01T00:01:00Z", "endTime": "2026-01-01T00:02:00Z"}
+    info = job_info(ray_job(jobDeploymentStatus="Complete", dashboardURL="head-svc:8265", **times))
+    assert info.started
+    assert info.ended
+    assert (info.ended - info.started).total_seconds() == 60
+    assert info.address == "http://head-svc:8265"
+
+
+def ray_service(ready: str, generation: int = 1, **status: Any) -> dict[str, Any]:
+    meta = {"name": "tiny", "creationTimestamp": "2026-01-01T00:00:00Z", "generation": generation}
+    conditions = [{"type": "Ready", "status": ready, "reason": "x", "message": "said"}]
+    return {"metadata": meta, "status": {"conditions": conditions, "observedGeneration": 1, **status}}
+
+
+def slot(status: str, message: str = "") -> dict[str, Any]:
+    return {
+        "rayClusterName": "tiny-x",
+        "applicationStatuses": {"tiny": {"status": status, "message": message}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("service", "status", "message"),
+    [
+        ({"metadata": {"name": "tiny", "generation": 1}}, "PENDING", ""),
+        (ray_service("False", pendingServiceStatus=slot("DEPLOYING")), "PENDING", ""),
+        (ray_service("True", activeServiceStatus=slot("RUNNING")), "RUNNING", ""),
+        (ray_service("True", 2, activeServiceStatus=slot("RUNNING")), "PENDING", "updating; what was there before answers"),
+        (
+            ray_service("True", activeServiceStatus=slot("RUNNING"), pendingServiceStatus=slot("DEPLOYING")),
+            "PENDING",
+            "updating; what was there before answers",
+        ),
+        (
+            ray_service("True", activeServiceStatus=slot("RUNNING"), pendingServiceStatus=slot("DEPLOY_FAILED", "a\nno model")),
+            "FAILED",
+            "no model",
+        ),
+        (ray_service("False", activeServiceStatus=slot("UNHEALTHY")), "FAILED", "UNHEALTHY"),
+    ],
+)  # fmt: skip
+def test_the_state_of_a_service(service: dict[str, Any], status: str, message: str) -> None:
+    info = service_info(service)
+    assert (info.status, info.message) == (status, message)
+
+
+def test_a_service_that_the_operator_refuses() -> None:
+    service = ray_service("False")
+    service["status"]["conditions"][0]["reason"] = "ValidationFailed"
+    assert (service_info(service).status, service_info(service).message) == ("FAILED", "said")
+
+
+def test_what_pods_wait_for() -> None:
+    fine = {"metadata": {"name": "a"}, "status": {"conditions": [{"type": "PodScheduled", "status": "True"}]}}
+    no_node = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": "0/3 nodes: no GPU",
+    }
+    unscheduled = {"metadata": {"name": "b"}, "status": {"conditions": [no_node]}}
+    waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "no such image\nat all"}}
+    no_image = {"metadata": {"name": "c"}, "status": {"containerStatuses": [{"state": waiting}]}}
+    assert waiting_for([fine]) == ""
+    assert waiting_for([fine, unscheduled, no_image]) == "pod b: Unschedulable: 0/3 nodes: no GPU"
+    assert waiting_for([no_image]) == "pod c: ImagePullBackOff: no such image"
+
+
+def test_the_log_is_the_entrypoints() -> None:
+    """As Ray 2.60 prints it in the submitter's pod."""
+    log = """\
+Waiting for Ray Dashboard GCS to become healthy at http://127.0.0.1:1 ...
+2026-11-22 04:59:12,213\tSUCC cli.py:67 -- \x1b[32mJob 'tiny-x' submitted successfully\x1b[39m
+2026-11-22 04:59:12,214\tINFO cli.py:330 -- \x1b[36mNext steps\x1b[39m
+2026-11-22 04:59:12,122\tINFO job_manager.py:581 -- Runtime env is setting up.
+Running entrypoint for job tiny-x: rayfuse train /etc/rayfuse/spec/job.yaml
+checking 72 rows
+2026-11-22 04:59:12,122\tINFO mine.py:1 -- a line of the job
+error: no
+2026-11-22 04:59:19,967\tERR cli.py:75 -- \x1b[31mJob 'tiny-x' failed\x1b[39m
+2026-11-22 04:59:19,967\tINFO cli.py:89 -- Status message: Job entrypoint command failed with exit code 4, last …:
+checking 72 rows
+error: no
+"""
+    assert list(entrypoint_lines(log.splitlines())) == [
+        "checking 72 rows",
+        "2026-11-22 04:59:12,122\tINFO mine.py:1 -- a line of the job",
+        "error: no",
+    ]

@@ -1,0 +1,208 @@
+"""What comes of a spec: the objects that KubeRay gets."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cluster_specs
+import pytest
+import tiny_jobs
+import yaml
+
+from rayfuse.cluster.manifests import object_name, render, to_yaml
+from rayfuse.cluster.travel import Parcel, pack
+from rayfuse.errors import SpecError
+from rayfuse.spec.cluster import Cluster
+from rayfuse.spec.load import load_spec
+
+SERVICE = {
+    "kind": "service",
+    "name": "tiny",
+    "model": "models:/tiny@champion",
+    "port": 9000,
+    "auth": {"keys": "${RAYFUSE_API_KEYS:-}"},
+}
+
+Render = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.fixture
+def job() -> dict[str, Any]:
+    return tiny_jobs.job_content(Path("/data")) | {"output": {"storage": "s3://bucket/runs"}}
+
+
+@pytest.fixture
+def rendered(tmp_path: Path) -> Render:
+    """Render a spec's content for the right cluster with changes."""
+
+    def make(content: dict[str, Any], name: str | None = None, **cluster: Any) -> list[dict[str, Any]]:
+        spec = tmp_path / "spec.yaml"
+        spec.write_text(yaml.safe_dump(content))
+        file = cluster_specs.write(tmp_path, **cluster)
+        loaded = load_spec(file, Cluster)
+        return render(pack(str(spec), (), loaded, "c.yaml"), loaded, "c.yaml", name)
+
+    return make
+
+
+def groups(ray_job: dict[str, Any]) -> dict[str, tuple[int, int, int]]:
+    found = ray_job["spec"]["rayClusterSpec"].get("workerGroupSpecs", [])
+    return {g["groupName"]: (g["minReplicas"], g["replicas"], g["maxReplicas"]) for g in found}
+
+
+def test_a_job_is_a_ray_job_and_its_spec(rendered: Render, job: dict[str, Any]) -> None:
+    spec_map, ray_job = rendered(job)
+    name = ray_job["metadata"]["name"]
+    assert re.fullmatch(r"tiny-[a-z0-9]{5}", name)
+    assert ray_job["metadata"]["labels"] == {
+        "app.kubernetes.io/managed-by": "rayfuse", "rayfuse/kind": "job", "rayfuse/name": "tiny",
+    }  # fmt: skip
+    assert ray_job["spec"]["entrypoint"] == "rayfuse train /etc/rayfuse/spec/job.yaml"
+    assert ray_job["spec"]["metadata"] == {"rayfuse/kind": "job", "rayfuse/name": "tiny"}
+    assert ray_job["spec"]["shutdownAfterJobFinishes"] is True
+    assert ray_job["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+    assert re.fullmatch(rf"{name}-spec-[0-9a-f]{{10}}", spec_map["metadata"]["name"])
+    assert yaml.safe_load(spec_map["data"]["job.yaml"]) == job
+    assert spec_map["immutable"] is True
+
+
+def test_a_pod_gets_what_the_cluster_says(rendered: Render, job: dict[str, Any]) -> None:
+    _, ray_job = rendered(
+        job,
+        workers__cpu__gpus=2,
+        workers__cpu__accelerator="H100",
+        workers__cpu__node_selector={"pool": "gpu"},
+        workers__cpu__tolerations=[{"key": "nvidia.com/gpu", "operator": "Exists"}],
+        workers__cpu__ray={"num-prestart-python-workers": 0, "include-log-monitor": False},
+        volumes__runs={"claim": "rayfuse-runs", "path": "/mnt/runs"},
+        env__DATA="s3://bucket/data",
+        service_account="trainer",
+        pull_secrets=["registry"],
+    )
+    group = ray_job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
+    pod = group["template"]["spec"]
+    container = pod["containers"][0]
+    amounts = {"cpu": "4", "memory": "16Gi", "nvidia.com/gpu": "2"}
+    assert container["resources"] == {"requests": amounts, "limits": amounts}
+    assert container["env"] == [
+        {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
+        {"name": "MLFLOW_TRACKING_URI", "value": "http://mlflow:5000"},
+        {"name": "DATA", "value": "s3://bucket/data"},
+    ]
+    assert container["envFrom"] == [{"secretRef": {"name": "rayfuse-credentials"}}]
+    assert group["labels"] == {"ray.io/accelerator-type": "H100"}
+    assert group["rayStartParams"] == {"num-prestart-python-workers": "0", "include-log-monitor": "false"}
+    assert pod["nodeSelector"] == {"pool": "gpu"}
+    assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists"}]
+    assert pod["serviceAccountName"] == "trainer"
+    assert pod["imagePullSecrets"] == [{"name": "registry"}]
+    assert {v["name"]: v.get("persistentVolumeClaim") for v in pod["volumes"]} == {
+        "rayfuse-spec": None,
+        "runs": {"claimName": "rayfuse-runs"},
+    }
+    assert {m["mountPath"] for m in container["volumeMounts"]} == {"/etc/rayfuse/spec", "/mnt/runs"}
+
+
+def test_no_pod_runs_as_root(rendered: Render, job: dict[str, Any]) -> None:
+    _, ray_job = rendered(job)
+    cluster = ray_job["spec"]["rayClusterSpec"]
+    templates = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    pods = [ray_job["spec"]["submitterPodTemplate"], *(group["template"] for group in templates)]
+    assert len(pods) == 3
+    for pod in pods:
+        assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
+        assert pod["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"] is False
+
+
+def test_a_cluster_is_as_large_as_its_job(rendered: Render, job: dict[str, Any]) -> None:
+    _, ray_job = rendered(job | {"compute": {"workers": 6}})
+    assert groups(ray_job) == {"cpu": (2, 2, 2)}
+    assert ray_job["spec"]["rayClusterSpec"]["headGroupSpec"]["rayStartParams"] == {"num-cpus": "0"}
+    assert "enableInTreeAutoscaling" not in ray_job["spec"]["rayClusterSpec"]
+    _, ray_job = rendered(job | {"compute": {"workers": 2}}, workers={})
+    assert groups(ray_job) == {}
+    assert ray_job["spec"]["rayClusterSpec"]["headGroupSpec"]["rayStartParams"] == {}
+    with pytest.raises(SpecError, match=r"spec\.yaml: compute\.workers: 16 of 2 CPUs each do not fit"):
+        rendered(job | {"compute": {"workers": 16, "cpus_per_worker": 2}})
+
+
+def test_how_a_job_is_submitted(rendered: Render, job: dict[str, Any]) -> None:
+    options = {"mode": "SidecarMode", "ttl": "90.5s", "deadline": "2h", "retries": 2}
+    _, ray_job = rendered(job, submission=options, queue="team-a")
+    spec = ray_job["spec"]
+    assert (spec["submissionMode"], spec["backoffLimit"]) == ("SidecarMode", 2)
+    assert (spec["ttlSecondsAfterFinished"], spec["activeDeadlineSeconds"]) == (91, 7200)
+    assert "submitterPodTemplate" not in spec  # the operator refuses it in this mode
+    assert ray_job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
+
+
+def test_a_service_keeps_its_name_and_may_grow(rendered: Render) -> None:
+    content = SERVICE | {"replicas": {"min": 1, "max": 8, "cpus": 2}}
+    spec_map, service = rendered(content)
+    assert service["metadata"]["name"] == "tiny"
+    config = yaml.safe_load(service["spec"]["serveConfigV2"])
+    digest = spec_map["metadata"]["name"].removeprefix("tiny-spec-")
+    assert config == {
+        "http_options": {"host": "0.0.0.0", "port": 9000},
+        "applications": [
+            {
+                "name": "tiny",
+                "route_prefix": "/tiny",
+                "import_path": "rayfuse.serve.endpoint:from_spec",
+                "args": {"spec": "/etc/rayfuse/spec/service.yaml", "digest": digest},
+            }
+        ],
+    }
+    cluster = service["spec"]["rayClusterConfig"]
+    assert cluster["enableInTreeAutoscaling"] is True
+    assert {"name": "serve", "containerPort": 9000} in cluster["headGroupSpec"]["template"]["spec"][
+        "containers"
+    ][0]["ports"]
+    group = cluster["workerGroupSpecs"][0]
+    assert (group["minReplicas"], group["replicas"], group["maxReplicas"]) == (0, 1, 4)
+    with pytest.raises(SpecError, match=r"replicas\.max: 9 of 2 CPUs each do not fit"):
+        rendered(content | {"replicas": {"min": 1, "max": 9, "cpus": 2}})
+
+
+def test_a_changed_service_reads_another_spec(rendered: Render) -> None:
+    """Pods name their ConfigMap, so a new one is a new cluster; the same again changes nothing."""
+    first, again, other = rendered(SERVICE), rendered(SERVICE), rendered(SERVICE | {"limits": {"queue": 9}})
+    assert first == again
+    assert first[0]["metadata"]["name"] != other[0]["metadata"]["name"]
+    assert first[1]["spec"]["rayClusterConfig"] != other[1]["spec"]["rayClusterConfig"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "pattern"),
+    [
+        ("job", "tiny", r"tiny-\w{5}"),
+        ("job", "Digit_Arithmetic.v2", r"digit-arithmetic-v2-\w{5}"),
+        ("job", "2d", r"job-2d-\w{5}"),
+        ("sweep", "7", r"sweep-7-\w{5}"),
+        ("job", "a" * 63, r"a{41}-\w{5}"),
+        ("job", "a" * 40 + "-b", r"a{40}-\w{5}"),
+    ],
+)
+def test_a_job_gets_a_name_that_kuberay_takes(kind: str, name: str, pattern: str) -> None:
+    names = {object_name(Parcel(kind, name, "s.yaml", {}), None) for _ in range(20)}
+    assert all(re.fullmatch(pattern, found) and len(found) <= 47 for found in names)
+    assert len(names) > 1
+
+
+@pytest.mark.parametrize("name", ["a" * 48, "Tiny", "2d", "tiny-", "a.b", ""])
+def test_a_name_that_kuberay_refuses_is_refused(rendered: Render, job: dict[str, Any], name: str) -> None:
+    with pytest.raises(SpecError, match=r"^--name: .* is not a name for KubeRay; write at most 47 of a-z"):
+        rendered(job, name)
+    if name:
+        with pytest.raises(SpecError, match=r"spec\.yaml: name: "):
+            rendered(SERVICE | {"name": name.strip("-") + "_x"})
+    assert rendered(job, "a" * 47)[1]["metadata"]["name"] == "a" * 47
+
+
+def test_yaml_for_people(rendered: Render, job: dict[str, Any]) -> None:
+    manifests = rendered(job)
+    text = to_yaml(manifests)
+    assert list(yaml.safe_load_all(text)) == manifests
+    assert "\n  job.yaml: |\n    " in text
+    assert "&id" not in text

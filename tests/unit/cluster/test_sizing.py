@@ -1,0 +1,67 @@
+"""How many pods a spec gets."""
+
+from typing import Any
+
+import pytest
+from cluster_specs import changed
+
+from rayfuse.cluster.sizing import Workers, pods
+from rayfuse.errors import SpecError
+from rayfuse.spec.cluster import Cluster
+from rayfuse.spec.load import check
+
+
+def group(**fields: Any) -> dict[str, Any]:
+    return {"cpu": 4, "memory": "8Gi", "max": 4, **fields}
+
+
+def size(
+    groups: dict[str, Any], needed: int, wanted: int = 0, cpus: float = 1, gpus: float = 0
+) -> dict[str, int]:
+    cluster = check(changed({"workers": groups, "head.cpu": 2}), Cluster, "c.yaml")
+    return pods(
+        Workers(needed, wanted or needed, cpus, gpus, "compute.workers"), cluster, "job.yaml", "c.yaml"
+    )
+
+
+@pytest.mark.parametrize(
+    ("groups", "asked", "expected"),
+    [
+        ({"a": group()}, {"needed": 4}, {"a": 1}),
+        ({"a": group()}, {"needed": 5}, {"a": 2}),
+        ({"a": group(min=3)}, {"needed": 1}, {"a": 3}),
+        ({"a": group(cpu="3500m")}, {"needed": 8, "cpus": 2}, {"a": 4}),
+        ({"a": group(cpu="500m")}, {"needed": 1}, {"a": 1}),
+        ({"a": group(cpu=2)}, {"needed": 4, "cpus": 0.5}, {"a": 1}),
+        ({"a": group(cpu=0.3)}, {"needed": 10, "cpus": 0.1}, {"a": 1}),
+        ({"gpu": group(gpus=2)}, {"needed": 4, "gpus": 1}, {"gpu": 2}),
+        ({"gpu": group(gpus=1)}, {"needed": 4, "gpus": 0.5}, {"gpu": 2}),
+        ({"gpu": group(gpus=1), "cpu": group()}, {"needed": 4}, {"gpu": 0, "cpu": 1}),
+        ({"gpu": group(gpus=1), "cpu": group()}, {"needed": 2, "gpus": 1}, {"gpu": 2, "cpu": 0}),
+        ({"gpu": group(gpus=1), "cpu": group(max=1)}, {"needed": 8}, {"gpu": 1, "cpu": 1}),
+        ({"a": group(max=2), "b": group(max=2)}, {"needed": 12}, {"a": 2, "b": 1}),
+        ({"a": group()}, {"needed": 2, "wanted": 6}, {"a": 2}),
+        ({"a": group()}, {"needed": 2, "wanted": 100}, {"a": 4}),
+        ({"a": group()}, {"needed": 1, "cpus": 0}, {"a": 1}),
+        ({}, {"needed": 2}, {}),
+    ],
+)  # fmt: skip
+def test_pods_are_as_many_as_needed(groups: dict[str, Any], asked: Any, expected: dict[str, int]) -> None:
+    assert size(groups, **asked) == expected
+
+
+@pytest.mark.parametrize(
+    ("groups", "asked", "says"),
+    [
+        ({"a": group(max=2)}, {"needed": 9}, "9 of 1 CPUs each do not fit into c.yaml, whose groups hold fewer (a: 4 "
+         "in each of 2); raise the `max` of a group, or ask for less"),
+        ({"a": group()}, {"needed": 1, "cpus": 5}, "(a: 0 in each of 4)"),
+        ({"a": group()}, {"needed": 1, "gpus": 1}, "1 of 1 CPUs and 1 GPUs each do not fit"),
+        ({}, {"needed": 3}, "3 of 1 CPUs each do not fit into c.yaml, whose head holds 2; add a group to `workers`"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused(groups: dict[str, Any], asked: Any, says: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        size(groups, **asked)
+    assert str(caught.value).startswith("job.yaml: compute.workers: ")
+    assert says in str(caught.value)
