@@ -1,8 +1,6 @@
 """Jobs on Kubernetes: sent by the command line, run by an operator, told about by the command line."""
 
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import tiny_jobs
 import yaml
 from mlflow import MlflowClient
 from mlflow_server import Server
+from waiting import wait_for
 
 from rayfuse.cli import main
 from rayfuse.cluster.jobs import ENDED
@@ -35,14 +34,6 @@ def submit(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int,
     code = main(["submit", *map(str, arguments), "--json"])
     captured = capsys.readouterr()
     return code, json.loads(captured.out.splitlines()[-1]), captured.err
-
-
-def wait_for(condition: Callable[[], Any], timeout: float = 180) -> Any:
-    deadline = time.monotonic() + timeout
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.5)
-    return found
 
 
 def test_a_job_runs_on_head_and_worker_to_a_registered_version(

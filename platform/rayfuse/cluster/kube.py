@@ -50,9 +50,10 @@ class Kube:
             config = KubeConfig.from_env().get(context)
             assert config is not None
             client = Client(config, field_manager=_MANAGER)
-        except (ConfigError, KeyError, ValueError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - lightkube reads the file trustingly, and breaks where it may
+            reason = str(error) if isinstance(error, (ConfigError, OSError)) else "the kubeconfig is broken"
             raise NotReachable(
-                f"Kubernetes: no way to a cluster: {error}; set KUBECONFIG, or choose another `context`"
+                f"Kubernetes: no way to a cluster: {reason}; set KUBECONFIG, or choose another `context`"
             ) from None
         return cls(client, namespace or config.namespace)
 

@@ -4,6 +4,7 @@ import json
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -35,7 +36,7 @@ def test_the_help_of_a_verb_is_light(verb: str) -> None:
     assert VERBS[verb][0].partition(":")[0] in modules
 
 
-@pytest.mark.parametrize("kind", ["job", "service"])
+@pytest.mark.parametrize("kind", ["job", "service", "cluster"])
 def test_specs_are_read_without_the_heavy_stack(kind: str) -> None:
     modules = modules_after("schema", kind)
     assert "pydantic" in modules
@@ -47,6 +48,23 @@ def test_it_starts_in_a_blink(arguments: list[str]) -> None:
     """0.35 s where nothing else runs; twice that, in processor time, leaves room for a busy machine."""
     code = "from rayfuse.cli import main; main()"
     assert min(processor_seconds([sys.executable, "-c", code, *arguments]) for _ in range(3)) < 0.7
+
+
+def test_rendering_for_kubernetes_is_light(root: Path) -> None:
+    modules = modules_after(*render(root))
+    assert "rayfuse.cluster.manifests" in modules
+    assert not modules & {*HEAVY, "lightkube", "httpx", "httpx2", "fsspec", "psutil"}
+
+
+def test_rendering_for_kubernetes_is_fast(root: Path) -> None:
+    """0.5 s where nothing else runs; twice that, in processor time, leaves room for a busy machine."""
+    code = "from rayfuse.cli import main; main()"
+    assert min(processor_seconds([sys.executable, "-c", code, *render(root)]) for _ in range(3)) < 1.0
+
+
+def render(root: Path) -> list[str]:
+    files = [str(root / "serve/digit_arithmetic.yaml"), "--cluster", str(root / "k8s/cluster.yaml")]
+    return ["submit", *files, "--render"]
 
 
 def processor_seconds(command: list[str]) -> float:
