@@ -19,14 +19,14 @@ class Server:
         self.folder = folder
         self.port = _free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
-        self._process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--workers", "1"]
         command += ["--artifacts-destination", str(self.folder / "artifacts")]
         with (self.folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 command,
                 stdout=log,
                 stderr=log,
@@ -35,16 +35,16 @@ class Server:
             )
         end = time.monotonic() + _START_SECONDS
         while not self._answers():
-            assert self._process.poll() is None, (self.folder / "server.log").read_text()
+            assert self.process.poll() is None, (self.folder / "server.log").read_text()
             assert time.monotonic() < end, "the MLflow server does not come up"
             time.sleep(0.2)
 
     def kill(self) -> None:
         """End the server and its children at once, as a crash would."""
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-        self._process = None
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        self.process = None
 
     def _answers(self) -> bool:
         try:

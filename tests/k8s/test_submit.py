@@ -1,6 +1,10 @@
 """What `rayfuse submit` asks of an API server: nothing for a wrong spec, and both objects or neither."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +16,8 @@ import tiny_jobs
 import yaml
 from lightkube import Client
 from lightkube.generic_resource import create_global_resource, create_namespaced_resource
+from lightkube.models.meta_v1 import ObjectMeta
+from lightkube.resources.core_v1 import Namespace
 from waiting import wait_for
 
 from rayfuse.cli import main
@@ -27,12 +33,22 @@ WORKLOAD = create_namespaced_resource("kueue.x-k8s.io", "v1beta1", "Workload", "
 DEFINITION = create_global_resource(
     "apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions"
 )
+NAMESPACE = "rayfuse-tests"
+RAYFUSE = [sys.executable, "-c", "import sys; from rayfuse.cli import main; sys.exit(main())"]
 SERVICE = {
     "kind": "service",
     "name": "checked",
     "model": "models:/tiny@champion",
     "auth": {"keys": "${RAYFUSE_API_KEYS:-}"},
 }
+
+
+@pytest.fixture
+def jobs(kubeconfig: Path) -> KubernetesJobs:
+    """A namespace that the stand-in for the operator does not look at."""
+    with Client() as client:
+        client.apply(Namespace(metadata=ObjectMeta(name=NAMESPACE)), field_manager="test")
+    return KubernetesJobs.connect(NAMESPACE)
 
 
 @pytest.fixture
@@ -60,7 +76,7 @@ def test_a_wrong_cluster_spec_is_never_sent(
 ) -> None:
     changes, says = cluster_specs.WRONG[wrong]
     file = tmp_path / "cluster.yaml"
-    file.write_text(yaml.safe_dump(cluster_specs.changed(changes)))
+    file.write_text(yaml.safe_dump(cluster_specs.changed({"namespace": NAMESPACE} | changes)))
     before = objects(jobs.kube)
     assert main(["submit", str(job), "--cluster", str(file)]) == 2
     assert f"error: {file}: {says}" in capsys.readouterr().err
@@ -85,7 +101,7 @@ def test_a_wrong_job_is_never_sent(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     before = objects(jobs.kube)
-    file = cluster_specs.write(tmp_path)
+    file = cluster_specs.write(tmp_path, namespace=NAMESPACE)
     assert main(["submit", str(job), "--cluster", str(file), *options]) == 2
     assert says in capsys.readouterr().err
     assert objects(jobs.kube) == before
@@ -110,7 +126,7 @@ def test_the_server_can_check_and_keep_nothing(
 def test_what_the_server_finds_wrong_is_said_by_field(
     job: Path, jobs: KubernetesJobs, tmp_path: Path
 ) -> None:
-    _, ray_job = wrong = rendered(job, cluster_specs.write(tmp_path), "wrong")
+    _, ray_job = wrong = rendered(job, cluster_specs.write(tmp_path, namespace=NAMESPACE), "wrong")
     ray_job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["replicas"] = "two"
     with pytest.raises(
         SpecError, match=r"^RayJob wrong: spec\.rayClusterSpec\.workerGroupSpecs\[0\]\.replicas: "
@@ -121,7 +137,7 @@ def test_what_the_server_finds_wrong_is_said_by_field(
 
 def test_an_operator_that_is_too_old_is_noticed(job: Path, jobs: KubernetesJobs, tmp_path: Path) -> None:
     """The API server drops what the schema does not have, and authentication must not be lost that way."""
-    _, ray_job = newer = rendered(job, cluster_specs.write(tmp_path), "newer")
+    _, ray_job = newer = rendered(job, cluster_specs.write(tmp_path, namespace=NAMESPACE), "newer")
     ray_job["spec"]["rayClusterSpec"]["fromTheFuture"] = {"mode": "token"}
     with pytest.raises(
         NotReachable, match=r"does not know spec\.rayClusterSpec\.fromTheFuture; install KubeRay"
@@ -141,10 +157,10 @@ class Overtaken(Kube):
 
 
 def test_without_its_spec_a_job_does_not_stay(job: Path, jobs: KubernetesJobs, tmp_path: Path) -> None:
-    sent = rendered(job, cluster_specs.write(tmp_path), "alone")
+    sent = rendered(job, cluster_specs.write(tmp_path, namespace=NAMESPACE), "alone")
     name = sent[0]["metadata"]["name"]
     before = objects(jobs.kube)
-    kube = Overtaken.connect()
+    kube = Overtaken.connect(NAMESPACE)
     kube.theirs = sent[0]
     with pytest.raises(SpecError, match=f"ConfigMap {name}: somebody else has changed it: "):
         KubernetesJobs(kube).send(sent)
@@ -155,7 +171,7 @@ def test_without_its_spec_a_job_does_not_stay(job: Path, jobs: KubernetesJobs, t
 def test_nothing_is_made_where_the_spec_would_not_be_taken(
     job: Path, jobs: KubernetesJobs, tmp_path: Path
 ) -> None:
-    sent = rendered(job, cluster_specs.write(tmp_path), "taken")
+    sent = rendered(job, cluster_specs.write(tmp_path, namespace=NAMESPACE), "taken")
     jobs.kube.create({**sent[0], "data": {"job.yaml": "kind: job"}})
     before = objects(jobs.kube)
     with pytest.raises(SpecError, match=f"ConfigMap {sent[0]['metadata']['name']}: somebody else "):
@@ -167,7 +183,7 @@ def test_nothing_is_made_where_the_spec_would_not_be_taken(
 def test_a_service_that_is_not_ours_is_left_alone(jobs: KubernetesJobs, tmp_path: Path) -> None:
     spec = tmp_path / "service.yaml"
     spec.write_text(yaml.safe_dump(SERVICE | {"name": "theirs"}))
-    spec_map, service = rendered(spec, cluster_specs.write(tmp_path), "theirs")
+    spec_map, service = rendered(spec, cluster_specs.write(tmp_path, namespace=NAMESPACE), "theirs")
     unlabelled = {**service, "metadata": {**service["metadata"], "labels": {}}}
     unlabelled["spec"] = {**service["spec"], "suspend": True}
     made = jobs.kube.create(unlabelled)
@@ -175,7 +191,7 @@ def test_a_service_that_is_not_ours_is_left_alone(jobs: KubernetesJobs, tmp_path
         SpecError, match="RayService theirs: is there and not from Rayfuse; choose another --name"
     ):
         jobs.send([spec_map, service])
-    with pytest.raises(SpecError, match="theirs: no such job in namespace default; there are: "):
+    with pytest.raises(SpecError, match="theirs: no such job; "):
         jobs.get("theirs")
     found = jobs.kube.find("RayService", "theirs")
     assert found
@@ -185,24 +201,24 @@ def test_a_service_that_is_not_ours_is_left_alone(jobs: KubernetesJobs, tmp_path
 
 def test_a_job_that_is_not_there(jobs: KubernetesJobs) -> None:
     for ask in (jobs.get, jobs.stop, lambda name: list(jobs.logs(name))):
-        with pytest.raises(SpecError, match="nope: no such job in namespace default; there are: "):
+        with pytest.raises(SpecError, match="nope: no such job; "):
             ask("nope")
 
 
 def test_where_kueue_admits_jobs_it_is_the_one_to_stop_them(
     kubeconfig: Path, jobs: KubernetesJobs, job: Path, tmp_path: Path
 ) -> None:
-    sent = rendered(job, cluster_specs.write(tmp_path, queue="team-a"), "queued")
+    sent = rendered(job, cluster_specs.write(tmp_path, namespace=NAMESPACE, queue="team-a"), "queued")
     sent[1]["spec"]["suspend"] = True  # as Kueue's webhook does
     jobs.send(sent)
     uid = jobs.kube.find("RayJob", "queued")["metadata"]["uid"]
     with pytest.raises(NotReachable, match="knows no Workload"):
         jobs._suspend(jobs._find("queued"))
-    with kueue(), Client(namespace="default") as client:
+    with kueue(), Client(namespace=NAMESPACE) as client:
         workload = {
             "apiVersion": "kueue.x-k8s.io/v1beta1",
             "kind": "Workload",
-            "metadata": {"name": "queued", "namespace": "default", "labels": {"kueue.x-k8s.io/job-uid": uid}},
+            "metadata": {"name": "queued", "namespace": NAMESPACE, "labels": {"kueue.x-k8s.io/job-uid": uid}},
             "spec": {"active": True},
         }
         client.create(WORKLOAD(**workload))
@@ -235,6 +251,35 @@ def kueue() -> Iterator[None]:
             yield
         finally:
             client.delete(DEFINITION, "workloads.kueue.x-k8s.io")
+
+
+def test_control_c_leaves_the_job_running(job: Path, jobs: KubernetesJobs, tmp_path: Path) -> None:
+    file = cluster_specs.write(tmp_path, namespace=NAMESPACE)
+    command = [*RAYFUSE, "submit", str(job), "--cluster", str(file), "--name", "patient", "--wait"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiting:
+        assert waiting.stdout
+        assert next(waiting.stdout) == f"patient: submitted to namespace {NAMESPACE}\n"
+        assert next(waiting.stdout) == "patient: PENDING\n"
+        os.kill(waiting.pid, signal.SIGINT)
+        _, err = waiting.communicate(timeout=60)
+    assert waiting.returncode == 130
+    assert err == (
+        "error: patient goes on without this command\n"
+        f"log        rayfuse jobs logs patient --follow --cluster {file}\n"
+        f"stop       rayfuse jobs stop patient --cluster {file}\n"
+    )
+    assert jobs.get("patient").status == "PENDING"
+    jobs.kube.delete("RayJob", "patient")
+
+
+def test_waiting_has_an_end(
+    job: Path, jobs: KubernetesJobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = cluster_specs.write(tmp_path, namespace=NAMESPACE)
+    command = ["submit", str(job), "--cluster", str(file), "--name", "late", "--follow", "--timeout", "0.1"]
+    assert main(command) == 1
+    assert "late: still PENDING after 0.1 s, and goes on\nlog " in capsys.readouterr().err
+    jobs.kube.delete("RayJob", "late")
 
 
 def test_a_wrong_token_is_not_let_in(

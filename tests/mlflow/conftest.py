@@ -1,4 +1,4 @@
-"""One MLflow server for all tests of a process."""
+"""The MLflow server of these tests."""
 
 from collections.abc import Iterator
 
@@ -17,6 +17,6 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture
 def server(shared_server: Server) -> Server:
     """The server, running."""
-    if shared_server._process is None:
+    if shared_server.process is None:
         shared_server.start()
     return shared_server

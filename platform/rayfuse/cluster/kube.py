@@ -156,7 +156,9 @@ def _explain(error: httpx2.HTTPStatusError, where: str, kind: str, name: str) ->
     if code == 404:
         return SpecError(f"{what}: {said}")
     if code == 409 and status.get("reason") == "AlreadyExists":
-        return SpecError(f"{what}: there is one of this name already; choose another --name, or delete it")
+        return SpecError(
+            f"{what}: there is one of this name already; choose another --name, or `kubectl delete {kind.lower()} {name}`"
+        )
     if code == 409:
         return SpecError(f"{what}: somebody else has changed it: {said}")
     if code in (400, 413, 422):

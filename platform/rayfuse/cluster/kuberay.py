@@ -95,17 +95,16 @@ def _service_status(service: Json, found: Json, conditions: Json) -> tuple[Statu
     ready = conditions.get("Ready") or {}
     if ready.get("reason") == "ValidationFailed":
         return "FAILED", _line(ready.get("message"))
-    slots = [found.get(slot) or {} for slot in ("pendingServiceStatus", "activeServiceStatus")]
-    pending, active = slots
-    newest = pending if pending.get("rayClusterName") else active
-    applications = (newest.get("applicationStatuses") or {}).values()
-    for application in applications:
-        if application["status"] in _FAILED_APPLICATIONS:
-            return "FAILED", _application_message(application)
     answers = ready.get("status") == "True"
+    pending, active = (found.get(slot) or {} for slot in ("pendingServiceStatus", "activeServiceStatus"))
+    newest = pending if pending.get("rayClusterName") else active
     seen = found.get("observedGeneration") == service["metadata"].get("generation")
-    if answers and seen and not pending.get("rayClusterName"):
-        return "RUNNING", ""
+    if seen:
+        for application in (newest.get("applicationStatuses") or {}).values():
+            if application["status"] in _FAILED_APPLICATIONS:
+                return "FAILED", _application_message(application)
+        if answers and newest is active:
+            return "RUNNING", ""
     return "PENDING", "updating; what was there before answers" if answers else ""
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from rayfuse.cluster.jobs import ENDED, JobInfo
+from rayfuse.cluster.jobs import ENDED, JobInfo, unknown
 from rayfuse.cluster.kube import Json, Kube
 from rayfuse.cluster.kuberay import STOPPED_AT, entrypoint_lines, job_info, service_info, waiting_for
 from rayfuse.cluster.manifests import MANAGED_BY, QUEUE_LABEL, SUBMITTER
@@ -119,8 +119,7 @@ class KubernetesJobs:
             found = self.kube.find(kind, name)
             if found and _is_ours(found):
                 return found
-        known = ", ".join(job.name for job in self.list()) or "none"
-        raise SpecError(f"{name}: no such job in namespace {self.kube.namespace}; there are: {known}")
+        raise unknown(name, [job.name for job in self.list()])
 
     def _with_log(self, found: Json) -> JobInfo:
         name = found["metadata"]["name"]

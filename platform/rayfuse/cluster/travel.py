@@ -130,7 +130,10 @@ class _Desk:
 
     def check_keys(self, service: Service, keys: Any, where: str) -> None:
         """Keys come from a Secret, and there must be some: in a pod the endpoint listens on all interfaces."""
-        remedy = f"write `keys: ${{RAYFUSE_API_KEYS:-}}` and name a Secret with that key in `secrets.env` of {self.file}"
+        remedy = (
+            'write keys: "${RAYFUSE_API_KEYS:-}", and put RAYFUSE_API_KEYS into a Secret that `secrets.env` of '
+            f"{self.file} names"
+        )
         if service.auth.keys:
             raise SpecError(f"{where}: auth.keys: keys must not travel in a spec; {remedy}")
         if "${" not in str(keys) or not self.cluster.secrets.env:

@@ -104,6 +104,7 @@ def slot(status: str, message: str = "") -> dict[str, Any]:
             "no model",
         ),
         (ray_service("False", activeServiceStatus=slot("UNHEALTHY")), "FAILED", "UNHEALTHY"),
+        (ray_service("False", 2, activeServiceStatus=slot("UNHEALTHY")), "PENDING", ""),
     ],
 )  # fmt: skip
 def test_the_state_of_a_service(service: dict[str, Any], status: str, message: str) -> None:

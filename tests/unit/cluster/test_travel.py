@@ -143,7 +143,7 @@ def test_a_service_travels_without_its_keys(tmp_path: Path) -> None:
 def test_keys_do_not_travel(tmp_path: Path, keys: Any) -> None:
     message = refusal(tmp_path, SERVICE | {"auth": {"keys": keys}})
     assert message.startswith(
-        "service.yaml: auth.keys: keys must not travel in a spec; write `keys: ${RAYFUSE_API"
+        'service.yaml: auth.keys: keys must not travel in a spec; write keys: "${RAYFUSE_API'
     )
     assert "hush" not in message
 
@@ -152,7 +152,7 @@ def test_keys_do_not_travel(tmp_path: Path, keys: Any) -> None:
 def test_an_endpoint_of_a_cluster_needs_keys(tmp_path: Path, auth: Any, secrets: list[str]) -> None:
     message = refusal(tmp_path, SERVICE | {"auth": auth}, secrets__env=secrets)
     assert message.startswith("service.yaml: auth.keys: none, and a cluster's endpoint is open to others")
-    assert "name a Secret with that key in `secrets.env` of k8s/c.yaml" in message
+    assert "into a Secret that `secrets.env` of k8s/c.yaml names" in message
 
 
 def test_a_url_with_credentials_does_not_travel(tmp_path: Path, job: dict[str, Any]) -> None:

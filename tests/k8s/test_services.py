@@ -1,0 +1,96 @@
+"""A service on Kubernetes: a RayService that reads its spec in the pod, fetches its model and answers."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import endpoints
+import httpx
+import pytest
+import yaml
+from lightkube import Client
+from lightkube.models.meta_v1 import ObjectMeta
+from lightkube.resources.core_v1 import Secret, Service
+from mlflow_server import Server
+from tiny_jobs import write_image
+from waiting import wait_for
+
+from rayfuse.cli import main
+from rayfuse.cluster.kubernetes import KubernetesJobs
+
+if not hasattr(endpoints, "make_champion"):
+    pytest.skip("endpoints cannot fetch their own model yet", allow_module_level=True)
+
+KEY = "key-of-a-test"
+
+
+@pytest.fixture(scope="module")
+def model(mlflow: Server, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The URI of a champion."""
+    folder = endpoints.make_served_model(tmp_path_factory.mktemp("served"))
+    endpoints.make_champion(mlflow.uri, folder, "served")
+    return "models:/served@champion"
+
+
+@pytest.fixture
+def keys(kubeconfig: Path) -> str:
+    """The name of a Secret with an API key."""
+    content = {"RAYFUSE_API_KEYS": base64.b64encode(KEY.encode()).decode()}
+    with Client() as client:
+        client.apply(
+            Secret(metadata=ObjectMeta(name="keys", namespace="default"), data=content), field_manager="test"
+        )
+    return "keys"
+
+
+def test_a_service_answers_with_the_champion_changes_and_goes(
+    place: Any, model: str, keys: str, jobs: KubernetesJobs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = place.folder / "service.yaml"
+    auth = {"keys": "${RAYFUSE_API_KEYS:-}"}
+    spec.write_text(yaml.safe_dump({"kind": "service", "name": "served", "model": model, "auth": auth}))
+    head = {"cpu": 2, "memory": "2Gi"}
+    command = [
+        "submit",
+        str(spec),
+        "--cluster",
+        str(place.write(head=head, workers={}, secrets={"env": [keys]})),
+    ]
+    assert main([*command, "--wait", "--timeout", "300"]) == 0, capsys.readouterr().err
+    assert "served: RUNNING" in capsys.readouterr().out
+    assert [job.kind for job in jobs.list() if job.name == "served"] == ["service"]
+
+    predict = f"{serve_url('served')}/served/predict"
+    picture = endpoints.b64(write_image(place.folder / "red.png").read_bytes())
+    question = {"inputs": {"image": picture, "text": "which colour is this?"}}
+    endpoints.refused(httpx.post(predict, json=question, trust_env=False), 401)
+    allowed = {"Authorization": f"Bearer {KEY}"}
+    answer = httpx.post(predict, json=question, headers=allowed, trust_env=False, timeout=60)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["model"] == {"name": "served", "version": 1}
+    assert KEY not in yaml.safe_dump([jobs.kube.find("RayService", "served"), *jobs.kube.list("ConfigMap")])
+
+    before = jobs.kube.find("RayService", "served")
+    assert before
+    assert main(command) == 0
+    again = jobs.kube.find("RayService", "served")
+    assert again
+    assert again["metadata"]["generation"] == before["metadata"]["generation"]
+    assert main([*command, "--set", "limits.queue=9"]) == 0
+    changed = wait_for(
+        lambda: "updating" in jobs.get("served").message and jobs.kube.find("RayService", "served")
+    )
+    assert changed["metadata"]["generation"] == before["metadata"]["generation"] + 1
+    answer = httpx.post(predict, json=question, headers=allowed, trust_env=False, timeout=60)
+    assert answer.status_code == 200, answer.text
+
+    assert jobs.stop("served").status == "STOPPED"
+    assert jobs.kube.find("RayService", "served") is None
+
+
+def serve_url(name: str) -> str:
+    """Where the stand-in's Serve listens on this machine."""
+    with Client() as client:
+        found = client.get(Service, f"{name}-serve-svc", namespace="default")
+    assert found.metadata
+    return (found.metadata.annotations or {})["kube-kit/serve-url"].rstrip("/")
