@@ -81,7 +81,7 @@ def _train(
         tracker.log(records)
         line.show(records, progress)
 
-    evaluation = launch.train(job, dataset, run, watch)
+    evaluation = launch.train(job, launch.share(dataset), run, watch)
     named = {f"{evaluation['split']}/{name}": value for name, value in evaluation["metrics"].items()}
     tracker.log([launch.record(evaluation["steps"], named)])
     run.write(_EVALUATION, json.dumps(evaluation, indent=1))

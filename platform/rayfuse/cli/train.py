@@ -33,21 +33,22 @@ def train(spec: str, overrides: tuple[str, ...], resume: bool | None) -> None:
 
     started = time.perf_counter()
     job = load_spec(spec, Job, overrides)
-    data = train_and_register(job, _resume_rule(resume), output.say, ProgressLine(output.say), spec)
+    data = train_and_register(job, resume_rule(resume), output.say, ProgressLine(output.say), spec)
     data["seconds"] = round(time.perf_counter() - started, 1)
     output.result(data, _summary(data))
 
 
-def _resume_rule(resume: bool | None) -> "Callable[[RunFolder], bool]":
-    return _ask_resume if resume is None else lambda run: bool(resume)
+def resume_rule(resume: bool | None, what: str = "run") -> "Callable[[RunFolder], bool]":
+    """Whether to continue what is unfinished: as told, else as somebody answers; where nobody is there, nothing
+    that was done is thrown away."""
 
+    def ask(run: "RunFolder") -> bool:
+        if not sys.stdin.isatty() or output.is_json():
+            output.say(f"going on with the unfinished {what} {run.url}; --fresh starts anew")
+            return True
+        return click.confirm(f"An unfinished {what} is there: {run.url}\nGo on with it?", default=True)
 
-def _ask_resume(run: "RunFolder") -> bool:
-    """Whether to continue an unfinished run; without somebody to ask, nothing that was done is thrown away."""
-    if not sys.stdin.isatty() or output.is_json():
-        output.say(f"going on with the unfinished run {run.url}; --fresh starts anew")
-        return True
-    return click.confirm(f"An unfinished run of this job is there: {run.url}\nGo on with it?", default=True)
+    return ask if resume is None else lambda run: bool(resume)
 
 
 def _summary(data: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from rayfuse.registry.sender import Sender, Task
 from rayfuse.registry.source import source_tags
 from rayfuse.registry.tracking import artifact_root, connect, explain, explained, shown
 from rayfuse.spec.job import Job
+from rayfuse.spec.sweep import Sweep
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,6 +29,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 _PARAMS_PER_REQUEST = 100
 _LONGEST_PARAM = 6000
+_PARENT = "mlflow.parentRunId"
 _CONTEXTS = {"train": "training", "validation": "validation", "test": "testing"}
 
 _log = logging.getLogger("rayfuse")
@@ -39,12 +41,12 @@ class Tracker:
     def __init__(
         self,
         client: "MlflowClient",
-        job: Job,
+        spec: Job | Sweep,
         run_id: str,
         journal: str | Path,
         say: Callable[[str], None] = _log.warning,
     ) -> None:
-        self.client, self.job, self.run_id = client, job, run_id
+        self.client, self.spec, self.run_id = client, spec, run_id
         self._journal, self._say = Journal(journal), say
         self._journal_failed = False
         self._sender = Sender(client, run_id, say)
@@ -53,32 +55,34 @@ class Tracker:
     def start(
         cls,
         client: "MlflowClient | str",
-        job: Job,
+        spec: Job | Sweep,
         run_name: str,
         journal: str | Path,
         run_id: str | None = None,
         spec_file: str | None = None,
         say: Callable[[str], None] = _log.warning,
+        experiment: str | None = None,
+        parent: str | None = None,
     ) -> "Tracker":
-        """Make a run in the experiment of the job's name, or go on with `run_id` where MLflow still has it.
+        """Make a run in an experiment, by default of the spec's name, or go on with `run_id` where MLflow still has it.
 
-        `journal`: path or URL of the run's journal; `spec_file`: what the user wrote, for the git tags.
-        Raises NotReachable or ResourceError: nothing has been trained yet, so this is the time to stop.
+        `journal`: path or URL of the run's journal; `spec_file`: what the user wrote, for the git tags; `parent`:
+        the run that this one is shown below. Raises NotReachable or ResourceError: nothing has been trained yet, so this is the time to stop.
         """
         client = connect(client) if isinstance(client, str) else client
         with explained(client.tracking_uri):
-            experiment = _experiment(client, job.name)
+            experiment_id = _experiment(client, experiment or spec.name)
             known = None if run_id is None else _existing_params(client, run_id)
             if run_id is None or known is None:
                 if run_id is not None:
                     say(f"MLflow no longer has run {run_id}; it gets a new one")
-                tags = source_tags(job.kind, spec_file)
-                run_id = str(client.create_run(experiment, tags=tags, run_name=run_name).info.run_id)
+                tags = source_tags(spec.kind, spec_file) | ({_PARENT: parent} if parent else {})
+                run_id = str(client.create_run(experiment_id, tags=tags, run_name=run_name).info.run_id)
             else:
                 client.update_run(run_id, status="RUNNING")
-            _log_params(client, run_id, flatten(job.model_dump(mode="json")), known or {})
-            client.log_text(run_id, job.model_dump_json(indent=1), "spec.json")
-        return cls(client, job, run_id, journal, say)
+            _log_params(client, run_id, flatten(spec.model_dump(mode="json")), known or {})
+            client.log_text(run_id, spec.model_dump_json(indent=1), "spec.json")
+        return cls(client, spec, run_id, journal, say)
 
     @property
     def url(self) -> str:
@@ -113,6 +117,14 @@ class Tracker:
 
         self._sender.add(Task(path.name, send))
 
+    def tag(self, name: str, value: str) -> None:
+        """Set a tag of the run soon. Never raises."""
+
+        def send() -> None:
+            self.client.set_tag(self.run_id, name, value)
+
+        self._sender.add(Task(name, send))
+
     def resend(self, journal: str | Path | None = None) -> int:
         """Send a whole journal again (this run's unless given); returns how many records it has."""
         count = 0
@@ -141,7 +153,7 @@ class Tracker:
             return
         message = (
             f"MLflow at {shown(self.client.tracking_uri)} does not take the rest of run {self.run_id}: {problem}. "
-            f"All that was measured is in {self._journal.url}; the same `rayfuse train` sends it once MLflow is back"
+            f"All that was measured is in {self._journal.url}; the same command sends it once MLflow is back"
         )
         if status == "FINISHED":
             raise NotReachable(f"training is complete, but {message}")
@@ -197,8 +209,9 @@ class Tracker:
         self.client.log_inputs(self.run_id, inputs)
 
     def _data_url(self, split: str) -> str:
-        url = getattr(self.job.data, split, None)
-        return url if isinstance(url, str) else self.job.data.train
+        assert isinstance(self.spec, Job)
+        url = getattr(self.spec.data, split, None)
+        return url if isinstance(url, str) else self.spec.data.train
 
 
 def flatten(content: Any, path: str = "") -> dict[str, str]:

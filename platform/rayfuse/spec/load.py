@@ -13,11 +13,14 @@ from rayfuse.errors import SpecError
 from rayfuse.spec.base import Block
 from rayfuse.spec.cluster import Cluster
 from rayfuse.spec.job import Job
+from rayfuse.spec.paths import set_at
 from rayfuse.spec.problems import describe
 from rayfuse.spec.service import Service
+from rayfuse.spec.sweep import Sweep
 
 KINDS: dict[str, type[Block]] = {
     "job": Job,
+    "sweep": Sweep,
     "service": Service,
     "cluster": Cluster,
 }
@@ -159,33 +162,14 @@ def _override(content: dict[str, Any], override: str) -> None:
     path, equals, value = override.partition("=")
     if not equals or not path:
         raise SpecError(f"--set {override}: write --set path.to.key=value")
-    *parents, last = path.split(".")
-    node: Any = content
-    for depth, key in enumerate(parents):
-        if isinstance(node, dict) and node.get(key) is None:
-            node[key] = {}
-        node = _child(node, key, override, ".".join(parents[: depth + 1]))
     try:
         parsed = yaml.load(value, _StrictLoader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError:
         raise SpecError(f"--set {override}: the value is not YAML") from None
-    if isinstance(node, list):
-        _child(node, last, override, path)
-        node[int(last)] = parsed
-    elif isinstance(node, dict):
-        node[last] = parsed
-    else:
-        raise SpecError(f"--set {override}: `{'.'.join(parents)}` is a value, not a mapping")
-
-
-def _child(node: Any, key: str, override: str, path: str) -> Any:
-    if isinstance(node, list):
-        if not key.isdecimal() or int(key) >= len(node):
-            raise SpecError(f"--set {override}: `{path}`: the list has {len(node)} entries; count from 0")
-        return node[int(key)]
-    if isinstance(node, dict):
-        return node[key]
-    raise SpecError(f"--set {override}: `{path}`: its parent is a value, not a mapping")
+    try:
+        set_at(content, path, parsed)
+    except ValueError as error:
+        raise SpecError(f"--set {override}: {error}") from None
 
 
 def substitute(node: Any, environment: Mapping[str, str], where: str, path: str = "") -> Any:

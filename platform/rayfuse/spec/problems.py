@@ -11,6 +11,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 PLANNED_TYPES = {
     "video", "series", "table", "gated", "cross_attention", "generation",
     "contrastive", "siamese", "margin", "consistency",
+    "hyperband", "median", "pbt", "pb2",
 }  # fmt: skip
 """Types that the design names and that do not exist yet."""
 

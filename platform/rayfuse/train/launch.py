@@ -99,14 +99,25 @@ def _check_on_cluster(splits: Mapping[str, list[Row]], job: Job) -> dict[str, Ch
     return {name: [result for part in ray.get(parts) for result in part] for name, parts in pending.items()}
 
 
-def train(
-    job: Job, dataset: Dataset, run: RunFolder, watch: Callable[[list[Record], dict[str, Any]], None]
-) -> dict[str, Any]:
-    """Train `job` in the folder of `run`, continuing from its last checkpoint if it has one.
+Watch = Callable[[list[Record], dict[str, Any]], None]
+"""Gets new records and the latest progress about twice a second."""
 
-    Returns the evaluation of the best checkpoint (see `Worker.evaluate_best`) and its URL as `checkpoint`.
-    `watch` gets new records and the latest progress about twice a second. Raises RayfuseError with the
-    worker's own reason, Interrupted on Ctrl-C; checkpoints are kept in both cases.
+
+def share(dataset: Dataset) -> dict[str, Any]:
+    """The rows of each split in the cluster's object store, for any number of trainings."""
+    import ray
+
+    return {name: ray.put(rows) for name, rows in dataset.splits.items()}
+
+
+def train(
+    job: Job, splits: Mapping[str, Any], run: RunFolder, watch: Watch, evaluate: bool = True
+) -> dict[str, Any]:
+    """Train `job` on rows that `share` gave, in the folder of `run`, continuing from its last checkpoint if any.
+
+    Returns the evaluation of the best checkpoint (see `Worker.evaluate_best`) and its URL as `checkpoint`; with
+    `evaluate` off only what is known of the validation rows anyhow (see `Worker.outcome`). Raises RayfuseError
+    with the worker's own reason, Interrupted on Ctrl-C; checkpoints are kept in both cases.
     """
     import ray
 
@@ -115,9 +126,10 @@ def train(
     board = create_board()
     config = {
         "job": job.model_dump_json(),
-        "splits": {name: ray.put(rows) for name, rows in dataset.splits.items()},
+        "splits": dict(splits),
         "deepspeed": read_options(job),
         "board": board,
+        "evaluate": evaluate,
     }
     fit = _Fit(_trainer(job, run, config))
     seen = 0
@@ -187,7 +199,7 @@ def _trainer(job: Job, run: RunFolder, config: dict[str, Any]) -> Any:
 
     from rayfuse.train.loop import train_worker
 
-    storage, filesystem = _storage(f"{job.output.storage}/{job.name}")
+    storage, filesystem = _storage(run.url.rpartition("/")[0])
     resources = {"CPU": job.compute.cpus_per_worker}
     if job.compute.gpus_per_worker:
         resources["GPU"] = job.compute.gpus_per_worker
@@ -231,21 +243,37 @@ def _checkpoint_url(run: RunFolder, result: Any, job: Job) -> str:
     return run.path(best.path.rstrip("/").rsplit("/", 1)[-1])
 
 
-def _check_capacity(job: Job) -> None:
-    """The cluster must have room for all workers when the job starts, or they would wait for ever."""
+def room_for(job: Job) -> int:
+    """How many trainings of `job` the nodes of the cluster have room for at a time, were they idle."""
     import ray
 
-    total = ray.cluster_resources()
-    needed = {
-        "CPU": job.compute.workers * job.compute.cpus_per_worker,
-        "GPU": job.compute.workers * job.compute.gpus_per_worker,
-    }
-    for name, amount in needed.items():
-        if amount > total.get(name, 0):
-            raise ResourceError(
-                f"compute.workers: {job.compute.workers} workers need {amount:g} {name}s, the cluster has "
-                f"{total.get(name, 0):g}; lower compute.workers or compute.{name.lower()}s_per_worker"
-            )
+    each = {"CPU": job.compute.cpus_per_worker, "GPU": job.compute.gpus_per_worker}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    workers = sum(
+        min(int(node.get(name, 0) / amount) for name, amount in each.items() if amount) for node in nodes
+    )
+    return workers // job.compute.workers
+
+
+def _check_capacity(job: Job) -> None:
+    """The cluster must have room for all workers when the job starts, or they would wait for ever."""
+    if not room_for(job):
+        raise ResourceError(f"compute.workers: {no_room(job)}")
+
+
+def no_room(job: Job) -> str:
+    """Why the cluster cannot train `job`, and what to change."""
+    import ray
+
+    total, compute = ray.cluster_resources(), job.compute
+    each = f"{compute.cpus_per_worker:g} CPUs" + (
+        f" and {compute.gpus_per_worker:g} GPUs" if compute.gpus_per_worker else ""
+    )
+    return (
+        f"{compute.workers} workers with {each} each do not fit on the cluster, whose nodes have "
+        f"{total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs; lower compute.workers, "
+        "compute.cpus_per_worker or compute.gpus_per_worker"
+    )
 
 
 def export_model(job: Job, checkpoint: str, run: RunFolder, folder: Path, about: Mapping[str, Any]) -> Path:

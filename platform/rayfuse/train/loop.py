@@ -63,9 +63,11 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
         key=lambda reported: _goodness(job, reported.metrics),
     )
     with best.checkpoint.as_directory() as folder:
-        evaluation = worker.evaluate_best(Path(folder))
+        outcome = worker.outcome(Path(folder))
+        if config["evaluate"]:
+            outcome |= worker.evaluate_best(Path(folder))
     worker.telemetry.close()
-    return evaluation if worker.rank == 0 else None
+    return outcome if worker.rank == 0 else None
 
 
 def _goodness(job: Job, metrics: dict[str, Any]) -> float:
@@ -116,6 +118,7 @@ class Worker:
 
     def train(self) -> None:
         """Train the epochs that are left; each ends with validation, a report and a checkpoint."""
+        self.telemetry.record(self.position.step, {}, started=self.position.epoch)
         while self.position.epoch < self.job.train.epochs and not self.position.stopped_early:
             self._seed(self.position.epoch)
             self.train_epoch(self.position.epoch)
@@ -123,7 +126,8 @@ class Worker:
             self.position.epoch += 1
             self.position.history.append(metrics)
             self.position.stopped_early = self._early()
-            self.telemetry.record(self.position.step, {f"validation/{k}": v for k, v in metrics.items()})
+            validation = {f"validation/{k}": v for k, v in metrics.items()}
+            self.telemetry.record(self.position.step, validation, epoch=self.position.epoch)
             self._report(metrics)
 
     def train_epoch(self, epoch: int) -> None:
@@ -176,6 +180,11 @@ class Worker:
                 subset_name(names): metrics for names, metrics in zip(chosen, by_inputs, strict=True)
             },
             "details": details(self.heads, as_they_are),
+        }
+
+    def outcome(self, folder: Path) -> dict[str, Any]:
+        """What training came to; `folder` is the best checkpoint."""
+        return {
             "steps": self.position.step,
             "best_validation": read_position(folder).history[-1],
             "history": self.position.history,

@@ -37,6 +37,8 @@ class RunStatus:
     """running, finished, failed or interrupted."""
     tracking_run: str | None = None
     version: int | None = None
+    seconds: float = 0.0
+    """Spent on the trials of a sweep, over all its drivers."""
 
 
 class RunFolder:
@@ -44,6 +46,10 @@ class RunFolder:
 
     def __init__(self, url: str, status: RunStatus) -> None:
         self.url, self.status = url, status
+
+    def make(self) -> None:
+        """Make the folder unless it is there. Raises ResourceError or NotReachable where that is not possible."""
+        _make(self.url)
 
     def save(self, **changes: Any) -> None:
         """Change the status and write it."""
@@ -88,27 +94,36 @@ def fingerprint(job: Job, digests: Mapping[str, str]) -> str:
 
 def new_run(job: Job, digests: Mapping[str, str]) -> RunFolder:
     """Make the folder of a fresh run, with the resolved job in it."""
-    name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-    run = RunFolder(f"{job.output.storage}/{job.name}/{name}", RunStatus(name, fingerprint(job, digests)))
-    _make(run.url)
+    run = new_folder(f"{job.output.storage}/{job.name}", fingerprint(job, digests))
     run.write("job.json", job.model_dump_json(indent=1))
-    run.save()
     return run
 
 
 def unfinished_run(job: Job, digests: Mapping[str, str]) -> RunFolder | None:
-    """The newest run of the same job and data that did not finish, if any."""
-    fs, path = fsspec.url_to_fs(f"{job.output.storage}/{job.name}")
-    wanted = fingerprint(job, digests)
+    """The newest run of the same job and data, if it did not finish."""
+    newest = newest_folder(f"{job.output.storage}/{job.name}", fingerprint(job, digests))
+    return newest if newest and newest.status.status != "finished" else None
+
+
+def new_folder(parent: str, fingerprint: str) -> RunFolder:
+    """Make a folder of a fresh name in the folder at `parent`, with its status in it."""
+    name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    run = RunFolder(f"{parent}/{name}", RunStatus(name, fingerprint))
+    run.make()
+    run.save()
+    return run
+
+
+def newest_folder(parent: str, fingerprint: str) -> RunFolder | None:
+    """The newest folder of this fingerprint in the folder at `parent`, if any."""
+    fs, path = fsspec.url_to_fs(parent)
     for file in sorted(fs.glob(f"{path}/*/{_STATUS_FILE}"), reverse=True):
         try:
             status = RunStatus(**json.loads(fs.cat_file(file)))
         except (ValueError, TypeError):
             continue  # a file that was cut off while it was written, or of another version
-        if status.fingerprint == wanted:
-            if status.status == "finished":
-                return None
-            return RunFolder(f"{job.output.storage}/{job.name}/{status.name}", status)
+        if status.fingerprint == fingerprint:
+            return RunFolder(f"{parent}/{status.name}", status)
     return None
 
 

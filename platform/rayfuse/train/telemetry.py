@@ -27,9 +27,9 @@ class Telemetry:
         if board is not None:
             threading.Thread(target=self._watch_system, name="system-metrics", daemon=True).start()
 
-    def record(self, step: int, metrics: dict[str, float]) -> None:
+    def record(self, step: int, metrics: dict[str, float], **more: int) -> None:
         """Keep metrics for the run's history."""
-        self._push([{"time": time.time(), "step": step, "metrics": metrics}])
+        self._push([{"time": time.time(), "step": step, "metrics": metrics, **more}])
 
     def step(
         self, epoch: int, epochs: int, step: int, steps: int, total: int, rows: int, loss: torch.Tensor

@@ -201,7 +201,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 def test_kind_of(job_file: Path) -> None:
     assert kind_of(job_file) == "job"
     job_file.write_text("kind: jbo\n")
-    with pytest.raises(SpecError, match="kind: 'jbo' is not a kind of spec; one of: job, service"):
+    with pytest.raises(SpecError, match="kind: 'jbo' is not a kind of spec; one of: job, sweep, service"):
         kind_of(job_file)
 
 

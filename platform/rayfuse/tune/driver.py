@@ -1,0 +1,60 @@
+"""One trial, as Ray Tune runs it: a driver on the cluster with a Ray Train worker group of its own."""
+
+import json
+from typing import Any
+
+from rayfuse.errors import RayfuseError
+from rayfuse.spec.job import Job
+from rayfuse.spec.load import check
+from rayfuse.train import launch
+from rayfuse.train.board import Record
+from rayfuse.train.runs import RunFolder, RunStatus
+
+VALUE, EPOCH = "value", "epoch"
+"""What schedulers look at: the sweep's metric, and the epochs that it took."""
+
+RECORDS, OUTCOME, FAILURE = "records", "outcome", "failure"
+
+
+def drive(config: dict[str, Any], splits: dict[str, Any]) -> None:
+    """Train the job of `config`, telling Tune the sweep's metric after every epoch.
+
+    `config`: {"job": JSON, "url": the trial's folder, "metric", "own_rows"}; `splits`: the rows that `launch.share`
+    gave, for jobs without `own_rows`. Ends with an outcome, or with the reason of a failure that another try would
+    not heal; anything else is raised, and Tune tries again.
+    """
+    reports = _Reports(config["metric"])
+    try:
+        job = check(json.loads(config["job"]), Job, "job")
+        if config["own_rows"]:
+            job, dataset = launch.load_rows(job, lambda _: None)
+            splits = launch.share(dataset)
+        run = RunFolder(config["url"], RunStatus(config["url"].rpartition("/")[2], ""))
+        outcome = launch.train(job, splits, run, reports.watch, evaluate=False)
+    except RayfuseError as error:
+        reports.send({FAILURE: str(error)})
+        return
+    history = outcome["history"]
+    reports.send({OUTCOME: outcome, VALUE: history[-1][config["metric"]], EPOCH: len(history)})
+
+
+class _Reports:
+    """Hands what was measured to Tune, together with each epoch's value."""
+
+    def __init__(self, metric: str) -> None:
+        self._key = f"validation/{metric}"
+        self._pending: list[Record] = []
+
+    def watch(self, records: list[Record], progress: dict[str, Any]) -> None:
+        for record in records:
+            self._pending.append(record)
+            if self._key in record["metrics"]:
+                self.send({VALUE: record["metrics"][self._key], EPOCH: record["epoch"]})
+            elif "started" in record:
+                self.send({})
+
+    def send(self, more: dict[str, Any]) -> None:
+        from ray import tune
+
+        pending, self._pending = self._pending, []
+        tune.report({**more, RECORDS: pending})
