@@ -117,7 +117,7 @@ def _ray_job(parcel: Parcel, job: Job, cluster: Cluster, cluster_file: str, spec
         wanted=compute.workers * parcel.trials,
         cpus=compute.cpus_per_worker,
         gpus=compute.gpus_per_worker,
-        path="compute.workers" if parcel.kind == "job" else "job: compute.workers",
+        path="compute.workers" if parcel.kind == "job" else "compute.workers of a trial",
     )
     counts = sizing.pods(workers, cluster, parcel.where, cluster_file)
     groups = [

@@ -7,7 +7,8 @@ the cluster spec and the spec's own defaults, and never from this machine's envi
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, TypeVar
 
 import yaml
@@ -16,8 +17,10 @@ from rayfuse.errors import SpecError
 from rayfuse.spec.base import Block
 from rayfuse.spec.cluster import Cluster, is_below
 from rayfuse.spec.job import Job
-from rayfuse.spec.load import KINDS, check, folder_of, kind_of, read_spec, substitute
+from rayfuse.spec.load import KINDS, check, kind_of, read_spec, substitute
+from rayfuse.spec.paths import ABSENT, get_at
 from rayfuse.spec.service import Service
+from rayfuse.spec.space import MOST_CHECKED, load_sweep
 
 VERBS = {"job": "train", "sweep": "tune"}
 """The command that a pod runs for a spec that has an end."""
@@ -73,7 +76,7 @@ def pack(source: str, overrides: tuple[str, ...], cluster: Cluster, cluster_file
     if kind == "job":
         return _pack_job(source, content, desk)
     if kind == "sweep":
-        return _pack_sweep(source, content, desk)
+        return _pack_sweep(source, content, overrides, desk)
     return _pack_service(source, content, desk)
 
 
@@ -93,22 +96,24 @@ class _Desk:
                 f"{error} (pods have the variables of `env` in {self.file}, not those of this machine)"
             ) from None
 
-    def check(
-        self, content: dict[str, Any], kind: type[AnySpec], where: str, travels: tuple[str, ...] = ()
-    ) -> AnySpec:
-        """The checked spec; no path in it may be one of this machine, but for the fields `travels`."""
+    def check(self, content: dict[str, Any], kind: type[AnySpec], where: str) -> AnySpec:
+        """The checked spec; no path in it may be one of this machine."""
         read = self.read(content, where)
         spec = check(read, kind, where, base=_BASE)
+        self.check_paths(spec, where, content, read)
+        return spec
+
+    def check_paths(self, spec: Block, where: str, content: Any = ABSENT, read: Any = ABSENT) -> None:
+        """Refuse every path of this machine in a checked spec, shown as `content` has it."""
         left = [
-            f"{where}: {path}: {_at(content, path)!r} is on this machine, where the cluster does not see it; write a "
-            f"URL, an absolute path in the image or on a volume, or ${{DATA:-FOLDER}}/FILE with DATA in `env` of "
-            f"{self.file}"
+            f"{where}: {path}: {_shown(value, get_at(content, path))} is on this machine, where the cluster does not "
+            f"see it; write a URL, an absolute path in the image or on a volume, or ${{DATA:-FOLDER}}/FILE with DATA "
+            f"in `env` of {self.file}"
             for path, value in _texts(spec.model_dump(mode="json"))
-            if path not in travels and _is_of_this_machine(value, _at(read, path))
+            if _is_of_this_machine(value, get_at(read, path))
         ]
         if left:
             raise SpecError("\n".join(left))
-        return spec
 
     def check_outputs(self, job: Job, where: str) -> None:
         """What a job leaves must not go with its pods."""
@@ -152,22 +157,32 @@ def _pack_job(source: str, content: dict[str, Any], desk: _Desk) -> Parcel:
     return Parcel("job", job.name, source, {"job.yaml": _dump(content)}, job=job)
 
 
-def _pack_sweep(source: str, content: dict[str, Any], desk: _Desk) -> Parcel:
-    """The job that a sweep varies travels beside it."""
-    sweep: Any = check(desk.read(content, source), KINDS["sweep"], source, folder_of(source))
-    job_content = read_spec(sweep.job, Job)
-    job = desk.check(job_content, Job, sweep.job)
-    desk.check_outputs(job, sweep.job)
+def _pack_sweep(source: str, content: dict[str, Any], overrides: tuple[str, ...], desk: _Desk) -> Parcel:
+    """The job that a sweep varies travels beside it; the cluster must hold the largest of its trials."""
+    desk.read(content, source)
+    space = load_sweep(source, overrides, desk.cluster.env)
+    sweep, job_file = space.sweep, space.sweep.job
+    job_content = read_spec(job_file, Job)
+    desk.check_outputs(desk.check(job_content, Job, job_file), job_file)
+    travelling = replace(space, folder=_BASE)
+    trials = [travelling.trial_job(values) for values in islice(space.combinations(), MOST_CHECKED)]
+    for trial in trials:
+        desk.check_paths(trial, f"{source}: space")
     sent = {**content, "job": "job.yaml"}
-    desk.check(sent, KINDS["sweep"], source, travels=("job",))
     files = {"sweep.yaml": _dump(sent), "job.yaml": _dump(job_content)}
-    trials = sweep.concurrency or getattr(sweep.search, "trials", 1)
-    return Parcel("sweep", sweep.name, source, files, job=job, trials=trials)
+    largest = max(trials, key=_size)
+    at_a_time = sweep.concurrency or getattr(sweep.search, "trials", None) or len(space.grid())
+    return Parcel("sweep", sweep.name, source, files, job=largest, trials=at_a_time)
+
+
+def _size(job: Job) -> tuple[float, float]:
+    compute = job.compute
+    return compute.workers * compute.gpus_per_worker, compute.workers * compute.cpus_per_worker
 
 
 def _pack_service(source: str, content: dict[str, Any], desk: _Desk) -> Parcel:
     service = desk.check(content, Service, source)
-    desk.check_keys(service, _at(content, "auth.keys"), source)
+    desk.check_keys(service, get_at(content, "auth.keys"), source)
     return Parcel("service", service.name, source, {"service.yaml": _dump(content)}, service=service)
 
 
@@ -184,14 +199,8 @@ def _texts(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
         yield from _texts(inner, f"{path}.{key}" if path else str(key))
 
 
-def _at(node: Any, path: str) -> Any:
-    """What `node` has at a path; None where it has nothing there."""
-    for key in path.split("."):
-        if isinstance(node, list):
-            node = node[int(key)] if key.isdecimal() and int(key) < len(node) else None
-        else:
-            node = node.get(key) if isinstance(node, dict) else None
-    return node
+def _shown(checked: str, written: Any) -> str:
+    return repr(checked.removeprefix(_BASE) if written is ABSENT else written)
 
 
 def _is_of_this_machine(checked: str, written: Any) -> bool:

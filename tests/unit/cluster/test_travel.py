@@ -11,7 +11,8 @@ import yaml
 from rayfuse.cluster.travel import Parcel, pack
 from rayfuse.errors import SpecError
 from rayfuse.spec.cluster import Cluster
-from rayfuse.spec.load import KINDS, load_spec
+from rayfuse.spec.load import load_spec
+from rayfuse.spec.space import load_sweep
 
 SERVICE = {
     "kind": "service",
@@ -167,22 +168,64 @@ def test_a_cluster_is_not_submitted(tmp_path: Path) -> None:
     assert message == "cluster.yaml: kind: a cluster cannot be submitted; one of: job, sweep, service"
 
 
-@pytest.mark.skipif("sweep" not in KINDS, reason="sweeps are not built yet")
-def test_a_sweep_takes_its_job_along(tmp_path: Path, job: dict[str, Any]) -> None:
+SWEEP = {
+    "kind": "sweep",
+    "name": "search",
+    "job": "jobs/tiny.yaml",
+    "metric": "answer/accuracy",
+    "space": {
+        "train.optimizer.lr": {"loguniform": [1.0e-4, 1.0e-2]},
+        "compute.workers": {"choice": [1, 3, 2]},
+    },
+    "trial": {"train.epochs": 1},
+    "concurrency": 5,
+}
+
+
+@pytest.fixture
+def swept(tmp_path: Path, job: dict[str, Any]) -> dict[str, Any]:
+    """The job of SWEEP, in its file."""
     (tmp_path / "jobs").mkdir()
     (tmp_path / "jobs" / "tiny.yaml").write_text(yaml.safe_dump(job))
-    sweep = {
-        "kind": "sweep",
-        "name": "search",
-        "job": "jobs/tiny.yaml",
-        "metric": "answer/accuracy",
-        "space": {"train.optimizer.lr": {"loguniform": [1.0e-4, 1.0e-2]}},
-        "concurrency": 3,
-    }
-    parcel = send(tmp_path, sweep)
-    assert yaml.safe_load(parcel.files["sweep.yaml"]) == sweep | {"job": "job.yaml"}
-    assert yaml.safe_load(parcel.files["job.yaml"]) == job
-    assert parcel.trials == 3
-    job["data"]["train"] = "rows.jsonl"
-    (tmp_path / "jobs" / "tiny.yaml").write_text(yaml.safe_dump(job))
-    assert refusal(tmp_path, sweep).startswith("jobs/tiny.yaml: data.train: 'rows.jsonl' is on this machine")
+    return job
+
+
+def test_a_sweep_takes_its_job_along(tmp_path: Path, swept: dict[str, Any]) -> None:
+    parcel = send(tmp_path, SWEEP)
+    assert yaml.safe_load(parcel.files["sweep.yaml"]) == SWEEP | {"job": "job.yaml"}
+    assert yaml.safe_load(parcel.files["job.yaml"]) == swept
+    assert parcel.job
+    assert parcel.job.compute.workers == 3, "the largest trial"
+    assert parcel.trials == 5
+    assert send(tmp_path, {**SWEEP, "concurrency": None}, "search={type: random, trials: 7}").trials == 7
+
+
+def test_what_travels_is_a_sweep_again(tmp_path: Path, swept: dict[str, Any]) -> None:
+    pod = tmp_path / "pod"
+    pod.mkdir()
+    for name, text in send(tmp_path, SWEEP, "concurrency=4").files.items():
+        (pod / name).write_text(text)
+    assert load_sweep(pod / "sweep.yaml", environment={}).sweep.concurrency == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"metric": "answer/acuracy"}, "sweep.yaml: metric: no task reports `answer/acuracy`"),
+        ({"metric": "${METRIC}"}, "sweep.yaml: metric: the environment variable METRIC is not set or empty"),
+        (
+            {"space": {"train.deepspeed": {"choice": ["a.json", "/b.json"]}}},
+            "sweep.yaml: space: train.deepspeed: 'a.json' is on this machine",
+        ),
+    ],
+)
+def test_a_wrong_sweep_does_not_travel(
+    tmp_path: Path, swept: dict[str, Any], changes: dict[str, Any], says: str
+) -> None:
+    assert refusal(tmp_path, SWEEP | changes).startswith(says)
+
+
+def test_the_job_of_a_sweep_is_checked_too(tmp_path: Path, swept: dict[str, Any]) -> None:
+    swept["data"]["train"] = "rows.jsonl"
+    (tmp_path / "jobs" / "tiny.yaml").write_text(yaml.safe_dump(swept))
+    assert refusal(tmp_path, SWEEP).startswith("jobs/tiny.yaml: data.train: 'rows.jsonl' is on this machine")
