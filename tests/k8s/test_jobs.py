@@ -98,3 +98,24 @@ def test_a_job_is_stopped_half_way(
     code, answer, said = submit(capsys, spec, "--cluster", place.file, "--name", "stops")
     assert (code, answer["error"]["type"]) == (2, "SpecError")
     assert "RayJob stops: there is one of this name already; choose another --name" in said
+
+
+@pytest.mark.slow
+def test_a_sweep_runs_with_its_job(place: Any, mlflow: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    job_file(place.folder, "swept", train__epochs=1)
+    sweep = {
+        "kind": "sweep",
+        "name": "sweep",
+        "job": "job.yaml",
+        "metric": "answer/accuracy",
+        "search": {"type": "grid"},
+        "space": {"train.optimizer.lr": {"grid": [0.01, 0.001]}},
+    }
+    spec = place.folder / "sweep.yaml"
+    spec.write_text(yaml.safe_dump(sweep))
+    code, answer, said = submit(capsys, spec, "--cluster", place.write(), "--follow")
+    assert (code, answer["kind"], answer["status"]) == (0, "sweep", "SUCCEEDED"), said
+    client = MlflowClient(mlflow.uri)
+    experiment = client.get_experiment_by_name("swept")
+    assert experiment
+    assert len(client.search_runs([experiment.experiment_id])) == 3  # the sweep and its two trials
