@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from rayfuse.cluster.jobs import JobInfo, Status
-from rayfuse.cluster.manifests import KIND_LABEL
+from rayfuse.cluster.manifests import KIND_LABEL, QUEUE_LABEL
 
 STOPPED_AT = "rayfuse/stopped"
 """Annotation of a RayJob that `rayfuse jobs stop` has suspended: when."""
@@ -38,7 +38,7 @@ def job_info(job: Json) -> JobInfo:
         started=_time(found.get("startTime") or job["metadata"].get("creationTimestamp")),
         ended=_time(found.get("endTime")) or stopped,
         exit_code=_exit_code(status, message),
-        message=_job_message(status, found),
+        message=_job_message(job, status, found),
         address=_address(found.get("dashboardURL")),
     )
 
@@ -50,11 +50,9 @@ def _job_status(job: Json, found: Json) -> Status:
         return "STOPPED" if ray == "STOPPED" else "FAILED" if ray == "FAILED" else "SUCCEEDED"
     if own in ("Failed", "ValidationFailed"):
         return "FAILED"
-    if own == "Suspended" and STOPPED_AT in _annotations(job):
-        return "STOPPED"
-    return (
-        "RUNNING" if own == "Suspending" or (own == "Running" and ray not in ("", "PENDING")) else "PENDING"
-    )
+    if STOPPED_AT in _annotations(job) and own in ("Suspending", "Suspended"):
+        return "STOPPED" if own == "Suspended" else "RUNNING"
+    return "RUNNING" if own == "Running" and ray not in ("", "PENDING") else "PENDING"
 
 
 def _exit_code(status: Status, message: str) -> int | None:
@@ -64,16 +62,15 @@ def _exit_code(status: Status, message: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def _job_message(status: Status, found: Json) -> str:
-    own, reason = found.get("jobDeploymentStatus") or "", found.get("reason") or ""
+def _job_message(job: Json, status: Status, found: Json) -> str:
+    own, reason, message = (found.get(key) or "" for key in ("jobDeploymentStatus", "reason", "message"))
     if status == "FAILED":
-        message = found.get("message") or ""
         said = _last_line(message) if _EXIT_CODE.search(message) else _line(message)
         return said if reason in ("", "AppFailed", "ValidationFailed") else f"{reason}: {said}"
-    if status == "PENDING":
-        if own == "Suspended":
-            return "suspended"
-        return f"starts again: {_line(found.get('message'))}" if own == "Retrying" else ""
+    if own == "Retrying":
+        return f"starts again: {_line(message)}"
+    if own in ("Suspending", "Suspended") and status == "PENDING":
+        return "waits for Kueue" if QUEUE_LABEL in (job["metadata"].get("labels") or {}) else "suspended"
     return "stopping" if own == "Suspending" else ""
 
 

@@ -46,7 +46,7 @@ def ray_job(annotations: dict[str, str] | None = None, **status: Any) -> dict[st
             },
             ("FAILED", None, "no such mode"),
         ),
-        ({"jobDeploymentStatus": "Suspending"}, ("RUNNING", None, "stopping")),
+        ({"jobDeploymentStatus": "Suspending"}, ("PENDING", None, "suspended")),
         ({"jobDeploymentStatus": "Suspended"}, ("PENDING", None, "suspended")),
     ],
 )
@@ -62,6 +62,17 @@ def test_a_job_that_was_stopped_is_not_one_that_waits() -> None:
     assert info.ended
     assert info.started
     assert (info.ended - info.started).total_seconds() == 300
+
+
+def test_a_job_that_is_being_stopped_runs_until_it_is() -> None:
+    info = job_info(ray_job({STOPPED_AT: "2026-01-01T00:05:00+00:00"}, jobDeploymentStatus="Suspending"))
+    assert (info.status, info.message, info.ended) == ("RUNNING", "stopping", None)
+
+
+def test_a_job_that_kueue_holds_back() -> None:
+    job = ray_job(jobDeploymentStatus="Suspended")
+    job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = "team-a"
+    assert (job_info(job).status, job_info(job).message) == ("PENDING", "waits for Kueue")
 
 
 def test_times_and_address() -> None:
