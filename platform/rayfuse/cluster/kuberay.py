@@ -64,11 +64,11 @@ def _exit_code(status: Status, message: str) -> int | None:
 
 def _job_message(job: Json, status: Status, found: Json) -> str:
     own, reason, message = (found.get(key) or "" for key in ("jobDeploymentStatus", "reason", "message"))
+    said = _last_line(message) if _EXIT_CODE.search(message) else _line(message)
     if status == "FAILED":
-        said = _last_line(message) if _EXIT_CODE.search(message) else _line(message)
         return said if reason in ("", "AppFailed", "ValidationFailed") else f"{reason}: {said}"
     if own == "Retrying":
-        return f"starts again: {_line(message)}"
+        return f"starts again: {said}"
     if own in ("Suspending", "Suspended") and status == "PENDING":
         return "waits for Kueue" if QUEUE_LABEL in (job["metadata"].get("labels") or {}) else "suspended"
     return "stopping" if own == "Suspending" else ""

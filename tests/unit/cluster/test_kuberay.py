@@ -28,6 +28,10 @@ def ray_job(annotations: dict[str, str] | None = None, **status: Any) -> dict[st
         ({"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}, ("RUNNING", None, "")),
         ({"jobDeploymentStatus": "Running", "jobStatus": "FAILED", "message": FAILED}, ("RUNNING", None, "")),
         ({"jobDeploymentStatus": "Retrying", "message": "lost"}, ("PENDING", None, "starts again: lost")),
+        (
+            {"jobDeploymentStatus": "Retrying", "message": FAILED},
+            ("PENDING", None, "starts again: error: no"),
+        ),
         ({"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}, ("SUCCEEDED", 0, "")),
         ({"jobDeploymentStatus": "Complete", "jobStatus": "STOPPED"}, ("STOPPED", None, "")),
         (
