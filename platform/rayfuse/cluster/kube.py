@@ -1,7 +1,8 @@
 """A thin client of a Kubernetes API server: objects are plain JSON, and its refusals become our errors."""
 
 import json
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +18,14 @@ Json = dict[str, Any]
 
 _MANAGER = "rayfuse"
 _OPERATOR = "ray.io"
+
+
+_PATIENCE_SECONDS = 60.0
+_PAUSE_SECONDS = 1.0
+
+
+class _Unanswered(NotReachable):
+    """The API server is not there, or cannot do its work now."""
 
 
 def _resource(group: str, version: str, kind: str) -> type[GenericNamespacedResource]:
@@ -42,6 +51,7 @@ class Kube:
     def __init__(self, client: Client, namespace: str) -> None:
         self._client = client
         self.namespace = namespace
+        self._has_answered = False
 
     @classmethod
     def connect(cls, namespace: str | None = None, context: str | None = None) -> "Kube":
@@ -64,16 +74,30 @@ class Kube:
 
     def list(
         self, kind: str, labels: Mapping[str, str] | None = None, fields: Mapping[str, str] | None = None
-    ) -> list[Json]:
-        """All objects of a kind that have these labels and values."""
+    ) -> Sequence[Json]:
+        """All objects of a kind that have these labels and values.
+
+        A server that has answered before may stay away for a minute: whoever waits for a job waits for days.
+        """
+        deadline = time.monotonic() + (_PATIENCE_SECONDS if self._has_answered else 0)
+        while True:
+            try:
+                found = self._list(kind, labels or {}, fields or {})
+            except _Unanswered:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(_PAUSE_SECONDS)
+            else:
+                self._has_answered = True
+                return found
+
+    def _list(self, kind: str, labels: Mapping[str, str], fields: Mapping[str, str]) -> Sequence[Json]:
+        resource = _RESOURCES[kind]
         with self._explained(kind):
             found = self._client.list(
-                _RESOURCES[kind],
-                namespace=self.namespace,
-                labels=dict(labels or {}),
-                fields=dict(fields or {}),
+                resource, namespace=self.namespace, labels=dict(labels), fields=dict(fields)
             )
-            version = _RESOURCES[kind]._api_info.resource.api_version
+            version = resource._api_info.resource.api_version
             return [
                 {**item, "apiVersion": version, "kind": kind} for item in found
             ]  # lists leave the two out
@@ -129,7 +153,7 @@ class Kube:
             raise _explain(error, where, kind, name) from None
         except httpx2.HTTPError as error:
             reason = str(error) or type(error).__name__
-            raise NotReachable(
+            raise _Unanswered(
                 f"{where} does not answer: {reason}; is it up, and KUBECONFIG the right one?"
             ) from None
         except ConfigError as error:  # a way to log in that fails shows when it is first used
@@ -163,7 +187,7 @@ def _explain(error: httpx2.HTTPStatusError, where: str, kind: str, name: str) ->
         return SpecError(f"{what}: somebody else has changed it: {said}")
     if code in (400, 413, 422):
         return SpecError("\n".join(f"{what}: {line}" for line in _causes(status) or [said]))
-    return NotReachable(f"{where} cannot do it now: {code} {said}")
+    return _Unanswered(f"{where} cannot do it now: {code} {said}")
 
 
 def _status(response: httpx2.Response) -> Json:

@@ -1,0 +1,96 @@
+"""The client of Kubernetes, where the way to the API server is bad."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rayfuse.cluster import kube
+from rayfuse.cluster.kube import Kube
+from rayfuse.errors import NotReachable
+
+POD = {"metadata": {"name": "a"}}
+
+
+class Proxy(HTTPServer):
+    """What stands before an API server: it answers with these codes, one after the other."""
+
+    codes: list[int]
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Proxy
+
+    def do_GET(self) -> None:
+        code = self.server.codes.pop(0)
+        body = json.dumps({"items": [POD]}) if code == 200 else "<html>bad gateway</html>"
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json" if code == 200 else "text/html")
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    with Proxy(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def client(proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kube:
+    config = {
+        "current-context": "here",
+        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{proxy.server_port}"}}],
+        "users": [{"name": "u", "user": {}}],
+        "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u", "namespace": "ml"}}],
+    }
+    (tmp_path / "config").write_text(yaml.safe_dump(config))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    monkeypatch.setattr(kube, "_PAUSE_SECONDS", 0.01)
+    return Kube.connect()
+
+
+def test_the_namespace_is_the_contexts(client: Kube) -> None:
+    assert client.namespace == "ml"
+    assert Kube.connect("other").namespace == "other"
+
+
+def test_a_server_that_has_answered_may_be_away_for_a_while(client: Kube, proxy: Proxy) -> None:
+    proxy.codes = [200, 502, 503, 200]
+    assert client.list("Pod") == client.list("Pod") == [POD | {"apiVersion": "v1", "kind": "Pod"}]
+    assert proxy.codes == []
+
+
+def test_a_server_that_never_answered_is_not_waited_for(client: Kube, proxy: Proxy) -> None:
+    proxy.codes = [502, 200]
+    with pytest.raises(NotReachable, match="cannot do it now: 502 Bad Gateway"):
+        client.list("Pod")
+    assert proxy.codes == [200]
+
+
+def test_a_refusal_is_not_repeated(client: Kube, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy.codes = [200, 403, 200]
+    client.list("Pod")
+    with pytest.raises(NotReachable, match="does not allow it: Forbidden"):
+        client.list("Pod")
+    assert proxy.codes == [200]
+
+
+def test_a_server_that_stays_away_is_given_up(
+    client: Kube, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kube, "_PATIENCE_SECONDS", 0.05)
+    proxy.codes = [200, *[503] * 1000]
+    client.list("Pod")
+    with pytest.raises(NotReachable, match="cannot do it now: 503"):
+        client.list("Pod")
+    assert len(proxy.codes) < 999
