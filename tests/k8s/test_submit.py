@@ -247,10 +247,15 @@ def kueue() -> Iterator[None]:
     with Client() as client:
         client.create(DEFINITION(**body))
         try:
-            client.wait(DEFINITION, "workloads.kueue.x-k8s.io", for_conditions=["Established"])
+            wait_for(lambda: is_established(client.get(DEFINITION, "workloads.kueue.x-k8s.io")))
             yield
         finally:
             client.delete(DEFINITION, "workloads.kueue.x-k8s.io")
+
+
+def is_established(definition: dict[str, Any]) -> bool:
+    conditions = (definition.get("status") or {}).get("conditions") or []
+    return any(item["type"] == "Established" and item["status"] == "True" for item in conditions)
 
 
 def test_control_c_leaves_the_job_running(job: Path, jobs: KubernetesJobs, tmp_path: Path) -> None:
