@@ -33,6 +33,7 @@ _POLL_SECONDS = 0.5
 _LEADERBOARD = "leaderboard.json"
 _BEST = "best.json"
 _TUNE = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # which prints whatever the verbosity
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # A trial also reports what is no value: that it began, or why it failed.
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
@@ -72,10 +73,11 @@ def run_sweep(
     reference = space.trial_job(next(iter(space.combinations())))
     launch.preflight(reference)
     client = connect(tracking_uri(reference.output.tracking, reference.output.storage))
+    launch.connect(reference)
+    concurrency = _concurrency(space, spec_file, say)
     fitted, dataset = launch.load_rows(reference, say)
     for finding in dataset.findings:
         say(finding)
-    concurrency = _concurrency(space, spec_file, say)
     folder = _folder(space, dataset, ask_resume, keep_finished)
     trials = Trials(folder)
     board = Leaderboard(space, trials, folder)
