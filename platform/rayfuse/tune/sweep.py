@@ -206,9 +206,11 @@ def _run_trials(
     try:
         while not tuning.wait(_POLL_SECONDS):
             view.show(board)
-            best.log()
-        recorder.close()
-        tuning.result()
+            if best.log():
+                board.folder.save(seconds=spent + time.time() - began)
+        recorder.close(interrupted=tuning.error is not None)
+        if tuning.error is not None:
+            raise tuning.error
     except KeyboardInterrupt:
         import ray
 
@@ -334,24 +336,20 @@ class _Tuning:
 
     def __init__(self, tuner: Any) -> None:
         self._tuner = tuner
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None
         self._done = threading.Event()
         threading.Thread(target=self._run, name="tune", daemon=True).start()
 
     def _run(self) -> None:
         try:
             self._tuner.fit()
-        except BaseException as error:  # noqa: BLE001 - raised again in `result`
-            self._error = error
+        except BaseException as error:  # noqa: BLE001 - raised by whoever waits
+            self.error = error
         finally:
             self._done.set()
 
     def wait(self, seconds: float) -> bool:
         return self._done.wait(seconds)
-
-    def result(self) -> None:
-        if self._error is not None:
-            raise self._error
 
 
 class _BestSoFar:
@@ -361,13 +359,16 @@ class _BestSoFar:
         self._metric, self._board, self._parent = space.sweep.metric, board, parent
         self._logged = 0
 
-    def log(self) -> None:
+    def log(self) -> bool:
+        """Whether a trial has ended since the last time."""
         best, ended = self._board.best(), self._board.ended
-        if best is not None and ended > self._logged:
-            self._logged = ended
-            value = self._board.value(best)
-            assert value is not None
+        if ended == self._logged:
+            return False
+        self._logged = ended
+        value = None if best is None else self._board.value(best)
+        if value is not None:
             self._parent.log([launch.record(ended, {f"best/{self._metric}": value})])
+        return True
 
 
 def _send_rest(trials: Trials, track: Callable[[Trial], Tracker]) -> None:
