@@ -1,6 +1,6 @@
 """`make bench`: the figures of docs/performance.md, each as a ratio of two things measured side by side in one run.
 
-python bench/run.py [startup] [throughput] [demo]      all of them where none is named
+python bench/run.py [startup] [throughput] [tuning] [demo]      all of them where none is named
 """
 
 import json
@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import throughput
+import tuning
 
 ROOT = Path(__file__).parents[1]
 RAYFUSE = Path(sys.executable).with_name("rayfuse")
@@ -54,7 +55,7 @@ def demo() -> None:
         print(f"demo        accuracy on unseen rows given {inputs:<20} {metrics['answer/accuracy']:.4f}")
 
 
-BENCHES = {"startup": startup, "throughput": throughput.run, "demo": demo}
+BENCHES = {"startup": startup, "throughput": throughput.run, "tuning": tuning.run, "demo": demo}
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "_RAYFUSE_COMPLETE" in os.environ:  # a shell asks what could come next
         rayfuse.main(prog_name="rayfuse")
     args = list(sys.argv[1:] if arguments is None else arguments)
-    with output.json_only() if _wants_json(args) else nullcontext():
+    with output.json_only(for_good=arguments is None) if _wants_json(args) else nullcontext():
         try:
             return _run(args)
         except BrokenPipeError:

@@ -86,12 +86,15 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 @contextmanager
-def json_only() -> Iterator[None]:
-    """Keep standard output for the JSON object while this lasts."""
+def json_only(for_good: bool = False) -> Iterator[None]:
+    """Keep standard output for the JSON object while this lasts; `for_good`: also while the process ends.
+
+    Ray, for one, says things when Python's own cleaning up ends it.
+    """
     global _answer
     with ExitStack() as stack:
         if sys.stdout is sys.__stdout__:
-            _answer = stack.enter_context(_descriptor_one_to_stderr())
+            _answer = stack.enter_context(_descriptor_one_to_stderr(for_good))
         else:  # a test's stand-in, which no child process writes to
             _answer = sys.stdout
             stack.enter_context(redirect_stdout(sys.stderr))
@@ -116,7 +119,7 @@ def _write_json(data: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def _descriptor_one_to_stderr() -> Iterator[TextIO]:
+def _descriptor_one_to_stderr(for_good: bool) -> Iterator[TextIO]:
     sys.stdout.flush()
     saved = os.dup(1)
     os.dup2(2, 1)
@@ -126,7 +129,8 @@ def _descriptor_one_to_stderr() -> Iterator[TextIO]:
     finally:
         with suppress(BrokenPipeError):
             sys.stdout.flush()
-        os.dup2(saved, 1)
+        if not for_good:
+            os.dup2(saved, 1)
         os.close(saved)
 
 

@@ -55,9 +55,12 @@ def connect(job: Job) -> None:
         _join(address)
         return
     wanted = job.compute.workers * job.compute.cpus_per_worker
+    cpus = max(os.cpu_count() or 1, int(-(-wanted // 1)))
+    # Ray warns about four times as many processes, and a few drivers with their workers are that many.
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(4 * cpus))
     ray.init(
         address="local",
-        num_cpus=max(os.cpu_count() or 1, int(-(-wanted // 1))),
+        num_cpus=cpus,
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
@@ -83,6 +86,7 @@ def load_rows(job: Job, say: Callable[[str], None]) -> tuple[Job, Dataset]:
     def check_on_cluster(splits: Mapping[str, list[Row]], fitted: Job) -> dict[str, Checked]:
         say(f"checking {sum(map(len, splits.values()))} rows")
         connect(fitted)
+        _check_capacity(fitted)  # without it, the checks could wait for ever as well
         return _check_on_cluster(splits, fitted)
 
     return load_dataset(job, check_on_cluster)

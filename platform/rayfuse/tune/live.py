@@ -2,10 +2,11 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TextIO
 
 from rayfuse.spec.space import show
+from rayfuse.spec.sweep import Parameter
 from rayfuse.tune.leaderboard import Leaderboard
 from rayfuse.tune.trials import Trial
 
@@ -14,16 +15,40 @@ _PLAIN_SECONDS = 30.0
 
 
 def header(board: Leaderboard) -> list[str]:
-    """The columns of the leaderboard."""
-    return ["trial", "state", board.space.sweep.metric, "epochs", "seconds", *board.space.sweep.space]
+    """The columns of the leaderboard; a parameter is called by the end of its path, as long as that is unique."""
+    return [
+        "trial",
+        "state",
+        board.space.sweep.metric,
+        "epochs",
+        "seconds",
+        *_labels(board.space.sweep.space),
+    ]
 
 
 def row(board: Leaderboard, trial: Trial) -> list[Any]:
     """A trial in these columns."""
-    values = [show(trial.values[path]) if path in trial.values else "-" for path in board.space.sweep.space]
+    values = [
+        _short(trial.values[path], parameter) if path in trial.values else "-"
+        for path, parameter in board.space.sweep.space.items()
+    ]
     found = board.value(trial)
     shown = "-" if found is None else f"{found:.4f}"
     return [trial.number, trial.state, shown, len(trial.history), f"{trial.seconds:.0f}", *values]
+
+
+def _labels(paths: Iterable[str]) -> list[str]:
+    ends = {path: [path.split(".", n)[-1] for n in range(path.count("."), -1, -1)] for path in paths}
+    every = [end for found in ends.values() for end in found]
+    return [next(end for end in found if every.count(end) == 1) for found in ends.values()]
+
+
+def _short(value: Any, parameter: Parameter) -> str:
+    """A block by its type alone where that tells it from the others."""
+    types = [other.get("type") if isinstance(other, dict) else None for other in parameter.values or []]
+    if isinstance(value, dict) and types.count(value.get("type")) == 1:
+        return str(value["type"])
+    return show(value)
 
 
 class LiveTable:

@@ -40,11 +40,11 @@ def draw_parameter(
     """The metric of each trial over its value of one parameter; the best trial stands out."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.5, 4.2), layout="constrained", dpi=_DPI)
+    figure = Figure(figsize=(8.5, 4.2), layout="constrained", dpi=_DPI)
     axes = figure.subplots()
     places = _places(axes, parameter, path, trials)
     best = board.best()
-    for finished, label in ((True, "trained to the end"), (False, "stopped early")):
+    for finished, label in ((True, "trained to the end"), (False, "stopped or failed")):
         chosen = [i for i, t in enumerate(trials) if t is not best and (t.state == "finished") == finished]
         if chosen:
             values = [scores[trials[i].number] for i in chosen]
@@ -55,9 +55,9 @@ def draw_parameter(
         axes.scatter([place], [scores[best.number]], color=_ORANGE, marker="*", s=190, zorder=3, label="best")
     better = "higher" if board.space.mode == "max" else "lower"
     axes.set_xlabel(path)
-    axes.set_ylabel(f"{board.space.sweep.metric} on validation rows ({better} is better)")
+    axes.set_ylabel(f"{board.space.sweep.metric}\non validation rows ({better} is better)")
     axes.set_title(f"{board.space.sweep.name}: what {path} is worth", fontsize=11)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
     figure.savefig(picture)

@@ -33,6 +33,7 @@ _POLL_SECONDS = 0.5
 _LEADERBOARD = "leaderboard.json"
 _BEST = "best.json"
 _TUNE = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # which prints whatever the verbosity
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # A trial also reports what is no value: that it began, or why it failed.
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
@@ -72,10 +73,11 @@ def run_sweep(
     reference = space.trial_job(next(iter(space.combinations())))
     launch.preflight(reference)
     client = connect(tracking_uri(reference.output.tracking, reference.output.storage))
+    launch.connect(reference)
+    concurrency = _concurrency(space, spec_file, say)
     fitted, dataset = launch.load_rows(reference, say)
     for finding in dataset.findings:
         say(finding)
-    concurrency = _concurrency(space, spec_file, say)
     folder = _folder(space, dataset, ask_resume, keep_finished)
     trials = Trials(folder)
     board = Leaderboard(space, trials, folder)
@@ -204,9 +206,11 @@ def _run_trials(
     try:
         while not tuning.wait(_POLL_SECONDS):
             view.show(board)
-            best.log()
-        recorder.close()
-        tuning.result()
+            if best.log():
+                board.folder.save(seconds=spent + time.time() - began)
+        recorder.close(interrupted=tuning.error is not None)
+        if tuning.error is not None:
+            raise tuning.error
     except KeyboardInterrupt:
         import ray
 
@@ -332,24 +336,20 @@ class _Tuning:
 
     def __init__(self, tuner: Any) -> None:
         self._tuner = tuner
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None
         self._done = threading.Event()
         threading.Thread(target=self._run, name="tune", daemon=True).start()
 
     def _run(self) -> None:
         try:
             self._tuner.fit()
-        except BaseException as error:  # noqa: BLE001 - raised again in `result`
-            self._error = error
+        except BaseException as error:  # noqa: BLE001 - raised by whoever waits
+            self.error = error
         finally:
             self._done.set()
 
     def wait(self, seconds: float) -> bool:
         return self._done.wait(seconds)
-
-    def result(self) -> None:
-        if self._error is not None:
-            raise self._error
 
 
 class _BestSoFar:
@@ -359,13 +359,16 @@ class _BestSoFar:
         self._metric, self._board, self._parent = space.sweep.metric, board, parent
         self._logged = 0
 
-    def log(self) -> None:
+    def log(self) -> bool:
+        """Whether a trial has ended since the last time."""
         best, ended = self._board.best(), self._board.ended
-        if best is not None and ended > self._logged:
-            self._logged = ended
-            value = self._board.value(best)
-            assert value is not None
+        if ended == self._logged:
+            return False
+        self._logged = ended
+        value = None if best is None else self._board.value(best)
+        if value is not None:
             self._parent.log([launch.record(ended, {f"best/{self._metric}": value})])
+        return True
 
 
 def _send_rest(trials: Trials, track: Callable[[Trial], Tracker]) -> None:

@@ -1,0 +1,110 @@
+"""A Ray cluster of several nodes on this machine, with a token, ports and a folder of its own.
+
+`rayfuse.cluster.local` has one node only: Ray lets several share a machine only if they listen beyond loopback.
+"""
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rayfuse.cluster.local import free_ports
+
+_START_SECONDS = 120
+_HEAD_PORTS = ("port", "dashboard-port", "ray-client-server-port")
+_NODE_PORTS = (
+    "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port", "metrics-export-port",
+    "node-manager-port", "object-manager-port",
+)  # fmt: skip
+
+
+class Nodes:
+    """A head without CPUs, and a worker node for each of the numbers of CPUs."""
+
+    def __init__(self, *cpus: int) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="rf-", dir="/tmp"))  # a socket's path must be short
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        self._ports = free_ports(len(_HEAD_PORTS) + len(_NODE_PORTS) * (1 + len(cpus)))
+        try:
+            self.address = self._head()
+            for count in cpus:
+                log = self._start(f"--address={self.address}", f"--num-cpus={count}")
+                self._found(log, "Ray runtime started", ".")
+            self._wait_for(len(cpus) + 1)
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a driver must have in its environment, instead of all else that speaks of Ray."""
+        others = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        return {**others, **self._token, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ADDRESS": self.address}
+
+    def stop(self) -> None:
+        for process in reversed(self._processes):
+            process.send_signal(signal.SIGTERM)
+        for process in self._processes:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _head(self) -> str:
+        ports = self._take(_HEAD_PORTS)
+        log = self._start(
+            "--head", "--num-cpus=0", "--no-monitor", f"--temp-dir={self._folder / 'r'}", *ports
+        )
+        return self._found(log, "--address='", "'")
+
+    def _take(self, names: tuple[str, ...]) -> list[str]:
+        return [f"--{name}={self._ports.pop()}" for name in names]
+
+    def _start(self, *options: str) -> Path:
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+        command += ["--min-worker-port=0", "--max-worker-port=0", *options, *self._take(_NODE_PORTS)]
+        log = self._folder / f"{len(self._processes)}.log"
+        others = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        environment = {**others, **self._token, "RAY_USAGE_STATS_ENABLED": "0"}
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                command, env=environment, stdout=file, stderr=file, start_new_session=True
+            )
+        self._processes.append(process)
+        return log
+
+    def _found(self, log: Path, before: str, after: str) -> str:
+        """What stands between two texts in a log, as soon as it does."""
+        deadline = time.monotonic() + _START_SECONDS
+        while before not in (text := log.read_text()):
+            self._check(deadline)
+            time.sleep(0.1)
+        return text.partition(before)[2].partition(after)[0]
+
+    def _wait_for(self, count: int) -> None:
+        script = "import ray; ray.init(logging_level='ERROR'); print(sum(n['Alive'] for n in ray.nodes()))"
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            done = subprocess.run(
+                [sys.executable, "-c", script],
+                env=self.environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode == 0 and int(done.stdout.split()[-1]) == count:
+                return
+            self._check(deadline)
+
+    def _check(self, deadline: float) -> None:
+        logs = "\n".join(path.read_text()[-2000:] for path in sorted(self._folder.glob("*.log")))
+        assert all(process.poll() is None for process in self._processes), logs
+        assert time.monotonic() < deadline, logs

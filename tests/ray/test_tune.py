@@ -1,0 +1,180 @@
+"""`rayfuse tune` on a real cluster of several nodes: trials, MLflow, and going on after Ctrl-C and kill -9."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_jobs
+from mlflow import MlflowClient
+from nodes import Nodes
+
+RAYFUSE = [sys.executable, "-c", "import sys; from rayfuse.cli import main; sys.exit(main())"]
+
+
+@pytest.fixture(scope="module")
+def two_workers() -> Iterator[Nodes]:
+    """A head without CPUs and two nodes of one CPU each."""
+    nodes = Nodes(1, 1)
+    yield nodes
+    nodes.stop()
+
+
+def write_sweep(folder: Path, **changes: Any) -> Path:
+    tiny_jobs.tiny_job(folder)
+    content = {
+        "kind": "sweep",
+        "name": "tiny-sweep",
+        "job": "job.yaml",
+        "metric": "answer/accuracy",
+        "mode": "max",
+        "search": {"type": "random", "trials": 6},
+        "space": {
+            "fusion": {"choice": [{"type": "concat", "hidden": 16}, {"type": "transformer", "layers": 1}]},
+            "fusion.heads": {"choice": [1, 2, 4], "when": {"fusion.type": "transformer"}},
+            "train.optimizer.lr": {"loguniform": [1e-3, 3e-2]},
+        },
+        **changes,
+    }
+    path = folder / "sweep.yaml"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def start(folder: Path, cluster: Nodes, *options: str) -> subprocess.Popen[str]:
+    with (folder / "stderr.log").open("a") as log:
+        return subprocess.Popen(
+            [*RAYFUSE, "tune", "sweep.yaml", "--json", *options],
+            cwd=folder,
+            env=cluster.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+
+
+def finish(process: subprocess.Popen[str], folder: Path, timeout: float = 400) -> tuple[int, dict[str, Any]]:
+    out, _ = process.communicate(timeout=timeout)
+    assert out, (folder / "stderr.log").read_text()
+    return process.returncode, json.loads(out.splitlines()[-1])
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], folder: Path) -> None:
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert process.poll() is None, (folder / "stderr.log").read_text()
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.1)
+
+
+def trials(folder: Path) -> dict[int, dict[str, Any]]:
+    files = sorted((folder / "runs" / "tiny-sweep").glob("*/trials/*/trial.json"))
+    found = [json.loads(path.read_text()) for path in files]
+    assert len({trial["number"] for trial in found}) == len(found)
+    return {trial["number"]: trial for trial in found}
+
+
+def ended(folder: Path) -> dict[int, dict[str, Any]]:
+    return {number: trial for number, trial in trials(folder).items() if trial["state"] != "running"}
+
+
+def tracked(folder: Path) -> tuple[list[Any], list[Any]]:
+    """The sweep's own runs in MLflow, and those of its trials."""
+    client = MlflowClient(f"sqlite:///{folder}/runs/mlflow.db")
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    return [run for run in runs if run not in children], children
+
+
+def test_interrupted_and_killed_it_goes_on_where_it_was(two_workers: Nodes, tmp_path: Path) -> None:
+    write_sweep(tmp_path)
+
+    first = start(tmp_path, two_workers)
+    wait_for(lambda: len(ended(tmp_path)) >= 1, first, tmp_path)
+    first.send_signal(signal.SIGINT)
+    code, data = finish(first, tmp_path)
+    assert (code, data["error"]["type"]) == (130, "Interrupted")
+    after_interrupt = ended(tmp_path)
+    assert 1 <= len(after_interrupt) < 6
+
+    second = start(tmp_path, two_workers)
+    wait_for(lambda: len(ended(tmp_path)) > len(after_interrupt), second, tmp_path)
+    second.kill()
+    second.communicate(timeout=60)
+    after_kill = ended(tmp_path)
+    assert len(after_kill) < 6
+
+    code, data = finish(start(tmp_path, two_workers), tmp_path)
+    assert code == 0
+    known = trials(tmp_path)
+    assert sorted(known) == [1, 2, 3, 4, 5, 6]
+    assert {number: known[number] for number in after_interrupt} == after_interrupt
+    assert {number: known[number]["history"] for number in after_kill} == {
+        number: trial["history"] for number, trial in after_kill.items()
+    }
+    assert {trial["state"] for trial in known.values()} == {"finished"}
+    assert {len(trial["history"]) for trial in known.values()} == {2}
+
+    parents, children = tracked(tmp_path)
+    assert len(parents) == 1
+    assert Counter(run.data.tags["rayfuse.trial"] for run in children) == Counter("123456")
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parents[0].info.run_id}
+    assert {run.info.status for run in [*parents, *children]} == {"FINISHED"}
+    assert {trial["run_id"] for trial in known.values()} == {run.info.run_id for run in children}
+    assert data["run_id"] == parents[0].info.run_id
+
+    assert [trial["value"] for trial in data["trials"]] == sorted(
+        (trial["value"] for trial in data["trials"]), reverse=True
+    )
+    best = data["best"]
+    assert best["value"] == data["trials"][0]["value"]
+    assert best["spec"]["train"]["optimizer"]["lr"] == best["values"]["train.optimizer.lr"]
+    assert best["spec"]["data"]["test"] == str(tmp_path / "test.jsonl")
+    folder = Path(data["sweep"])
+    pictures = {path.stem for path in (folder / "pictures").iterdir()}
+    assert {"fusion", "train.optimizer.lr"} <= pictures <= {"fusion", "fusion.heads", "train.optimizer.lr"}
+    stored = {
+        file.path
+        for file in MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db").list_artifacts(data["run_id"])
+    }
+    assert {"leaderboard.json", "best.json", "pictures"} <= stored
+    assert not list(folder.rglob("*.pkl"))
+
+
+def test_a_failed_trial_is_recorded_and_the_winner_registered(two_workers: Nodes, tmp_path: Path) -> None:
+    rates = {"grid": [1e30, 0.01]}  # with the first, the loss is no number any more
+    scheduler = {"type": "asha", "grace": 1, "reduction": 2}
+    write_sweep(tmp_path, search={"type": "grid"}, space={"train.optimizer.lr": rates}, scheduler=scheduler)
+    code, data = finish(start(tmp_path, two_workers, "--register-best"), tmp_path)
+    assert code == 0
+    failed, good = trials(tmp_path)[1], trials(tmp_path)[2]
+    assert failed["state"] == "failed"
+    assert "the loss is nan" in failed["error"] or "the loss is inf" in failed["error"]
+    assert good["state"] == "finished"
+    assert data["best"]["trial"] == 2
+    assert data["registered"]["version"] == 1
+    assert data["registered"]["evaluated_on"] == "test"
+    client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    assert int(client.get_model_version_by_alias("tiny", "candidate").version) == 1
+    _, children = tracked(tmp_path)
+    assert {run.data.tags["rayfuse.trial"]: run.info.status for run in children} == {
+        "1": "FAILED",
+        "2": "FINISHED",
+    }
+
+
+def test_more_workers_than_the_cluster_has(two_workers: Nodes, tmp_path: Path) -> None:
+    write_sweep(tmp_path, trial={"compute.workers": 3})
+    code, data = finish(start(tmp_path, two_workers), tmp_path)
+    assert code == 2
+    assert "sweep.yaml: trial.compute.workers: 3 workers" in data["error"]["message"]
+    assert trials(tmp_path) == {}
