@@ -35,6 +35,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "labels for ray start": ({"head.ray": {"labels": "a=b"}}, "head.ray.labels: KubeRay refuses it here"),
     "an option that KubeRay sets": ({"head.ray": {"block": True}}, "head.ray.block: KubeRay sets it; leave it out"),
+    "an option with two values": ({"head.ray": {"a": [1]}}, "head.ray.a: should be a valid string, not [1]"),
     "an accelerator without GPUs": (
         {"workers.cpu.accelerator": "H100"},
         "workers.cpu.accelerator: H100 without `gpus`; write how many, or leave it out",

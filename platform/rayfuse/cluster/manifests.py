@@ -5,7 +5,6 @@ ConfigMap beside it. The ConfigMap's name holds a digest of its content: a chang
 that reads the new spec from its first second on, while the old one answers until the new one does.
 """
 
-import json
 import math
 import secrets
 from typing import Any
@@ -184,7 +183,7 @@ def _ray_cluster(
         "rayVersion": cluster.ray_version,
         "authOptions": {"mode": "token"},
         "headGroupSpec": _given(
-            rayStartParams={**own, **_ray_options(cluster.head)},
+            rayStartParams={**own, **cluster.head.ray},
             labels=_ray_labels(cluster.head),
             template=_pod(head, cluster.head, parcel, cluster, spec_map),
         ),
@@ -207,7 +206,7 @@ def _worker_group(
         minReplicas=fewest,
         replicas=first,
         maxReplicas=most,
-        rayStartParams=_ray_options(group),
+        rayStartParams=group.ray,
         labels=_ray_labels(group),
         template=_pod(_container("ray-worker", group, cluster), group, parcel, cluster, spec_map),
     )
@@ -287,14 +286,6 @@ def _labels(parcel: Parcel) -> dict[str, str]:
 
 def _ray_labels(machine: Machine) -> dict[str, str] | None:
     return {_ACCELERATOR_LABEL: machine.accelerator} if machine.accelerator else None
-
-
-def _ray_options(machine: Machine) -> dict[str, str]:
-    """KubeRay takes every option as a text, and a flag as `true`."""
-    return {
-        option: json.dumps(value) if isinstance(value, bool) else value
-        for option, value in machine.ray.items()
-    }
 
 
 def _whole_seconds(seconds: float | None) -> int | None:

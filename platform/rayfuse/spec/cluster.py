@@ -59,6 +59,11 @@ def _text(value: Any) -> Any:
     return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
+def _option(value: Any) -> Any:
+    """KubeRay takes every option as a text, a flag as `true`."""
+    return str(value).lower() if isinstance(value, bool) else _text(value)
+
+
 def _cpu(value: str) -> str:
     if not _CPU.fullmatch(value) or cores(value) <= 0:
         raise PydanticCustomError("cpu", "not a number of CPUs; write 4, 0.5 or 500m")
@@ -70,7 +75,9 @@ def _memory(value: str) -> str:
     if not match:
         raise PydanticCustomError("memory", "not a quantity of Kubernetes; write 512Mi or 16Gi")
     if not match[2] and float(match[1]) < _LEAST_BYTES_WITHOUT_UNIT:
-        raise PydanticCustomError("memory", "not an amount that helps: a number alone counts bytes; write 512Mi or 16Gi")
+        raise PydanticCustomError(
+            "memory", "not an amount that helps: a number alone counts bytes; write 512Mi or 16Gi"
+        )
     return value
 
 
@@ -161,6 +168,13 @@ Memory = Annotated[str, BeforeValidator(_text), AfterValidator(_memory), WithJso
 Plain = Annotated[str, BeforeValidator(_text), WithJsonSchema(_TEXT_OR_NUMBER)]
 """A text, which may be written as a number."""
 
+RayOption = Annotated[
+    str,
+    BeforeValidator(_option),
+    WithJsonSchema({"anyOf": [*_TEXT_OR_NUMBER["anyOf"], {"type": "boolean"}]}),
+]
+"""The value of an option of `ray start`."""
+
 GroupName = Annotated[str, AfterValidator(_group_name)]
 Label = Annotated[str, AfterValidator(_label)]
 ObjectName = Annotated[str, AfterValidator(_subdomain)]
@@ -198,7 +212,7 @@ class Machine(Block):
     node_selector: dict[str, str] = Field({})
     """Labels that a node must have."""
     tolerations: list[Toleration] = Field([])
-    ray: dict[Annotated[str, Field(pattern=r"^[a-z][a-z-]*$")], Plain | bool] = Field({})
+    ray: dict[Annotated[str, Field(pattern=r"^[a-z][a-z-]*$")], RayOption] = Field({})
     """More options of `ray start`, without the dashes."""
 
     @model_validator(mode="after")
