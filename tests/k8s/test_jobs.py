@@ -12,8 +12,8 @@ from mlflow_server import Server
 from waiting import wait_for
 
 from rayfuse.cli import main
-from rayfuse.cluster.jobs import ENDED
 from rayfuse.cluster.kubernetes import KubernetesJobs
+from rayfuse.errors import RayfuseError
 
 
 def job_file(folder: Path, name: str, **changes: Any) -> Path:
@@ -87,12 +87,14 @@ def test_a_job_is_stopped_half_way(
     code, answer, _ = submit(capsys, spec, "--cluster", place.write(), "--name", "stops")
     assert (code, answer["name"], answer["status"]) == (0, "stops", "PENDING")
     wait_for(lambda: jobs.get("stops").status == "RUNNING")
-    training = next(line for line in jobs.logs("stops", follow=True) if "validation/loss" in line)
-    assert training.startswith("step ")
+    log = jobs.logs("stops", follow=True)
+    assert next(line for line in log if "validation/loss" in line).startswith("step ")
 
     info = jobs.stop("stops")
     assert (info.status, info.exit_code) == ("STOPPED", None)
-    assert info.status in ENDED
+    assert not [line for line in log if "Traceback" in line]  # and it ends
+    with pytest.raises(RayfuseError, match="stops: STOPPED; its log has gone with its pods"):
+        list(jobs.logs("stops"))
     assert not [pod for pod in jobs.kube.list("Pod") if pod["metadata"]["name"].startswith("stops")]
     assert jobs.stop("stops") == info
     code, answer, said = submit(capsys, spec, "--cluster", place.file, "--name", "stops")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 from rayfuse.cluster.jobs import ENDED, JobInfo, unknown
@@ -51,16 +52,16 @@ class KubernetesJobs:
         attempt, printed = "", 0
         while True:
             found = self._find(name)
-            info = self._with_log(found)
-            if (found.get("status") or {}).get("jobId") != attempt:
-                attempt, printed = (found.get("status") or {}).get("jobId") or "", 0
-            pod = self._submitter(found)
+            info, pod = self._with_log(found), self._submitter(found)
+            current = (found.get("status") or {}).get("jobId") or attempt
+            if current != attempt:
+                attempt, printed = current, 0
             if pod is None and info.status in ENDED and not printed:
                 raise RayfuseError(f"{name}: {info.status}; its log has gone with its pods")
-            for number, line in enumerate(entrypoint_lines(self._lines(pod, follow)) if pod else ()):
-                if number >= printed:
-                    printed += 1
-                    yield line
+            # A submitter that starts again prints the log of the same attempt from its beginning.
+            for line in islice(self._lines(pod, follow), printed, None):
+                printed += 1
+                yield line
             if not follow or info.status in ENDED:
                 return
             time.sleep(_POLL_SECONDS)
@@ -145,10 +146,11 @@ class KubernetesJobs:
         newest = max(started, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
         return str(newest["metadata"]["name"]) if newest else None
 
-    def _lines(self, pod: str, follow: bool) -> Iterator[str]:
-        """The log of a pod; one that is gone, or a connection that breaks while following, ends it."""
-        with suppress(*((NotReachable, SpecError) if follow else (SpecError,))):
-            yield from self.kube.log(pod, SUBMITTER, follow)
+    def _lines(self, pod: str | None, follow: bool) -> Iterator[str]:
+        """What the entrypoint has printed; a pod that goes, or a connection that breaks while following, ends it."""
+        if pod is not None:
+            with suppress(*((NotReachable, SpecError) if follow else (SpecError,))):
+                yield from entrypoint_lines(self.kube.log(pod, SUBMITTER, follow))
 
     def _suspend(self, found: Json) -> None:
         """Take the job's pods away and keep its record.
