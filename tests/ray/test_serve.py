@@ -21,9 +21,10 @@ from endpoints import b64, make_champion, make_served_model, refused
 from mlflow_server import Server
 from tiny_jobs import write_audio, write_image
 
+from rayfuse.cli import main
 from rayfuse.cluster import local
 from rayfuse.cluster.local import LocalCluster
-from rayfuse.errors import ResourceError, SpecError
+from rayfuse.errors import NotReachable, ResourceError, SpecError
 from rayfuse.model.predictor import Predictor
 from rayfuse.registry.fetching import Source
 from rayfuse.serve import applications, deploy
@@ -251,6 +252,29 @@ def test_keys_open_it_to_others_and_are_shown_nowhere(
     assert dashboard.serving()["http_options"]["host"] == "0.0.0.0"
 
 
+def test_a_cluster_of_somebody_is_told_the_version_and_fetches_it(
+    dashboard: Dashboard,
+    folder: Path,
+    whole: dict[str, Any],
+    port: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tracking = f"sqlite:///{tmp_path}/mlflow.db"
+    make_champion(tracking, folder, "pinned")
+    spec = tmp_path / "pinned.yaml"
+    content = {"kind": "service", "name": "pinned", "model": "models:/pinned@champion", "tracking": tracking}
+    spec.write_text(yaml.safe_dump({**content, "port": port}))
+    assert main(["serve", "up", str(spec), "--json"]) == 0
+    up = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert up["model"] == {"name": "pinned", "version": 1}
+    arguments = dashboard.serving()["applications"]["pinned"]["deployed_app_config"]["args"]
+    assert arguments == {"model": "models:/pinned/1", "tracking": tracking, "threads": 1}
+    [found] = [endpoint for endpoint in deploy.status(dashboard) if endpoint.name == "pinned"]
+    assert ask(found, whole).json()["model"] == {"name": "pinned", "version": 1}
+    deploy.delete("pinned", dashboard)
+
+
 @pytest.fixture(scope="module")
 def registry(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An MLflow server whose model `promoted` has a champion."""
@@ -355,6 +379,29 @@ def test_a_service_that_a_cluster_cannot_run_says_why(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", registry)
     with pytest.raises(SpecError, match=says):
         from_spec(Spec(spec=str(write_service(tmp_path, **options))))
+
+
+def test_a_cluster_waits_for_an_mlflow_that_is_still_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from rayfuse.serve import endpoint
+
+    server = Server(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    spec = endpoint.Spec(spec=str(write_service(tmp_path, auth={"keys": "k"})))
+    monkeypatch.setattr(endpoint, "_PATIENCE_SECONDS", 0.0)
+    with pytest.raises(NotReachable, match="connection refused"):
+        endpoint.from_spec(spec)
+    monkeypatch.setattr(endpoint, "_PATIENCE_SECONDS", 120.0)
+    starting = threading.Thread(target=server.start)
+    starting.start()
+    try:
+        with caplog.at_level("WARNING", "rayfuse"), pytest.raises(SpecError, match="no registered model"):
+            endpoint.from_spec(spec)
+        assert "; trying again" in caplog.text
+    finally:
+        starting.join()
+        server.kill()
 
 
 def test_what_a_cluster_cannot_run_is_told_through_serve(

@@ -6,6 +6,7 @@ say, `rayfuse.serve.endpoint:from_spec` where nobody but the cluster itself read
 
 import logging
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from pydantic import BaseModel, ConfigDict
 from ray import serve
 from starlette.applications import Starlette
 
-from rayfuse.errors import SpecError
-from rayfuse.registry.fetching import fetch, pin
+from rayfuse.errors import NotReachable, SpecError
+from rayfuse.registry.fetching import Source, fetch, pin
 from rayfuse.serve import applications
 from rayfuse.serve.app import build_app
 from rayfuse.serve.settings import Settings
@@ -23,6 +24,8 @@ from rayfuse.spec.service import Service
 
 _TRIES = 3
 """Starts of a first replica, on a cluster that may have nodes in trouble."""
+_PATIENCE_SECONDS = 300.0
+_PAUSE_SECONDS = 5.0
 
 _log = logging.getLogger("rayfuse.serve")
 
@@ -90,7 +93,8 @@ def build(arguments: Arguments) -> serve.Application:
 def from_spec(arguments: Spec) -> serve.Application:
     """The application that a service's file describes, read with the environment of the cluster's machines.
 
-    Raises SpecError where it has no keys: Serve listens on all interfaces of a cluster.
+    Waits for minutes for an MLflow that does not answer: where a whole cluster starts, nobody is there to try again.
+    Raises SpecError where the service has no keys, because Serve listens on all interfaces of a cluster.
     """
     service = load_spec(arguments.spec, Service)
     if not service.auth.keys:
@@ -99,11 +103,23 @@ def from_spec(arguments: Spec) -> serve.Application:
             'write keys: "${RAYFUSE_API_KEYS:-}", and put RAYFUSE_API_KEYS into a Secret that `secrets.env` of the '
             "cluster spec names"
         )
-    source = pin(service.model, service.tracking)
+    source = _pin(service)
     _log.info("%s: %s", service.name, source.model)
     options = applications.options(service, source)
     deployment = Endpoint.options(**options, max_constructor_retry_count=_TRIES)  # type: ignore[attr-defined]
     return deployment.bind(Arguments(**applications.arguments(service, source)))
+
+
+def _pin(service: Service) -> Source:
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            return pin(service.model, service.tracking)
+        except NotReachable as error:
+            if time.monotonic() > deadline:
+                raise
+            _log.warning("%s: %s; trying again", service.name, error)
+            time.sleep(_PAUSE_SECONDS)
 
 
 def _fetch(arguments: Arguments) -> Path:
