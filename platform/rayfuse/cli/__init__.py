@@ -25,6 +25,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "predict": ("rayfuse.cli.predict:predict", "One answer, from the registry or from an endpoint."),
     "models": ("rayfuse.cli.models:models", "The registry: list, show, promote, rollback."),
     "serve": ("rayfuse.cli.serve:serve", "Endpoints: up, status, down."),
+    "jobs": ("rayfuse.cli.jobs:jobs", "What was submitted to a cluster: list, status, logs, stop."),
     "schema": ("rayfuse.cli.schema:schema", "JSON Schema of a spec, for editors."),
     "doctor": ("rayfuse.cli.doctor:doctor", "What is wrong with this machine."),
     "version": ("rayfuse.cli.version:version", "What is installed."),

@@ -1,9 +1,12 @@
 """What runs on a cluster, seen the same way on Kubernetes and through Ray's Jobs API."""
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
+
+from rayfuse.errors import SpecError
 
 Status = Literal["PENDING", "RUNNING", "SUCCEEDED", "FAILED", "STOPPED"]
 
@@ -43,3 +46,10 @@ class Jobs(Protocol):
 
     def stop(self, name: str) -> JobInfo:
         """Stop a job and wait until it has; one that has ended already is left as it is."""
+
+
+def unknown(name: str, known: Sequence[str]) -> SpecError:
+    """The error for a name that no job has, with the nearest one that some job has."""
+    near = difflib.get_close_matches(name, known, n=1)
+    remedy = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known) or 'none'}"
+    return SpecError(f"{name}: no such job; {remedy}")
