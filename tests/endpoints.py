@@ -27,3 +27,20 @@ def make_served_model(folder: Path) -> Path:
     """A model of a picture, a text and, optionally, a clip, that has learnt a little."""
     job = tiny_job(folder / "data", audio=True, **{"inputs.image.optional": False, "data.max_bad_rows": 1.0})
     return make_model_folder(folder, steps=20, job=job)
+
+
+def make_champion(tracking: str, folder: Path, name: str) -> int:
+    """Register a model folder as `rayfuse train` does and promote it; its version."""
+    from rayfuse.model.folder import read_job
+    from rayfuse.registry.deciding import promote
+    from rayfuse.registry.storing import register
+    from rayfuse.registry.tracker import Tracker
+    from rayfuse.registry.tracking import connect
+
+    client, job = connect(tracking), read_job(folder)[0].model_copy(update={"name": name})
+    tracker = Tracker.start(client, job, "run", folder.parent / "metrics.jsonl")
+    measured = {"metrics": {"answer/accuracy": 0.9, "loss": 0.1}, "by_inputs": {}, "split": "test"}
+    version = register(client, tracker.run_id, job, folder, {}, measured, {"test": "digest"})
+    tracker.finish()
+    promote(client, name, force=True)
+    return version

@@ -18,9 +18,6 @@ from waiting import wait_for
 from rayfuse.cli import main
 from rayfuse.cluster.kubernetes import KubernetesJobs
 
-if not hasattr(endpoints, "make_champion"):
-    pytest.skip("endpoints cannot fetch their own model yet", allow_module_level=True)
-
 KEY = "key-of-a-test"
 
 

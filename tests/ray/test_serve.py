@@ -1,7 +1,9 @@
 """Endpoints on a real Ray Serve."""
 
+import hashlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,14 +16,18 @@ from typing import Any
 
 import httpx
 import pytest
-from endpoints import b64, make_served_model, refused
+import yaml
+from endpoints import b64, make_champion, make_served_model, refused
+from mlflow_server import Server
 from tiny_jobs import write_audio, write_image
 
+from rayfuse.cli import main
 from rayfuse.cluster import local
 from rayfuse.cluster.local import LocalCluster
-from rayfuse.errors import ResourceError
+from rayfuse.errors import NotReachable, ResourceError, SpecError
 from rayfuse.model.predictor import Predictor
-from rayfuse.serve import deploy
+from rayfuse.registry.fetching import Source
+from rayfuse.serve import applications, deploy
 from rayfuse.serve.applications import Endpoint
 from rayfuse.serve.dashboard import Dashboard
 from rayfuse.spec.load import check
@@ -54,7 +60,7 @@ def bring(dashboard: Dashboard, folder: Path, port: int) -> Bring:
     def up(model: Path = folder, version: int = 1, **options: Any) -> Endpoint:
         content = {"kind": "service", "name": "tiny", "model": "/m", "port": port, **options}
         service = check(content, Service, "test.yaml")
-        return deploy.deploy(service, model, {"name": "tiny", "version": version}, dashboard)
+        return deploy.deploy(service, Source(str(model), name="tiny", version=version), dashboard)
 
     return up
 
@@ -188,8 +194,11 @@ def test_an_answer_that_takes_too_long_is_given_up(bring: Bring, whole: dict[str
     refused(httpx.post(endpoint.predict, json=content, trust_env=False, timeout=60), 504)
 
 
-def test_a_new_version_takes_over_without_a_lost_request(bring: Bring, whole: dict[str, Any]) -> None:
+def test_a_new_version_takes_over_without_a_lost_request(
+    bring: Bring, folder: Path, whole: dict[str, Any], tmp_path: Path
+) -> None:
     endpoint = bring()
+    newer = shutil.copytree(folder, tmp_path / "newer")
     versions: list[Any] = []
     done = threading.Event()
 
@@ -202,7 +211,7 @@ def test_a_new_version_takes_over_without_a_lost_request(bring: Bring, whole: di
     asking = threading.Thread(target=keep_asking)
     asking.start()
     try:
-        bring(version=2)
+        bring(newer, version=2)
         time.sleep(0.5)
     finally:
         done.set()
@@ -214,7 +223,7 @@ def test_a_new_version_takes_over_without_a_lost_request(bring: Bring, whole: di
 def test_a_model_that_does_not_load_says_why_and_leaves_the_old_one(
     bring: Bring, dashboard: Dashboard, endpoint: Endpoint, whole: dict[str, Any], tmp_path: Path
 ) -> None:
-    with pytest.raises(ResourceError, match=r"tiny does not come up: .*not a model folder"):
+    with pytest.raises(ResourceError, match=r"tiny does not come up: .*no model folder there"):
         bring(model=tmp_path, version=3)
     [found] = deploy.status(dashboard)
     assert (found.status, found.model["version"]) == ("RUNNING", 1)
@@ -241,6 +250,166 @@ def test_keys_open_it_to_others_and_are_shown_nowhere(
         assert ask(endpoint, whole, headers={"Authorization": f"Bearer {key}"}).status_code == 200
     assert "key-of" not in json.dumps(dashboard.serving())
     assert dashboard.serving()["http_options"]["host"] == "0.0.0.0"
+
+
+def test_a_cluster_of_somebody_is_told_the_version_and_fetches_it(
+    dashboard: Dashboard,
+    folder: Path,
+    whole: dict[str, Any],
+    port: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tracking = f"sqlite:///{tmp_path}/mlflow.db"
+    make_champion(tracking, folder, "pinned")
+    spec = tmp_path / "pinned.yaml"
+    content = {"kind": "service", "name": "pinned", "model": "models:/pinned@champion", "tracking": tracking}
+    spec.write_text(yaml.safe_dump({**content, "port": port}))
+    assert main(["serve", "up", str(spec), "--json"]) == 0
+    up = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert up["model"] == {"name": "pinned", "version": 1}
+    arguments = dashboard.serving()["applications"]["pinned"]["deployed_app_config"]["args"]
+    assert arguments == {"model": "models:/pinned/1", "tracking": tracking, "threads": 1}
+    [found] = [endpoint for endpoint in deploy.status(dashboard) if endpoint.name == "pinned"]
+    assert ask(found, whole).json()["model"] == {"name": "pinned", "version": 1}
+    deploy.delete("pinned", dashboard)
+
+
+@pytest.fixture(scope="module")
+def registry(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An MLflow server whose model `promoted` has a champion."""
+    server = Server(tmp_path_factory.mktemp("mlflow"))
+    server.start()
+    make_champion(server.uri, folder, "promoted")
+    yield server.uri
+    server.kill()
+
+
+def write_service(folder: Path, **options: Any) -> Path:
+    content = {"kind": "service", "name": "on-kuberay", "model": "models:/promoted@champion", **options}
+    path = folder / "service.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def put(dashboard: Dashboard, spec: Path, port: int, environment: dict[str, str]) -> dict[str, Any]:
+    """Have Serve run what a RayService says, and return the application when it has come up or failed.
+
+    `environment` stands for that of the pods.
+    """
+    application = {
+        "name": "on-kuberay",
+        "route_prefix": "/on-kuberay",
+        "import_path": "rayfuse.serve.endpoint:from_spec",
+        "args": {"spec": str(spec), "digest": hashlib.sha256(spec.read_bytes()).hexdigest()},
+        "runtime_env": {"env_vars": environment},
+    }
+    http = {"host": "0.0.0.0", "port": port}
+    dashboard.apply({"http_options": http, "applications": [application]})
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        found: dict[str, Any] = dashboard.serving()["applications"]["on-kuberay"]
+        if found["status"] in ("RUNNING", *applications.FAILED):
+            return found
+        time.sleep(0.5)
+    raise AssertionError(f"not up in time: {found}")
+
+
+def test_a_cluster_reads_the_spec_and_fetches_the_model_itself(
+    dashboard: Dashboard,
+    registry: str,
+    folder: Path,
+    files: dict[str, Path],
+    whole: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    """As KubeRay has it run a RayService."""
+    dashboard.shut_serve_down()
+    [port] = local.free_ports(1)
+    keys = "${RAYFUSE_API_KEYS:-key-of-anna}"
+    spec = write_service(
+        tmp_path, auth={"keys": keys}, limits={"body": 200_000}, replicas={"min": 1, "max": 2, "cpus": 0.5}
+    )
+    environment = {"MLFLOW_TRACKING_URI": registry, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    found = put(dashboard, spec, port, environment)
+    assert found["status"] == "RUNNING", found
+
+    [endpoint] = deploy.status(dashboard)
+    assert (endpoint.name, endpoint.keys, endpoint.replicas) == ("on-kuberay", 1, 1)
+    assert endpoint.model == {"name": "promoted", "version": 1}
+    refused(ask(endpoint, whole), 401)
+    answer = ask(endpoint, whole, headers={"Authorization": "Bearer key-of-anna"}).json()
+    values = {name: path.read_bytes() for name, path in files.items()}
+    [expected] = Predictor(folder).predict([{**values, "text": whole["text"]}])
+    assert answer["model"] == {"name": "promoted", "version": 1}
+    assert answer["outputs"]["answer"]["scores"] == pytest.approx(
+        expected["outputs"]["answer"]["scores"], abs=1e-4
+    )
+    large = {**whole, "text": "x" * 200_000}
+    refused(ask(endpoint, large, headers={"Authorization": "Bearer key-of-anna"}), 413)
+
+    assert "key-of" not in json.dumps(dashboard.serving())
+    [cached] = (tmp_path / "cache" / "rayfuse" / "models").iterdir()
+    assert cached.name.startswith("promoted-1-")
+    used = found["deployments"]["Endpoint"]["deployment_config"]
+    [same] = applications.application(
+        check({**yaml.safe_load(spec.read_text()), "auth": {"keys": "key-of-anna"}}, Service, "x"),
+        Source("models:/promoted/1", registry, "promoted", 1),
+    )["deployments"]
+    assert {name: used[name] for name in same if name not in ("autoscaling_config", "ray_actor_options")} == {
+        name: value for name, value in same.items() if name not in ("autoscaling_config", "ray_actor_options")
+    }
+    assert used["autoscaling_config"].items() >= same["autoscaling_config"].items()
+    assert used["ray_actor_options"].items() >= same["ray_actor_options"].items()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({}, r"auth\.keys: none, .*RAYFUSE_API_KEYS into a Secret that `secrets\.env`"),
+        ({"auth": {"keys": "k"}, "model": "models:/promoted@nobody"}, "no version of promoted has the alias"),
+        ({"auth": {"keys": "k"}, "prot": 1}, "prot: unknown key; did you mean port"),
+    ],
+)
+def test_a_service_that_a_cluster_cannot_run_says_why(
+    registry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], says: str
+) -> None:
+    from rayfuse.serve.endpoint import Spec, from_spec
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", registry)
+    with pytest.raises(SpecError, match=says):
+        from_spec(Spec(spec=str(write_service(tmp_path, **options))))
+
+
+def test_a_cluster_waits_for_an_mlflow_that_is_still_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from rayfuse.serve import endpoint
+
+    server = Server(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    spec = endpoint.Spec(spec=str(write_service(tmp_path, auth={"keys": "k"})))
+    monkeypatch.setattr(endpoint, "_PATIENCE_SECONDS", 0.0)
+    with pytest.raises(NotReachable, match="connection refused"):
+        endpoint.from_spec(spec)
+    monkeypatch.setattr(endpoint, "_PATIENCE_SECONDS", 120.0)
+    starting = threading.Thread(target=server.start)
+    starting.start()
+    try:
+        with caplog.at_level("WARNING", "rayfuse"), pytest.raises(SpecError, match="no registered model"):
+            endpoint.from_spec(spec)
+        assert "; trying again" in caplog.text
+    finally:
+        starting.join()
+        server.kill()
+
+
+def test_what_a_cluster_cannot_run_is_told_through_serve(
+    dashboard: Dashboard, registry: str, tmp_path: Path, port: int
+) -> None:
+    found = put(dashboard, write_service(tmp_path), port, {})
+    assert found["status"] == "DEPLOY_FAILED"
+    assert applications.reason(found["message"]).startswith(f"{tmp_path}/service.yaml: auth.keys: none")
 
 
 def rayfuse(*arguments: str, environment: dict[str, str], code: int = 0) -> Any:

@@ -34,7 +34,7 @@ def write_sweep(folder: Path, **changes: Any) -> Path:
         "job": "job.yaml",
         "metric": "answer/accuracy",
         "mode": "max",
-        "search": {"type": "random", "trials": 6},
+        "search": {"type": "optuna", "trials": 6, "startup": 2},
         "space": {
             "fusion": {"choice": [{"type": "concat", "hidden": 16}, {"type": "transformer", "layers": 1}]},
             "fusion.heads": {"choice": [1, 2, 4], "when": {"fusion.type": "transformer"}},
@@ -153,7 +153,13 @@ def test_interrupted_and_killed_it_goes_on_where_it_was(two_workers: Nodes, tmp_
 def test_a_failed_trial_is_recorded_and_the_winner_registered(two_workers: Nodes, tmp_path: Path) -> None:
     rates = {"grid": [1e30, 0.01]}  # with the first, the loss is no number any more
     scheduler = {"type": "asha", "grace": 1, "reduction": 2}
-    write_sweep(tmp_path, search={"type": "grid"}, space={"train.optimizer.lr": rates}, scheduler=scheduler)
+    write_sweep(
+        tmp_path,
+        search={"type": "grid"},
+        space={"train.optimizer.lr": rates},
+        scheduler=scheduler,
+        concurrency=4,  # more than there is room for
+    )
     code, data = finish(start(tmp_path, two_workers, "--register-best"), tmp_path)
     assert code == 0
     failed, good = trials(tmp_path)[1], trials(tmp_path)[2]

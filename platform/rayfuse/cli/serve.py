@@ -6,7 +6,7 @@ that stays when the command ends, and stops it when its last endpoint is taken d
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,8 +15,6 @@ from rayfuse.cli import output
 from rayfuse.errors import SpecError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rayfuse.serve.applications import Endpoint
     from rayfuse.serve.dashboard import Dashboard
     from rayfuse.spec.job import Job
@@ -53,21 +51,23 @@ def serve() -> None:
 @output.json_option
 def up(spec: str, overrides: tuple[str, ...]) -> None:
     """Serve the model that the YAML file SERVICE names, or update its endpoint; returns when it answers."""
-    from rayfuse.registry.fetching import fetch
+    from rayfuse.model.folder import read_job
+    from rayfuse.registry.fetching import fetch, pin
     from rayfuse.serve.deploy import deploy
     from rayfuse.spec.load import load_spec
     from rayfuse.spec.service import Service
 
     service = load_spec(spec, Service, overrides)
-    model = fetch(service.model, service.tracking)
-    job = _job(model.folder)
-    about = {"name": model.name or job.registered_name, "version": model.version}
-    output.say(
-        f"{service.name}: {about['name']} {about['version'] or ''} from {model.folder}".replace("  ", " ")
-    )
+    source = pin(service.model, service.tracking)
+    folder = fetch(source.model, source.tracking).folder
+    job = read_job(folder)[0]
+    source = replace(source, name=source.name or job.registered_name)
+    output.say(f"{service.name}: {source.name} {source.version or ''} from {folder}".replace("  ", " "))
     cluster = _start(service)
+    if cluster.ours:  # its replicas see what was fetched just now, and need not ask MLflow
+        source = replace(source, model=str(folder))
     try:
-        endpoint = deploy(service, model.folder, about, cluster.dashboard, output.say)
+        endpoint = deploy(service, source, cluster.dashboard, output.say)
     except BaseException:
         _stop_if_idle(cluster)
         raise
@@ -163,12 +163,6 @@ def _choose(name: str | None, names: list[str]) -> str | None:
     return name
 
 
-def _job(folder: "Path") -> "Job":
-    from rayfuse.model.folder import read_job
-
-    return read_job(folder)[0]
-
-
 def _announce(endpoint: "Endpoint", job: "Job", cluster: _Cluster) -> str:
     return (
         f"{endpoint.name} is up: {_version(endpoint)}, {endpoint.replicas} replica(s)\n\n"
@@ -191,8 +185,8 @@ def _curl(endpoint: "Endpoint", job: "Job") -> str:
 
 
 def _version(endpoint: "Endpoint") -> str:
-    version = endpoint.model.get("version")
-    return f"{endpoint.model['name']} {version}" if version is not None else str(endpoint.model["name"])
+    known = [endpoint.model["name"], endpoint.model["version"]]
+    return " ".join(str(part) for part in known if part is not None) or "-"
 
 
 def _data(endpoint: "Endpoint") -> dict[str, Any]:

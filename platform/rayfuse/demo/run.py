@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from rayfuse.demo.make import make_data, make_models
 from rayfuse.errors import ResourceError
 from rayfuse.pipeline import train_and_register
 from rayfuse.registry.deciding import promote
-from rayfuse.registry.fetching import fetch
+from rayfuse.registry.fetching import fetch, pin
 from rayfuse.registry.tracking import connect, database_path, tracking_uri
 from rayfuse.serve import deploy
 from rayfuse.serve.dashboard import Dashboard
@@ -150,9 +150,9 @@ def _leave_ray() -> None:
 
 
 def _serve(service: Service, uri: str, dashboard: Dashboard, say: Say) -> deploy.Endpoint:
-    model = fetch(service.model, service.tracking or uri)
-    about = {"name": model.name, "version": model.version}
-    return deploy.deploy(service, model.folder, about, dashboard, say)
+    source = pin(service.model, service.tracking or uri)
+    folder = fetch(source.model, source.tracking).folder
+    return deploy.deploy(service, replace(source, model=str(folder)), dashboard, say)
 
 
 def _row(rows: Path) -> dict[str, Any]:

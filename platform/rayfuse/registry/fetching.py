@@ -37,6 +37,31 @@ class LocalModel:
     version: int | None = None
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where several machines get one and the same model: an alias may move between the first and the last."""
+
+    model: str
+    """`models:/NAME/VERSION`, a folder or the URL of one."""
+    tracking: str | None = None
+    """MLflow's address; None: the one that each machine's own environment names."""
+    name: str | None = None
+    """Of the registered model; None where the folder says it."""
+    version: int | None = None
+
+
+def pin(model: str, tracking: str | None = None) -> Source:
+    """The version that `models:/NAME@ALIAS` means now; a folder or URL is itself.
+
+    An address of MLflow with credentials in it is left out, so that a source may be shown to anyone.
+    """
+    if not model.startswith("models:"):
+        return Source(model)
+    uri = tracking_uri(tracking)
+    name, version = resolve(connect(uri, create=False), model)
+    return Source(f"models:/{name}/{version}", None if "@" in urlsplit(uri).netloc else uri, name, version)
+
+
 def fetch(model: str, tracking: str | None = None, cache: Path | None = None) -> LocalModel:
     """The model that `models:/NAME@ALIAS`, `models:/NAME/VERSION`, a folder or the URL of one means.
 

@@ -3,14 +3,14 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rayfuse.errors import ResourceError
+from rayfuse.registry.fetching import Source
 from rayfuse.serve.settings import Settings
 from rayfuse.spec.service import Replicas, Service
 
-IMPORT_PATH = "rayfuse.serve.endpoint:build"
+BUILD, FROM_SPEC = "rayfuse.serve.endpoint:build", "rayfuse.serve.endpoint:from_spec"
 ALL_INTERFACES, LOOPBACK = "0.0.0.0", "127.0.0.1"
 FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
 
@@ -44,6 +44,7 @@ class Endpoint:
     """RUNNING, DEPLOYING, DEPLOY_FAILED, UNHEALTHY or DELETING."""
     url: str
     model: dict[str, Any]
+    """`name` and `version`; None both while it is not known."""
     replicas: int
     """How many answer now."""
     keys: int
@@ -61,16 +62,31 @@ class Endpoint:
         return f"{self.url}/predict"
 
 
-def application(service: Service, folder: Path, model: Json, surge: bool = True) -> dict[str, Any]:
+def application(service: Service, source: Source, surge: bool = True) -> dict[str, Any]:
     """A service as an application of Serve's configuration.
 
-    A change of `args` or `ray_actor_options` starts new replicas, with `surge` before the old ones stop; all
-    else changes the running ones.
+    A change of `args` or `ray_actor_options` starts new replicas; all else changes the running ones.
     """
-    settings = Settings.of(service)
+    return {
+        "name": service.name,
+        "route_prefix": service.prefix,
+        "import_path": BUILD,
+        "args": arguments(service, source),
+        "deployments": [{"name": _DEPLOYMENT, **options(service, source, surge)}],
+    }
+
+
+def arguments(service: Service, source: Source) -> dict[str, Any]:
+    """What a replica must know to load its model."""
+    threads = max(1, int(service.replicas.cpus))
+    return {"model": source.model, "tracking": source.tracking, "threads": threads}
+
+
+def options(service: Service, source: Source, surge: bool = True) -> dict[str, Any]:
+    """How Serve runs the deployment of a service; with `surge` new replicas start before the old ones stop."""
+    settings = Settings.of(service, source.name, source.version)
     replicas = service.replicas
-    deployment = {
-        "name": _DEPLOYMENT,
+    return {
         "user_config": settings.dump(),
         "ray_actor_options": {"num_cpus": replicas.cpus, "num_gpus": replicas.gpus},
         "max_ongoing_requests": settings.most + _SPARE_REQUESTS,
@@ -79,13 +95,6 @@ def application(service: Service, folder: Path, model: Json, surge: bool = True)
         "graceful_shutdown_timeout_s": settings.timeout + 5,
         "max_surge_percent": 100 if surge else 0,
         **_scale(replicas),
-    }
-    return {
-        "name": service.name,
-        "route_prefix": service.prefix,
-        "import_path": IMPORT_PATH,
-        "args": {"folder": str(folder), "model": dict(model), "threads": max(1, int(replicas.cpus))},
-        "deployments": [deployment],
     }
 
 
@@ -193,17 +202,18 @@ def endpoint(name: str, serving: Json, host: str, dashboard: str) -> Endpoint | 
     """An application as the service it is; None where it is not one of ours. `host` is the cluster's."""
     found = serving["applications"][name]
     config = found.get("deployed_app_config") or {}
-    if config.get("import_path") != IMPORT_PATH:
+    if config.get("import_path") not in (BUILD, FROM_SPEC):
         return None
-    options = serving["http_options"]
-    reachable = host if options["host"] in (ALL_INTERFACES, "::") else options["host"]
+    http = serving["http_options"]
+    reachable = host if http["host"] in (ALL_INTERFACES, "::") else http["host"]
+    settings = _settings(found)
     return Endpoint(
         name=name,
         status=found["status"],
-        url=f"http://{reachable}:{options['port']}{config['route_prefix']}",
-        model=config["args"]["model"],
+        url=f"http://{reachable}:{http['port']}{config.get('route_prefix', '/')}",
+        model={"name": settings.model, "version": settings.version},
         replicas=states(found).count("RUNNING"),
-        keys=len(config["deployments"][0]["user_config"]["keys"]),
+        keys=len(settings.keys),
         message=reason(message(found)) if found["status"] in FAILED else "",
         dashboard=dashboard,
     )
@@ -211,8 +221,18 @@ def endpoint(name: str, serving: Json, host: str, dashboard: str) -> Endpoint | 
 
 def states(found: Json) -> list[str]:
     """The state of every replica of one of our applications."""
-    deployment = found.get("deployments", {}).get(_DEPLOYMENT, {})
-    return [replica["state"] for replica in deployment.get("replicas", [])]
+    return [replica["state"] for replica in _deployment(found).get("replicas", [])]
+
+
+def _settings(found: Json) -> Settings:
+    """As its replicas have them; the defaults for an application that Serve has not built yet."""
+    config = _deployment(found).get("deployment_config", {}).get("user_config")
+    return Settings.load(config) if config else Settings()
+
+
+def _deployment(found: Json) -> Json:
+    deployment: Json = found.get("deployments", {}).get(_DEPLOYMENT, {})
+    return deployment
 
 
 def progress(found: Json) -> str:

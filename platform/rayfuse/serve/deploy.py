@@ -4,12 +4,12 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import httpx
 
 from rayfuse.errors import NotReachable, RayfuseError, ResourceError
+from rayfuse.registry.fetching import Source
 from rayfuse.serve import applications
 from rayfuse.serve.applications import Endpoint
 from rayfuse.serve.dashboard import Dashboard
@@ -24,20 +24,19 @@ _NO_ROOM = "to be scheduled"
 
 def deploy(
     service: Service,
-    folder: Path,
-    model: Mapping[str, Any],
+    source: Source,
     dashboard: Dashboard,
     say: Say = lambda _: None,
     timeout: float = 600.0,
 ) -> Endpoint:
-    """Serve the model in `folder` as `service` says, or change the endpoint of that name; waits until it answers.
+    """Serve the model at `source` as `service` says, or change the endpoint of that name; waits until it answers.
 
     Raises ResourceError with the replica's own reason where it does not come up; what served before goes on.
     """
     serving = _make_way(service, dashboard, say)
     before = applications.configured(serving)
     surge = _has_room(service, dashboard, serving)
-    wanted = applications.application(service, folder, model, surge)
+    wanted = applications.application(service, source, surge)
     host, port = applications.listening(serving) or (applications.host_of(service), service.port)
     dashboard.apply(applications.configuration(host, port, {**before, service.name: wanted}))
     try:

@@ -52,10 +52,8 @@ class Timing:
 class Engine:
     """A loaded model that answers many requests at a time. Lives in one event loop."""
 
-    def __init__(
-        self, predictor: Predictor, model: Mapping[str, Any], settings: Settings, threads: int = 2
-    ) -> None:
-        self.predictor, self.model = predictor, dict(model)
+    def __init__(self, predictor: Predictor, settings: Settings, threads: int = 2) -> None:
+        self.predictor = predictor
         self.reads = Reads(predictor.job.inputs, predictor.maker.modalities)
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
         self.settings = settings
@@ -63,6 +61,12 @@ class Engine:
         self._batcher: Batcher[Sample, dict[str, Any]] = Batcher(
             predictor.answer, settings.max_size, settings.wait
         )
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """`name` and `version`, for replies."""
+        name = self.settings.model or self.predictor.job.registered_name
+        return {"name": name, "version": self.settings.version}
 
     def change(self, settings: Settings) -> None:
         """Go on with other limits; requests in work keep theirs."""

@@ -1,4 +1,4 @@
-"""What a running endpoint may change without loading its model again."""
+"""What Ray Serve tells a running endpoint, and may tell it anew without loading its model again."""
 
 import hashlib
 import hmac
@@ -11,7 +11,7 @@ from rayfuse.spec.service import Service
 
 @dataclass(frozen=True)
 class Settings:
-    """Limits, batching and keys of an endpoint. Ray shows them in its dashboard: keys are here as hashes alone."""
+    """Limits, batching, keys and name of an endpoint. Ray shows them to all who ask: keys are here as hashes alone."""
 
     max_size: int = 32
     wait: float = 0.005
@@ -20,9 +20,12 @@ class Settings:
     body: int = 20_000_000
     keys: tuple[str, ...] = ()
     """SHA-256 of each API key. None: only this machine is answered."""
+    model: str | None = None
+    """Name of the model, for replies and `rayfuse serve status`; None: as its folder says."""
+    version: int | None = None
 
     @classmethod
-    def of(cls, service: Service) -> "Settings":
+    def of(cls, service: Service, model: str | None = None, version: int | None = None) -> "Settings":
         return cls(
             max_size=service.batching.max_size,
             wait=service.batching.wait,
@@ -30,6 +33,8 @@ class Settings:
             timeout=service.limits.timeout,
             body=service.limits.body,
             keys=tuple(digest(key.get_secret_value()) for key in service.auth.keys),
+            model=model,
+            version=version,
         )
 
     @classmethod

@@ -1,11 +1,13 @@
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
 
 from rayfuse.errors import DataError, NotReachable, ResourceError
-from rayfuse.registry.fetching import LocalModel, _cached, fetch, folder_digest
+from rayfuse.registry.fetching import LocalModel, Source, _cached, fetch, folder_digest, pin
 
 
 def test_a_folder_is_itself(tiny: Path) -> None:
@@ -79,3 +81,17 @@ def test_a_cache_that_cannot_be_written(remote: str, tmp_path: Path) -> None:
 def test_an_empty_url_has_no_model(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no model folder there"):
         fetch("memory://nothing/here", cache=tmp_path)
+
+
+def test_an_alias_is_pinned_to_the_version_it_means_now(client: Any, add_version: Callable[..., int]) -> None:
+    first = add_version("pinned", alias="champion")
+    uri = client.tracking_uri
+    assert pin("models:/pinned@champion", uri) == Source(f"models:/pinned/{first}", uri, "pinned", first)
+    add_version("pinned", alias="champion")
+    assert pin(f"models:/pinned/{first}", uri).version == first
+    assert pin("models:/pinned@champion", uri).version == first + 1
+
+
+def test_a_folder_or_url_is_pinned_to_itself() -> None:
+    assert pin("/models/m") == Source("/models/m")
+    assert pin("s3://models/m", "http://user:password@mlflow") == Source("s3://models/m")

@@ -21,8 +21,6 @@ from rayfuse.serve.app import build_app
 from rayfuse.serve.engine import Engine
 from rayfuse.serve.settings import Settings
 
-MODEL = {"name": "tiny", "version": 3}
-
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -40,7 +38,7 @@ def build(predictor: Predictor) -> Iterator[Callable[..., TestClient]]:
     with ExitStack() as stack:
 
         def make(host: str = "127.0.0.1", **settings: Any) -> TestClient:
-            engine = Engine(predictor, MODEL, Settings(**settings))
+            engine = Engine(predictor, Settings(**{"version": 3, **settings}))
             app = build_app(engine)
             client = stack.enter_context(TestClient(app, client=(host, 50000), raise_server_exceptions=False))
             client.engine = engine  # type: ignore[attr-defined]
@@ -74,7 +72,7 @@ def whole(picture: bytes, clip: bytes) -> dict[str, Any]:
 def server(predictor: Predictor) -> Iterator[str]:
     """The URL of an endpoint below /tiny on a real HTTP server."""
     [port] = free_ports(1)
-    app = build_app(Engine(predictor, MODEL, Settings(wait=0.0, body=200_000, timeout=2.0)))
+    app = build_app(Engine(predictor, Settings(version=3, wait=0.0, body=200_000, timeout=2.0)))
     below = Starlette(routes=[Mount("/tiny", app=app)])
     config = uvicorn.Config(below, port=port, log_level="error", lifespan="off")
     running = uvicorn.Server(config)

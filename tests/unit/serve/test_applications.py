@@ -1,17 +1,17 @@
 """What is decided from Serve's status, without Serve."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rayfuse.errors import ResourceError
+from rayfuse.registry.fetching import Source
 from rayfuse.serve import applications
 from rayfuse.serve.settings import Settings, digest
 from rayfuse.spec.load import check
 from rayfuse.spec.service import Service
 
-MODEL = {"name": "tiny", "version": 3}
+SOURCE = Source("models:/tiny/3", "http://mlflow:5000", "tiny", 3)
 TRACE = """Deployment 'Endpoint' failed to start 1 times in a row. Error:
 ray::ServeReplica:tiny:Endpoint.initialize_and_get_metadata() (pid=1)
   File "x.py", line 1, in __init__
@@ -32,9 +32,10 @@ def serving(*services: Service, host: str = "127.0.0.1", port: int = 8000, **fou
             one.name: {
                 "status": "RUNNING",
                 "route_prefix": one.prefix,
-                "deployed_app_config": applications.application(one, Path("/m"), MODEL),
+                "deployed_app_config": applications.application(one, SOURCE),
                 "deployments": {
                     "Endpoint": {
+                        "deployment_config": {"user_config": Settings.of(one, "tiny", 3).dump()},
                         "replicas": [{"state": "RUNNING"}],
                         "required_resources": {"CPU": one.replicas.cpus},
                         "target_num_replicas": one.replicas.min,
@@ -48,7 +49,7 @@ def serving(*services: Service, host: str = "127.0.0.1", port: int = 8000, **fou
 
 
 def test_keys_are_kept_as_hashes_alone() -> None:
-    config = applications.application(service(auth={"keys": "k-one,k-two"}), Path("/m"), MODEL)
+    config = applications.application(service(auth={"keys": "k-one,k-two"}), SOURCE)
     assert "k-one" not in repr(config)
     kept = Settings.load(config["deployments"][0]["user_config"])
     assert kept.keys == (digest("k-one"), digest("k-two"))
@@ -62,7 +63,7 @@ def test_the_spec_becomes_serves_own_limits() -> None:
         limits={"queue": 20, "timeout": "3s", "body": "1KB"},
         replicas={"min": 1, "max": 4, "target_ongoing": 5, "cpus": 2.5},
     )
-    application = applications.application(wanted, Path("/m"), MODEL)
+    application = applications.application(wanted, SOURCE)
     [deployment] = application["deployments"]
     assert deployment["max_ongoing_requests"] == deployment["max_queued_requests"] > 28
     assert deployment["backpressure_config"]["retry_after_s"] == 1
@@ -77,9 +78,7 @@ def test_the_spec_becomes_serves_own_limits() -> None:
 
 
 def test_a_fixed_number_of_replicas_does_not_scale() -> None:
-    [deployment] = applications.application(service(replicas={"min": 2, "max": 2}), Path("/m"), MODEL)[
-        "deployments"
-    ]
+    [deployment] = applications.application(service(replicas={"min": 2, "max": 2}), SOURCE)["deployments"]
     assert deployment["num_replicas"] == 2
     assert "autoscaling_config" not in deployment
 

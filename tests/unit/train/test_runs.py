@@ -56,6 +56,7 @@ def test_a_new_run_holds_its_job_and_status(job: Any) -> None:
         "status": "running",
         "tracking_run": None,
         "version": None,
+        "seconds": 0.0,
     }
     assert run.read("absent.json") is None
     assert new_run(job, DIGESTS).url != run.url

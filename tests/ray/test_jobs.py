@@ -1,0 +1,155 @@
+"""Jobs on a real Ray, as its Jobs API gives them."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rayfuse.cli import main
+from rayfuse.cluster.local import LocalCluster
+from rayfuse.cluster.rayjobs import RayJobs, submit
+from rayfuse.errors import NotReachable, SpecError
+
+RUN = f"{sys.executable} main.py"
+
+
+def printed(lines: Iterable[str]) -> Iterator[str]:
+    """A log without the lines that Ray itself writes into it."""
+    return (line for line in lines if "job_manager.py" not in line and not line.startswith("Running entry"))
+
+
+@pytest.fixture(scope="module")
+def jobs(ray_cluster: LocalCluster) -> RayJobs:
+    return RayJobs.connect(ray_cluster.dashboard)
+
+
+@pytest.fixture(scope="module")
+def good(ray_cluster: LocalCluster) -> str:
+    """A job that has printed what it was given."""
+    files = {
+        "main.py": "import os, pathlib; print(pathlib.Path('spec/job.yaml').read_text() + os.environ['PLACE'])",
+        "spec/job.yaml": "kind: job\n",
+    }
+    name = submit(ray_cluster.dashboard, "good", "job", files, RUN, {"PLACE": "here"})
+    lines = RayJobs.connect(ray_cluster.dashboard).logs(name, follow=True)
+    assert list(printed(lines)) == ["kind: job", "here"]
+    return name
+
+
+@pytest.fixture(scope="module")
+def failed(ray_cluster: LocalCluster, good: str) -> str:
+    script = "print('about to fail'); raise SystemExit(3)"
+    name = submit(ray_cluster.dashboard, "failed", "sweep", {"main.py": script}, RUN, {})
+    list(RayJobs.connect(ray_cluster.dashboard).logs(name, follow=True))
+    return name
+
+
+def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]:
+    code = main(["jobs", *arguments, "--json"])
+    return code, json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_a_job_that_succeeds(jobs: RayJobs, good: str, ray_cluster: LocalCluster) -> None:
+    job = jobs.get(good)
+    assert (job.name, job.kind, job.status, job.exit_code) == ("good", "job", "SUCCEEDED", 0)
+    assert (job.message, job.address) == ("", ray_cluster.dashboard)
+    assert job.started
+    assert job.ended
+    assert job.started < job.ended
+
+
+def test_a_job_that_fails_tells_its_exit_code_and_keeps_its_log(jobs: RayJobs, failed: str) -> None:
+    job = jobs.get(failed)
+    assert (job.kind, job.status, job.exit_code) == ("sweep", "FAILED", 3)
+    assert job.message == "Job entrypoint command failed with exit code 3"
+    assert list(printed(jobs.logs(failed))) == ["about to fail"]
+
+
+def test_a_log_is_followed_to_the_end_of_the_job(
+    jobs: RayJobs, ray_cluster: LocalCluster, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    script = f"""
+import pathlib, time
+print("one", flush=True)
+while not pathlib.Path({str(gate)!r}).exists():
+    time.sleep(0.05)
+print("two", flush=True)
+print("no newline", end="")
+"""
+    submit(ray_cluster.dashboard, "followed", "job", {"main.py": script}, RUN, {})
+    lines = printed(jobs.logs("followed", follow=True))
+    assert next(lines) == "one"
+    assert jobs.get("followed").status == "RUNNING"
+    assert list(printed(jobs.logs("followed"))) == ["one"]
+    gate.touch()
+    assert list(lines) == ["two", "no newline"]
+    assert jobs.get("followed").status == "SUCCEEDED"
+
+
+def test_a_job_is_stopped_half_way(
+    jobs: RayJobs, ray_cluster: LocalCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = "import time; print('started', flush=True); time.sleep(3600)"
+    submit(ray_cluster.dashboard, "stopped", "job", {"main.py": script}, RUN, {})
+    assert next(printed(jobs.logs("stopped", follow=True))) == "started"
+    code, answer = command(capsys, "stop", "stopped", "--address", ray_cluster.dashboard)
+    assert (code, answer["status"]) == (0, "STOPPED")
+    assert jobs.stop("stopped") == jobs.get("stopped")
+
+
+def test_one_that_has_ended_is_left_as_it_is(jobs: RayJobs, good: str) -> None:
+    assert jobs.stop(good).status == "SUCCEEDED"
+
+
+def test_the_newest_is_listed_first(jobs: RayJobs, failed: str, good: str) -> None:
+    names = [job.name for job in jobs.list()]
+    assert names.index(failed) < names.index(good)
+
+
+def test_a_name_is_taken_once(ray_cluster: LocalCluster, good: str) -> None:
+    with pytest.raises(SpecError, match="good: a job of this name is on .* already"):
+        submit(ray_cluster.dashboard, good, "job", {"main.py": ""}, RUN, {})
+
+
+def test_an_unknown_name_is_told_the_nearest(jobs: RayJobs, good: str, failed: str) -> None:
+    for ask in (jobs.get, jobs.stop, lambda name: list(jobs.logs(name))):
+        with pytest.raises(SpecError, match=r"fialed: no such job; did you mean failed\?"):
+            ask("fialed")
+    with pytest.raises(SpecError, match=r"a/b\?c: no such job; there are: .*good"):
+        jobs.get("a/b?c")
+
+
+def test_a_wrong_token_is_not_let_in(ray_cluster: LocalCluster) -> None:
+    stranger = RayJobs.connect(ray_cluster.dashboard, {"RAY_AUTH_TOKEN": "wrong"})
+    with pytest.raises(NotReachable, match="does not let us in"):
+        stranger.list()
+
+
+def test_on_the_command_line(
+    ray_cluster: LocalCluster,
+    good: str,
+    failed: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    address = ray_cluster.dashboard.removeprefix("http://")
+    code, listed = command(capsys, "list", "--address", address)
+    assert code == 0
+    by_name = {job["name"]: job for job in listed["jobs"]}
+    assert (by_name[failed]["status"], by_name[failed]["exit_code"]) == ("FAILED", 3)
+    assert command(capsys, "status", failed, "--address", address) == (0, by_name[failed])
+    code, answer = command(capsys, "logs", good, "--follow", "--address", address)
+    assert (code, list(printed(answer["logs"].split("\n")))) == (0, ["kind: job", "here"])
+    assert command(capsys, "status", "nobody", "--address", address)[0] == 2
+
+    monkeypatch.setenv("RAY_ADDRESS", ray_cluster.dashboard)
+    assert main(["jobs", "list"]) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["NAME", "KIND", "STATUS", "AGE", "DURATION", "EXIT", "MESSAGE"]
+    assert any(row.split()[:3] == [failed, "sweep", "FAILED"] for row in rows)
+    assert main(["jobs", "logs", failed]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "about to fail"

@@ -1,0 +1,100 @@
+"""What is read from Ray's Jobs API, and what stands in for it."""
+
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+
+from rayfuse.cluster.rayjobs import RayJobs, _zip
+from rayfuse.errors import NotReachable
+from rayfuse.ray_http import RayHttp
+
+FAILED = {
+    "type": "SUBMISSION",
+    "submission_id": "j",
+    "entrypoint": "/opt/venv/bin/rayfuse tune /etc/rayfuse/spec/sweep.yaml",
+    "status": "FAILED",
+    "message": "Job entrypoint command failed with exit code 1, last available logs (truncated):\nTraceback",
+    "metadata": None,
+    "start_time": 1_700_000_000_500,
+    "end_time": None,
+    "driver_exit_code": 1,
+}
+
+
+def read(**changes: Any) -> Any:
+    return RayJobs(RayHttp("http://head:8265/", None))._info({**FAILED, **changes})
+
+
+def test_a_failed_job_is_explained_in_a_line() -> None:
+    job = read()
+    assert job.message == "Job entrypoint command failed with exit code 1"
+    assert job.started == datetime(2023, 11, 14, 22, 13, 20, 500_000, UTC)
+    assert job.ended is None
+    assert job.address == "http://head:8265"
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "metadata", "kind"),
+    [
+        ("rayfuse train job.yaml", None, "job"),
+        ("/venv/bin/rayfuse tune sweep.yaml", {}, "sweep"),
+        ("rayfuse train job.yaml", {"rayfuse/kind": "sweep"}, "sweep"),
+        ("rayfuse doctor", {"team": "a"}, ""),
+        ("rayfuse", None, ""),
+        ("python train.py", None, ""),
+    ],
+)
+def test_the_kind_is_what_was_said_or_what_runs(entrypoint: str, metadata: Any, kind: str) -> None:
+    assert read(entrypoint=entrypoint, metadata=metadata).kind == kind
+
+
+@pytest.mark.parametrize(("code", "shown"), [(0, 0), (3, 3), (-15, 143), (None, None)])
+def test_an_exit_code_is_as_a_shell_gives_it(code: int | None, shown: int | None) -> None:
+    assert read(driver_exit_code=code).exit_code == shown
+
+
+def test_only_what_waits_or_failed_needs_a_message() -> None:
+    assert read(status="PENDING", message="waiting for its environment").message
+    assert not read(status="SUCCEEDED", message="Job finished successfully.").message
+
+
+def test_the_same_files_are_the_same_package() -> None:
+    assert _zip({"a": "1", "b/c": "2"}) == _zip({"b/c": "2", "a": "1"})
+
+
+@pytest.fixture
+def another_server() -> Iterator[str]:
+    """Something on HTTP that is not Ray."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<html>hello</html>")
+
+        def log_message(self, *_: Any) -> None:
+            """Quiet."""
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_another_server_is_no_ray(another_server: str) -> None:
+    with pytest.raises(NotReachable, match="is not the dashboard of a Ray cluster"):
+        RayJobs.connect(another_server).list()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "http://127.0.0.1:1", "http://[", "127.0.0.1:99999"])
+def test_nobody_there(address: str) -> None:
+    with pytest.raises(NotReachable, match="127.0.0.1|not the address"):
+        RayJobs.connect(address).list()
