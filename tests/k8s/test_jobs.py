@@ -51,7 +51,15 @@ def test_a_job_runs_on_head_and_worker_to_a_registered_version(
     assert not [line for line in log if "cli.py" in line or "Running entrypoint" in line]
     assert [line for line in log if line not in said] == []
 
-    assert [job.name for job in jobs.list() if job.name == name] == [name]
+    assert main(["jobs", "list", "--cluster", str(place.file), "--json"]) == 0
+    listed = {job["name"]: job for job in json.loads(capsys.readouterr().out)["jobs"]}
+    assert (listed[name]["kind"], listed[name]["status"], listed[name]["exit_code"]) == (
+        "job",
+        "SUCCEEDED",
+        0,
+    )
+    assert main(["jobs", "logs", name, "--cluster", str(place.file)]) == 0
+    assert capsys.readouterr().out.splitlines() == log
     info = jobs.get(name)
     assert (info.kind, info.status, info.exit_code) == ("job", "SUCCEEDED", 0)
     assert info.started

@@ -19,7 +19,6 @@ from moto.server import ThreadedMotoServer
 from rayfuse.cluster.local import free_ports
 
 ROOT = Path(__file__).parents[2]
-KIT = ROOT.parent / "shared" / "kube"
 STORES = ROOT / "k8s" / "mlflow.yaml"
 DOCUMENTS = list(yaml.safe_load_all(STORES.read_text()))
 
@@ -34,20 +33,6 @@ PODS = [
     for one in DOCUMENTS
     if "template" in one["spec"]
 ]
-
-
-@pytest.fixture(scope="module")
-def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    given = os.environ.get("RAYFUSE_TEST_KUBECONFIG")
-    if given:
-        yield Path(given)
-        return
-    if not KIT.is_dir():
-        pytest.skip("neither ../shared/kube is beside this checkout, nor is RAYFUSE_TEST_KUBECONFIG set")
-    state = tmp_path_factory.mktemp("kube")
-    up = subprocess.run([KIT / "up", "--dir", state], check=True, capture_output=True, text=True)
-    yield Path(up.stdout.splitlines()[-1])
-    subprocess.run([KIT / "down", "--dir", state], check=True, capture_output=True)
 
 
 def create(kubeconfig: Path, manifest: str) -> subprocess.CompletedProcess[str]:
