@@ -24,7 +24,7 @@ from rayfuse.cli import main
 from rayfuse.cluster import manifests
 from rayfuse.cluster.kube import Kube
 from rayfuse.cluster.kubernetes import KubernetesJobs
-from rayfuse.cluster.travel import pack
+from rayfuse.cluster.travel import Destination, pack
 from rayfuse.errors import NotReachable, SpecError
 from rayfuse.spec.cluster import Cluster
 from rayfuse.spec.load import load_spec
@@ -67,7 +67,9 @@ def objects(kube: Kube) -> set[str]:
 
 def rendered(spec: Path, cluster_file: Path, name: str) -> list[dict[str, Any]]:
     cluster = load_spec(cluster_file, Cluster)
-    return manifests.render(pack(str(spec), (), cluster, "c.yaml"), cluster, "c.yaml", name)
+    return manifests.render(
+        pack(str(spec), (), Destination.kubernetes(cluster, "c.yaml")), cluster, "c.yaml", name
+    )
 
 
 @pytest.mark.parametrize("wrong", cluster_specs.WRONG)

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,9 @@ from rayfuse.cluster.local import LocalCluster
 def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     """A running cluster of four CPUs, in the environment of this process: RAY_ADDRESS and the token are set."""
     state = tmp_path_factory.mktemp("ray-state")
-    cluster = local.start(state, cpus=4)
+    with pytest.MonkeyPatch.context() as patch:  # so that submitted jobs find this Rayfuse
+        patch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+        cluster = local.start(state, cpus=4)
     try:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in cluster.environment.items():

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_jobs
+from mlflow import MlflowClient
 
 from rayfuse.cli import main
 from rayfuse.cluster.local import LocalCluster
@@ -153,3 +155,32 @@ def test_on_the_command_line(
     assert any(row.split()[:3] == [failed, "sweep", "FAILED"] for row in rows)
     assert main(["jobs", "logs", failed]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "about to fail"
+
+
+def test_a_spec_is_trained_where_it_is_sent(
+    ray_cluster: LocalCluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The variables of the spec come with it; its job ends with exit code 0 and a registered version."""
+    tiny_jobs.tiny_job(tmp_path)
+    spec = tmp_path / "job.yaml"
+    content = json.loads(spec.read_text())
+    content["data"] = {**content["data"], "train": "${ROWS:-rows}/train.jsonl"}
+    spec.write_text(json.dumps(content))
+    options = ["--address", ray_cluster.dashboard, "--env", f"ROWS={tmp_path}", "--set", "train.epochs=1"]
+    assert main(["submit", str(spec), *options, "--follow", "--json"]) == 0
+    captured = capfd.readouterr()
+    data = json.loads(captured.out.splitlines()[-1])
+    assert (data["status"], data["exit_code"], data["kind"]) == ("SUCCEEDED", 0, "job")
+    assert "registered tiny version 1 as candidate" in captured.err
+    client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    assert int(client.get_model_version_by_alias("tiny", "candidate").version) == 1
+    assert RayJobs.connect(ray_cluster.dashboard).get(data["name"]).kind == "job"
+
+
+def test_what_its_data_lacks_ends_it_with_the_jobs_exit_code(
+    ray_cluster: LocalCluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tiny_jobs.tiny_job(tmp_path)
+    (tmp_path / "train.jsonl").unlink()
+    assert main(["submit", str(tmp_path / "job.yaml"), "--address", ray_cluster.dashboard, "--follow"]) == 1
+    assert "train.jsonl" in capfd.readouterr().out

@@ -94,6 +94,11 @@ def object_name(parcel: Parcel, given: str | None) -> str:
         return _checked_name(given, "--name")
     if parcel.service is not None:
         return _checked_name(parcel.name, f"{parcel.where}: name")
+    return job_name(parcel)
+
+
+def job_name(parcel: Parcel) -> str:
+    """A name that no other job has, made of the spec's."""
     suffix = "".join(secrets.choice(_SUFFIX_LETTERS) for _ in range(5))
     plain = "".join(letter if letter.isalnum() else "-" for letter in parcel.name.lower())
     stem = plain if plain[0].isalpha() else f"{parcel.kind}-{plain}"

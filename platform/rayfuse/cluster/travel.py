@@ -1,7 +1,7 @@
-"""A spec on its way to a cluster: as the user wrote it, checked for what the pods will see.
+"""A spec on its way to a cluster: as the user wrote it, checked for what it will find there.
 
-Variables travel unreplaced and are read in the pods. So here they are read as the pods will read them: from `env` of
-the cluster spec and the spec's own defaults, and never from this machine's environment.
+Variables travel unreplaced and are read where the spec runs. So here they are read as they will be read there: from
+what the cluster spec (or `--env`) says and the spec's own defaults, and never from this machine's environment.
 """
 
 import hashlib
@@ -62,38 +62,39 @@ class Parcel:
         return hashlib.sha256(json.dumps(self.files, sort_keys=True).encode()).hexdigest()[:10]
 
 
-def pack(source: str, overrides: tuple[str, ...], cluster: Cluster, cluster_file: str) -> Parcel:
-    """Read the spec file `source`, with `--set` overrides, and check that it can run on the cluster.
-
-    Raises SpecError, a line per problem, for what a pod would find missing: variables, files of this machine,
-    a place for results that outlives the pods, keys of an endpoint.
-    """
-    kind = kind_of(source)
-    if kind not in TRAVELS:
-        raise SpecError(f"{source}: kind: a {kind} cannot be submitted; one of: {', '.join(TRAVELS)}")
-    desk = _Desk(cluster, cluster_file)
-    content = read_spec(source, KINDS[kind], overrides)
-    if kind == "job":
-        return _pack_job(source, content, desk)
-    if kind == "sweep":
-        return _pack_sweep(source, content, overrides, desk)
-    return _pack_service(source, content, desk)
-
-
 @dataclass(frozen=True)
-class _Desk:
-    """The cluster that specs are checked for."""
+class Destination:
+    """What a spec will find where it runs."""
 
-    cluster: Cluster
-    file: str
+    env: Mapping[str, str]
+    """Variables, by which those in the spec are read."""
+    said_in: str
+    """Where people say more of them, for messages."""
+    spec: str = ""
+    """The cluster spec's file, for messages."""
+    secrets: bool = True
+    """Whether there may be variables besides, which nobody here knows."""
+    disks: tuple[str, ...] | None = None
+    """The folders that outlive the job; None: every folder does."""
+
+    @classmethod
+    def kubernetes(cls, cluster: Cluster, cluster_file: str) -> "Destination":
+        """The pods of a cluster."""
+        disks = tuple(volume.path for volume in cluster.volumes.values())
+        return cls(cluster.env, f"`env` of {cluster_file}", cluster_file, bool(cluster.secrets.env), disks)
+
+    @classmethod
+    def ray(cls, env: Mapping[str, str]) -> "Destination":
+        """The nodes of a Ray cluster that somebody else looks after; `env` is sent along."""
+        return cls(env, "--env")
 
     def read(self, content: Any, where: str) -> Any:
-        """`content` with its variables as the pods will read them."""
+        """`content` with its variables as they will be read there."""
         try:
-            return substitute(content, self.cluster.env, where)
+            return substitute(content, self.env, where)
         except SpecError as error:
             raise SpecError(
-                f"{error} (pods have the variables of `env` in {self.file}, not those of this machine)"
+                f"{error} (it will run with the variables of {self.said_in}, not those of this machine)"
             ) from None
 
     def check(self, content: dict[str, Any], kind: type[AnySpec], where: str) -> AnySpec:
@@ -107,8 +108,7 @@ class _Desk:
         """Refuse every path of this machine in a checked spec, shown as `content` has it."""
         left = [
             f"{where}: {path}: {_shown(value, get_at(content, path))} is on this machine, where the cluster does not "
-            f"see it; write a URL, an absolute path in the image or on a volume, or ${{DATA:-FOLDER}}/FILE with DATA "
-            f"in `env` of {self.file}"
+            f"see it; write a URL, an absolute path that is there, or ${{DATA:-FOLDER}}/FILE with DATA in {self.said_in}"
             for path, value in _texts(spec.model_dump(mode="json"))
             if _is_of_this_machine(value, get_at(read, path))
         ]
@@ -120,54 +120,79 @@ class _Desk:
         if self._vanishes(job.output.storage):
             raise SpecError(
                 f"{where}: output.storage: {job.output.storage} is in a pod and goes with it; write a URL, or a path "
-                f"on one of the `volumes` of {self.file}"
+                f"on one of the `volumes` of {self.spec}"
             )
-        tracking = job.output.tracking or self.cluster.env.get(_TRACKING)
-        if tracking is None and not self.cluster.secrets.env:
+        self.check_tracking(job.output.tracking, f"{where}: output.tracking")
+
+    def check_tracking(self, given: str | None, path: str) -> None:
+        """The registry must be one that others reach."""
+        tracking = given or self.env.get(_TRACKING)
+        if tracking is None and not self.secrets:
             raise SpecError(
-                f"{where}: output.tracking: missing, and so is {_TRACKING} in `env` of {self.file}; without an MLflow "
-                "server the registered model would go with its pod"
+                f"{path}: missing, and so is {_TRACKING} in {self.said_in}; without an MLflow server a registered "
+                "model would go with its pod"
             )
         if tracking is not None and self._vanishes(tracking):
             raise SpecError(
-                f"{where}: output.tracking: {tracking} is in a pod and goes with it; write the URL of an MLflow server"
+                f"{path}: {tracking} is in a pod and goes with it; write the URL of an MLflow server"
             )
 
     def check_keys(self, service: Service, keys: Any, where: str) -> None:
         """Keys come from a Secret, and there must be some: in a pod the endpoint listens on all interfaces."""
         remedy = (
             'write keys: "${RAYFUSE_API_KEYS:-}", and put RAYFUSE_API_KEYS into a Secret that `secrets.env` of '
-            f"{self.file} names"
+            f"{self.spec} names"
         )
         if service.auth.keys:
             raise SpecError(f"{where}: auth.keys: keys must not travel in a spec; {remedy}")
-        if "${" not in str(keys) or not self.cluster.secrets.env:
+        if "${" not in str(keys) or not self.secrets:
             raise SpecError(f"{where}: auth.keys: none, and a cluster's endpoint is open to others; {remedy}")
 
     def _vanishes(self, url: str) -> bool:
         path = _path_in_pod(url)
-        return path is not None and not any(
-            is_below(path, volume.path) for volume in self.cluster.volumes.values()
+        return (
+            path is not None
+            and self.disks is not None
+            and not any(is_below(path, disk) for disk in self.disks)
         )
 
 
-def _pack_job(source: str, content: dict[str, Any], desk: _Desk) -> Parcel:
-    job = desk.check(content, Job, source)
-    desk.check_outputs(job, source)
+def pack(source: str, overrides: tuple[str, ...], destination: Destination) -> Parcel:
+    """Read the spec file `source`, with `--set` overrides, and check that it can run at its destination.
+
+    Raises SpecError, a line per problem, for what it would find missing there: variables, files of this machine,
+    a place for results that outlives the pods, keys of an endpoint.
+    """
+    kind = kind_of(source)
+    if kind not in TRAVELS:
+        raise SpecError(f"{source}: kind: a {kind} cannot be submitted; one of: {', '.join(TRAVELS)}")
+    content = read_spec(source, KINDS[kind], overrides)
+    if kind == "job":
+        return _pack_job(source, content, destination)
+    if kind == "sweep":
+        return _pack_sweep(source, content, overrides, destination)
+    return _pack_service(source, content, destination)
+
+
+def _pack_job(source: str, content: dict[str, Any], destination: Destination) -> Parcel:
+    job = destination.check(content, Job, source)
+    destination.check_outputs(job, source)
     return Parcel("job", job.name, source, {"job.yaml": _dump(content)}, job=job)
 
 
-def _pack_sweep(source: str, content: dict[str, Any], overrides: tuple[str, ...], desk: _Desk) -> Parcel:
+def _pack_sweep(
+    source: str, content: dict[str, Any], overrides: tuple[str, ...], destination: Destination
+) -> Parcel:
     """The job that a sweep varies travels beside it; the cluster must hold the largest of its trials."""
-    desk.read(content, source)
-    space = load_sweep(source, overrides, desk.cluster.env)
+    destination.read(content, source)
+    space = load_sweep(source, overrides, destination.env)
     sweep, job_file = space.sweep, space.sweep.job
     job_content = read_spec(job_file, Job)
-    desk.check_outputs(desk.check(job_content, Job, job_file), job_file)
+    destination.check_outputs(destination.check(job_content, Job, job_file), job_file)
     travelling = replace(space, folder=_BASE)
     trials = [travelling.trial_job(values) for values in islice(space.combinations(), MOST_CHECKED)]
     for trial in trials:
-        desk.check_paths(trial, f"{source}: space")
+        destination.check_paths(trial, f"{source}: space")
     sent = {**content, "job": "job.yaml"}
     files = {"sweep.yaml": _dump(sent), "job.yaml": _dump(job_content)}
     largest = max(trials, key=_size)
@@ -180,9 +205,11 @@ def _size(job: Job) -> tuple[float, float]:
     return compute.workers * compute.gpus_per_worker, compute.workers * compute.cpus_per_worker
 
 
-def _pack_service(source: str, content: dict[str, Any], desk: _Desk) -> Parcel:
-    service = desk.check(content, Service, source)
-    desk.check_keys(service, get_at(content, "auth.keys"), source)
+def _pack_service(source: str, content: dict[str, Any], destination: Destination) -> Parcel:
+    service = destination.check(content, Service, source)
+    destination.check_keys(service, get_at(content, "auth.keys"), source)
+    if service.model.startswith("models:"):
+        destination.check_tracking(service.tracking, f"{source}: tracking")
     return Parcel("service", service.name, source, {"service.yaml": _dump(content)}, service=service)
 
 

@@ -78,8 +78,40 @@ def test_a_cluster_that_does_not_answer(
 def test_a_job_is_no_cluster(job: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["submit", job, "--cluster", job]) == 2
     assert "kind: this command wants `cluster`, the file is `job`" in capsys.readouterr().err
-    assert main(["submit", job]) == 2
-    assert "Missing option '--cluster'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "Say where it shall run: with --cluster or with --address"),
+        (["--cluster", "c.yaml", "--address", "h:1"], "and not with both"),
+        (
+            ["--cluster", "c.yaml", "--env", "A=b"],
+            "--env goes with --address; on Kubernetes `env` of c.yaml says it",
+        ),
+        (["--address", "h:1", "--render"], "they go with --cluster"),
+        (["--address", "h:1", "--env", "A"], "--env A: write --env NAME=VALUE"),
+        (["--address", "h:1", "--env", "API_KEY=b"], "--env API_KEY: looks like a secret"),
+    ],
+)
+def test_a_wrong_place_says_what_is_wrong(
+    job: str, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert main(["submit", job, *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "API_KEY=b" not in error
+
+
+def test_a_ray_cluster_takes_no_services_by_its_address(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service = tmp_path / "service.yaml"
+    service.write_text(
+        '{kind: service, name: tiny, model: "models:/tiny@champion", auth: {keys: "${KEYS:-}"}}'
+    )
+    assert main(["submit", str(service), "--address", "http://127.0.0.1:9"]) == 2
+    assert "RAY_ADDRESS=http://127.0.0.1:9 rayfuse serve up" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

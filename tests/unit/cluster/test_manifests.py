@@ -11,7 +11,7 @@ import tiny_jobs
 import yaml
 
 from rayfuse.cluster.manifests import object_name, render, to_yaml
-from rayfuse.cluster.travel import Parcel, pack
+from rayfuse.cluster.travel import Destination, Parcel, pack
 from rayfuse.errors import SpecError
 from rayfuse.spec.cluster import Cluster
 from rayfuse.spec.load import load_spec
@@ -41,7 +41,7 @@ def rendered(tmp_path: Path) -> Render:
         spec.write_text(yaml.safe_dump(content))
         file = cluster_specs.write(tmp_path, **cluster)
         loaded = load_spec(file, Cluster)
-        return render(pack(str(spec), (), loaded, "c.yaml"), loaded, "c.yaml", name)
+        return render(pack(str(spec), (), Destination.kubernetes(loaded, "c.yaml")), loaded, "c.yaml", name)
 
     return make
 

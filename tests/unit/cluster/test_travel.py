@@ -8,7 +8,7 @@ import pytest
 import tiny_jobs
 import yaml
 
-from rayfuse.cluster.travel import Parcel, pack
+from rayfuse.cluster.travel import Destination, Parcel, pack
 from rayfuse.errors import SpecError
 from rayfuse.spec.cluster import Cluster
 from rayfuse.spec.load import load_spec
@@ -34,7 +34,7 @@ def send(folder: Path, content: dict[str, Any], *overrides: str, **cluster: Any)
     spec = folder / f"{content['kind']}.yaml"
     spec.write_text(yaml.safe_dump(content, sort_keys=False))
     file = cluster_specs.write(folder, **cluster)
-    return pack(str(spec), overrides, load_spec(file, Cluster), "k8s/c.yaml")
+    return pack(str(spec), overrides, Destination.kubernetes(load_spec(file, Cluster), "k8s/c.yaml"))
 
 
 def refusal(folder: Path, content: dict[str, Any], *overrides: str, **cluster: Any) -> str:
@@ -65,7 +65,7 @@ def test_this_machines_variables_do_not_count(
     job["data"]["train"] = "${BUCKET}/train.jsonl"
     assert refusal(tmp_path, job) == (
         "job.yaml: data.train: the environment variable BUCKET is not set or empty; set it, or write "
-        "${BUCKET:-default} (pods have the variables of `env` in k8s/c.yaml, not those of this machine)"
+        "${BUCKET:-default} (it will run with the variables of `env` of k8s/c.yaml, not those of this machine)"
     )
     parcel = send(tmp_path, job, env__BUCKET="s3://theirs")
     assert parcel.job
