@@ -73,7 +73,8 @@ class Nodes:
         command += ["--min-worker-port=0", "--max-worker-port=0", *options, *self._take(_NODE_PORTS)]
         log = self._folder / f"{len(self._processes)}.log"
         others = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        environment = {**others, **self._token, "RAY_USAGE_STATS_ENABLED": "0"}
+        settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
+        environment = {**others, **self._token, **settings}
         with log.open("wb") as file:
             process = subprocess.Popen(
                 command, env=environment, stdout=file, stderr=file, start_new_session=True

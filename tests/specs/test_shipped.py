@@ -7,7 +7,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from rayfuse.spec.load import KINDS, check, load_spec
+from rayfuse.spec.load import check, load_spec, spec_class
 from rayfuse.spec.schema import json_schema
 
 ROOT = Path(__file__).parents[2]
@@ -33,10 +33,10 @@ def test_the_main_recipe_is_there() -> None:
 
 @pytest.mark.parametrize(("path", "kind"), SPECS, ids=NAMES)
 def test_it_loads_without_any_variable_set(path: Path, kind: str) -> None:
-    spec = load_spec(path, KINDS[kind], environment={})
-    assert check(json.loads(spec.model_dump_json()), KINDS[kind], "stored") == spec
+    spec = load_spec(path, spec_class(kind), environment={})
+    assert check(json.loads(spec.model_dump_json()), spec_class(kind), "stored") == spec
 
 
 @pytest.mark.parametrize(("path", "kind"), SPECS, ids=NAMES)
 def test_an_editor_finds_nothing_wrong(path: Path, kind: str) -> None:
-    Draft202012Validator(json_schema(KINDS[kind])).validate(yaml.safe_load(path.read_text()))
+    Draft202012Validator(json_schema(spec_class(kind))).validate(yaml.safe_load(path.read_text()))

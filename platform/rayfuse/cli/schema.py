@@ -17,15 +17,15 @@ def schema(kind: str | None) -> None:
     For completion in an editor: save it, and start the spec with
     `# yaml-language-server: $schema=FILE`.
     """
-    from rayfuse.spec.load import KINDS
+    from rayfuse.spec.load import KINDS, spec_class
     from rayfuse.spec.problems import nearest
     from rayfuse.spec.schema import json_schema, summary
 
     if kind is None:
-        kinds = {name: summary(model) for name, model in KINDS.items()}
+        kinds = {name: summary(spec_class(name)) for name in KINDS}
         result({"kinds": kinds}, table(["kind", "what it says"], list(kinds.items())))
     elif kind not in KINDS:
         raise SpecError(f"schema {kind}: not a kind of spec; {nearest(kind, list(KINDS))}")
     else:
-        content = json_schema(KINDS[kind])
+        content = json_schema(spec_class(kind))
         result(content, json.dumps(content, indent=2, ensure_ascii=False))

@@ -17,7 +17,7 @@ from rayfuse.errors import SpecError
 from rayfuse.spec.base import Block
 from rayfuse.spec.cluster import Cluster, is_below
 from rayfuse.spec.job import Job
-from rayfuse.spec.load import KINDS, check, kind_of, read_spec, substitute
+from rayfuse.spec.load import check, kind_of, read_spec, spec_class, substitute
 from rayfuse.spec.paths import ABSENT, get_at
 from rayfuse.spec.service import Service
 from rayfuse.spec.space import MOST_CHECKED, load_sweep
@@ -166,7 +166,7 @@ def pack(source: str, overrides: tuple[str, ...], destination: Destination) -> P
     kind = kind_of(source)
     if kind not in TRAVELS:
         raise SpecError(f"{source}: kind: a {kind} cannot be submitted; one of: {', '.join(TRAVELS)}")
-    content = read_spec(source, KINDS[kind], overrides)
+    content = read_spec(source, spec_class(kind), overrides)
     if kind == "job":
         return _pack_job(source, content, destination)
     if kind == "sweep":

@@ -1,33 +1,38 @@
 """From a YAML file to a checked spec: `${VAR}`, `--set`, relative paths, and errors that name the place."""
 
+import importlib
 import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from rayfuse.errors import SpecError
 from rayfuse.spec.base import Block
-from rayfuse.spec.cluster import Cluster
-from rayfuse.spec.job import Job
 from rayfuse.spec.paths import set_at
 from rayfuse.spec.problems import describe
-from rayfuse.spec.service import Service
-from rayfuse.spec.sweep import Sweep
 
-KINDS: dict[str, type[Block]] = {
-    "job": Job,
-    "sweep": Sweep,
-    "service": Service,
-    "cluster": Cluster,
+KINDS: dict[str, str] = {
+    "job": "rayfuse.spec.job:Job",
+    "sweep": "rayfuse.spec.sweep:Sweep",
+    "service": "rayfuse.spec.service:Service",
+    "cluster": "rayfuse.spec.cluster:Cluster",
 }
+"""Where the model of each kind of spec is; a command imports the one that it reads."""
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 AnySpec = TypeVar("AnySpec", bound=Block)
+
+
+def spec_class(kind: str) -> type[Block]:
+    """The pydantic model of a kind of spec."""
+    module, _, name = KINDS[kind].partition(":")
+    found: type[Block] = getattr(importlib.import_module(module), name)
+    return found
 
 
 def load_spec(
@@ -150,7 +155,7 @@ def _yaml_problem(error: yaml.MarkedYAMLError, text: str) -> str:
 
 
 def _check_kind(content: dict[str, Any], kind: type[Block], where: str) -> None:
-    wanted = next(name for name, model in KINDS.items() if model is kind)
+    (wanted,) = get_args(kind.model_fields["kind"].annotation)
     given = content.get("kind")
     if given is None:
         raise SpecError(f"{where}: kind: missing; write `kind: {wanted}`")

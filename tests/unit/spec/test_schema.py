@@ -7,7 +7,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
-from rayfuse.spec.load import KINDS
+from rayfuse.spec.load import KINDS, spec_class
 from rayfuse.spec.schema import json_schema, summary
 
 JOB: dict[str, Any] = {
@@ -29,21 +29,21 @@ SERVICE = {
 
 
 def validator(kind: str) -> Draft202012Validator:
-    schema = json_schema(KINDS[kind])
+    schema = json_schema(spec_class(kind))
     Draft202012Validator.check_schema(schema)
     return Draft202012Validator(schema)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_says_what_it_is(kind: str) -> None:
-    schema = json_schema(KINDS[kind])
+    schema = json_schema(spec_class(kind))
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert schema["title"] == f"Rayfuse {kind}"
-    assert schema["description"].startswith(summary(KINDS[kind]))
+    assert schema["description"].startswith(summary(spec_class(kind)))
 
 
 def test_fields_are_described_by_the_strings_under_them() -> None:
-    schema = json_schema(KINDS["job"])
+    schema = json_schema(spec_class("job"))
     assert schema["$defs"]["Lora"]["properties"]["r"]["description"] == "Rank of each adapter."
     # Inherited from the parent of all inputs.
     assert "this input out" in schema["$defs"]["AudioInput"]["properties"]["optional"]["description"]
@@ -76,7 +76,7 @@ def test_mistakes_are_underlined(kind: str, change: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_not_built_yet_is_not_offered(kind: str) -> None:
-    offered = set(keys(json_schema(KINDS[kind])))
+    offered = set(keys(json_schema(spec_class(kind))))
     assert not offered & {"loss", "offload", "traffic"}
 
 
