@@ -138,8 +138,8 @@ class Tracker:
         self._with_journal(self._journal.flush)
         return self._sender.flush(timeout) == 0
 
-    def finish(self, status: Status = "FINISHED", timeout: float = 30.0) -> None:
-        """Send all that is left and end the run.
+    def finish(self, status: Status = "FINISHED", timeout: float = 30.0) -> bool:
+        """Send all that is left and end the run; whether MLflow has all of it.
 
         Raises NotReachable where MLflow takes nothing for `timeout` seconds and the run is FINISHED; a run that
         failed has an error of its own, and is not given a second one.
@@ -150,7 +150,7 @@ class Tracker:
         self._sender.close()
         self._with_journal(self._journal.close)
         if problem is None:
-            return
+            return True
         message = (
             f"MLflow at {shown(self.client.tracking_uri)} does not take the rest of run {self.run_id}: {problem}. "
             f"All that was measured is in {self._journal.url}; the same command sends it once MLflow is back"
@@ -158,6 +158,7 @@ class Tracker:
         if status == "FINISHED":
             raise NotReachable(f"training is complete, but {message}")
         self._say(message)
+        return False
 
     def _enqueue(self, record: Record) -> None:
         if "data" in record:

@@ -126,8 +126,7 @@ class Recorder(Callback):
         if tracker is None:
             return
         try:
-            finish(tracker, trial)
-            trial.sent = True
+            trial.sent = finish(tracker, trial)
             self._trials.save(trial)
         except NotReachable as error:
             self._say(f"trial {trial.number}: {error}")
@@ -147,13 +146,13 @@ class Recorder(Callback):
         return self._trackers[trial.number]
 
 
-def finish(tracker: Tracker, trial: Trial) -> None:
-    """End the trial's run in MLflow. Raises NotReachable where that does not take it."""
+def finish(tracker: Tracker, trial: Trial) -> bool:
+    """End the trial's run in MLflow; whether all of it is there. Raises NotReachable as `Tracker.finish` does."""
     tracker.tag("rayfuse.trial", str(trial.number))
     tracker.tag("rayfuse.trial.state", trial.state)
     if trial.error:
         tracker.tag("rayfuse.trial.error", trial.error)
-    tracker.finish("FAILED" if trial.state == "failed" else "FINISHED")
+    return tracker.finish("FAILED" if trial.state == "failed" else "FINISHED")
 
 
 def _reason(trial: "TuneTrial") -> str:

@@ -95,6 +95,7 @@ def run_sweep(
         say,
         experiment,
     )
+    parent.resend()
     folder.save(status="running", tracking_run=parent.run_id)
     folder.write("sweep.json", sweep.model_dump_json(indent=1))
     say(f"sweep {folder.url}: {board.wanted} trials, {concurrency} at a time")
@@ -117,7 +118,7 @@ def run_sweep(
 
     try:
         _run_trials(space, _Rows(reference, fitted, dataset), board, concurrency, track, parent, view, say)
-        _send_rest(trials, track)
+        send_rest(trials, track)
         _report(board, parent)
         parent.finish()
         folder.save(status="finished")
@@ -371,8 +372,8 @@ class _BestSoFar:
         return True
 
 
-def _send_rest(trials: Trials, track: Callable[[Trial], Tracker]) -> None:
-    """Trials that ended while MLflow was away. Raises NotReachable where it still is."""
+def send_rest(trials: Trials, track: Callable[[Trial], Tracker]) -> None:
+    """Send what MLflow lacks of the trials that ended while it was away. Raises NotReachable where it still is."""
     from rayfuse.tune.recorder import finish
 
     for trial in trials:
@@ -381,8 +382,7 @@ def _send_rest(trials: Trials, track: Callable[[Trial], Tracker]) -> None:
             trial.run_id = tracker.run_id
             trials.save(trial)
             tracker.resend()
-            finish(tracker, trial)
-            trial.sent = True
+            trial.sent = finish(tracker, trial)
             trials.save(trial)
 
 
