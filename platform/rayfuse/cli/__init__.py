@@ -25,7 +25,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "predict": ("rayfuse.cli.predict:predict", "One answer, from the registry or from an endpoint."),
     "models": ("rayfuse.cli.models:models", "The registry: list, show, promote, rollback."),
     "serve": ("rayfuse.cli.serve:serve", "Endpoints: up, status, down."),
-    "submit": ("rayfuse.cli.submit:submit", "Run a job, a sweep or a service on Kubernetes."),
+    "submit": ("rayfuse.cli.submit:submit", "Run a job, a sweep or a service on a cluster."),
     "jobs": ("rayfuse.cli.jobs:jobs", "What was submitted to a cluster: list, status, logs, stop."),
     "schema": ("rayfuse.cli.schema:schema", "JSON Schema of a spec, for editors."),
     "doctor": ("rayfuse.cli.doctor:doctor", "What is wrong with this machine."),
