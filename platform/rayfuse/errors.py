@@ -49,3 +49,7 @@ class Interrupted(RayfuseError):
     """The user stopped the work; what was done is kept."""
 
     exit_code = 130
+
+
+STOPS = (KeyboardInterrupt, SystemExit)
+"""How a person, or who looks after a cluster, stops a driver: Ray turns SIGTERM into SystemExit."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rayfuse.data.dataset import Dataset
-from rayfuse.errors import Interrupted, NotReachable
+from rayfuse.errors import STOPS, Interrupted, NotReachable
 from rayfuse.registry.journal import read_journal
 from rayfuse.registry.pictures import save_pictures
 from rayfuse.registry.storing import register
@@ -130,7 +130,7 @@ def _report(job: Job, run: RunFolder, tracker: Tracker, evaluation: dict[str, An
 
 def _give_up(run: RunFolder, tracker: Tracker, error: BaseException) -> None:
     """Note how the run ended, so that the same command can go on from there."""
-    interrupted = isinstance(error, (KeyboardInterrupt, Interrupted))
+    interrupted = isinstance(error, (*STOPS, Interrupted))
     run.save(status="interrupted" if interrupted else "failed")
     if not isinstance(error, NotReachable):
         tracker.finish("KILLED" if interrupted else "FAILED")

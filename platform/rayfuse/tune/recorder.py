@@ -13,12 +13,10 @@ from rayfuse.registry.tracker import Tracker
 from rayfuse.train.launch import explain
 from rayfuse.tune.driver import FAILURE, OUTCOME, RECORDS
 from rayfuse.tune.search import Strategy, Suggestions
-from rayfuse.tune.trials import State, Trial, Trials
+from rayfuse.tune.trials import JOURNAL, State, Trial, Trials
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial as TuneTrial
-
-JOURNAL = "metrics.jsonl"
 
 Track = Callable[[Trial], Tracker]
 """Opens the trial's run in MLflow."""

@@ -11,20 +11,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rayfuse.data.dataset import Dataset
-from rayfuse.errors import Interrupted, NotReachable, RayfuseError, SpecError
+from rayfuse.errors import STOPS, Interrupted, NotReachable, RayfuseError, SpecError
 from rayfuse.registry.tracker import Tracker
 from rayfuse.registry.tracking import connect, tracking_uri
 from rayfuse.spec.job import Job
 from rayfuse.spec.space import Space
-from rayfuse.spec.sweep import AshaScheduler
+from rayfuse.spec.sweep import AshaScheduler, Sweep
 from rayfuse.train import launch
 from rayfuse.train.runs import RunFolder, fingerprint, new_folder, newest_folder
 from rayfuse.tune.leaderboard import Leaderboard
 from rayfuse.tune.pictures import save_pictures
-from rayfuse.tune.trials import Trial, Trials
+from rayfuse.tune.trials import JOURNAL, Trial, Trials
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 Say = Callable[[str], None]
 AskResume = Callable[[RunFolder], bool]
@@ -84,53 +87,60 @@ def run_sweep(
     if folder.status.status == "finished":
         say(f"sweep {folder.url} is finished")
         return board
-    sweep, experiment = space.sweep, space.job.name
-    parent = Tracker.start(
-        client,
-        sweep,
-        folder.status.name,
-        folder.path("metrics.jsonl"),
-        folder.status.tracking_run,
-        spec_file,
-        say,
-        experiment,
-    )
-    parent.resend()
-    folder.save(status="running", tracking_run=parent.run_id)
-    folder.write("sweep.json", sweep.model_dump_json(indent=1))
+    runs = _Runs(space, client, trials, spec_file, say)
+    folder.save(status="running", tracking_run=runs.parent.run_id)
+    folder.write("sweep.json", space.sweep.model_dump_json(indent=1))
     say(f"sweep {folder.url}: {board.wanted} trials, {concurrency} at a time")
-
-    def track(trial: Trial) -> Tracker:
-        run = trials.run(trial)
-        name = f"{folder.status.name}-{run.status.name}"
-        job = space.trial_job(trial.values)
-        return Tracker.start(
-            client,
-            job,
-            name,
-            run.path("metrics.jsonl"),
-            trial.run_id,
-            spec_file,
-            say,
-            experiment,
-            parent.run_id,
-        )
-
     try:
-        _run_trials(space, _Rows(reference, fitted, dataset), board, concurrency, track, parent, view, say)
-        send_rest(trials, track)
-        _report(board, parent)
-        parent.finish()
+        _run_trials(space, _Rows(reference, fitted, dataset), board, concurrency, runs, view, say)
+        send_rest(trials, runs.track)
+        _report(board, runs.parent)
+        runs.parent.finish()
         folder.save(status="finished")
     except BaseException as error:
-        interrupted = isinstance(error, (KeyboardInterrupt, Interrupted))
+        interrupted = isinstance(error, (*STOPS, Interrupted))
         folder.save(status="interrupted" if interrupted else "failed")
         if not isinstance(error, NotReachable):
-            parent.finish("KILLED" if interrupted else "FAILED")
+            runs.parent.finish("KILLED" if interrupted else "FAILED")
         raise
     finally:
         view.close()
     return board
+
+
+class _Runs:
+    """The sweep's own run in MLflow, and those of its trials below it."""
+
+    def __init__(
+        self, space: Space, client: "MlflowClient", trials: Trials, spec_file: str, say: Say
+    ) -> None:
+        self._space, self._client, self._trials = space, client, trials
+        self._spec_file, self._say = spec_file, say
+        folder = trials.folder
+        self.parent = self._start(space.sweep, folder, folder.status.name, folder.status.tracking_run)
+        self.parent.resend()
+
+    def track(self, trial: Trial) -> Tracker:
+        """Open the run of a trial, or make it. Raises NotReachable where MLflow does not answer."""
+        run = self._trials.run(trial)
+        name = f"{self._trials.folder.status.name}-{run.status.name}"
+        job = self._space.trial_job(trial.values)
+        return self._start(job, run, name, trial.run_id, self.parent.run_id)
+
+    def _start(
+        self, spec: Job | Sweep, folder: RunFolder, name: str, run_id: str | None, parent: str | None = None
+    ) -> Tracker:
+        return Tracker.start(
+            self._client,
+            spec,
+            name,
+            folder.path(JOURNAL),
+            run_id,
+            self._spec_file,
+            self._say,
+            experiment=self._space.job.name,
+            parent=parent,
+        )
 
 
 def _concurrency(space: Space, spec_file: str, say: Say) -> int:
@@ -184,8 +194,7 @@ def _run_trials(
     rows: _Rows,
     board: Leaderboard,
     concurrency: int,
-    track: Callable[[Trial], Tracker],
-    parent: Tracker,
+    runs: _Runs,
     view: View,
     say: Say,
 ) -> None:
@@ -198,12 +207,12 @@ def _run_trials(
     left = _budget_left(space, board.folder)
     if not suggestions.count or left == 0:
         return
-    recorder = Recorder(board.trials, suggestions, ways, track, say)
+    recorder = Recorder(board.trials, suggestions, ways, runs.track, say)
     scratch = tempfile.mkdtemp(prefix="rayfuse-tune-")
     began, spent = time.time(), board.folder.status.seconds
     tuner = _tuner(space, rows, suggestions, recorder, concurrency, left, board, scratch)
     tuning = _Tuning(tuner)
-    best = _BestSoFar(space, board, parent)
+    best = _BestSoFar(space, board, runs.parent)
     try:
         while not tuning.wait(_POLL_SECONDS):
             view.show(board)
@@ -212,7 +221,7 @@ def _run_trials(
         recorder.close(interrupted=tuning.error is not None)
         if tuning.error is not None:
             raise tuning.error
-    except KeyboardInterrupt:
+    except STOPS:
         import ray
 
         recorder.close(interrupted=True)
@@ -392,7 +401,9 @@ def _report(board: Leaderboard, parent: Tracker) -> None:
     folder.write(_LEADERBOARD, json.dumps(board.data(), indent=1))
     best = board.best()
     if best is None:
-        raise RayfuseError(f"no trial came to a result; {board.first_error()}; all are in {folder.url}")
+        raise RayfuseError(
+            f"no trial came to a result; {board.first_error()}; all are in {folder.url}; --fresh tries again"
+        )
     folder.write(_BEST, board.winner(best).model_dump_json(indent=1))
     with tempfile.TemporaryDirectory(prefix="rayfuse-") as scratch:
         local = Path(scratch)

@@ -10,9 +10,10 @@ STORAGE/SWEEP/RUN/leaderboard.json, pictures/
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import fsspec
 
@@ -23,6 +24,7 @@ from rayfuse.train.runs import RunFolder, RunStatus
 State = Literal["running", "finished", "stopped", "failed"]
 """`stopped`: by the scheduler or the budget, as worse than others; `running` also of a trial whose driver died."""
 
+JOURNAL = "metrics.jsonl"
 _FILE = "trial.json"
 
 
@@ -62,7 +64,7 @@ class Trials:
         self.folder = folder
         self._known = {trial.number: trial for trial in _read(folder)}
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Trial]:
         return iter(sorted(self._known.values(), key=lambda trial: trial.number))
 
     def __len__(self) -> int:
@@ -96,4 +98,7 @@ def _read(folder: RunFolder) -> Iterable[Trial]:
     fs, path = fsspec.url_to_fs(folder.path("trials"))
     fs.invalidate_cache()
     for file in fs.glob(f"{path}/*/{_FILE}"):
-        yield Trial(**json.loads(fs.cat_file(file)))
+        with suppress(
+            ValueError, TypeError
+        ):  # cut off while it was written, or of another version: begun anew
+            yield Trial(**json.loads(fs.cat_file(file)))
