@@ -59,7 +59,6 @@ class LiveTable:
         from rich.live import Live
 
         self._live = Live(console=Console(file=stream), auto_refresh=False, transient=True)
-        self._live.start()
 
     def show(self, board: Leaderboard) -> None:
         from rich.table import Table
@@ -74,6 +73,7 @@ class LiveTable:
             table.add_row(*map(str, row(board, trial)), style=style)
         if len(trials) > _MOST_ROWS:
             table.add_row("…", f"{len(trials) - _MOST_ROWS} more")
+        self._live.start()  # does nothing where it has
         self._live.update(table, refresh=True)
 
     def close(self) -> None:
