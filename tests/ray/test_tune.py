@@ -150,32 +150,32 @@ def test_interrupted_and_killed_it_goes_on_where_it_was(two_workers: Nodes, tmp_
     assert not list(folder.rglob("*.pkl"))
 
 
-def test_a_failed_trial_is_recorded_and_the_winner_registered(two_workers: Nodes, tmp_path: Path) -> None:
-    rates = {"grid": [1e30, 0.01]}  # with the first, the loss is no number any more
-    scheduler = {"type": "asha", "grace": 1, "reduction": 2}
+def test_trials_that_fail_or_are_stopped_make_room_for_others(two_workers: Nodes, tmp_path: Path) -> None:
+    """Each needs all of the cluster; with the first rate the loss is no number, with the last two nothing is learned."""
     write_sweep(
         tmp_path,
+        metric="loss",
+        mode="min",
         search={"type": "grid"},
-        space={"train.optimizer.lr": rates},
-        scheduler=scheduler,
+        space={"train.optimizer.lr": {"grid": [1e30, 0.03, 1e-9, 2e-9]}},
+        scheduler={"type": "asha", "grace": 1, "reduction": 2},
+        trial={"compute.workers": 2, "train.epochs": 3},
         concurrency=4,  # more than there is room for
     )
     code, data = finish(start(tmp_path, two_workers, "--register-best"), tmp_path)
     assert code == 0
-    failed, good = trials(tmp_path)[1], trials(tmp_path)[2]
-    assert failed["state"] == "failed"
-    assert "the loss is nan" in failed["error"] or "the loss is inf" in failed["error"]
-    assert good["state"] == "finished"
+    known = trials(tmp_path)
+    assert [known[number]["state"] for number in (1, 2, 3, 4)] == ["failed", "finished", "stopped", "stopped"]
+    assert "the loss is nan" in known[1]["error"] or "the loss is inf" in known[1]["error"]
+    assert [len(known[number]["history"]) for number in (2, 3, 4)] == [3, 1, 1]
     assert data["best"]["trial"] == 2
     assert data["registered"]["version"] == 1
     assert data["registered"]["evaluated_on"] == "test"
     client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
     assert int(client.get_model_version_by_alias("tiny", "candidate").version) == 1
     _, children = tracked(tmp_path)
-    assert {run.data.tags["rayfuse.trial"]: run.info.status for run in children} == {
-        "1": "FAILED",
-        "2": "FINISHED",
-    }
+    statuses = {run.data.tags["rayfuse.trial"]: run.info.status for run in children}
+    assert statuses == {"1": "FAILED", "2": "FINISHED", "3": "FINISHED", "4": "FINISHED"}
 
 
 def test_more_workers_than_the_cluster_has(two_workers: Nodes, tmp_path: Path) -> None:

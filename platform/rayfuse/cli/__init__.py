@@ -94,7 +94,7 @@ def _run(args: list[str]) -> int:
             rayfuse.invoke(context)
     except click.exceptions.Exit as done:
         return done.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (*errors.STOPS, click.Abort):
         return output.fail("Interrupted", "interrupted", errors.Interrupted.exit_code)
     except click.ClickException as error:
         return _fail_click(error)

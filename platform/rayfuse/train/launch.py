@@ -13,7 +13,7 @@ import fsspec
 
 from rayfuse.data.dataset import Checked, Dataset, check_rows, load_dataset
 from rayfuse.data.rows import Row
-from rayfuse.errors import STOPS, DataError, Interrupted, NotReachable, RayfuseError, ResourceError
+from rayfuse.errors import DataError, Interrupted, NotReachable, RayfuseError, ResourceError
 from rayfuse.ray_auth import ensure_token
 from rayfuse.spec.inputs import HuggingFaceEncoder
 from rayfuse.spec.job import Job
@@ -145,7 +145,7 @@ def train(
             watch(records, progress)
             if finished:
                 break
-    except STOPS:
+    except KeyboardInterrupt:
         ray.shutdown()  # ends the worker group, which belongs to this driver
         raise Interrupted(f"stopped; the last checkpoint is kept in {run.url}") from None
     result = fit.result()

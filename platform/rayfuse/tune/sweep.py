@@ -38,6 +38,8 @@ _BEST = "best.json"
 _TUNE = {
     "RAY_AIR_NEW_OUTPUT": "0",  # which prints whatever the verbosity
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Until the process of a stopped trial has ended, its workers keep their room; Ray would wait for ten minutes.
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "60",
     # A trial also reports what is no value: that it began, or why it failed.
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
 }
