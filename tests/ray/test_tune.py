@@ -117,10 +117,9 @@ def test_interrupted_and_killed_it_goes_on_where_it_was(two_workers: Nodes, tmp_
     assert code == 0
     known = trials(tmp_path)
     assert sorted(known) == [1, 2, 3, 4, 5, 6]
-    assert {number: known[number] for number in after_interrupt} == after_interrupt
-    assert {number: known[number]["history"] for number in after_kill} == {
-        number: trial["history"] for number, trial in after_kill.items()
-    }
+    for before in (after_interrupt, after_kill):
+        for number, trial in before.items():  # MLflow may have got the last of it later
+            assert {**known[number], "sent": True, "seconds": 0} == {**trial, "sent": True, "seconds": 0}
     assert {trial["state"] for trial in known.values()} == {"finished"}
     assert {len(trial["history"]) for trial in known.values()} == {2}
 

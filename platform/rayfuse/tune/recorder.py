@@ -93,11 +93,13 @@ class Recorder(Callback):
             for number, tracker in list(self._trackers.items()):
                 known = self._trials.get(number)
                 assert known is not None
-                if interrupted:
+                if known.state != "running":  # its last word was heard already
+                    self._end(known, known.state)
+                elif interrupted:
                     self._save(known)
                     tracker.finish("KILLED")
                 else:
-                    self._end(known, "stopped" if known.state == "running" else known.state)
+                    self._end(known, "stopped")
 
     def _known(self, trial: "TuneTrial") -> Trial:
         known = self._trials.get(trial.config["number"])
