@@ -1,5 +1,6 @@
 """What every encoder offers."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ Tokens = tuple[torch.Tensor, torch.Tensor]
 """Vectors, float (rows, tokens, width), and which of them count, bool (rows, tokens)."""
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module, ABC):
     """Encodes the features of one input; called with the names that its modality gives them."""
 
     width: int
@@ -18,8 +19,9 @@ class Encoder(nn.Module):
     def __init__(self, options: Any) -> None:
         super().__init__()
 
+    @abstractmethod
     def forward(self, **features: torch.Tensor) -> Tokens:
-        raise NotImplementedError
+        """Tokens of each row's input."""
 
 
 def one_token(vectors: torch.Tensor) -> Tokens:
