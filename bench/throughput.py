@@ -114,7 +114,7 @@ def _bare_epoch(worker: Any, model: Any, optimizer: Any, epoch: int) -> None:
     for batches, rows in prefetch(worker._micro_batches(epoch)):
         for batch in batches:
             with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
-                loss = model.total_loss(model.losses(model(batch), batch)) / rows
+                loss = model.total_loss(model.losses(model(batch), batch), batch) / rows
             loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()

@@ -146,6 +146,6 @@ def _fit(model: Any, rows: Sequence[Any], job: Any, steps: int) -> None:
     torch.set_num_threads(1)  # so small a model only waits for more of them, on a busy machine for long
     for _ in range(steps):
         optimizer.zero_grad()
-        model.total_loss(model.losses(model(batch), batch)).div(batch.size).backward()
+        model.total_loss(model.losses(model(batch), batch), batch).div(batch.size).backward()
         optimizer.step()
     torch.set_num_threads(threads)

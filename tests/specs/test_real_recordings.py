@@ -25,5 +25,5 @@ def test_the_digit_job_reads_real_recordings(shared: Path, monkeypatch: pytest.M
     assert job.tasks["answer"].classes == list(range(19))
     media = {name: options for name, options in job.inputs.items() if options.type != "text"}
     sample = SampleMaker(media).from_row(dataset.splits["test"][0])
-    assert sample.features["image"]["pixel_values"].shape == (3, 28, 28)
-    assert sample.features["audio"]["waveform"].shape == (8000,)
+    assert sample.features["image"][0]["pixel_values"].shape == (3, 28, 28)
+    assert sample.features["audio"][0]["waveform"].shape == (8000,)

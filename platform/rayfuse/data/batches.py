@@ -15,6 +15,7 @@ from rayfuse.data.samples import Sample, SampleMaker
 from rayfuse.errors import BadInput, DataError
 from rayfuse.modalities import Features, Modality
 from rayfuse.spec.inputs import Input
+from rayfuse.spec.tasks import Target
 
 Item = TypeVar("Item")
 
@@ -23,8 +24,8 @@ Item = TypeVar("Item")
 class EncoderBatch:
     """The distinct values of one input in a batch.
 
-    features: tensors of `unique` rows each; index: int64 (batch,), which of them each sample has, -1 for
-    absent. `features` is None where no sample has the input and nobody asked for a blank one.
+    features: tensors of `unique` rows each; index: int64 (batch, items), which of them each sample has, -1 for
+    none. `features` is None where no sample has the input and nobody asked for a blank one.
     """
 
     features: dict[str, torch.Tensor] | None
@@ -33,7 +34,11 @@ class EncoderBatch:
 
 @dataclass(frozen=True)
 class Batch:
-    """Tensors of some samples. weights: float32 (batch,), 0 for a filler that only keeps ranks in step."""
+    """Tensors of some samples.
+
+    targets: float32 (batch,), or (batch, longest) with NaN where a sample has fewer. weights: float32 (batch,),
+    0 for a filler that only keeps ranks in step.
+    """
 
     inputs: dict[str, EncoderBatch]
     targets: dict[str, torch.Tensor]
@@ -76,25 +81,35 @@ def collate(samples: Sequence[Sample], modalities: Mapping[str, Modality], blank
         samples, weights = [Sample({}, {}, {})], torch.zeros(1)
     inputs = {name: _collate_input(name, samples, modality, blanks) for name, modality in modalities.items()}
     names = {name for sample in samples for name in sample.targets}
-    targets = {name: torch.tensor([sample.targets[name] for sample in samples]) for name in sorted(names)}
+    targets = {name: _collate_targets([sample.targets[name] for sample in samples]) for name in sorted(names)}
     return Batch(inputs, targets, weights)
 
 
 def _collate_input(name: str, samples: Sequence[Sample], modality: Modality, blanks: bool) -> EncoderBatch:
     positions: dict[bytes, int] = {}
     distinct: list[Features] = []
-    index = torch.full((len(samples),), -1, dtype=torch.int64)
+    most = max(len(sample.features.get(name, ())) for sample in samples)
+    index = torch.full((len(samples), max(1, most)), -1, dtype=torch.int64)
     for i, sample in enumerate(samples):
-        if name in sample.features:
-            key = sample.keys[name]
+        items = zip(sample.keys[name], sample.features[name], strict=True) if name in sample.features else ()
+        for item, (key, features) in enumerate(items):
             if key not in positions:
                 positions[key] = len(distinct)
-                distinct.append(sample.features[name])
-            index[i] = positions[key]
+                distinct.append(features)
+            index[i, item] = positions[key]
     if not distinct and not blanks:
         return EncoderBatch(None, index)
-    features = modality.collate(distinct or [modality.blank()])
-    return EncoderBatch({k: torch.from_numpy(v) for k, v in features.items()}, index)
+    stacked = modality.collate(distinct or [modality.blank()])
+    return EncoderBatch({k: torch.from_numpy(v) for k, v in stacked.items()}, index)
+
+
+def _collate_targets(targets: list[Target]) -> torch.Tensor:
+    if not isinstance(targets[0], list):
+        return torch.tensor(targets, dtype=torch.float32)
+    padded = np.full((len(targets), max(map(len, targets))), np.nan, dtype=np.float32)  # type: ignore[arg-type]
+    for row, target in zip(padded, targets, strict=True):
+        row[: len(target)] = target  # type: ignore[arg-type]
+    return torch.from_numpy(padded)
 
 
 @dataclass(frozen=True)

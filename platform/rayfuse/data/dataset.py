@@ -3,25 +3,29 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import Any
 
 from rayfuse.data.readers import Cell, number_or_text, read_rows, whole_or_text
 from rayfuse.data.rows import BadRow, Row, is_missing
-from rayfuse.data.samples import SampleMaker
+from rayfuse.data.samples import SampleMaker, row_value
 from rayfuse.data.splits import split_rows
 from rayfuse.errors import BadInput, DataError
+from rayfuse.modalities import MODALITIES
+from rayfuse.spec.inputs import Input
 from rayfuse.spec.job import FractionSplit, Job
 from rayfuse.spec.problems import nearest
-from rayfuse.spec.tasks import ClassificationTask
+from rayfuse.spec.tasks import Cell as CellKind
 
 Checked = list[bytes | BadRow]
 Checker = Callable[[Mapping[str, list[Row]], Job], Mapping[str, Checked]]
 """Checks the rows of every split; a driver with a cluster spreads the work over it."""
 
-_CELLS: dict[str, Cell] = {"classification": whole_or_text, "regression": number_or_text}
-"""What the targets of each kind of task are in a csv file."""
+_CELLS: dict[CellKind, Cell] = {"whole": whole_or_text, "number": number_or_text, "text": str}
+"""What a csv file's cells are read as."""
 
 _REASONS_SHOWN = 10
 _ROWS_SHOWN = 3
@@ -69,12 +73,13 @@ def _split(rows: list[Row], fraction: float, url: str) -> dict[str, list[Row]]:
 
 def read_job_rows(url: str, job: Job) -> tuple[list[Row], list[BadRow]]:
     """Read `url` and check that its rows have the columns that the job needs."""
-    rows, bad = read_rows(url, {task.column: _CELLS[task.type] for task in job.tasks.values()})
+    cells = {c: _CELLS[kind] for task in job.tasks.values() for c, kind in task.columns.items()}
+    rows, bad = read_rows(url, cells)
     if not rows:
         raise DataError(_unusable(url, bad))
     columns = sorted({column for row in rows for column in row.values})
     needed = [(f"inputs.{name}", i.column) for name, i in job.inputs.items() if not i.optional]
-    needed += [(f"tasks.{name}", t.column) for name, t in job.tasks.items()]
+    needed += [(f"tasks.{name}", column) for name, t in job.tasks.items() for column in t.columns]
     for path, column in needed:
         if column not in columns:
             raise DataError(
@@ -84,12 +89,28 @@ def read_job_rows(url: str, job: Job) -> tuple[list[Row], list[BadRow]]:
     return rows, bad
 
 
-def fit_tasks(job: Job, rows: list[Row]) -> Job:
-    """The job with what its tasks learn from the training rows filled in (classes, mean, deviation)."""
+def fit(job: Job, rows: list[Row]) -> Job:
+    """The job with what its inputs and tasks learn from the training rows filled in: classes, means, scales.
+
+    Raises DataError, naming the input or task, where the rows teach nothing.
+    """
+    inputs = {
+        name: MODALITIES[options.type].fitted(options, _readable(name, options, rows))
+        for name, options in job.inputs.items()
+    }
     tasks = {
         name: task.fitted(row.values.get(task.column) for row in rows) for name, task in job.tasks.items()
     }
-    return job.model_copy(update={"tasks": tasks})
+    return job.model_copy(update={"inputs": inputs, "tasks": tasks})
+
+
+def _readable(name: str, options: Input, rows: list[Row]) -> Iterator[Any]:
+    """The values of an input that are there; rows that cannot be read are found again when all are checked."""
+    for row in rows:
+        with suppress(BadInput):
+            value = row_value(name, options, row)
+            several = options.max_items > 1 and isinstance(value, (list, tuple))
+            yield from (item for item in (value if several else [value]) if not is_missing(item))
 
 
 def check_here(splits: Mapping[str, list[Row]], job: Job) -> dict[str, Checked]:
@@ -112,11 +133,11 @@ def check_rows(rows: Iterable[Row], job: Job) -> Checked:
 def load_dataset(job: Job, checker: Checker = check_here) -> tuple[Job, Dataset]:
     """Read, split, fit and check the job's rows.
 
-    Returns the job with fitted tasks and the usable rows. Raises DataError where more than
+    Returns the fitted job and the usable rows. Raises DataError where more than
     `data.max_bad_rows` of all rows are unusable, with the first of each kind of reason.
     """
     splits, bad = read_splits(job)
-    job = fit_tasks(job, splits["train"])
+    job = fit(job, splits["train"])
     checked = checker(splits, job)
     dataset = Dataset({}, bad, {})
     contents: dict[str, list[bytes]] = {}
@@ -186,20 +207,8 @@ def describe(dataset: Dataset, job: Job) -> Iterable[str]:
     yield f"rows: {sizes}" + (f"; {bad} skipped" if bad else "")
     yield from (f"skipped: {row}" for rows in dataset.bad.values() for row in rows)
     for name, task in job.tasks.items():
-        if isinstance(task, ClassificationTask):
-            yield from _classes(name, task, dataset.splits["train"])
-        else:
-            yield f"{name}: mean {task.mean:.4g}, deviation {task.deviation:.4g} in train"
+        yield from task.describe(name, [row.values.get(task.column) for row in dataset.splits["train"]])
     yield from _missing(dataset, job)
-
-
-def _classes(name: str, task: ClassificationTask, rows: list[Row]) -> Iterable[str]:
-    classes = [repr(known) for known in task.classes or []]
-    counts = Counter(classes[task.target(row.values.get(task.column))] for row in rows)
-    yield f"{name}: {len(counts)} classes in train; {_imbalance(counts)}"
-    absent = [known for known in classes if known not in counts]
-    if absent:
-        yield f"WARNING {name}: no usable train row is of class {', '.join(absent)}"
 
 
 def _missing(dataset: Dataset, job: Job) -> Iterable[str]:
@@ -210,15 +219,6 @@ def _missing(dataset: Dataset, job: Job) -> Iterable[str]:
                 yield f"missing: {name} in {missing} of {len(rows)} {split} rows ({missing / len(rows):.1%})"
             if missing == len(rows) and split == "train":
                 yield f"WARNING missing: no train row has {name}; is inputs.{name}.column `{options.column}` right?"
-
-
-def _imbalance(counts: Counter[str]) -> str:
-    (most, most_n), (least, least_n) = counts.most_common(1)[0], counts.most_common()[-1]
-    total = sum(counts.values())
-    return (
-        f"most common {most} ({most_n / total:.1%}), least {least} ({least_n / total:.1%}), "
-        f"ratio {most_n / least_n:.1f}"
-    )
 
 
 def _duplicates(contents: Mapping[str, list[bytes]]) -> Iterable[str]:

@@ -8,24 +8,26 @@ from typing import Any
 from rayfuse.data.files import beside, read_file
 from rayfuse.data.rows import Row, is_missing
 from rayfuse.errors import BadInput, MissingInput
-from rayfuse.modalities import Features, build_modality
+from rayfuse.modalities import MODALITIES, Features, build_modality
 from rayfuse.spec.inputs import Input
-from rayfuse.spec.tasks import Task
+from rayfuse.spec.tasks import Target, Task
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """What a model reads of one row or request. An input that is absent has no entry."""
 
-    features: dict[str, Features]
-    keys: dict[str, bytes]
+    features: dict[str, list[Features]]
+    """Of each item of an input: one, unless the input takes lists."""
+    keys: dict[str, list[bytes]]
     """Equal keys mean equal features, so that a batch encodes them once."""
-    targets: dict[str, float]
+    targets: dict[str, Target]
 
     @property
     def size(self) -> int:
         """Bytes of all features."""
-        return sum(array.nbytes for features in self.features.values() for array in features.values())
+        items = (item for values in self.features.values() for item in values)
+        return sum(array.nbytes for features in items for array in features.values())
 
 
 class SampleMaker:
@@ -56,51 +58,73 @@ class SampleMaker:
         Raises BadInput where a value cannot be used.
         """
         digest = hashlib.blake2b(digest_size=16)
-        for name, value in self._present(self._row_values(row)).items():
-            self._decode(name, value)
-            digest.update(name.encode() + b"\0" + _key(value))
+        values = self._row_values(row)
+        for name in self._decoded(values):
+            digest.update(name.encode() + b"\0" + b"".join(map(_key, self._items(name, values[name]))))
         digest.update(repr(self._targets(row)).encode())
         return digest.digest()
 
-    def _sample(self, values: dict[str, Any], targets: dict[str, float]) -> Sample:
-        present = self._present(values)
+    def _sample(self, values: Mapping[str, Any], targets: dict[str, Target]) -> Sample:
+        decoded = self._decoded(values)
         features = {
-            name: self.modalities[name].process(self._decode(name, value)) for name, value in present.items()
+            name: [self.modalities[name].process(item) for item in items] for name, items in decoded.items()
         }
-        return Sample(features, {name: _key(value) for name, value in present.items()}, targets)
+        keys = {name: list(map(_key, self._items(name, values[name]))) for name in decoded}
+        return Sample(features, keys, targets)
 
-    def _present(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        present = {name: value for name, value in values.items() if not is_missing(value)}
+    def _decoded(self, values: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """The items of the inputs that are there, opened. Raises MissingInput where one that is required is not."""
+        given = {name: self._items(name, values.get(name)) for name in self.inputs}
+        present = {name: items for name, items in given.items() if items}
         for name, options in self.inputs.items():
             if name not in present and not options.optional:
                 raise MissingInput(f"{name}: missing, and this input is required")
         if not present:
             raise MissingInput(f"no input given; this model reads: {', '.join(self.inputs)}")
-        return present
+        return {name: self._decode(name, items) for name, items in present.items()}
 
-    def _decode(self, name: str, value: Any) -> Any:
+    def _items(self, name: str, value: Any) -> list[Any]:
+        """The values of an input: none, one, or a list of several where it takes them."""
+        if is_missing(value):
+            return []
+        most = self.inputs[name].max_items
+        if most == 1:
+            return [value]
+        if not isinstance(value, (list, tuple)):
+            raise BadInput(f"{name}: a list of up to {most} values belongs here, not {type(value).__name__}")
+        items = [item for item in value if not is_missing(item)]
+        if len(items) > most:
+            raise BadInput(f"{name}: {len(items)} values; at most {most} are read (inputs.{name}.max_items)")
+        return items
+
+    def _decode(self, name: str, items: list[Any]) -> list[Any]:
         try:
-            return self.modalities[name].decode(value)
+            return [self.modalities[name].decode(item) for item in items]
         except BadInput as error:
             raise BadInput(f"{name}: {error}") from None
 
     def _row_values(self, row: Row) -> dict[str, Any]:
         """The inputs of a row as `decode` wants them."""
-        return {
-            name: _file_content(name, row.values.get(options.column), row.folder)
-            if self.modalities[name].from_file
-            else row.values.get(options.column)
-            for name, options in self.inputs.items()
-        }
+        return {name: row_value(name, options, row) for name, options in self.inputs.items()}
 
-    def _targets(self, row: Row) -> dict[str, float]:
-        targets = {}
+    def _targets(self, row: Row) -> dict[str, Target]:
+        targets: dict[str, Target] = {}
         for name, task in self.tasks.items():
             try:
-                targets[name] = task.target(row.values.get(task.column))
+                targets[name] = task.read(row.values)
             except BadInput as error:
                 raise BadInput(f"{name} (column {task.column}): {error}") from None
         return targets
+
+
+def row_value(name: str, options: Input, row: Row) -> Any:
+    """The value of an input in a row: a file's bytes where it names one. Raises BadInput where that cannot be read."""
+    value = row.values.get(options.column)
+    if not MODALITIES[options.type].from_file:
+        return value
+    if options.max_items > 1 and isinstance(value, (list, tuple)):
+        return [_file_content(name, item, row.folder) for item in value]
+    return _file_content(name, value, row.folder)
 
 
 def _file_content(name: str, value: Any, folder: str) -> Any:

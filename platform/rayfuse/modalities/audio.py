@@ -10,7 +10,8 @@ import numpy as np
 from rayfuse.errors import BadInput, SpecError
 from rayfuse.modalities.base import Features, Modality
 from rayfuse.modalities.pretrained import feature_extractor
-from rayfuse.spec.inputs import AudioInput, HuggingFaceEncoder
+from rayfuse.spec.encoders import HuggingFaceEncoder
+from rayfuse.spec.inputs import AudioInput
 
 _FASTEST = 1_000_000  # samples per second
 _LOUDEST = 1e6  # sound lies between -1 and 1; whole numbers saved as floats go to 32768

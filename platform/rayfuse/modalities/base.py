@@ -1,6 +1,7 @@
 """What every kind of input offers."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,6 +26,14 @@ class Modality(ABC):
 
     @abstractmethod
     def __init__(self, options: Any) -> None: ...
+
+    @classmethod
+    def fitted(cls, options: Any, values: Iterable[Any]) -> Any:
+        """The input's options with what it learns from the training rows' raw values: scales, vocabularies.
+
+        Raises DataError where the values teach nothing.
+        """
+        return options
 
     @abstractmethod
     def decode(self, value: Any) -> Any:

@@ -9,7 +9,8 @@ import numpy as np
 from rayfuse.errors import BadInput
 from rayfuse.modalities.base import Features, Modality
 from rayfuse.modalities.pretrained import image_processor
-from rayfuse.spec.inputs import HuggingFaceEncoder, ImageInput
+from rayfuse.spec.encoders import HuggingFaceEncoder
+from rayfuse.spec.inputs import ImageInput
 
 _MOST_PIXELS = 90_000_000
 

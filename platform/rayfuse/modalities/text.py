@@ -8,7 +8,8 @@ import numpy as np
 from rayfuse.errors import BadInput
 from rayfuse.modalities.base import Features, Modality
 from rayfuse.modalities.pretrained import tokenizer
-from rayfuse.spec.inputs import HuggingFaceEncoder, TextInput
+from rayfuse.spec.encoders import HuggingFaceEncoder
+from rayfuse.spec.inputs import TextInput
 
 _PADDING = 0
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from rayfuse.data.batches import Batch
 from rayfuse.model.tasks import TaskHead
@@ -46,6 +45,10 @@ class Outputs:
                 self.targets.setdefault(name, []).append(targets.cpu().numpy())
         self.samples += int(real.sum())
 
+    def of(self, task: str) -> tuple[np.ndarray, np.ndarray]:
+        """All outputs and targets of a task, (samples, …)."""
+        return _joined(self.outputs[task]), _joined(self.targets[task])
+
     def merge(self, other: "Outputs") -> None:
         """Add the samples of another worker."""
         for mine, theirs in ((self.outputs, other.outputs), (self.targets, other.targets)):
@@ -54,6 +57,23 @@ class Outputs:
         for name, loss in other.losses.items():
             self.losses[name] = self.losses.get(name, 0.0) + loss
         self.samples += other.samples
+
+
+def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Arrays along their first axis; others are padded with NaN to the longest."""
+    shape = np.max([array.shape[1:] for array in arrays], axis=0)
+    if all(array.shape[1:] == tuple(shape) for array in arrays):
+        return np.concatenate(arrays)
+    return np.concatenate(
+        [
+            np.pad(
+                array,
+                [(0, 0), *((0, most - size) for most, size in zip(shape, array.shape[1:], strict=True))],
+                constant_values=np.nan,
+            )
+            for array in arrays
+        ]
+    )
 
 
 def collect(
@@ -80,9 +100,10 @@ def score(heads: Mapping[str, TaskHead], job: Job, outputs: Outputs) -> dict[str
     found: dict[str, float] = {}
     total = 0.0
     for name, head in heads.items():
-        raw, targets = np.concatenate(outputs.outputs[name]), np.concatenate(outputs.targets[name])
+        raw, targets = outputs.of(name)
         loss = outputs.losses[name] / max(1, outputs.samples)
-        total += loss * job.tasks[name].weight
+        weight = job.tasks[name].weight
+        total += loss * (1.0 if weight == "learned" else weight)
         found[f"{name}/loss"] = loss
         found |= {f"{name}/{metric}": value for metric, value in head.metrics(raw, targets).items()}
     return {"loss": total, **found}
@@ -90,12 +111,4 @@ def score(heads: Mapping[str, TaskHead], job: Job, outputs: Outputs) -> dict[str
 
 def details(heads: Mapping[str, TaskHead], outputs: Outputs) -> dict[str, Any]:
     """What each task has to report beyond single numbers."""
-    return {
-        name: head.details(np.concatenate(outputs.outputs[name]), np.concatenate(outputs.targets[name]))
-        for name, head in heads.items()
-    }
-
-
-def heads_of(model: nn.Module) -> dict[str, TaskHead]:
-    """The task heads of a FusedModel."""
-    return dict(model.tasks.items())  # type: ignore[operator, union-attr]
+    return {name: head.details(*outputs.of(name)) for name, head in heads.items()}

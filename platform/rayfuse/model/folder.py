@@ -17,7 +17,7 @@ import torch
 
 from rayfuse.errors import DataError, SpecError
 from rayfuse.model.fused import FusedModel, trained_tensors
-from rayfuse.spec.inputs import HuggingFaceEncoder
+from rayfuse.spec.encoders import HuggingFaceEncoder
 from rayfuse.spec.job import Job
 from rayfuse.spec.load import check
 

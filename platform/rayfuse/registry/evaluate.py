@@ -9,7 +9,8 @@ from rayfuse.data.dataset import read_job_rows, read_splits, refuse_too_many_bad
 from rayfuse.data.rows import BadRow, Row
 from rayfuse.data.samples import Sample, SampleMaker
 from rayfuse.errors import BadInput, DataError
-from rayfuse.model.evaluation import collect, details, heads_of, score, subset_name, subsets
+from rayfuse.model.evaluation import collect, details, score, subset_name, subsets
+from rayfuse.model.fused import heads_of
 from rayfuse.model.predictor import Predictor
 from rayfuse.spec.job import Job
 

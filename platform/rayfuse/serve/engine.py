@@ -165,8 +165,8 @@ def warm_up(predictor: Predictor) -> None:
     everything: Values = {name: modality.blank() for name, modality in predictor.maker.modalities.items()}
     required = {name for name, options in predictor.job.inputs.items() if not options.optional}
     for names in (set(everything), required or set(everything)):
-        features = {name: value for name, value in everything.items() if name in names}
-        answers = predictor.answer([Sample(features, dict.fromkeys(features, b"blank"), {})])
+        features = {name: [value] for name, value in everything.items() if name in names}
+        answers = predictor.answer([Sample(features, {name: [b"blank"] for name in features}, {})])
         if not _finite(answers):
             raise DataError("this model answers blank inputs with NaN or infinity; its weights are broken")
 

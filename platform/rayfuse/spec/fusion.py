@@ -1,20 +1,15 @@
-"""How encoded inputs are brought to one width and joined."""
+"""How aligned inputs become one vector."""
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
-from rayfuse.spec.base import Block, NotBuiltYet
+from rayfuse.spec.base import Block
+from rayfuse.spec.custom import Custom, builtin_or_custom
 
 
-class LinearAlign(Block):
-    """One linear map and a layer norm per input, to a common width."""
-
-    type: Literal["linear"] = "linear"
-    dim: int = Field(128, ge=8, le=8192)
-    """The common width."""
-    loss: NotBuiltYet = None
-    """Auxiliary loss that pulls the inputs of a row together."""
+class CustomFusion(Custom):
+    """A subclass of rayfuse.model.fusion.FusionModule, by import path."""
 
 
 class ConcatFusion(Block):
@@ -35,5 +30,8 @@ class TransformerFusion(Block):
     dropout: float = Field(0.1, ge=0, lt=1)
 
 
-Align = LinearAlign
-Fusion = Annotated[ConcatFusion | TransformerFusion, Field(discriminator="type")]
+_Builtin = Annotated[ConcatFusion | TransformerFusion, Field(discriminator="type")]
+Fusion = Annotated[
+    Annotated[_Builtin, Tag("builtin")] | Annotated[CustomFusion, Tag("custom")],
+    Discriminator(builtin_or_custom),
+]

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
+from rayfuse.spec.align import Align, LinearAlign
 from rayfuse.spec.base import (
     Block,
     Key,
@@ -16,7 +17,7 @@ from rayfuse.spec.base import (
     mapping_or_url,
     not_built_yet,
 )
-from rayfuse.spec.fusion import Align, Fusion, LinearAlign, TransformerFusion
+from rayfuse.spec.fusion import Fusion, TransformerFusion
 from rayfuse.spec.inputs import Input
 from rayfuse.spec.tasks import Mode, Task
 

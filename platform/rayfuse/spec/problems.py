@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr, ValidationError
 
+from rayfuse.spec.custom import Custom
+
 PLANNED_TYPES = {
     "video", "series", "table", "gated", "cross_attention", "generation",
     "contrastive", "siamese", "margin", "consistency",
@@ -126,7 +128,9 @@ def _members(node: Any) -> Iterator[type[BaseModel]]:
     node = _plain(node)
     candidates = get_args(node) if _is_union(node) else (node,)
     for candidate in map(_plain, candidates):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+        if _is_union(candidate):
+            yield from _members(candidate)
+        elif isinstance(candidate, type) and issubclass(candidate, BaseModel):
             yield candidate
 
 
@@ -142,11 +146,15 @@ def _tags(node: Any) -> list[str]:
 
 
 def _member(node: Any, key: int | str) -> Any:
-    """The member of a union that a location names by its `type`, or as `mapping` or `url` (see `Or`)."""
+    """The member of a union that a location names by its `type`, or as `mapping`, `url` or `custom`."""
     if not _is_union(node):
         return None
     if key == "url":
         return str
+    if key == "builtin":
+        return node
+    if key == "custom":
+        return next((model for model in _members(node) if issubclass(model, Custom)), None)
     return next((model for model in _members(node) if key in (_tag(model), "mapping")), None)
 
 

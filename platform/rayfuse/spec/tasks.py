@@ -1,10 +1,11 @@
 """What a model answers, and the metrics by which each kind of task is judged."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import cached_property
 from statistics import fmean, pstdev
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -13,6 +14,10 @@ from rayfuse.errors import BadInput, DataError
 from rayfuse.spec.base import Block, column_may_be_left_out
 
 Mode = Literal["max", "min"]
+Target = float | list[float]
+"""What a row wants of a task: a number, or several (NaN for one that it leaves open)."""
+Cell = Literal["whole", "number", "text"]
+"""What a cell of a csv file is read as, which has no types: the text itself where it is none of these."""
 
 _AVERAGES = ("micro", "macro", "weighted")
 CLASSIFICATION_METRICS: dict[str, Mode] = {
@@ -31,8 +36,33 @@ class _Task(Block):
 
     column: str = Field(min_length=1)
     """Column that holds the target; the task's own name where absent."""
-    weight: float = Field(1.0, gt=0)
-    """Factor of this task's loss in the sum over all tasks."""
+    weight: Annotated[float, Field(gt=0)] | Literal["learned"] = 1.0
+    """Factor of this task's loss in the sum over all tasks; `learned`: by its own uncertainty (Kendall et al., 2018)."""
+
+    @property
+    def columns(self) -> dict[str, Cell]:
+        """The columns that it reads, and what their cells are in a csv file."""
+        raise NotImplementedError
+
+    def metrics(self) -> dict[str, Mode]:
+        """The metrics that it reports, and whether more or less of each is better."""
+        raise NotImplementedError
+
+    def read(self, values: Mapping[str, Any]) -> Target:
+        """The target of a row. Raises BadInput where the row has none that can be used."""
+        return self.target(values.get(self.column))
+
+    def target(self, value: Any) -> Target:
+        """The target that a value of its column means. Raises BadInput where it means none."""
+        raise NotImplementedError
+
+    def fitted(self, values: Iterable[Any]) -> Self:
+        """This task with what it learns from the training rows' values of its column."""
+        return self
+
+    def describe(self, name: str, values: Sequence[Any]) -> Iterable[str]:
+        """Lines that tell people of the training rows' values of its column; `name` is the task's."""
+        return ()
 
 
 class ClassificationTask(_Task):
@@ -42,10 +72,22 @@ class ClassificationTask(_Task):
     classes: list[str | int | bool] | None = Field(None, min_length=2)
     """All classes, in order; found in the training rows (sorted) where absent."""
 
+    @property
+    def columns(self) -> dict[str, Cell]:
+        return {self.column: "whole"}
+
     def metrics(self) -> dict[str, Mode]:
         return CLASSIFICATION_METRICS
 
-    def fitted(self, values: Iterable[Any]) -> "ClassificationTask":
+    def describe(self, name: str, values: Sequence[Any]) -> Iterable[str]:
+        classes = [repr(known) for known in self.classes or []]
+        counts = Counter(classes[self.target(value)] for value in values)
+        yield f"{name}: {len(counts)} classes in train; {_imbalance(counts)}"
+        absent = [known for known in classes if known not in counts]
+        if absent:
+            yield f"WARNING {name}: no usable train row is of class {', '.join(absent)}"
+
+    def fitted(self, values: Iterable[Any]) -> Self:
         """This task with its classes known: those listed, else all that occur in `values`, sorted."""
         if self.classes is not None:
             return self
@@ -98,6 +140,15 @@ class ClassificationTask(_Task):
         return self
 
 
+def _imbalance(counts: Counter[str]) -> str:
+    (most, most_n), (least, least_n) = counts.most_common(1)[0], counts.most_common()[-1]
+    total = sum(counts.values())
+    return (
+        f"most common {most} ({most_n / total:.1%}), least {least} ({least_n / total:.1%}), "
+        f"ratio {most_n / least_n:.1f}"
+    )
+
+
 def _label(value: Any) -> Any:
     """Tables write a whole number as 3.0 where a cell of its column is empty."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -144,10 +195,17 @@ class RegressionTask(_Task):
     deviation: float | None = Field(None, gt=0)
     """Standard deviation of the target; found in the training rows where absent."""
 
+    @property
+    def columns(self) -> dict[str, Cell]:
+        return {self.column: "number"}
+
     def metrics(self) -> dict[str, Mode]:
         return REGRESSION_METRICS
 
-    def fitted(self, values: Iterable[Any]) -> "RegressionTask":
+    def describe(self, name: str, values: Sequence[Any]) -> Iterable[str]:
+        yield f"{name}: mean {self.mean:.4g}, deviation {self.deviation:.4g} in train"
+
+    def fitted(self, values: Iterable[Any]) -> Self:
         """This task with mean and deviation known: those given, else the ones of `values`."""
         if self.mean is not None and self.deviation is not None:
             return self

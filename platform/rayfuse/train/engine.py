@@ -12,7 +12,6 @@ from torch import nn
 from rayfuse.data.files import read_file
 from rayfuse.errors import SpecError
 from rayfuse.model.fused import trainable_parameters
-from rayfuse.spec.inputs import HuggingFaceEncoder
 from rayfuse.spec.job import DeepSpeed, Job
 
 _OURS = {
@@ -104,9 +103,7 @@ def full_config(
 def parameter_groups(job: Job, model: nn.Module) -> list[dict[str, Any]]:
     """Trainable parameters by learning rate and weight decay; norms, biases and single vectors do not decay."""
     rates = {
-        f"encoders.{name}.": options.encoder.lr
-        for name, options in job.inputs.items()
-        if isinstance(options.encoder, HuggingFaceEncoder) and options.encoder.lr
+        f"encoders.{name}.": options.encoder.lr for name, options in job.inputs.items() if options.encoder.lr
     }
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in trainable_parameters(model).items():

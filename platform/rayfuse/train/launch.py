@@ -15,7 +15,7 @@ from rayfuse.data.dataset import Checked, Dataset, check_rows, load_dataset
 from rayfuse.data.rows import Row
 from rayfuse.errors import DataError, Interrupted, NotReachable, RayfuseError, ResourceError
 from rayfuse.ray_auth import ensure_token
-from rayfuse.spec.inputs import HuggingFaceEncoder
+from rayfuse.spec.encoders import HuggingFaceEncoder
 from rayfuse.spec.job import Job
 from rayfuse.train.board import Record, create_board
 from rayfuse.train.engine import read_options

@@ -14,9 +14,9 @@ import torch
 from rayfuse.data.batches import Batch, Plan, SampleStore, collate, drop_inputs, prefetch
 from rayfuse.data.rows import Row
 from rayfuse.data.samples import SampleMaker
-from rayfuse.model.evaluation import Outputs, Subset, collect, details, heads_of, score, subset_name, subsets
+from rayfuse.model.evaluation import Outputs, Subset, collect, details, score, subset_name, subsets
 from rayfuse.model.folder import load_weights
-from rayfuse.model.fused import FusedModel, trainable_parameters
+from rayfuse.model.fused import FusedModel, heads_of, trainable_parameters
 from rayfuse.spec.job import Job
 from rayfuse.spec.load import check
 from rayfuse.train.engine import build_engine, set_learning_rate
@@ -155,7 +155,7 @@ class Worker:
         for batch in batches:
             moved = batch.to(self.device)
             outputs = self.engine(moved)
-            loss = self.engine.module.total_loss(self.engine.module.losses(outputs, moved))
+            loss = self.engine.module.total_loss(self.engine.module.losses(outputs, moved), moved)
             self.engine.backward(loss * factor)
             self.engine.step()
             total += loss.detach().float()
@@ -219,7 +219,7 @@ class Worker:
                 )
                 for numbers in self.plan.step(epoch, step, self.rank, self.world)
             ]
-            yield [self._with_targets(batch) for batch in batches], self.plan.size(step)
+            yield batches, self.plan.size(step)
 
     def _evaluation_batches(self, split: str) -> Iterator[Batch]:
         """This rank's rows, in as many batches as any rank needs."""
@@ -228,20 +228,16 @@ class Worker:
         mine = range(self.rank, len(store), self.world)
         for start in range(0, longest, _EVALUATION_BATCH):
             numbers = mine[start : start + _EVALUATION_BATCH]
-            yield self._with_targets(collate([store[n] for n in numbers], self.modalities, blanks=True))
-
-    def _with_targets(self, batch: Batch) -> Batch:
-        """A filler has no targets: give it zeros, which its weight of 0 hides."""
-        targets = {name: batch.targets.get(name, torch.zeros(batch.size)) for name in self.job.tasks}
-        return Batch(batch.inputs, targets, batch.weights)
+            yield collate([store[n] for n in numbers], self.modalities, blanks=True)
 
     def _empty_step(self) -> None:
         self.engine.train()
         set_learning_rate(self.engine, 0.0)
         for _ in range(self.job.train.accumulate):
-            batch = self._with_targets(collate([], self.modalities, blanks=True)).to(self.device)
+            batch = collate([], self.modalities, blanks=True).to(self.device)
             outputs = self.engine(batch)
-            self.engine.backward(self.engine.module.total_loss(self.engine.module.losses(outputs, batch)))
+            losses = self.engine.module.losses(outputs, batch)
+            self.engine.backward(self.engine.module.total_loss(losses, batch))
             self.engine.step()
 
     def _load(self, weights: dict[str, torch.Tensor]) -> None:

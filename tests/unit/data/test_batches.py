@@ -72,8 +72,8 @@ def maker(job: Any) -> SampleMaker:
 
 def text(value: str, target: int = 0) -> Sample:
     ids = np.frombuffer(value.encode(), dtype=np.uint8).astype(np.int64) + 1
-    features = {"text": {"input_ids": ids, "attention_mask": np.ones_like(ids)}}
-    return Sample(features, {"text": value.encode()}, {"answer": target})
+    features = {"text": [{"input_ids": ids, "attention_mask": np.ones_like(ids)}]}
+    return Sample(features, {"text": [value.encode()]}, {"answer": target})
 
 
 def test_equal_values_are_kept_once(maker: SampleMaker) -> None:
@@ -81,20 +81,20 @@ def test_equal_values_are_kept_once(maker: SampleMaker) -> None:
         [text("ab", 1), text("c", 2), text("ab", 0), Sample({}, {}, {"answer": 1})], maker.modalities
     )
     part = batch.inputs["text"]
-    assert part.index.tolist() == [0, 1, 0, -1]
+    assert part.index.tolist() == [[0], [1], [0], [-1]]
     assert part.features is not None
     assert part.features["input_ids"].tolist() == [[98, 99], [100, 0]]
     assert part.features["attention_mask"].tolist() == [[1, 1], [1, 0]]
     assert batch.targets["answer"].tolist() == [1, 2, 0, 1]
     assert batch.weights.tolist() == [1, 1, 1, 1]
     assert batch.inputs["image"].features is None
-    assert batch.inputs["image"].index.tolist() == [-1] * 4
+    assert batch.inputs["image"].index.tolist() == [[-1]] * 4
 
 
 def test_values_that_only_their_keys_tell_apart_are_all_kept(maker: SampleMaker) -> None:
     """Keys come from the raw values, so that what is equal after decoding is encoded twice at worst."""
-    first, second = text("ab"), Sample(text("ab").features, {"text": b"other"}, {"answer": 0})
-    assert collate([first, second], maker.modalities).inputs["text"].index.tolist() == [0, 1]
+    first, second = text("ab"), Sample(text("ab").features, {"text": [b"other"]}, {"answer": 0})
+    assert collate([first, second], maker.modalities).inputs["text"].index.tolist() == [[0], [1]]
 
 
 def test_blanks_and_fillers_keep_ranks_in_step(maker: SampleMaker) -> None:
@@ -105,19 +105,19 @@ def test_blanks_and_fillers_keep_ranks_in_step(maker: SampleMaker) -> None:
     for part in empty.inputs.values():
         assert part.features is not None
         assert all(len(tensor) == 1 for tensor in part.features.values())
-        assert part.index.tolist() == [-1]
+        assert part.index.tolist() == [[-1]]
     alone = collate([text("ab")], maker.modalities, blanks=True)
     assert alone.weights.tolist() == [1]
     assert alone.inputs["image"].features is not None
-    assert alone.inputs["image"].index.tolist() == [-1]
+    assert alone.inputs["image"].index.tolist() == [[-1]]
 
 
 def test_a_subset_leaves_inputs_out(rows: list[Row], maker: SampleMaker) -> None:
     batch = collate([maker.from_row(row) for row in rows[:6]], maker.modalities)
     chosen = batch.subset(["text"])
     assert chosen.inputs["text"].index.tolist() == batch.inputs["text"].index.tolist()
-    assert chosen.inputs["image"].index.tolist() == [-1] * 6
-    assert batch.inputs["image"].index.tolist() != [-1] * 6
+    assert chosen.inputs["image"].index.tolist() == [[-1]] * 6
+    assert batch.inputs["image"].index.tolist() != [[-1]] * 6
     assert chosen.targets is batch.targets
     moved = batch.to(torch.device("cpu"))
     assert moved.inputs["text"].features is not None
@@ -127,7 +127,7 @@ def test_a_subset_leaves_inputs_out(rows: list[Row], maker: SampleMaker) -> None
 def test_samples_of_different_shapes_are_explained(maker: SampleMaker) -> None:
     def picture(side: int) -> Sample:
         pixels = np.zeros((3, side, side), dtype=np.float32)
-        return Sample({"image": {"pixel_values": pixels}}, {"image": bytes([side])}, {})
+        return Sample({"image": [{"pixel_values": pixels}]}, {"image": [bytes([side])]}, {})
 
     with pytest.raises(
         DataError, match=r"pixel_values: samples of different shapes \(\(3, 4, 4\), \(3, 5, 5\)\)"

@@ -39,8 +39,9 @@ def assert_equal(first: Sample, second: Sample) -> None:
     assert first.keys == second.keys
     assert first.features.keys() == second.features.keys()
     for name, features in first.features.items():
-        for key, array in features.items():
-            np.testing.assert_array_equal(array, second.features[name][key])
+        for mine, theirs in zip(features, second.features[name], strict=True):
+            for key, array in mine.items():
+                np.testing.assert_array_equal(array, theirs[key])
 
 
 def test_training_and_serving_see_the_same(folder: Path, rows: list[Row], maker: SampleMaker) -> None:

@@ -100,7 +100,7 @@ def test_rows_and_their_pictures(url: str, maker: SampleMaker) -> None:
     assert (len(rows), len(bad)) == (4, 0)
     assert rows[1].file == f"{url}/rows/train.jsonl"
     for row in rows[:3]:
-        assert maker.from_row(row).features["image"]["pixel_values"].shape == (3, 8, 8)
+        assert maker.from_row(row).features["image"][0]["pixel_values"].shape == (3, 8, 8)
     with pytest.raises(BadInput, match="image: absent.png: no such file"):
         maker.check(rows[3])
 

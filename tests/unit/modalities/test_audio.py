@@ -11,7 +11,8 @@ import tiny_encoders
 
 from rayfuse.errors import BadInput, SpecError
 from rayfuse.modalities.audio import AudioModality
-from rayfuse.spec.inputs import AudioInput, ConvEncoder, HuggingFaceEncoder
+from rayfuse.spec.encoders import ConvEncoder, HuggingFaceEncoder
+from rayfuse.spec.inputs import AudioInput
 
 RATE = 8000
 

@@ -11,7 +11,8 @@ from PIL import Image, ImageOps
 
 from rayfuse.errors import BadInput
 from rayfuse.modalities.image import ImageModality
-from rayfuse.spec.inputs import ConvEncoder, HuggingFaceEncoder, ImageInput
+from rayfuse.spec.encoders import ConvEncoder, HuggingFaceEncoder
+from rayfuse.spec.inputs import ImageInput
 
 CONV = ConvEncoder(type="conv")
 

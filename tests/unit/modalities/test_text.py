@@ -10,7 +10,8 @@ import tiny_encoders
 
 from rayfuse.errors import BadInput, DataError
 from rayfuse.modalities.text import TextModality
-from rayfuse.spec.inputs import ConvEncoder, HuggingFaceEncoder, TextInput
+from rayfuse.spec.encoders import ConvEncoder, HuggingFaceEncoder
+from rayfuse.spec.inputs import TextInput
 
 
 def modality(max_tokens: int = 8, model: Path | None = None) -> TextModality:

@@ -11,8 +11,8 @@ import torch
 from rayfuse.data.batches import Batch, collate
 from rayfuse.data.dataset import load_dataset
 from rayfuse.data.samples import SampleMaker
-from rayfuse.model.evaluation import Outputs, collect, details, heads_of, score, subset_name, subsets
-from rayfuse.model.fused import FusedModel
+from rayfuse.model.evaluation import Outputs, collect, details, score, subset_name, subsets
+from rayfuse.model.fused import FusedModel, heads_of
 
 
 def test_subsets_start_with_the_whole_and_keep_the_order() -> None:

@@ -130,7 +130,7 @@ def test_gradient_reaches_every_trainable_parameter(
     """Also where no row has an input: a rank that skipped an encoder would leave the others waiting."""
     model = FusedModel(job).train()
     batch = stack(job, [only(sample, *names) for sample in samples], blanks=True)
-    model.total_loss(model.losses(model(batch), batch)).backward()
+    model.total_loss(model.losses(model(batch), batch), batch).backward()
     without = [name for name, parameter in trainable_parameters(model).items() if parameter.grad is None]
     assert not without
     for name, parameter in model.encoders.named_parameters():
@@ -143,7 +143,7 @@ def test_a_filler_brings_no_gradient(job: Any) -> None:
     batch = stack(job, [], blanks=True)
     losses = model.losses(model(batch), batch)
     assert {name: loss.item() for name, loss in losses.items()} == {"answer": 0, "brightness": 0}
-    model.total_loss(losses).backward()
+    model.total_loss(losses, batch).backward()
     for name, parameter in trainable_parameters(model).items():
         assert parameter.grad is not None, name
         assert not parameter.grad.any()
@@ -156,9 +156,11 @@ def test_losses_are_sums_over_samples_weighted_by_task(
     batch = stack(job, samples)
     outputs = model(batch)
     losses = model.losses(outputs, batch)
-    wanted = torch.nn.functional.cross_entropy(outputs["answer"], batch.targets["answer"], reduction="sum")
+    wanted = torch.nn.functional.cross_entropy(
+        outputs["answer"], batch.targets["answer"].long(), reduction="sum"
+    )
     torch.testing.assert_close(losses["answer"], wanted)
-    torch.testing.assert_close(model.total_loss(losses), losses["answer"] + 0.5 * losses["brightness"])
+    torch.testing.assert_close(model.total_loss(losses, batch), losses["answer"] + 0.5 * losses["brightness"])
     half = Batch(batch.inputs, batch.targets, (torch.arange(batch.size) < 6).float())
     first = stack(job, samples[:6])
     for name, loss in model.losses(model(half), half).items():

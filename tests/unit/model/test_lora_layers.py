@@ -6,7 +6,7 @@ import pytest
 
 from rayfuse.errors import SpecError
 from rayfuse.model.encoders.huggingface import _in_last_layers, _with_lora
-from rayfuse.spec.inputs import Lora
+from rayfuse.spec.encoders import Lora
 
 
 def tiny_bert(layers: int = 3):

@@ -88,7 +88,7 @@ def test_classes_that_do_not_occur_are_reported_and_not_averaged(chooser: Any) -
 def test_regression_answers_and_loss(measurer: Any) -> None:
     torch.nn.init.zeros_(measurer.linear.weight)
     torch.nn.init.constant_(measurer.linear.bias, 0.5)
-    outputs = measurer(torch.zeros(2, 4))
+    outputs = measurer({"vector": torch.zeros(2, 4), "inputs": {}, "words": {}})
     assert measurer.answers(outputs) == [{"value": 110.0}, {"value": 110.0}]
     assert outputs.shape == (2, 1)
     loss = measurer.loss(outputs, torch.tensor([100.0, 50.0]))

@@ -10,7 +10,7 @@ import pytest
 import tiny_encoders
 import tiny_jobs
 
-from rayfuse.data.dataset import fit_tasks, read_job_rows
+from rayfuse.data.dataset import fit, read_job_rows
 from rayfuse.errors import SpecError
 from rayfuse.model.fused import FusedModel, trainable_parameters
 from rayfuse.train.engine import full_config, parameter_groups, read_options, set_learning_rate
@@ -124,7 +124,7 @@ def test_groups_by_rate_and_decay(tmp_path: Path) -> None:
         "lr": 5e-5,
     }
     job = job_with(tmp_path, **{"inputs.text.encoder": encoder, "train.optimizer.weight_decay": 0.1})
-    job = fit_tasks(job, read_job_rows(job.data.train, job)[0])
+    job = fit(job, read_job_rows(job.data.train, job)[0])
     model = FusedModel(job)
     groups = parameter_groups(job, model)
     found = {

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-Tokens = tuple[torch.Tensor, torch.Tensor]
-"""Vectors, float (rows, tokens, width), and which of them count, bool (rows, tokens)."""
+from rayfuse.model.tokens import Tokens
 
 
 class Encoder(nn.Module, ABC):
@@ -16,17 +15,13 @@ class Encoder(nn.Module, ABC):
     width: int
     """Width of the vectors that `forward` returns."""
 
-    def __init__(self, options: Any) -> None:
+    def __init__(self, options: Any, source: Any) -> None:
+        """`options`: the encoder's own block of the spec; `source`: the input's."""
         super().__init__()
 
     @abstractmethod
     def forward(self, **features: torch.Tensor) -> Tokens:
         """Tokens of each row's input."""
-
-
-def one_token(vectors: torch.Tensor) -> Tokens:
-    """Vectors (rows, width) as one token each."""
-    return vectors.unsqueeze(1), torch.ones(len(vectors), 1, dtype=torch.bool, device=vectors.device)
 
 
 def conv_stack(channels: int, width: int, dropout: float, first_stride: int = 1) -> nn.Sequential:

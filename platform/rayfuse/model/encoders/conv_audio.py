@@ -2,8 +2,10 @@
 
 import torch
 
-from rayfuse.model.encoders.base import Encoder, Tokens, conv_stack, one_token
-from rayfuse.spec.inputs import AudioInput, ConvEncoder
+from rayfuse.model.encoders.base import Encoder, conv_stack
+from rayfuse.model.tokens import Tokens, one_token
+from rayfuse.spec.encoders import ConvEncoder
+from rayfuse.spec.inputs import AudioInput
 
 _MELS = 40
 _WINDOW_SECONDS = 0.032
@@ -20,26 +22,25 @@ class ConvAudioEncoder(Encoder):
     bands: torch.Tensor
     window: torch.Tensor
 
-    def __init__(self, options: AudioInput) -> None:
-        super().__init__(options)
+    def __init__(self, options: ConvEncoder, source: AudioInput) -> None:
+        super().__init__(options, source)
         from transformers.audio_utils import mel_filter_bank
 
-        assert isinstance(options.encoder, ConvEncoder)
-        self.hop = round(options.sample_rate * _HOP_SECONDS)
-        self.window_length = 2 ** round(options.sample_rate * _WINDOW_SECONDS - 1).bit_length()
+        self.hop = round(source.sample_rate * _HOP_SECONDS)
+        self.window_length = 2 ** round(source.sample_rate * _WINDOW_SECONDS - 1).bit_length()
         bands = mel_filter_bank(
             num_frequency_bins=self.window_length // 2 + 1,
             num_mel_filters=_MELS,
             min_frequency=0.0,
-            max_frequency=options.sample_rate / 2,
-            sampling_rate=options.sample_rate,
+            max_frequency=source.sample_rate / 2,
+            sampling_rate=source.sample_rate,
             norm="slaney",
             mel_scale="slaney",
         )
         self.register_buffer("bands", torch.tensor(bands, dtype=torch.float32), persistent=False)
         self.register_buffer("window", torch.hann_window(self.window_length), persistent=False)
-        self.width = 4 * options.encoder.width
-        self.layers = conv_stack(1, options.encoder.width, options.encoder.dropout, first_stride=2)
+        self.width = 4 * options.width
+        self.layers = conv_stack(1, options.width, options.dropout, first_stride=2)
 
     def forward(self, waveform: torch.Tensor) -> Tokens:  # type: ignore[override]
         return one_token(self.layers(self.spectrogram(waveform).unsqueeze(1)))

@@ -3,8 +3,10 @@
 import torch
 from torch import nn
 
-from rayfuse.model.encoders.base import Encoder, Tokens, one_token
-from rayfuse.spec.inputs import ConvEncoder, TextInput
+from rayfuse.model.encoders.base import Encoder
+from rayfuse.model.tokens import Tokens, one_token
+from rayfuse.spec.encoders import ConvEncoder
+from rayfuse.spec.inputs import TextInput
 
 _SYMBOLS = 257
 _KERNEL = 5
@@ -13,14 +15,13 @@ _KERNEL = 5
 class ConvTextEncoder(Encoder):
     """input_ids: int64 (rows, bytes), 0 for padding → one token of 4 × `width`, the maximum over positions."""
 
-    def __init__(self, options: TextInput) -> None:
-        super().__init__(options)
-        assert isinstance(options.encoder, ConvEncoder)
-        self.width = 4 * options.encoder.width
+    def __init__(self, options: ConvEncoder, source: TextInput) -> None:
+        super().__init__(options, source)
+        self.width = 4 * options.width
         self.embedding = nn.Embedding(_SYMBOLS, self.width, padding_idx=0)
         self.first = nn.Conv1d(self.width, self.width, _KERNEL, padding=_KERNEL // 2)
         self.second = nn.Conv1d(self.width, self.width, _KERNEL, padding=_KERNEL // 2)
-        self.dropout = nn.Dropout(options.encoder.dropout)
+        self.dropout = nn.Dropout(options.dropout)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Tokens:  # type: ignore[override]
         inside = attention_mask.unsqueeze(1).bool()

@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from rayfuse.errors import DataError, SpecError
-from rayfuse.model.encoders.base import Encoder, Tokens, one_token
-from rayfuse.spec.inputs import HuggingFaceEncoder as Options
-from rayfuse.spec.inputs import Input, Lora, TextInput
+from rayfuse.model.encoders.base import Encoder
+from rayfuse.model.tokens import Tokens, one_token
+from rayfuse.spec.encoders import HuggingFaceEncoder as Options
+from rayfuse.spec.encoders import Lora
+from rayfuse.spec.inputs import Input, TextInput
 
 _READS = {
     "image": ("pixel_values",),
@@ -28,14 +30,13 @@ different layers, and weights that happen not to run get no gradient."""
 class HuggingFaceEncoder(Encoder):
     """Features as its own processor names them → its last hidden states, pooled as the spec says."""
 
-    def __init__(self, options: Input) -> None:
-        super().__init__(options)
-        assert isinstance(options.encoder, Options)
-        self.options = options.encoder
-        self.model = _load(self.options.model, options.type)
-        self.width = _width(self.options.model, self.model.config)
-        if isinstance(options, TextInput):
-            _check_length(self.options.model, self.model, options.max_tokens)
+    def __init__(self, options: Options, source: Input) -> None:
+        super().__init__(options, source)
+        self.options = options
+        self.model = _load(options.model, source.type)
+        self.width = _width(options.model, self.model.config)
+        if isinstance(source, TextInput):
+            _check_length(options.model, self.model, source.max_tokens)
         if self.options.train == "lora":
             self.model = _with_lora(self.model, self.options.lora)
         elif self.options.train == "frozen":

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from rayfuse.model.fusion.base import FusionModule
+from rayfuse.model.custom import custom_options, load_class
+from rayfuse.model.fusion.base import FusionModule, Joined
 from rayfuse.model.fusion.concat import ConcatFusion
 from rayfuse.model.fusion.transformer import TransformerFusion
-from rayfuse.spec.fusion import Fusion
+from rayfuse.spec.fusion import CustomFusion, Fusion
 
 FUSIONS: dict[str, type[FusionModule]] = {
     "concat": ConcatFusion,
@@ -15,7 +16,10 @@ FUSIONS: dict[str, type[FusionModule]] = {
 
 def build_fusion(options: Fusion, dim: int, inputs: Sequence[str]) -> FusionModule:
     """The fusion of a job over `inputs`, each `dim` wide."""
+    if isinstance(options, CustomFusion):
+        found = load_class(options.type, FusionModule)
+        return found(custom_options(options, found), dim, inputs)
     return FUSIONS[options.type](options, dim, inputs)
 
 
-__all__ = ["FUSIONS", "FusionModule", "build_fusion"]
+__all__ = ["FUSIONS", "FusionModule", "Joined", "build_fusion"]

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from rayfuse.model.encoders.base import Tokens
-from rayfuse.model.fusion.base import FusionModule
+from rayfuse.model.fusion.base import FusionModule, Joined
+from rayfuse.model.tokens import Tokens, mean_token
 from rayfuse.spec.fusion import ConcatFusion as Options
 
 
@@ -22,11 +22,8 @@ class ConcatFusion(FusionModule):
             width = options.hidden
         self.layers = nn.Sequential(*layers, nn.Linear(width, dim))
 
-    def forward(self, inputs: dict[str, Tokens]) -> torch.Tensor:
+    def forward(self, inputs: dict[str, Tokens]) -> Joined:
         parts = []
         for tokens, mask in inputs.values():
-            present = mask.any(dim=1, keepdim=True)
-            weights = mask.to(tokens.dtype).unsqueeze(2)
-            mean = (tokens * weights).sum(1) / weights.sum(1).clamp(min=1)
-            parts += [torch.where(present, mean, tokens[:, 0]), present.to(tokens.dtype)]
-        return self.layers(torch.cat(parts, dim=1))
+            parts += [mean_token(tokens, mask), mask.any(dim=1, keepdim=True).to(tokens.dtype)]
+        return {"vector": self.layers(torch.cat(parts, dim=1))}

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from rayfuse.model.encoders.base import Tokens
-from rayfuse.model.fusion.base import FusionModule
+from rayfuse.model.fusion.base import FusionModule, Joined
+from rayfuse.model.tokens import Tokens
 from rayfuse.spec.fusion import TransformerFusion as Options
 
 
@@ -27,11 +27,11 @@ class TransformerFusion(FusionModule):
             layer, options.layers, nn.LayerNorm(dim), enable_nested_tensor=False
         )
 
-    def forward(self, inputs: dict[str, Tokens]) -> torch.Tensor:
+    def forward(self, inputs: dict[str, Tokens]) -> Joined:
         batch = len(next(iter(inputs.values()))[0])
         summary = self.summary.expand(batch, 1, -1)
         always = torch.ones(batch, 1, dtype=torch.bool, device=summary.device)
         marked = [tokens + mark for (tokens, _), mark in zip(inputs.values(), self.marks, strict=True)]
         mask = torch.cat([always, *(mask for _, mask in inputs.values())], dim=1)
         joined = self.layers(torch.cat([summary, *marked], dim=1), src_key_padding_mask=~mask)
-        return joined[:, 0]
+        return {"vector": joined[:, 0]}

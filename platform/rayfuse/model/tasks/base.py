@@ -7,20 +7,22 @@ import numpy as np
 import torch
 from torch import nn
 
+from rayfuse.model.tokens import Fused
+
 
 class TaskHead(nn.Module, ABC):
-    """Answers from a fused vector, float (batch, dim)."""
+    """Answers one task of a job."""
 
     def __init__(self, options: Any, dim: int) -> None:
         super().__init__()
 
     @abstractmethod
-    def forward(self, fused: torch.Tensor) -> torch.Tensor:
+    def forward(self, fused: Fused) -> torch.Tensor:
         """Raw outputs, float (batch, …)."""
 
     @abstractmethod
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Loss of each sample, float32 (batch,)."""
+        """Loss of each sample, float32 (batch,). targets: float32 (batch, …), NaN where a sample has fewer."""
 
     @abstractmethod
     def answers(self, outputs: torch.Tensor) -> list[dict[str, Any]]:

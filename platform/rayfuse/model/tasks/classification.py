@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from rayfuse.model.tasks.base import TaskHead
+from rayfuse.model.tokens import Fused
 from rayfuse.spec.tasks import ClassificationTask
 
 
@@ -19,8 +20,8 @@ class ClassificationHead(TaskHead):
         self.classes = options.classes
         self.linear = nn.Linear(dim, len(options.classes))
 
-    def forward(self, fused: torch.Tensor) -> torch.Tensor:
-        return self.linear(fused)
+    def forward(self, fused: Fused) -> torch.Tensor:
+        return self.linear(fused["vector"])
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return nn.functional.cross_entropy(outputs.float(), targets.long(), reduction="none")

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from rayfuse.model.tasks.base import TaskHead
+from rayfuse.model.tokens import Fused
 from rayfuse.spec.tasks import RegressionTask
 
 
@@ -22,8 +23,8 @@ class RegressionHead(TaskHead):
         self.deviation = options.deviation
         self.linear = nn.Linear(dim, 1)
 
-    def forward(self, fused: torch.Tensor) -> torch.Tensor:
-        return self.linear(fused).float() * self.deviation + self.mean
+    def forward(self, fused: Fused) -> torch.Tensor:
+        return self.linear(fused["vector"]).float() * self.deviation + self.mean
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         errors = (outputs[:, 0] - targets) / self.deviation

@@ -1,0 +1,17 @@
+"""How the encoded inputs are brought to one width."""
+
+from rayfuse.model.alignment.base import Alignment
+from rayfuse.model.alignment.linear import LinearAlignment
+from rayfuse.spec.align import Align
+
+ALIGNMENTS: dict[str, type[Alignment]] = {
+    "linear": LinearAlignment,
+}
+
+
+def build_alignment(options: Align, width: int) -> Alignment:
+    """The alignment of one input whose encoder gives tokens `width` wide."""
+    return ALIGNMENTS[options.type](options, width)
+
+
+__all__ = ["ALIGNMENTS", "Alignment", "build_alignment"]
