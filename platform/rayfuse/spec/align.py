@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from rayfuse.spec.base import Block, NotBuiltYet
+from rayfuse.spec.base import NotBuiltYet, Part
 
 
-class LinearAlign(Block):
+class LinearAlign(Part):
     """One linear map and a layer norm per input, to a common width."""
 
     type: Literal["linear"] = "linear"

@@ -1,6 +1,7 @@
 """What all specs share: strict blocks, and value types for URLs, durations and sizes."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,6 +41,14 @@ class Block(BaseModel):
         use_attribute_docstrings=True,
         allow_inf_nan=False,
     )
+
+
+class Part(Block):
+    """A part of a job that can tell what is wrong with it only by looking at the rest of the job."""
+
+    def problems(self, job: Any) -> Iterable[tuple[str, str]]:
+        """(path below this part, reason) of each problem: value, rule and remedy."""
+        return ()
 
 
 def column_may_be_left_out(schema: dict[str, Any]) -> None:

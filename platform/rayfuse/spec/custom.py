@@ -4,13 +4,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from rayfuse.spec.base import Block
+from rayfuse.spec.base import Part
 
 ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$")]
 """MODULE:CLASS, of an installed package or a file beside the command."""
 
 
-class Custom(Block):
+class Custom(Part):
     """A class of your own, by import path; what it takes stands under `options`."""
 
     type: ImportPath

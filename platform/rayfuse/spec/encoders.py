@@ -4,11 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from rayfuse.spec.base import Block, ModelRef
+from rayfuse.spec.base import Block, ModelRef, Part
 from rayfuse.spec.custom import Custom, builtin_or_custom
 
 
-class _Encoder(Block):
+class _Encoder(Part):
     lr: float | None = Field(None, gt=0)
     """Learning rate of this encoder; the optimizer's where absent."""
 

@@ -1,10 +1,11 @@
 """How aligned inputs become one vector."""
 
-from typing import Annotated, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from rayfuse.spec.base import Block
+from rayfuse.spec.base import Part
 from rayfuse.spec.custom import Custom, builtin_or_custom
 
 
@@ -12,7 +13,7 @@ class CustomFusion(Custom):
     """A subclass of rayfuse.model.fusion.FusionModule, by import path."""
 
 
-class ConcatFusion(Block):
+class ConcatFusion(Part):
     """One vector per input, side by side, through a multilayer perceptron."""
 
     type: Literal["concat"]
@@ -21,13 +22,17 @@ class ConcatFusion(Block):
     dropout: float = Field(0.1, ge=0, lt=1)
 
 
-class TransformerFusion(Block):
+class TransformerFusion(Part):
     """Self-attention over the tokens of all inputs and a summary token; absent inputs are masked."""
 
     type: Literal["transformer"]
     layers: int = Field(2, ge=1, le=48)
     heads: int = Field(4, ge=1, le=64)
     dropout: float = Field(0.1, ge=0, lt=1)
+
+    def problems(self, job: Any) -> Iterable[tuple[str, str]]:
+        if job.align.dim % self.heads:
+            yield "heads", f"{self.heads} heads do not divide align.dim {job.align.dim}"
 
 
 _Builtin = Annotated[ConcatFusion | TransformerFusion, Field(discriminator="type")]

@@ -4,11 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from rayfuse.spec.base import Block, column_may_be_left_out
+from rayfuse.spec.base import Part, column_may_be_left_out
 from rayfuse.spec.encoders import AudioEncoder, ImageEncoder, TextEncoder
 
 
-class _Input(Block):
+class _Input(Part):
     model_config = ConfigDict(json_schema_extra=column_may_be_left_out)
 
     column: str = Field(min_length=1)

@@ -1,5 +1,6 @@
 """`kind: job`: train one model from rows to a registered version."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
@@ -11,13 +12,14 @@ from rayfuse.spec.base import (
     Key,
     Name,
     NotBuiltYet,
+    Part,
     Share,
     Url,
     UrlMember,
     mapping_or_url,
     not_built_yet,
 )
-from rayfuse.spec.fusion import Fusion, TransformerFusion
+from rayfuse.spec.fusion import Fusion
 from rayfuse.spec.inputs import Input
 from rayfuse.spec.tasks import Mode, Task
 
@@ -78,7 +80,7 @@ class DeepSpeed(Block):
 DeepSpeedOrUrl = Annotated[Annotated[DeepSpeed, Tag("mapping")] | UrlMember, Discriminator(mapping_or_url)]
 
 
-class Train(Block):
+class Train(Part):
     epochs: int = Field(10, ge=1)
     batch_size: int = Field(32, ge=1)
     """Rows per optimizer step, over all workers and accumulated micro-batches."""
@@ -159,6 +161,15 @@ class Job(Block):
         """The validation metric that chooses the best checkpoint."""
         return self.train.early_stopping.metric if self.train.early_stopping else "loss"
 
+    def _parts(self) -> Iterable[tuple[str, Part]]:
+        for name, options in self.inputs.items():
+            yield f"inputs.{name}", options
+            yield f"inputs.{name}.encoder", options.encoder
+        yield "align", self.align
+        yield "fusion", self.fusion
+        yield from ((f"tasks.{name}", task) for name, task in self.tasks.items())
+        yield "train", self.train
+
     @model_validator(mode="after")
     def _check(self) -> "Job":
         if self.chosen_by not in self.metrics():
@@ -166,8 +177,9 @@ class Job(Block):
                 "train.early_stopping.metric",
                 f"no task reports `{self.chosen_by}`; one of: {', '.join(self.metrics())}",
             )
-        if isinstance(self.fusion, TransformerFusion) and self.align.dim % self.fusion.heads:
-            _refuse("fusion.heads", f"{self.fusion.heads} heads do not divide align.dim {self.align.dim}")
+        for path, part in self._parts():
+            for where, reason in part.problems(self):
+                _refuse(f"{path}.{where}", reason)
         micro_batches = self.compute.workers * self.train.accumulate
         if self.train.batch_size < micro_batches:
             _refuse(

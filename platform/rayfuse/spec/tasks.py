@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from rayfuse.errors import BadInput, DataError
-from rayfuse.spec.base import Block, column_may_be_left_out
+from rayfuse.spec.base import Part, column_may_be_left_out
 
 Mode = Literal["max", "min"]
 Target = float | list[float]
@@ -31,7 +31,7 @@ _CLASSES_SHOWN = 10
 REGRESSION_METRICS: dict[str, Mode] = {"loss": "min", "mae": "min", "rmse": "min", "r2": "max"}
 
 
-class _Task(Block):
+class _Task(Part):
     model_config = ConfigDict(json_schema_extra=column_may_be_left_out)
 
     column: str = Field(min_length=1)
