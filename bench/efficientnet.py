@@ -1,0 +1,98 @@
+"""EfficientNet-Lite0, pretrained on ImageNet, as an encoder of one's own: the recipes of pictures name it by import path.
+
+Tan and Le, 2019; the Lite variants (2020) have ReLU6 and no squeeze-and-excitation. The weights come as a file of
+tensors whose names are kept here.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from rayfuse.model.encoders import Encoder
+from rayfuse.model.tokens import Tokens, one_token
+from rayfuse.spec.base import Block
+
+_STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))  # fmt: skip
+"""Of each stage: blocks, kernel, stride of the first, expansion, channels."""
+
+
+class EfficientNetLite0(Encoder):
+    """pixel_values: float (rows, 3, height, width) in [-1, 1] → one token of 1280; the statistics of its norms stay."""
+
+    class Options(Block):
+        weights: str
+        """The file of tensors."""
+        train_blocks: int = 0
+        """How many of the 16 blocks, from the last, are trained; 0 trains nothing."""
+        dropout: float = 0.2
+
+    width = 1280
+
+    def __init__(self, options: Options, source: Any) -> None:
+        super().__init__(options, source)
+        self._conv_stem = nn.Conv2d(3, 32, 3, 2, padding=1, bias=False)
+        self._bn0 = _norm(32)
+        self._blocks = nn.ModuleList(_blocks())
+        self._conv_head = nn.Conv2d(320, 1280, 1, bias=False)
+        self._bn1 = _norm(1280)
+        self.dropout = nn.Dropout(options.dropout)
+        tensors = torch.load(options.weights, weights_only=True, map_location="cpu")
+        self.load_state_dict({name: tensor for name, tensor in tensors.items() if not name.startswith("_fc.")})
+        self.requires_grad_(False)
+        for part in [*self._blocks[len(self._blocks) - options.train_blocks :], self._conv_head, self._bn1]:
+            part.requires_grad_(options.train_blocks > 0)
+
+    def forward(self, pixel_values: torch.Tensor) -> Tokens:  # type: ignore[override]
+        x = nn.functional.relu6(self._bn0(self._conv_stem(pixel_values)))
+        for block in self._blocks:
+            x = block(x)
+        x = nn.functional.relu6(self._bn1(self._conv_head(x)))
+        return one_token(self.dropout(x.mean(dim=(2, 3))))
+
+    def train(self, mode: bool = True) -> "EfficientNetLite0":
+        """Batch norm keeps its statistics: a row's encoding must not depend on its neighbours."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+
+class _MBConv(nn.Module):
+    """An inverted residual block (Sandler et al., 2018)."""
+
+    def __init__(self, before: int, after: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        inner = before * expansion
+        self.expands = expansion > 1
+        if self.expands:
+            self._expand_conv = nn.Conv2d(before, inner, 1, bias=False)
+            self._bn0 = _norm(inner)
+        self._depthwise_conv = nn.Conv2d(
+            inner, inner, kernel, stride, padding=kernel // 2, groups=inner, bias=False
+        )
+        self._bn1 = _norm(inner)
+        self._project_conv = nn.Conv2d(inner, after, 1, bias=False)
+        self._bn2 = _norm(after)
+        self.residual = stride == 1 and before == after
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        inner = nn.functional.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
+        inner = nn.functional.relu6(self._bn1(self._depthwise_conv(inner)))
+        inner = self._bn2(self._project_conv(inner))
+        return x + inner if self.residual else inner
+
+
+def _blocks() -> list[nn.Module]:
+    blocks: list[nn.Module] = []
+    before = 32
+    for count, kernel, stride, expansion, after in _STAGES:
+        for number in range(count):
+            blocks.append(_MBConv(before, after, kernel, stride if number == 0 else 1, expansion))
+            before = after
+    return blocks
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)

@@ -1,0 +1,228 @@
+"""`make bench-quality`: what the recipes of jobs/ reach on public data, as mean ± spread over seeds, beside known figures.
+
+python bench/quality.py [NAME ...] [--seeds N] [--set KEY=VALUE]
+
+DATA is the folder of the data sets, MODELS that of the pretrained encoders, STORAGE where rows and runs go. Each
+figure comes from `rayfuse train RECIPE`: the validation rows choose, the test rows are looked at once per seed.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import quality_rows
+
+ROOT = Path(__file__).parents[1]
+RAYFUSE = Path(sys.executable).with_name("rayfuse")
+NOISES = (0.5, 1.0, 2.0, 4.0)
+Trained = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of a trained model, what others have reached, and what we want."""
+
+    name: str
+    value: Callable[[Trained], float]
+    wanted: float
+    known: str = "-"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A recipe, and the figures of the models that it makes."""
+
+    recipe: str
+    figures: tuple[Figure, ...]
+    rows: Callable[[Path, Path], None] | None = None
+    """Writes rows where the data set's own layout is another: takes the folders of the data and of the rows."""
+    parts: tuple[str, ...] = ("",)
+    """Values of PART, each a training of its own; a figure is the mean over them."""
+
+
+def of(metric: str, inputs: str | None = None) -> Callable[[Trained], float]:
+    """A metric of the test rows, as they are or as if only some inputs had been given."""
+    return lambda trained: float((trained["by_inputs"][inputs] if inputs else trained["metrics"])[metric])
+
+
+def noisy(sigma: float) -> Callable[[Trained], float]:
+    """Points of accuracy that the clip costs or brings, beside the picture alone, under noise on its features."""
+
+    def value(trained: Trained) -> float:
+        alone = float(trained["by_inputs"]["image"]["digit/accuracy"])
+        return _accuracy_under_noise(Path(trained["run"]) / "model", trained["test"], sigma) - alone
+
+    return value
+
+
+def _accuracy_under_noise(folder: Path, test: str, sigma: float) -> float:
+    """Accuracy with both inputs, Gaussian noise of `sigma` × the features' own deviation on each clip's features."""
+    import numpy as np
+
+    from rayfuse.data.readers import read_rows
+    from rayfuse.data.samples import Sample
+    from rayfuse.model.predictor import Predictor
+
+    predictor, chance = Predictor(folder), np.random.default_rng(0)
+    rows = read_rows(test)[0]
+    right = 0
+    for start in range(0, len(rows), 64):
+        part = rows[start : start + 64]
+        samples: list[Sample] = [predictor.maker.from_row(row) for row in part]
+        for sample in samples:
+            [clip] = sample.features["audio"]
+            for name, values in clip.items():
+                noise = chance.standard_normal(values.shape, dtype=np.float32)
+                clip[name] = values + noise * sigma * values.std()
+        answers = predictor.answer(samples)
+        right += sum(
+            answer["outputs"]["digit"]["label"] == row.values["label"]
+            for answer, row in zip(answers, part, strict=True)
+        )
+    return right / len(rows)
+
+
+BENCHES = {
+    "avmnist": Bench(
+        "avmnist.yaml",
+        (
+            Figure("image only, accuracy", of("digit/accuracy", "image"), 0.96, "92.69 SimMLM, 92.61 MoMKE"),
+            Figure("audio only, accuracy", of("digit/accuracy", "audio"), 0.96, "91.61 SimMLM"),
+            Figure("both, accuracy", of("digit/accuracy", "image+audio"), 0.995, "99.27 SimMLM"),
+            *(
+                Figure(
+                    f"both, noise {sigma:g} on the audio features, minus image only",
+                    noisy(sigma),
+                    -0.01,
+                    known,
+                )
+                for sigma, known in zip(
+                    NOISES, ("plain 95.8", "plain 68.0", "plain 22.4", "plain 11.3"), strict=True
+                )
+            ),
+            Figure("calibration error (at most)", of("digit/ece"), 0.02),
+        ),
+    ),
+    "arithmetic": Bench(
+        "arithmetic.yaml",
+        (
+            Figure("all three inputs, accuracy", of("answer/accuracy"), 0.98, "100 possible"),
+            *(
+                Figure(
+                    f"{inputs}, accuracy",
+                    of("answer/accuracy", inputs),
+                    ceiling - 0.03,
+                    f"{100 * ceiling:g} possible",
+                )
+                for inputs, ceiling in {
+                    "image": 0.335,
+                    "audio": 0.335,
+                    "text": 0.165,
+                    "image+audio": 0.39,
+                    "image+text": 0.345,
+                    "audio+text": 0.345,
+                }.items()
+            ),
+        ),
+    ),
+    "openmoji": Bench(
+        "openmoji_groups.yaml",
+        (
+            Figure("8 groups, image+text, accuracy", of("group/accuracy"), 0.88, "85.4 frozen encoders"),
+            Figure("image only, accuracy", of("group/accuracy", "image"), 0.0, "72.1"),
+            Figure("text only, accuracy", of("group/accuracy", "text"), 0.0, "84.2"),
+        ),
+    ),
+    "retrieval": Bench(
+        "openmoji_retrieval.yaml",
+        (
+            Figure("picture → caption among 355, R@1", of("pair/forward_r1"), 0.25, "14.6"),
+            Figure("picture → caption among 355, R@10", of("pair/forward_r10"), 0.55, "37.7"),
+        ),
+    ),
+    "motions": Bench(
+        "basic_motions.yaml",
+        (Figure("accuracy", of("activity/accuracy"), 1.0, "97.5 1NN-DTW"),),
+        quality_rows.motions,
+    ),
+    "esc10": Bench(
+        "esc10.yaml",
+        (Figure("mean of 4 folds, accuracy", of("sound/accuracy"), 0.93, "72.7 random forest, 95.7 people"),),
+        quality_rows.sounds,
+        ("1", "2", "3", "4"),
+    ),
+    "video": Bench(
+        "digit_video.yaml",
+        (
+            Figure("digit, accuracy", of("digit/accuracy"), 0.98),
+            Figure("motion, accuracy", of("motion/accuracy"), 0.98),
+        ),
+    ),
+    "entities": Bench("wnut17.yaml", (Figure("entity F1", of("entities/f1"), 0.40),), quality_rows.entities),
+}
+
+
+def trained(bench: Bench, seed: int, overrides: list[str]) -> Iterator[Trained]:
+    """A model for each part of a bench, trained by the command that people use."""
+    storage = Path(os.environ["STORAGE"])
+    for part in bench.parts:
+        environment = {**os.environ, "ROWS": str(storage / "rows"), "PART": part}
+        recipe = ROOT / "jobs" / bench.recipe
+        options = [f"--set={change}" for change in (f"train.seed={seed}", *overrides)]
+        command = [str(RAYFUSE), "train", str(recipe), "--json", "--fresh", *options]
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=False)
+        if done.returncode:
+            sys.exit(f"{bench.recipe}: rayfuse train ended with {done.returncode}")
+        found = json.loads(done.stdout.splitlines()[-1])
+        job = json.loads((Path(found["run"]) / "job.json").read_text())
+        yield {**found, "test": job["data"]["test"]}
+
+
+def measure(name: str, seeds: Iterable[int], overrides: list[str]) -> None:
+    """Train and print the figures of one bench."""
+    bench = BENCHES[name]
+    if bench.rows is not None:
+        bench.rows(Path(os.environ["DATA"]), Path(os.environ["STORAGE"]) / "rows" / name)
+    values: dict[str, list[float]] = {figure.name: [] for figure in bench.figures}
+    seconds = []
+    for seed in seeds:
+        models = list(trained(bench, seed, overrides))
+        seconds.append(sum(model["seconds"] for model in models))
+        for figure in bench.figures:
+            values[figure.name].append(statistics.fmean(figure.value(model) for model in models))
+    for figure in bench.figures:
+        found = values[figure.name]
+        spread = statistics.stdev(found) if len(found) > 1 else 0.0
+        print(
+            f"{name:<11} {figure.name:<58} {100 * statistics.fmean(found):6.2f} ± {100 * spread:.2f}"
+            f"   reach {100 * figure.wanted:g}   known {figure.known}",
+            flush=True,
+        )
+    print(f"{name:<11} {len(seconds)} seeds, {statistics.fmean(seconds):.0f} s each", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help=f"any of {', '.join(BENCHES)}; all where none is given")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--set", dest="overrides", action="append", default=[])
+    given = parser.parse_args()
+    unknown = set(given.names) - set(BENCHES)
+    if unknown:
+        parser.error(f"{', '.join(sorted(unknown))}: no such bench; one of: {', '.join(BENCHES)}")
+    for variable in ("DATA", "MODELS", "STORAGE"):
+        if not os.environ.get(variable):
+            parser.error(f"{variable} is not set: name a folder")
+    for name in given.names or BENCHES:
+        measure(name, range(given.seeds), given.overrides)
+
+
+if __name__ == "__main__":
+    main()

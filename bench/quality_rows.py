@@ -1,0 +1,66 @@
+"""Rows of the quality benchmarks, from the public data sets in their own layouts.
+
+Files are read where they are; only rows are written, with absolute paths to pictures, clips and videos.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def write(path: Path, rows: Iterable[Row]) -> Path:
+    """Write rows as jsonl."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read(path: Path) -> list[Row]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+def entities(source: Path, target: Path) -> None:
+    """WNUT 2017: a sentence per row, `words` and their IOB2 `tags`."""
+    files = {
+        "train": "wnut17train.conll",
+        "validation": "emerging.dev.conll",
+        "test": "emerging.test.annotated",
+    }
+    for split, name in files.items():
+        write(target / f"{split}.jsonl", _sentences(source / "wnut17" / name))
+
+
+def _sentences(path: Path) -> Iterator[Row]:
+    """Sentences are apart by blank lines; a word is apart from its tag by a tab."""
+    for block in path.read_text(encoding="utf-8").replace("\n\t\n", "\n\n").split("\n\n"):
+        pairs = [line.split("\t") for line in block.splitlines() if line.strip()]
+        if pairs:
+            yield {"words": [pair[0] for pair in pairs], "tags": [pair[1] for pair in pairs]}
+
+
+def motions(source: Path, target: Path) -> None:
+    """BasicMotions of the UEA archive: six channels × 100 steps per row, and the activity."""
+    for split in ("train", "test"):
+        text = (source / "sensors_uea" / f"BasicMotions_{split.upper()}.ts").read_text()
+        lines = text.partition("@data\n")[2].splitlines()
+        write(target / f"{split}.jsonl", map(_series, lines))
+
+
+def _series(line: str) -> Row:
+    *channels, label = line.split(":")
+    return {
+        "readings": [[float(number) for number in channel.split(",")] for channel in channels],
+        "label": label,
+    }
+
+
+def sounds(source: Path, target: Path) -> None:
+    """ESC-10: for each of the four folds, its clips to test on, and those of the others to train on."""
+    folder = source / "esc10_16k"
+    rows = [{**row, "audio": str(folder / row["audio"])} for row in read(folder / "all.jsonl")]
+    for fold in sorted({row["fold"] for row in rows}):
+        write(target / f"test{fold}.jsonl", (row for row in rows if row["fold"] == fold))
+        write(target / f"train{fold}.jsonl", (row for row in rows if row["fold"] != fold))
