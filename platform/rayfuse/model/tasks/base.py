@@ -13,6 +13,11 @@ from rayfuse.model.tokens import Fused
 class TaskHead(nn.Module, ABC):
     """Answers one task of a job."""
 
+    outputs: int | None = None
+    """Size of the last axis of the raw outputs; None where it differs from batch to batch."""
+    unit: tuple[float, float] = (0.0, 1.0)
+    """Mean and deviation that raw outputs are expected to have, in round terms."""
+
     def __init__(self, options: Any, dim: int) -> None:
         super().__init__()
 
@@ -31,6 +36,19 @@ class TaskHead(nn.Module, ABC):
     @abstractmethod
     def metrics(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         """The metrics that the task's spec promises, but for the loss."""
+
+    def blend(self, outputs: torch.Tensor, trust: torch.Tensor) -> torch.Tensor:
+        """Raw outputs of several opinions, float (batch, opinions, …), as one: (batch, …).
+
+        trust: float (batch, opinions), the weight of each; rows sum to 1, and an opinion of weight 0 must not count.
+        """
+        weights = trust.view(*trust.shape, *[1] * (outputs.ndim - 2))
+        return (outputs * weights).sum(dim=1)
+
+    def ballots(self, outputs: torch.Tensor) -> torch.Tensor:
+        """The raw outputs of an opinion that has made up its mind, of any shape (…); what it said, where a task
+        has no such thing."""
+        return outputs
 
     def details(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
         """More than single numbers, for reports: plain JSON values."""

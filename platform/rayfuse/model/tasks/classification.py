@@ -10,6 +10,9 @@ from rayfuse.model.tasks.base import TaskHead
 from rayfuse.model.tokens import Fused
 from rayfuse.spec.tasks import ClassificationTask
 
+_UNDECIDED = 1e-3
+"""Share of a vote that goes by probability, which decides ties."""
+
 
 class ClassificationHead(TaskHead):
     """Logits (batch, classes); softmax cross-entropy."""
@@ -18,6 +21,7 @@ class ClassificationHead(TaskHead):
         super().__init__(options, dim)
         assert options.classes is not None, "the job's tasks are not fitted yet"
         self.classes = options.classes
+        self.outputs = len(options.classes)
         self.linear = nn.Linear(dim, len(options.classes))
 
     def forward(self, fused: Fused) -> torch.Tensor:
@@ -25,6 +29,18 @@ class ClassificationHead(TaskHead):
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return nn.functional.cross_entropy(outputs.float(), targets.long(), reduction="none")
+
+    def blend(self, outputs: torch.Tensor, trust: torch.Tensor) -> torch.Tensor:
+        """The logarithm of the opinions' mean probabilities."""
+        counts = trust > 0
+        weights = torch.where(counts, trust, 1.0).log().masked_fill(~counts, float("-inf"))
+        return (outputs.log_softmax(dim=2) + weights.unsqueeze(2)).logsumexp(dim=1)
+
+    def ballots(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities: all but 0.001 for the most probable class, and that shared out by probability."""
+        chosen = nn.functional.one_hot(outputs.argmax(dim=-1), outputs.shape[-1])
+        shared = chosen * (1 - _UNDECIDED) + outputs.softmax(dim=-1) * _UNDECIDED
+        return shared.clamp(min=torch.finfo(shared.dtype).tiny).log()
 
     def answers(self, outputs: torch.Tensor) -> list[dict[str, Any]]:
         """{"label": the class, "scores": {class: probability}}."""

@@ -22,6 +22,8 @@ class RegressionHead(TaskHead):
         self.mean = options.mean
         self.deviation = options.deviation
         self.linear = nn.Linear(dim, 1)
+        self.outputs = 1
+        self.unit = options.mean, options.deviation
 
     def forward(self, fused: Fused) -> torch.Tensor:
         return self.linear(fused["vector"]).float() * self.deviation + self.mean
