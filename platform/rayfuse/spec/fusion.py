@@ -30,10 +30,15 @@ class FusionPart(Part):
 
 
 def _may_give_tokens(job: Any, name: str) -> bool:
-    """False only where it is sure that an input comes as one vector: its encoder pools and alignment adds none."""
-    encoder = job.inputs[name].encoder
-    pool = getattr(encoder, "pool", "mean" if encoder.type == "conv" else "none")
-    return pool == "none" or job.align.type == "transformer"
+    """False only where it is sure that an input comes as one vector."""
+    source, align = job.inputs[name], job.align
+    items = getattr(source, "max_items", 1)
+    if isinstance(align, Custom):
+        return True
+    if hasattr(align, "queries"):
+        return bool(align.queries * items > 1)
+    pool = getattr(source.encoder, "pool", "none" if isinstance(source.encoder, Custom) else "mean")
+    return items > 1 or pool == "none"
 
 
 def _heads_divide(heads: int, dim: int) -> Problems:

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from torch import nn
 from variants import train_and_reload
 
+from rayfuse.errors import SpecError
 from rayfuse.model.encoders import Encoder
 from rayfuse.model.fusion import FUSIONS, FusionModule, Joined, build_fusion
 from rayfuse.model.fusion.parts import Attention, perceptron, present_means, shares
@@ -246,6 +247,16 @@ def test_gradients_are_finite_and_reach_every_parameter(variant: str, present: l
     for name, (tokens, mask) in inputs.items():
         if variant not in BY_PLACEHOLDER:
             assert not tokens.grad[~mask].any(), name  # type: ignore[index]
+
+
+@every_variant
+def test_it_computes_in_bf16(variant: str) -> None:
+    fusion, inputs = build(VARIANTS[variant]), make_inputs()
+    wanted = all_of(fusion, inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = all_of(fusion, {name: (tokens.bfloat16(), mask) for name, (tokens, mask) in inputs.items()})
+    for name in {"label", "attention", "trust"} & wanted.keys() - ({"label"} if "vote" in variant else set()):
+        torch.testing.assert_close(found[name].float(), wanted[name], rtol=0.1, atol=0.1)
 
 
 def whole() -> dict[str, Tokens]:
@@ -499,6 +510,16 @@ def test_stacking_corrects_the_average_in_the_tasks_own_unit() -> None:
         nn.init.zeros_(learner[-1].weight)
         nn.init.zeros_(learner[-1].bias)
     assert_same(all_of(fusion, inputs), plain)
+
+
+def test_stacking_needs_outputs_of_a_known_size() -> None:
+    fusion = build(VARIANTS["stacking"])
+    head = heads()["label"]
+    head.outputs = None
+    with pytest.raises(
+        SpecError, match=r"fusion\.type: stacking corrects .* head of tasks\.mine has none; use learned"
+    ):
+        fusion.attach({"mine": head})
 
 
 def test_shares_of_nothing_are_nothing() -> None:

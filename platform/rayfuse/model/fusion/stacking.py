@@ -28,8 +28,8 @@ class StackingFusion(DecisionFusion):
     def _learner(self, task: str, head: TaskHead) -> nn.Sequential:
         if head.outputs is None:
             raise SpecError(
-                f"fusion.type: stacking reads raw outputs of one size, and those of tasks.{task} differ from sample "
-                "to sample; use learned, average or vote"
+                f"fusion.type: stacking corrects raw outputs of a known size, and the head of tasks.{task} has none; "
+                "use learned, average or vote"
             )
         last = nn.Linear(self.options.hidden, head.outputs)
         nn.init.zeros_(last.weight)

@@ -14,9 +14,9 @@ class TaskHead(nn.Module, ABC):
     """Answers one task of a job."""
 
     outputs: int | None = None
-    """Size of the last axis of the raw outputs; None where it differs from batch to batch."""
+    """Size of the last axis of raw outputs that a fusion may correct; None where they are none that it could."""
     unit: tuple[float, float] = (0.0, 1.0)
-    """Mean and deviation that raw outputs are expected to have, in round terms."""
+    """About the mean and deviation of raw outputs."""
 
     def __init__(self, options: Any, dim: int) -> None:
         super().__init__()
