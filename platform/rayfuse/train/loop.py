@@ -4,6 +4,7 @@ import json
 import math
 import random
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from rayfuse.model.folder import load_weights
 from rayfuse.model.fused import FusedModel, heads_of, trainable_parameters
 from rayfuse.spec.job import Job
 from rayfuse.spec.load import check
+from rayfuse.train.board import Record
 from rayfuse.train.engine import build_engine, set_learning_rate
 from rayfuse.train.precision import choose_precision
 from rayfuse.train.schedule import rate_factor
@@ -48,6 +50,8 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
     job = check(json.loads(config["job"]), Job, "job")
     splits = {name: ray.get(reference) for name, reference in config["splits"].items()}
     context = ray.train.get_context()
+    if context.get_world_rank() == 0:
+        config["board"].push.remote([_room()])
     if not job.compute.gpus_per_worker:
         torch.set_num_threads(max(1, int(job.compute.cpus_per_worker)))
     rank, world = context.get_world_rank(), context.get_world_size()
@@ -68,6 +72,15 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
             outcome |= worker.evaluate_best(Path(folder))
     worker.telemetry.close()
     return outcome if worker.rank == 0 else None
+
+
+def _room() -> Record:
+    """Tells the driver which placement group the workers run in."""
+    from ray.util import get_current_placement_group
+
+    room = get_current_placement_group()
+    assert room is not None, "Ray Train gives every worker group one"
+    return {"time": time.time(), "step": 0, "metrics": {}, "room": room.id.hex()}
 
 
 def _goodness(job: Job, metrics: dict[str, Any]) -> float:

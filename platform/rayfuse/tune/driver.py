@@ -50,7 +50,7 @@ class _Reports:
             self._pending.append(record)
             if self._key in record["metrics"]:
                 self.send({VALUE: record["metrics"][self._key], EPOCH: record["epoch"]})
-            elif "started" in record:
+            elif "started" in record or "room" in record:
                 self.send({})
 
     def send(self, more: dict[str, Any]) -> None:
