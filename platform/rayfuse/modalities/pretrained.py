@@ -1,5 +1,6 @@
 """The processors that belong to a pretrained encoder: read from its own folder, which may be at a URL."""
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -60,17 +61,18 @@ def local_folder(model: str) -> str:
 def _fetch(fs: Any, files: dict[str, str], target: Path) -> None:
     """Whole or not at all: others may fetch the same, and this may be cut short."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as waiting:
+    waiting = Path(tempfile.mkdtemp(dir=target.parent))
+    try:
         for path, name in files.items():
-            inside = Path(waiting, name)
+            inside = waiting / name
+            if not inside.resolve().is_relative_to(waiting.resolve()):
+                raise ValueError(f"a file's name leads out of the folder: {name}")
             inside.parent.mkdir(parents=True, exist_ok=True)
             fs.get_file(path, str(inside))
-        if not target.is_dir():
-            shutil.copytree(waiting, f"{waiting}.whole")
-            try:
-                os.rename(f"{waiting}.whole", target)
-            except OSError:  # another process was faster
-                shutil.rmtree(f"{waiting}.whole", ignore_errors=True)
+        with contextlib.suppress(OSError):  # another process was faster
+            waiting.rename(target)
+    finally:
+        shutil.rmtree(waiting, ignore_errors=True)
 
 
 def _fingerprint(url: str, files: dict[str, dict[str, Any]]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from rayfuse.spec.base import NotBuiltYet, Part
 
@@ -54,4 +54,15 @@ class TransformerAlign(_Align):
             )
 
 
-Align = Annotated[LinearAlign | MLPAlign | TransformerAlign, Field(discriminator="type")]
+def _linear_unless_said(value: Any) -> str:
+    """Discriminator: a block without a type is linear."""
+    given = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return str(given or "linear")
+
+
+Align = Annotated[
+    Annotated[LinearAlign, Tag("linear")]
+    | Annotated[MLPAlign, Tag("mlp")]
+    | Annotated[TransformerAlign, Tag("transformer")],
+    Discriminator(_linear_unless_said),
+]

@@ -48,4 +48,4 @@ def item_embedding(source: Any, width: int) -> nn.Embedding:
 
 
 def _vocabulary(source: Any) -> int:
-    return len(source.items)
+    return len(source.vocabulary)

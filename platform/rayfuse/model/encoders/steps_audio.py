@@ -8,16 +8,18 @@ from rayfuse.model.encoders.networks import Strided
 from rayfuse.model.encoders.steps import StepsEncoder
 from rayfuse.model.tokens import Tokens
 
-BANDS = 40
-
 
 class StepsAudioEncoder(StepsEncoder):
-    """mel: float (rows, 40 bands, frames); `stride` frames become one step."""
+    """mel: float (rows, bands, frames); `stride` frames become one step."""
 
     def __init__(self, options: Any, source: Any) -> None:
         super().__init__(options, source)
-        self.merge = Strided(BANDS, options.width, options.stride)
+        self.merge = Strided(_bands(source), options.width, options.stride)
 
     def read(self, mel: torch.Tensor) -> Tokens:  # type: ignore[override]
         everything = torch.ones(len(mel), mel.shape[2], dtype=torch.bool, device=mel.device)
         return self.merge(mel.transpose(1, 2), everything)
+
+
+def _bands(source: Any) -> int:
+    return int(source.mels)

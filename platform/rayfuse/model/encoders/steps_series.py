@@ -26,4 +26,4 @@ class StepsSeriesEncoder(StepsEncoder):
 
 
 def _channels(source: Any) -> int:
-    return int(source.channels)
+    return int(source.count)
