@@ -11,7 +11,9 @@ from torch import nn
 
 from rayfuse.data.files import read_file
 from rayfuse.errors import SpecError
+from rayfuse.model.encoders.stack import depths_from_top
 from rayfuse.model.fused import trainable_parameters
+from rayfuse.spec.encoders import LayeredEncoder, encoders_in
 from rayfuse.spec.job import DeepSpeed, Job
 
 _OURS = {
@@ -102,18 +104,30 @@ def full_config(
 
 def parameter_groups(job: Job, model: nn.Module) -> list[dict[str, Any]]:
     """Trainable parameters by learning rate and weight decay; norms, biases and single vectors do not decay."""
-    rates = {
-        f"encoders.{name}.": options.encoder.lr for name, options in job.inputs.items() if options.encoder.lr
-    }
+    rates = _encoder_rates(job, model)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in trainable_parameters(model).items():
-        lr = next((rate for prefix, rate in rates.items() if name.startswith(prefix)), job.train.optimizer.lr)
+        lr = rates.get(name, job.train.optimizer.lr)
         decay = job.train.optimizer.weight_decay if parameter.ndim > 1 else 0.0
         groups.setdefault((lr, decay), []).append(parameter)
     return [
         {"params": parameters, "lr": lr, "weight_decay": decay, "base_lr": lr}
         for (lr, decay), parameters in groups.items()
     ]
+
+
+def _encoder_rates(job: Job, model: nn.Module) -> dict[str, float]:
+    """Learning rates of the encoders' parameters by name: each encoder's own, and an inner encoder's inside it."""
+    rates: dict[str, float] = {}
+    for name, source in job.inputs.items():
+        lr = job.train.optimizer.lr
+        for path, options in encoders_in(source.encoder):
+            prefix = ".".join(["encoders", name, *path])
+            lr = options.lr or lr
+            factor = options.layer_decay if isinstance(options, LayeredEncoder) else 1.0
+            depths = depths_from_top(model.get_submodule(prefix))
+            rates |= {f"{prefix}.{inner}": lr * factor**depth for inner, depth in depths.items()}
+    return rates
 
 
 def build_engine(job: Job, model: nn.Module, options: Mapping[str, Any], world: int, precision: str) -> Any:

@@ -15,7 +15,7 @@ from rayfuse.data.dataset import Checked, Dataset, check_rows, load_dataset
 from rayfuse.data.rows import Row
 from rayfuse.errors import DataError, Interrupted, NotReachable, RayfuseError, ResourceError
 from rayfuse.ray_auth import ensure_token
-from rayfuse.spec.encoders import HuggingFaceEncoder
+from rayfuse.spec.encoders import pretrained_in
 from rayfuse.spec.job import Job
 from rayfuse.train.board import Record, create_board
 from rayfuse.train.engine import read_options
@@ -30,8 +30,8 @@ def preflight(job: Job) -> None:
     check_storage(job.output.storage)
     read_options(job)
     for name, options in job.inputs.items():
-        if isinstance(options.encoder, HuggingFaceEncoder):
-            _check_pretrained(f"inputs.{name}.encoder.model", options.encoder.model)
+        for path, encoder in pretrained_in(options.encoder):
+            _check_pretrained(".".join(["inputs", name, "encoder", *path, "model"]), encoder.model)
 
 
 def _check_pretrained(path: str, model: str) -> None:
