@@ -1,7 +1,7 @@
 """What every task offers."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from rayfuse.model.tokens import Fused
 
 class TaskHead(nn.Module, ABC):
     """Answers one task of a job."""
+
+    explained_as: ClassVar[str] = "output"
+    """What the number is that `explained` gives, for people."""
 
     def __init__(self, options: Any, dim: int) -> None:
         super().__init__()
@@ -31,6 +34,18 @@ class TaskHead(nn.Module, ABC):
     @abstractmethod
     def metrics(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         """The metrics that the task's spec promises, but for the loss."""
+
+    def explained(self, outputs: torch.Tensor, answered: torch.Tensor) -> torch.Tensor | None:
+        """How much raw outputs (batch, …) speak for the answer that `answered` gives: a number each, float (batch,).
+
+        The contributions of inputs explain this number (`rayfuse.model.explain`). Here the output itself where there is
+        one per sample; None, which is not explained, where there are more.
+        """
+        return outputs.flatten() if outputs.numel() == len(outputs) else None
+
+    def differentiated(self, outputs: torch.Tensor, answered: torch.Tensor) -> torch.Tensor | None:
+        """The same for saliency, which follows its gradient: a number that does not saturate, float (batch,)."""
+        return self.explained(outputs, answered)
 
     def details(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
         """More than single numbers, for reports: plain JSON values."""
