@@ -21,6 +21,7 @@ from torch import nn
 from rayfuse.data.batches import Batch, EncoderBatch
 from rayfuse.data.samples import Sample
 from rayfuse.errors import SpecError
+from rayfuse.model.evaluation import Outputs, Subset
 from rayfuse.model.fused import FusedModel, heads_of
 from rayfuse.model.tasks import TaskHead
 from rayfuse.model.tokens import Tokens
@@ -33,8 +34,6 @@ SPANS = 64
 """And over at most so many of a clip's time."""
 STEPS = 32
 """Points of the path that Integrated Gradients follows: forward and backward through one encoder and all after it."""
-
-Subset = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -199,6 +198,59 @@ def contributions(
             return None
         scores[frozenset(subset)] = score.double().cpu().numpy()
     return Contributions(scores[frozenset(inputs)], scores[frozenset()], shapley(scores, inputs))
+
+
+def importance(
+    heads: Mapping[str, TaskHead], inputs: Sequence[str], collected: Mapping[Subset, Outputs]
+) -> dict[str, Any]:
+    """What the inputs contributed over many samples, from the outputs that `collect` gave for every subset of them.
+
+    By task, as JSON: {"score", "rows", "value", "base": means over the rows, "contributions": {input: the mean absolute
+    contribution over the rows that have it}, "rows_with": {input: count}, "by_answer": {label: {input: the mean
+    contribution over the rows so answered}}}; the last where answers have labels. Nothing for more than
+    `MOST_INPUTS` inputs, and for tasks that are not explained.
+    """
+    if len(inputs) > MOST_INPUTS:
+        return {}
+    whole = collected[tuple(inputs)]
+    present = np.stack([np.concatenate(whole.present[name]) for name in inputs], axis=1)
+    found = {}
+    for task, head in heads.items():
+        raw = {subset: torch.from_numpy(outputs.of(task)[0]) for subset, outputs in collected.items()}
+        known = contributions(head, raw, inputs)
+        if known is not None:
+            means = _mean_over(np.abs(known.parts), present, inputs)
+            found[task] = {
+                "score": head.explained_as,
+                "rows": len(known.value),
+                "value": float(known.value.mean()),
+                "base": float(known.base.mean()),
+                "contributions": means,
+                "rows_with": {name: int(present[:, i].sum()) for i, name in enumerate(inputs)},
+                **_by_answer(head.answers(raw[tuple(inputs)]), known.parts, present, inputs),
+            }
+    return found
+
+
+def _by_answer(
+    answers: Sequence[Mapping[str, Any]], parts: np.ndarray, present: np.ndarray, inputs: Sequence[str]
+) -> dict[str, Any]:
+    if not all(isinstance(answer.get("label"), (str, int, float)) for answer in answers):
+        return {}
+    labels = np.array([str(answer["label"]) for answer in answers])
+    return {
+        "by_answer": {
+            str(label): _mean_over(parts[labels == label], present[labels == label], inputs)
+            for label in np.unique(labels)
+        }
+    }
+
+
+def _mean_over(values: np.ndarray, present: np.ndarray, inputs: Sequence[str]) -> dict[str, float]:
+    """Means of (rows, inputs) over the rows that have each input; one that no row has is left out."""
+    return {
+        name: float(values[present[:, i], i].mean()) for i, name in enumerate(inputs) if present[:, i].any()
+    }
 
 
 def shapley(values: Mapping[frozenset[str], np.ndarray], inputs: Sequence[str]) -> np.ndarray:
