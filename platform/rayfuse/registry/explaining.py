@@ -114,7 +114,7 @@ def _run_beside(folder: Path) -> tuple[tuple[str | None, str], str] | None:
 
 
 def draw_explained(path: Path, one: Explained, predictor: Predictor) -> None:
-    """A line per task: what each input contributed, and which pixels and moments counted (red for, blue against)."""
+    """A line per task: what each input contributed, and which pixels and moments counted (orange for, blue against)."""
     from matplotlib.figure import Figure
 
     tasks = list(one.explanation.contributions)
@@ -150,15 +150,21 @@ def _draw_contributions(axes: Any, one: Explained, task: str, predictor: Predict
     axes.axvline(0, color="#1c2733", linewidth=0.8)
     axes.tick_params(labelsize=8)
     answer = one.answer[task]
-    said = answer.get("label", answer.get("value", ""))
-    true = one.row.values.get(predictor.job.tasks[task].column)
+    said, true = (
+        answer.get("label", answer.get("value", "")),
+        one.row.values.get(predictor.job.tasks[task].column),
+    )
     head = heads_of(predictor.model)[task]
     axes.set_title(
-        f"{task}: {said if not isinstance(said, float) else f'{said:.4g}'} (in the row: {true})\n"
+        f"{task}: {_shown(said)} (in the row: {_shown(true)})\n"
         f"{head.explained_as} {found.base[0]:.3g} without inputs, {found.value[0]:.3g} with",
         fontsize=9,
     )
     plain_axes(axes)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 Draw = Callable[[Any], None]
@@ -194,12 +200,15 @@ def _frame_panels(heat: np.ndarray, frames: np.ndarray, title: str) -> list[Draw
 
 def _picture_panel(heat: np.ndarray, pixels: np.ndarray, title: str) -> Draw:
     def draw(axes: Any) -> None:
+        from matplotlib.colors import LinearSegmentedColormap
+
+        colours = LinearSegmentedColormap.from_list("for and against", [BLUE, "white", ORANGE])
         grey = pixels.mean(axis=0)
         spread = np.ptp(grey) or 1.0
         axes.imshow((grey - grey.min()) / spread, cmap="gray", vmin=-0.3, vmax=1.3)
         most = float(np.quantile(np.abs(heat), 0.995)) or 1.0
         strength = np.clip(np.abs(heat) / most, 0, 1)
-        axes.imshow(heat, cmap="bwr", vmin=-most, vmax=most, alpha=0.85 * strength)
+        axes.imshow(heat, cmap=colours, vmin=-most, vmax=most, alpha=0.85 * strength)
         axes.set_title(title, fontsize=9)
         axes.set_xticks([])
         axes.set_yticks([])
