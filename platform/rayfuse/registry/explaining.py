@@ -200,15 +200,15 @@ def _frame_panels(heat: np.ndarray, frames: np.ndarray, title: str) -> list[Draw
 
 def _picture_panel(heat: np.ndarray, pixels: np.ndarray, title: str) -> Draw:
     def draw(axes: Any) -> None:
-        from matplotlib.colors import LinearSegmentedColormap
+        from matplotlib.colors import to_rgb
 
-        colours = LinearSegmentedColormap.from_list("for and against", [BLUE, "white", ORANGE])
         grey = pixels.mean(axis=0)
         spread = np.ptp(grey) or 1.0
         axes.imshow((grey - grey.min()) / spread, cmap="gray", vmin=-0.3, vmax=1.3)
         most = float(np.quantile(np.abs(heat), 0.995)) or 1.0
-        strength = np.clip(np.abs(heat) / most, 0, 1)
-        axes.imshow(heat, cmap=colours, vmin=-most, vmax=most, alpha=0.85 * strength)
+        strength = np.sqrt(np.clip(np.abs(heat) / most, 0, 1))
+        colours = np.where((heat >= 0)[..., None], to_rgb(ORANGE), to_rgb(BLUE))
+        axes.imshow(np.concatenate([colours, 0.9 * strength[..., None]], axis=2))
         axes.set_title(title, fontsize=9)
         axes.set_xticks([])
         axes.set_yticks([])
