@@ -18,6 +18,7 @@ from torch import nn
 from rayfuse.data.batches import collate
 from rayfuse.data.samples import Sample, SampleMaker
 from rayfuse.errors import SpecError
+from rayfuse.model.evaluation import Outputs, collect
 from rayfuse.model.explain import (
     GRID,
     MOST_INPUTS,
@@ -28,6 +29,7 @@ from rayfuse.model.explain import (
     even,
     every_subset,
     explain,
+    importance,
     integrated_gradients,
     passes,
     plain,
@@ -256,6 +258,37 @@ def test_what_a_fusion_attends_to_is_told_for_the_inputs_that_are_there(
     looked = [answer["explain"]["attention"] for answer in predictor.answer(samples, explain=True)]
     assert looked[1] == {"image": 0.5, "text": 0.5}
     assert looked[2] == {"text": 1.0}
+
+
+def test_means_over_rows_do_not_depend_on_batches_or_workers(
+    predictor: Predictor, samples: list[Sample]
+) -> None:
+    heads, inputs = heads_of(predictor.model), list(predictor.job.inputs)
+    answered = [Sample(s.features, s.keys, {"answer": 0.0, "brightness": 1.0}) for s in samples]
+    subsets = every_subset(inputs)
+
+    def outputs(chosen: list[Sample]) -> list[Outputs]:
+        batches = [collate(chosen, predictor.maker.modalities)]
+        return collect(predictor.model, heads, batches, subsets)
+
+    whole, merged = outputs(answered), outputs(answered[:1])
+    for mine, theirs in zip(merged, outputs(answered[1:]), strict=True):
+        mine.merge(theirs)
+    one = importance(heads, inputs, dict(zip(subsets, whole, strict=True)))
+    other = importance(heads, inputs, dict(zip(subsets, merged, strict=True)))
+    assert one["answer"]["rows_with"] == other["answer"]["rows_with"] == {"image": 3, "text": 4, "audio": 1}
+    for task in one:
+        assert one[task]["contributions"] == pytest.approx(other[task]["contributions"], rel=1e-3)
+
+
+def test_saliency_explains_the_log_odds_of_the_same_probability(predictor: Predictor) -> None:
+    head = heads_of(predictor.model)["answer"]
+    answered, outputs = torch.randn(3, 6), torch.randn(3, 6)
+    probability, odds = head.explained(outputs, answered), head.differentiated(outputs, answered)
+    assert probability is not None
+    assert odds is not None
+    torch.testing.assert_close(probability, outputs.softmax(1)[range(3), answered.argmax(1)])
+    torch.testing.assert_close(odds, probability.logit(), rtol=1e-4, atol=1e-4)
 
 
 def test_explaining_leaves_the_model_as_it_was(predictor: Predictor, samples: list[Sample]) -> None:
