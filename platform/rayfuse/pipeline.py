@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from rayfuse.registry.tracking import connect, tracking_uri
 from rayfuse.spec.job import Job
 from rayfuse.train import launch
 from rayfuse.train.board import Record
-from rayfuse.train.progress import ProgressLine
+from rayfuse.train.progress import ProgressLine, without_averages
 from rayfuse.train.runs import RunFolder, new_run, unfinished_run
 
 AskResume = Callable[[RunFolder], bool]
@@ -83,9 +83,21 @@ def _train(
 
     evaluation = launch.train(job, launch.share(dataset), run, watch)
     named = {f"{evaluation['split']}/{name}": value for name, value in evaluation["metrics"].items()}
-    tracker.log([launch.record(evaluation["steps"], named)])
+    tracker.log([launch.record(evaluation["steps"], named | by_inputs_metrics(evaluation))])
     run.write(_EVALUATION, json.dumps(evaluation, indent=1))
     return evaluation
+
+
+def by_inputs_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of every subset of the inputs but for averages over classes: SPLIT_by_inputs/IMAGE.TEXT/TASK/METRIC.
+
+    MLflow allows no `+` in a metric's name.
+    """
+    return {
+        f"{evaluation['split']}_by_inputs/{subset.replace('+', '.')}/{name}": value
+        for subset, metrics in evaluation["by_inputs"].items()
+        for name, value in without_averages(metrics).items()
+    }
 
 
 def _register(

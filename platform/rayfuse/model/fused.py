@@ -45,10 +45,14 @@ class FusedModel(nn.Module):
 
         With `subsets`, a list of them: as if only those inputs had been given. Each is encoded once.
         """
-        encoded = {name: self._encode(name, part) for name, part in batch.inputs.items()}
+        encoded = self.encode(batch)
         if subsets is None:
-            return self._answer(encoded, batch)
-        return [self._answer(encoded, batch.subset(chosen)) for chosen in subsets]
+            return self.answer(self.fuse(encoded, batch))
+        return [self.answer(self.fuse(encoded, batch.subset(chosen))) for chosen in subsets]
+
+    def encode(self, batch: Batch) -> dict[str, Tokens | None]:
+        """The distinct values of each input of a batch, encoded; None for an input that no sample has."""
+        return {name: self._encode(name, part) for name, part in batch.inputs.items()}
 
     def fuse(self, encoded: dict[str, Tokens | None], batch: Batch) -> Fused:
         """What the tasks answer from."""
@@ -59,8 +63,8 @@ class FusedModel(nn.Module):
         joined: Joined = self.fusion(aligned)
         return {**joined, "inputs": aligned, "words": words}
 
-    def _answer(self, encoded: dict[str, Tokens | None], batch: Batch) -> dict[str, torch.Tensor]:
-        fused = self.fuse(encoded, batch)
+    def answer(self, fused: Fused) -> dict[str, torch.Tensor]:
+        """Raw outputs of each task, float (batch, …)."""
         return {name: self.fusion.answer(name, head, fused) for name, head in heads_of(self).items()}
 
     def losses(self, outputs: dict[str, torch.Tensor], batch: Batch) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ from typing import Any
 from rayfuse import __version__
 from rayfuse.modalities import MODALITIES
 from rayfuse.serve.problems import KINDS, MEDIA_TYPE
-from rayfuse.serve.protocol import JSON, MAX_INSTANCES, MULTIPART
+from rayfuse.serve.protocol import EXPLAIN, JSON, MAX_INSTANCES, MULTIPART
 from rayfuse.spec.inputs import Input
 from rayfuse.spec.job import Job
 from rayfuse.spec.tasks import ClassificationTask, Task
@@ -117,7 +117,10 @@ def _problems() -> Schema:
 
 
 def _schemas(job: Job) -> Schema:
-    one = {"type": "object", "properties": {"inputs": _ref("Inputs")}, "required": ["inputs"]}
+    one = _object({"inputs": _ref("Inputs")})
+    request = {**one, "properties": {**one["properties"], EXPLAIN: _explain_flag()}}
+    requests = _several("instances", one, maxItems=MAX_INSTANCES)
+    requests["properties"][EXPLAIN] = _explain_flag()
     outputs = {name: _answer(task) for name, task in job.tasks.items()}
     answer = {
         "outputs": {"type": "object", "properties": outputs, "required": list(outputs)},
@@ -130,14 +133,53 @@ def _schemas(job: Job) -> Schema:
     return {
         "File": _file(),
         "Inputs": _inputs(job),
-        "Request": one,
-        "Requests": _several("instances", _ref("Request"), maxItems=MAX_INSTANCES),
-        "Reply": _object({**answer, "model": model}),
-        "Replies": _several("predictions", _object(answer), model=model),
+        "Request": request,
+        "Requests": requests,
+        "Explanation": _explanation(job),
+        "Reply": _explained(_object({**answer, "model": model})),
+        "Replies": _several("predictions", _explained(_object(answer)), model=model),
         "Problem": _object(
             {k: {"type": "string"} for k in ("type", "title", "detail")} | {"status": {"type": "integer"}}
         ),
     }
+
+
+def _explain_flag() -> Schema:
+    about = "say of each answer why it is so; slower, and refused while many others are being explained"
+    return {"type": "boolean", "default": False, "description": about}
+
+
+def _explained(answer: Schema) -> Schema:
+    """An answer with a member that is there on request alone."""
+    return {**answer, "properties": {**answer["properties"], EXPLAIN: _ref("Explanation")}}
+
+
+def _explanation(job: Job) -> Schema:
+    """What `rayfuse.model.explain.plain` makes."""
+    number = {"type": "number"}
+    by_input = {"type": "object", "properties": dict.fromkeys(job.inputs, number)}
+    numbers: Schema = {"type": "array", "items": number}
+    salient = {
+        "description": "a picture: rows of sums over equal parts; a clip or video: sums over equal parts of its time; "
+        "an input of several items: one of these for each. For a class in log-odds",
+        "oneOf": [
+            numbers,
+            {"type": "array", "items": numbers},
+            {"type": "array", "items": {"type": "array", "items": numbers}},
+        ],
+    }
+    task = _object(
+        {
+            "score": {"type": "string", "description": "the number that is explained"},
+            "value": {**number, "description": "of this answer, from all inputs used"},
+            "base": {**number, "description": "of the same answer, from no input"},
+            "contributions": {**by_input, "description": "Shapley values; they sum to value - base"},
+        }
+    )
+    task["properties"]["saliency"] = {"type": "object", "properties": dict.fromkeys(job.inputs, salient)}
+    tasks = {"type": "object", "properties": dict.fromkeys(job.tasks, task)}
+    attention = {**by_input, "description": "how much the fusion looked at each input, where it attends"}
+    return {"type": "object", "properties": {"tasks": tasks, "attention": attention}, "required": ["tasks"]}
 
 
 def _several(name: str, items: Schema, model: Schema | None = None, **limits: int) -> Schema:
@@ -168,7 +210,7 @@ def _form(job: Job) -> Schema:
             kind["examples"] = [_example_value(options)]
         properties[name] = {**kind, "description": _say(options)}
     required = [name for name, options in job.inputs.items() if not options.optional]
-    return {"type": "object", "properties": properties, "required": required}
+    return {"type": "object", "properties": {EXPLAIN: _explain_flag(), **properties}, "required": required}
 
 
 def _encoding(job: Job) -> Schema:

@@ -2,7 +2,8 @@
 
 A JSON body is {"inputs": {NAME: value, …}}; a text is a string, a file is {"b64": "…"} or {"url": "…"}, and
 null is the same as leaving the input out. Several at once: {"instances": [{"inputs": {…}}, …]}. A multipart
-body has a part per input: a file part for a file, a field for a text.
+body has a part per input: a file part for a file, a field for a text. With "explain": true beside "inputs" or
+"instances", or a multipart field `explain`, each answer says why it is so.
 """
 
 import base64
@@ -22,6 +23,8 @@ from rayfuse.spec.problems import nearest
 JSON = "application/json"
 MULTIPART = "multipart/form-data"
 MAX_INSTANCES = 1000
+EXPLAIN = "explain"
+_FLAGS = {"true": True, "false": False}
 _MAX_SHOWN = 80
 
 Values = dict[str, Any]
@@ -41,6 +44,8 @@ class Asked:
 
     instances: list[Values]
     several: bool
+    explain: bool = False
+    """Whether the answers are to say why they are so."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,9 @@ def parse(body: bytes, content_type: str, reads: Reads) -> Asked:
     if media_type(content_type) == JSON:
         return _parse_json(body, reads)
     parts = split_parts(body, parse_header(content_type)[1].get("boundary", ""))
-    return Asked([_from_parts(parts, reads)], several=False)
+    asked = [part for part in parts if part.name == EXPLAIN and EXPLAIN not in reads.inputs]
+    values = _from_parts([part for part in parts if part not in asked], reads)
+    return Asked([values], several=False, explain=_form_flag(asked))
 
 
 def require(asked: Asked, reads: Reads) -> None:
@@ -91,7 +98,10 @@ def explain(error: BadInput, asked: Asked, index: int, reads: Reads) -> Problem:
 
 
 def reply(asked: Asked, answers: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> dict[str, Any]:
-    """{"outputs", "inputs_used", "model"}, or {"predictions": [{"outputs", "inputs_used"}, …], "model"}."""
+    """{"outputs", "inputs_used", "model"}, or {"predictions": [{"outputs", "inputs_used"}, …], "model"}.
+
+    Answers that were to be explained also have "explain".
+    """
     if asked.several:
         return {"predictions": list(answers), "model": model}
     return {**answers[0], "model": model}
@@ -122,15 +132,28 @@ def _parse_json(body: bytes, reads: Reads) -> Asked:
     content = _load(body)
     if not isinstance(content, dict):
         raise Problem("malformed", f'a JSON object {{"inputs": {{…}}}} belongs here, not {_kind(content)}')
-    unknown = [key for key in content if key not in ("inputs", "instances")]
+    unknown = [key for key in content if key not in ("inputs", "instances", EXPLAIN)]
     if unknown:
-        near = nearest(unknown[0], ["inputs", "instances"])
+        near = nearest(unknown[0], ["inputs", "instances", EXPLAIN])
         raise Problem("malformed", f"{shown(unknown[0])}: unknown member; {near}")
+    explain = content.pop(EXPLAIN, False)
+    if not isinstance(explain, bool):
+        raise Problem("malformed", f"{EXPLAIN}: true or false belongs here, not {_kind(explain)}")
     if len(content) != 1:
         raise Problem("malformed", 'give either "inputs" or "instances"')
     if "inputs" in content:
-        return Asked([_from_json(content, reads, _Place(None))], several=False)
-    return Asked(_instances(content["instances"], reads), several=True)
+        return Asked([_from_json(content, reads, _Place(None))], several=False, explain=explain)
+    return Asked(_instances(content["instances"], reads), several=True, explain=explain)
+
+
+def _form_flag(parts: Sequence[Part]) -> bool:
+    """A field of a form that says `true` or `false`; one that is absent or left empty says false."""
+    if len(parts) > 1:
+        raise Problem("malformed", f"{EXPLAIN}: given twice")
+    said = parts[0].content.decode("utf-8", "replace").strip().lower() if parts else ""
+    if said not in ("", *_FLAGS):
+        raise Problem("malformed", f"{EXPLAIN}: true or false belongs here, not {shown(said)}")
+    return _FLAGS.get(said, False)
 
 
 def _instances(found: Any, reads: Reads) -> list[Values]:

@@ -16,6 +16,7 @@ from rayfuse.data.batches import Batch, Plan, SampleStore, collate, drop_inputs,
 from rayfuse.data.rows import Row
 from rayfuse.data.samples import SampleMaker
 from rayfuse.model.evaluation import Outputs, Subset, collect, details, score, subset_name, subsets
+from rayfuse.model.explain import importance
 from rayfuse.model.folder import load_weights
 from rayfuse.model.fused import FusedModel, heads_of, trainable_parameters
 from rayfuse.spec.job import Job
@@ -179,12 +180,15 @@ class Worker:
         return [score(self.heads, self.job, outputs) for outputs in self._collect(split, chosen)]
 
     def evaluate_best(self, folder: Path) -> dict[str, Any]:
-        """The best checkpoint on the validation rows, and once on the test rows with every subset of inputs."""
+        """The best checkpoint on the test rows (else the validation rows), once: as they are, with every subset of the
+        inputs, and what each input contributed."""
         self._load(read_model(folder))
         split = "test" if "test" in self.stores else "validation"
-        chosen = subsets(list(self.job.inputs))
+        inputs = list(self.job.inputs)
+        chosen = subsets(inputs)
         as_they_are, *_ = self._collect(split, None)
-        by_inputs = self.evaluate(split, chosen)
+        collected = self._collect(split, [*chosen, ()])  # without any input: what contributions start from
+        by_inputs = [score(self.heads, self.job, outputs) for outputs in collected[:-1]]
         return {
             "split": split,
             "rows": len(self.stores[split]),
@@ -193,6 +197,7 @@ class Worker:
                 subset_name(names): metrics for names, metrics in zip(chosen, by_inputs, strict=True)
             },
             "details": details(self.heads, as_they_are),
+            "explain": importance(self.heads, inputs, dict(zip([*chosen, ()], collected, strict=True))),
         }
 
     def outcome(self, folder: Path) -> dict[str, Any]:

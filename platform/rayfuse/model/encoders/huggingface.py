@@ -55,7 +55,10 @@ class HuggingFaceEncoder(Encoder):
         self.pool = Pooling(options.pool, self.width)
 
     def forward(self, **features: torch.Tensor) -> Tokens:
-        frozen = self.options.train == "frozen"
+        frozen = self.options.train == "frozen" and not any(
+            tensor.requires_grad
+            for tensor in features.values()  # explanations ask which pixels counted
+        )
         with torch.no_grad() if frozen else contextlib.nullcontext():
             hidden = self.model(**features).last_hidden_state
         if hidden.ndim == 4:  # convolutional models: (rows, width, height, width of the picture)

@@ -1,7 +1,7 @@
 """What every task offers."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ class TaskHead(nn.Module, ABC):
     """Size of the last axis of raw outputs that a fusion may correct; None where they are none that it could."""
     unit: tuple[float, float] = (0.0, 1.0)
     """About the mean and deviation of raw outputs."""
+    explained_as: ClassVar[str] = "output"
+    """What the number is that `explained` gives, for people."""
 
     def __init__(self, options: Any, dim: int) -> None:
         super().__init__()
@@ -49,6 +51,18 @@ class TaskHead(nn.Module, ABC):
         """The raw outputs of an opinion that has made up its mind, of any shape (…); what it said, where a task
         has no such thing."""
         return outputs
+
+    def explained(self, outputs: torch.Tensor, answered: torch.Tensor) -> torch.Tensor | None:
+        """How much raw outputs (batch, …) speak for the answer that `answered` gives: a number each, float (batch,).
+
+        The contributions of inputs explain this number (`rayfuse.model.explain`). Here the output itself where there is
+        one per sample; None, which is not explained, where there are more.
+        """
+        return outputs.flatten() if outputs.numel() == len(outputs) else None
+
+    def differentiated(self, outputs: torch.Tensor, answered: torch.Tensor) -> torch.Tensor | None:
+        """The same for saliency, which follows its gradient: a number that does not saturate, float (batch,)."""
+        return self.explained(outputs, answered)
 
     def details(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
         """More than single numbers, for reports: plain JSON values."""

@@ -17,6 +17,8 @@ _UNDECIDED = 1e-3
 class ClassificationHead(TaskHead):
     """Logits (batch, classes); softmax cross-entropy."""
 
+    explained_as = "probability"
+
     def __init__(self, options: ClassificationTask, dim: int) -> None:
         super().__init__(options, dim)
         assert options.classes is not None, "the job's tasks are not fitted yet"
@@ -52,6 +54,16 @@ class ClassificationHead(TaskHead):
             }
             for row in outputs.float().softmax(dim=1).tolist()
         ]
+
+    def explained(self, outputs: torch.Tensor, answered: torch.Tensor) -> torch.Tensor:
+        """The probability of the class that `answered` answers."""
+        return outputs.float().softmax(dim=1).gather(1, answered.argmax(dim=1, keepdim=True)).squeeze(1)
+
+    def differentiated(self, outputs: torch.Tensor, answered: torch.Tensor) -> torch.Tensor:
+        """The log-odds of that class."""
+        chosen = answered.argmax(dim=1, keepdim=True)
+        others = outputs.float().scatter(1, chosen, -torch.inf).logsumexp(dim=1)
+        return outputs.float().gather(1, chosen).squeeze(1) - others
 
     def metrics(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         """Accuracy, and precision, recall and F1 averaged over the classes that occur."""

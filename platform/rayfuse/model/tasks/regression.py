@@ -14,6 +14,8 @@ from rayfuse.spec.tasks import RegressionTask
 class RegressionHead(TaskHead):
     """Outputs (batch, 1) in the target's own unit; Huber loss in deviations of the training targets."""
 
+    explained_as = "value"
+
     def __init__(self, options: RegressionTask, dim: int) -> None:
         super().__init__(options, dim)
         assert options.mean is not None and options.deviation is not None, (
