@@ -61,5 +61,9 @@ _Own = Annotated[CustomEncoder, Tag("custom")]
 ImageEncoder = Annotated[Annotated[_ImageEncoder, Tag("builtin")] | _Own, Discriminator(builtin_or_custom)]
 AudioEncoder = Annotated[Annotated[_AudioEncoder, Tag("builtin")] | _Own, Discriminator(builtin_or_custom)]
 TextEncoder = Annotated[Annotated[_TextEncoder, Tag("builtin")] | _Own, Discriminator(builtin_or_custom)]
+VideoEncoder = CustomEncoder
+SeriesEncoder = CustomEncoder
+TableEncoder = CustomEncoder
+SequenceEncoder = CustomEncoder
 Encoder = ConvEncoder | HuggingFaceEncoder | CustomEncoder
 """Any of them."""
