@@ -188,7 +188,7 @@ def _from_file(content: bytes) -> Any:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadInput(f"neither parquet nor a text in UTF-8 (byte {error.start})") from None
-    return _from_json(text) if text.lstrip()[0] in "[{" else _from_csv(text)
+    return _from_json(text) if text.lstrip()[:1] in ("[", "{") else _from_csv(text)
 
 
 def _from_parquet(content: bytes) -> dict[str, Any]:
@@ -219,6 +219,8 @@ def _from_csv(text: str) -> Any:
         lines = [line for line in csv.reader(io.StringIO(text, newline=""), strict=True) if line]
     except csv.Error as error:
         raise BadInput(f"not CSV: {error}") from None
+    if not lines:
+        raise BadInput("the file is empty")
     for number, line in enumerate(lines, 1):
         if len(line) != len(lines[0]):
             raise BadInput(f"line {number} has {len(line)} cells, the first {len(lines[0])}")

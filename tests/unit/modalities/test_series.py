@@ -121,6 +121,8 @@ def test_series_of_different_lengths_make_a_batch() -> None:
         ([[1, math.inf], [3, 4]], "channel x: a reading is infinite or too large"),
         ([[1, 10**400], [3, 4]], "channel x: "),
         (b"", "the file is empty"),
+        (b"\x1c\n", "no channel `x`"),
+        (b"\xef\xbb\xbf\n", "the file is empty"),
         (b"\xff\xfe", "neither parquet nor a text in UTF-8"),
         (b"PAR1 and no more", "not a whole parquet file"),
         (parquet(x=[1.0], y=[2.0])[:-20], "not a whole parquet file"),
