@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -163,29 +163,38 @@ class Engine:
     async def _fetch(self, asked: Asked) -> None:
         """Replace every `Remote` by its content."""
         wanted = [
-            (index, name, value)
+            (index, name, holder, key)
             for index, values in enumerate(asked.instances)
-            for name, value in values.items()
-            if isinstance(value, Remote)
+            for name, given in values.items()
+            for holder, key in _places_of_remotes(values, name, given)
         ]
         budget = fetch.Budget(self.settings.body)
         slots = asyncio.Semaphore(_FETCHES)
 
-        async def get(index: int, name: str, remote: Remote) -> None:
+        async def get(index: int, name: str, holder: Any, key: Any) -> None:
+            remote: Remote = holder[key]
             async with slots:
                 try:
                     content = await fetch.fetch(remote.url, budget, _FETCH_SECONDS)
                 except BadInput as error:
                     bad = BadInput(f"{name}: {protocol.shown(remote.url)}: {error}")
                     raise protocol.explain(bad, asked, index, self.reads) from None
-            asked.instances[index][name] = content
+            holder[key] = content
 
         try:
             async with asyncio.TaskGroup() as group:
-                for index, name, remote in wanted:
-                    group.create_task(get(index, name, remote))
+                for place in wanted:
+                    group.create_task(get(*place))
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
+
+
+def _places_of_remotes(values: Values, name: str, given: Any) -> Iterator[tuple[Any, Any]]:
+    """Where the files to fetch of an input stand: (container, key)."""
+    if isinstance(given, Remote):
+        yield values, name
+    elif isinstance(given, list):
+        yield from ((given, place) for place, item in enumerate(given) if isinstance(item, Remote))
 
 
 def warm_up(predictor: Predictor) -> None:

@@ -1,9 +1,10 @@
 """Requests and replies of `POST {route}/predict`. Pure functions: no server, no model, no network.
 
-A JSON body is {"inputs": {NAME: value, …}}; a text is a string, a file is {"b64": "…"} or {"url": "…"}, and
-null is the same as leaving the input out. Several at once: {"instances": [{"inputs": {…}}, …]}. A multipart
-body has a part per input: a file part for a file, a field for a text. With "explain": true beside "inputs" or
-"instances", or a multipart field `explain`, each answer says why it is so.
+A JSON body is {"inputs": {NAME: value, …}}; a text is a string, a file is {"b64": "…"} or {"url": "…"}, readings,
+columns and histories are lists and objects, and null is the same as leaving the input out. An input that takes several
+values has a list of them. Several at once: {"instances": [{"inputs": {…}}, …]}. A multipart body has a part per input:
+a file part for a file, a field for a text or for JSON; an input that takes several values may have several parts. With
+"explain": true beside "inputs" or "instances", or a multipart field `explain`, each answer says why it is so.
 """
 
 import base64
@@ -83,7 +84,7 @@ def require(asked: Asked, reads: Reads) -> None:
     for index, values in enumerate(asked.instances):
         place = _Place(index if asked.several else None)
         for name, options in reads.inputs.items():
-            if name not in values and not options.optional:
+            if options.taken_from not in values and name not in values and not options.optional:
                 place.refuse("missing-input", f"{name}: missing, and this input is required", input=name)
         if not values:
             place.refuse("missing-input", f"no input given; this model reads: {', '.join(reads.inputs)}")
@@ -178,12 +179,28 @@ def _from_json(instance: Any, reads: Reads, place: _Place) -> Values:
     for name, value in inputs.items():
         _check_name(name, reads, place)
         if value is not None:
-            values[name] = _json_value(name, value, reads.modalities[name], place)
+            values[name] = _json_values(name, value, reads, place)
     return values
 
 
+def _json_values(name: str, value: Any, reads: Reads, place: _Place) -> Any:
+    most, modality = reads.inputs[name].max_items, reads.modalities[name]
+    if most == 1:
+        return _json_value(name, value, modality, place)
+    if not isinstance(value, list):
+        detail = f"{name}: a list of up to {most} values belongs here, not {_kind(value)}"
+        place.refuse("malformed", detail, input=name)
+    _check_count(name, len(value), most, place)
+    return [_json_value(name, item, modality, place) for item in value if item is not None]
+
+
+def _check_count(name: str, given: int, most: int, place: _Place) -> None:
+    if given > most:
+        place.refuse("broken-input", f"{name}: {given} values; at most {most} are read", input=name)
+
+
 def _json_value(name: str, value: Any, modality: Modality, place: _Place) -> Any:
-    if not modality.from_file:
+    if "file" not in modality.forms or ("json" in modality.forms and not _is_file(value)):
         return _whole_text(name, value, place)
     if not isinstance(value, dict) or len(value) != 1 or next(iter(value)) not in ("b64", "url"):
         form = 'a file belongs here: {"b64": "…"} or {"url": "…"}'
@@ -197,6 +214,10 @@ def _json_value(name: str, value: Any, modality: Modality, place: _Place) -> Any
         return _decode(content)
     except ValueError as error:
         place.refuse("malformed", f"{name}.b64: not base64: {error}", input=name)
+
+
+def _is_file(value: Any) -> bool:
+    return isinstance(value, dict) and len(value) == 1 and next(iter(value)) in ("b64", "url")
 
 
 def _whole_text(name: str, value: Any, place: _Place) -> Any:
@@ -248,26 +269,48 @@ def _from_parts(parts: Sequence[Part], reads: Reads) -> Values:
     place = _Place(None)
     for part in parts:
         _check_name(part.name, reads, place)
-        if part.name in values:
+        most, modality = reads.inputs[part.name].max_items, reads.modalities[part.name]
+        if part.name in values and (most == 1 or part.media_type == JSON):
             raise Problem("malformed", f"{part.name}: given twice", input=part.name)
-        modality = reads.modalities[part.name]
-        if not (modality.from_file and part.nothing_chosen):
+        if "text" not in modality.forms and part.nothing_chosen:
+            continue
+        _check_media_type(part, modality)
+        if part.media_type == JSON:  # as in a JSON body
+            values[part.name] = _json_values(part.name, _part_json(part), reads, place)
+        elif most == 1:
             values[part.name] = _part_value(part, modality)
+        else:
+            values.setdefault(part.name, []).append(_part_value(part, modality))
+            _check_count(part.name, len(values[part.name]), most, place)
     return values
 
 
 def _part_value(part: Part, modality: Modality) -> Any:
-    if modality.from_file and part.filename is None and part.media_type in (None, "text/plain"):
+    is_field = part.filename is None
+    if is_field and modality.forms == ("file",) and part.media_type in (None, "text/plain"):
         detail = f"{part.name}: a file belongs here, not a text; with curl: -F {part.name}=@FILE"
         raise Problem("malformed", detail, input=part.name)
-    _check_media_type(part, modality)
-    if modality.from_file:
+    if (
+        "json" in modality.forms
+        and "text" not in modality.forms
+        and (is_field or "file" not in modality.forms)
+    ):
+        return _part_json(part)
+    if "file" in modality.forms:
         return part.content
     try:
         return part.content.decode("utf-8")
     except UnicodeDecodeError as error:
         detail = f"{part.name}: not UTF-8 (byte {error.start})"
         raise Problem("broken-input", detail, input=part.name) from None
+
+
+def _part_json(part: Part) -> Any:
+    try:
+        return _load(part.content)
+    except Problem as problem:
+        detail = problem.detail.replace("the body", "its part")
+        raise Problem(problem.kind, f"{part.name}: {detail}", input=part.name) from None
 
 
 def _check_media_type(part: Part, modality: Modality) -> None:

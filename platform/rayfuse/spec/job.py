@@ -20,7 +20,7 @@ from rayfuse.spec.base import (
     not_built_yet,
 )
 from rayfuse.spec.fusion import Fusion
-from rayfuse.spec.inputs import Input
+from rayfuse.spec.inputs import Input, default_columns
 from rayfuse.spec.tasks import Mode, Task
 
 
@@ -122,7 +122,7 @@ class Output(Block):
 
 
 def _default_columns(value: Any) -> Any:
-    """An input or task reads the column of its own name unless it says otherwise."""
+    """A task reads the column of its own name unless it says otherwise."""
     if not isinstance(value, dict):
         return value
     return {k: {"column": k, **v} if isinstance(v, dict) else v for k, v in value.items()}
@@ -134,7 +134,7 @@ class Job(Block):
     kind: Literal["job"]
     name: Name
     data: Data
-    inputs: Annotated[dict[Key, Input], Field(min_length=1), BeforeValidator(_default_columns)]
+    inputs: Annotated[dict[Key, Input], Field(min_length=1), BeforeValidator(default_columns)]
     """The key is the input's name in rows and in HTTP requests."""
     align: Align = LinearAlign()
     fusion: Fusion
@@ -186,7 +186,9 @@ class Job(Block):
                 "train.batch_size",
                 f"{self.train.batch_size} is less than compute.workers × train.accumulate = {micro_batches}",
             )
-        shared = {i.column for i in self.inputs.values()} & {t.column for t in self.tasks.values()}
+        shared = {c for i in self.inputs.values() for c in i.columns_read} & {
+            t.column for t in self.tasks.values()
+        }
         if shared:
             _refuse(
                 "tasks", f"column `{sorted(shared)[0]}` is an input and a target; a model would just copy it"

@@ -11,7 +11,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from rayfuse.spec.custom import Custom
 
 PLANNED_TYPES = {
-    "video", "series", "table", "generation",
+    "generation",
     "contrastive", "siamese", "margin", "consistency",
     "hyperband", "median", "pbt", "pb2",
 }  # fmt: skip
