@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from rayfuse.spec.base import NotBuiltYet, Part
+from rayfuse.spec.align_losses import AlignLosses
+from rayfuse.spec.base import Part
 
 
 class LinearAlign(Part):
@@ -13,8 +14,8 @@ class LinearAlign(Part):
     type: Literal["linear"] = "linear"
     dim: int = Field(128, ge=8, le=8192)
     """The common width."""
-    loss: NotBuiltYet = None
-    """Auxiliary loss that pulls the inputs of a row together."""
+    loss: AlignLosses = Field(default_factory=list)
+    """Losses beside the tasks' own that pull the inputs of a row together: one, or a list of several."""
 
 
 Align = LinearAlign

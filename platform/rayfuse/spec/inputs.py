@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
+from rayfuse.spec.augment import AudioAugment, ImageAugment, TextAugment
 from rayfuse.spec.base import Part, column_may_be_left_out
 from rayfuse.spec.encoders import AudioEncoder, ImageEncoder, TextEncoder
 
@@ -26,6 +27,8 @@ class ImageInput(_Input):
     encoder: ImageEncoder
     size: int = Field(224, ge=8, le=4096)
     """Pictures are resized to size × size pixels (a Hugging Face encoder's own processor decides instead)."""
+    augment: list[ImageAugment] = Field(default_factory=list)
+    """Random changes of training rows, one after the other."""
 
 
 class AudioInput(_Input):
@@ -37,6 +40,8 @@ class AudioInput(_Input):
     """Samples per second after resampling."""
     max_seconds: float = Field(10.0, gt=0, le=3600)
     """Longer clips are cut, shorter ones padded with silence."""
+    augment: list[AudioAugment] = Field(default_factory=list)
+    """Random changes of training rows, one after the other."""
 
 
 class TextInput(_Input):
@@ -46,6 +51,8 @@ class TextInput(_Input):
     encoder: TextEncoder
     max_tokens: int = Field(128, ge=1, le=32768)
     """Longer texts are cut."""
+    augment: list[TextAugment] = Field(default_factory=list)
+    """Random changes of training rows, one after the other."""
 
 
 Input = Annotated[ImageInput | AudioInput | TextInput, Field(discriminator="type")]

@@ -1,7 +1,7 @@
 """What every task offers."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,6 +12,11 @@ from rayfuse.model.tokens import Fused
 
 class TaskHead(nn.Module, ABC):
     """Answers one task of a job."""
+
+    mixes: ClassVar[bool] = False
+    """Whether it answers from the fused vector alone, and each sample for itself, so that mixup may mix vectors."""
+    compares: ClassVar[bool] = False
+    """Whether a row's loss looks at other rows, so that it is only asked about whole rows, not about their views."""
 
     def __init__(self, options: Any, dim: int) -> None:
         super().__init__()
@@ -31,6 +36,14 @@ class TaskHead(nn.Module, ABC):
     @abstractmethod
     def metrics(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         """The metrics that the task's spec promises, but for the loss."""
+
+    def divergence(self, outputs: torch.Tensor, target_outputs: torch.Tensor) -> torch.Tensor:
+        """How far the outputs of each sample are from others of the same shape, float32 (batch,); 0 where equal.
+
+        It falls with the square of the difference, as both distillation and consistency expect. Unless a task says
+        otherwise: the mean of the squared differences.
+        """
+        return (outputs.float() - target_outputs.float()).square().flatten(1).mean(dim=1)
 
     def details(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
         """More than single numbers, for reports: plain JSON values."""

@@ -14,6 +14,8 @@ from rayfuse.spec.tasks import ClassificationTask
 class ClassificationHead(TaskHead):
     """Logits (batch, classes); softmax cross-entropy."""
 
+    mixes = True
+
     def __init__(self, options: ClassificationTask, dim: int) -> None:
         super().__init__(options, dim)
         assert options.classes is not None, "the job's tasks are not fitted yet"
@@ -25,6 +27,11 @@ class ClassificationHead(TaskHead):
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return nn.functional.cross_entropy(outputs.float(), targets.long(), reduction="none")
+
+    def divergence(self, outputs: torch.Tensor, target_outputs: torch.Tensor) -> torch.Tensor:
+        """Kullback-Leibler divergence of the classes' probabilities from those of `target_outputs`."""
+        found, wanted = outputs.float().log_softmax(dim=1), target_outputs.float().log_softmax(dim=1)
+        return nn.functional.kl_div(found, wanted, reduction="none", log_target=True).sum(dim=1)
 
     def answers(self, outputs: torch.Tensor) -> list[dict[str, Any]]:
         """{"label": the class, "scores": {class: probability}}."""

@@ -14,6 +14,8 @@ from rayfuse.spec.tasks import RegressionTask
 class RegressionHead(TaskHead):
     """Outputs (batch, 1) in the target's own unit; Huber loss in deviations of the training targets."""
 
+    mixes = True
+
     def __init__(self, options: RegressionTask, dim: int) -> None:
         super().__init__(options, dim)
         assert options.mean is not None and options.deviation is not None, (
@@ -29,6 +31,10 @@ class RegressionHead(TaskHead):
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         errors = (outputs[:, 0] - targets) / self.deviation
         return nn.functional.huber_loss(errors, torch.zeros_like(errors), reduction="none")
+
+    def divergence(self, outputs: torch.Tensor, target_outputs: torch.Tensor) -> torch.Tensor:
+        """Squared difference, in deviations of the training targets."""
+        return super().divergence(outputs / self.deviation, target_outputs / self.deviation)
 
     def answers(self, outputs: torch.Tensor) -> list[dict[str, Any]]:
         """{"value": the number}."""
