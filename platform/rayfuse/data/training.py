@@ -62,7 +62,7 @@ def augmented(sample: Sample, inputs: Mapping[str, Input], seed: tuple[int, ...]
     """The sample with the random changes that its inputs' specs list."""
     features, keys = dict(sample.features), dict(sample.keys)
     for name, items in sample.features.items():
-        steps = inputs[name].augment
+        steps = getattr(inputs[name], "augment", ())  # not every kind of input has some
         if steps:
             chance = np.random.default_rng((*seed, zlib.crc32(name.encode())))
             features[name] = [augment(inputs[name].type, steps, item, chance) for item in items]
