@@ -5,14 +5,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from rayfuse.spec.base import NotBuiltYet, Part
+from rayfuse.spec.align_losses import AlignLosses
+from rayfuse.spec.base import Part
 
 
 class _Align(Part):
     dim: int = Field(128, ge=8, le=8192)
     """The common width."""
-    loss: NotBuiltYet = None
-    """Auxiliary loss that pulls the inputs of a row together."""
+    loss: AlignLosses = Field(default_factory=list)
+    """Losses beside the tasks' own that pull the inputs of a row together: one, or a list of several."""
 
 
 class LinearAlign(_Align):

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from rayfuse.spec.augment import AudioAugment, ImageAugment, SeriesAugment, TextAugment
 from rayfuse.spec.base import Block, Part, column_may_be_left_out
 from rayfuse.spec.encoders import (
     AudioEncoder,
@@ -82,6 +83,8 @@ class ImageInput(_ColumnInput):
     encoder: ImageEncoder
     size: int = Field(224, ge=8, le=4096)
     """Pictures are resized to size × size pixels (a Hugging Face encoder's own processor decides instead)."""
+    augment: list[ImageAugment] = Field(default_factory=list)
+    """Random changes of training rows, one after the other."""
 
 
 class AudioInput(_ColumnInput):
@@ -102,6 +105,9 @@ class AudioInput(_ColumnInput):
     """Bands of the spectrogram, of 32 ms windows every 10 ms."""
     track_of: str | None = None
     """A video input: this is its sound track. `column` is then the video's, and requests need not give it."""
+
+    augment: list[AudioAugment] = Field(default_factory=list)
+    """Random changes of training rows, one after the other."""
 
     @property
     def taken_from(self) -> str | None:
@@ -147,6 +153,8 @@ class TextInput(_ColumnInput):
     encoder: TextEncoder
     max_tokens: int = Field(128, ge=1, le=32768)
     """Longer texts are cut."""
+    augment: list[TextAugment] = Field(default_factory=list)
+    """Random changes of training rows, one after the other."""
 
 
 class SeriesInput(_ColumnInput):
@@ -165,6 +173,8 @@ class SeriesInput(_ColumnInput):
     """What is subtracted, a number per channel; found in the training rows where absent."""
     scale: list[Annotated[float, Field(gt=0)]] | None = None
     """What the rest is divided by, a number per channel; found in the training rows where absent."""
+    augment: list[SeriesAugment] = Field(default_factory=list)
+    """Random changes of training rows, one after the other."""
 
     @property
     def names(self) -> list[str] | None:

@@ -12,7 +12,6 @@ from rayfuse.spec.custom import Custom
 
 PLANNED_TYPES = {
     "generation",
-    "contrastive", "siamese", "margin", "consistency",
     "hyperband", "median", "pbt", "pb2",
 }  # fmt: skip
 """Types that the design names and that do not exist yet."""

@@ -14,7 +14,8 @@ from rayfuse.errors import SpecError
 from rayfuse.model.encoders.stack import depths_from_top
 from rayfuse.model.fused import trainable_parameters
 from rayfuse.spec.encoders import LayeredEncoder, encoders_in
-from rayfuse.spec.job import DeepSpeed, Job
+from rayfuse.spec.job import Job
+from rayfuse.spec.train import NO_EMA, DeepSpeed
 
 _OURS = {
     "train_batch_size": "train.batch_size",
@@ -47,6 +48,8 @@ def read_options(job: Job) -> dict[str, Any]:
                 f"train.deepspeed: {options}: `{key}` is set by {_OURS[key]} of the job; remove it"
             )
     stage = content.get("zero_optimization", {}).get("stage", 0)
+    if stage == 3 and job.train.ema:
+        raise SpecError(f"train.ema: {options}: {NO_EMA}")
     if stage not in (0, 1, 2, 3):
         raise SpecError(f"train.deepspeed: {options}: zero_optimization.stage: {stage!r} is not 0, 1, 2 or 3")
     return content

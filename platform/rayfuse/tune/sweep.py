@@ -268,7 +268,9 @@ class _Preparation:
 def _reading(job: Job) -> dict[str, Any]:
     """The parts of a job that decide which of its rows can be used."""
     tasks = {name: task.model_dump(exclude={"weight"}) for name, task in job.tasks.items()}
-    inputs = {name: options.model_dump(exclude={"encoder"}) for name, options in job.inputs.items()}
+    inputs = {
+        name: options.model_dump(exclude={"encoder", "augment"}) for name, options in job.inputs.items()
+    }
     return {"data": job.data.model_dump(), "inputs": inputs, "tasks": tasks}
 
 

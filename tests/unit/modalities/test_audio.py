@@ -103,6 +103,7 @@ def test_long_clips_are_cut_and_short_ones_padded_with_silence() -> None:
         (3, "a sound file's bytes belong here, not int"),
         ({"array": [0.0]}, "a sound file's bytes belong here, not dict"),
     ],
+    ids=lambda given: given[:30] if isinstance(given, str) else type(given).__name__,  # files hold the time
 )
 def test_what_is_no_sound(value: Any, problem: str) -> None:
     with pytest.raises(BadInput, match=problem):

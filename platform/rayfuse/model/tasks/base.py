@@ -19,6 +19,10 @@ class TaskHead(nn.Module, ABC):
     """About the mean and deviation of raw outputs."""
     explained_as: ClassVar[str] = "output"
     """What the number is that `explained` gives, for people."""
+    mixes: ClassVar[bool] = False
+    """Whether it answers from the fused vector alone, and each sample for itself, so that mixup may mix vectors."""
+    compares: ClassVar[bool] = False
+    """Whether a row's loss looks at other rows, so that it is only asked about whole rows, not about their views."""
 
     def __init__(self, options: Any, dim: int) -> None:
         super().__init__()
@@ -63,6 +67,14 @@ class TaskHead(nn.Module, ABC):
     def differentiated(self, outputs: torch.Tensor, answered: torch.Tensor) -> torch.Tensor | None:
         """The same for saliency, which follows its gradient: a number that does not saturate, float (batch,)."""
         return self.explained(outputs, answered)
+
+    def divergence(self, outputs: torch.Tensor, target_outputs: torch.Tensor) -> torch.Tensor:
+        """How far the outputs of each sample are from others of the same shape, float32 (batch,); 0 where equal.
+
+        It falls with the square of the difference, as both distillation and consistency expect. Unless a task says
+        otherwise: the mean of the squared differences.
+        """
+        return (outputs.float() - target_outputs.float()).square().flatten(1).mean(dim=1)
 
     def details(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
         """More than single numbers, for reports: plain JSON values."""

@@ -18,6 +18,7 @@ class ClassificationHead(TaskHead):
     """Logits (batch, classes); softmax cross-entropy."""
 
     explained_as = "probability"
+    mixes = True
 
     def __init__(self, options: ClassificationTask, dim: int) -> None:
         super().__init__(options, dim)
@@ -43,6 +44,11 @@ class ClassificationHead(TaskHead):
         chosen = nn.functional.one_hot(outputs.argmax(dim=-1), outputs.shape[-1])
         shared = chosen * (1 - _UNDECIDED) + outputs.softmax(dim=-1) * _UNDECIDED
         return shared.clamp(min=torch.finfo(shared.dtype).tiny).log()
+
+    def divergence(self, outputs: torch.Tensor, target_outputs: torch.Tensor) -> torch.Tensor:
+        """Kullback-Leibler divergence of the classes' probabilities from those of `target_outputs`."""
+        found, wanted = outputs.float().log_softmax(dim=1), target_outputs.float().log_softmax(dim=1)
+        return nn.functional.kl_div(found, wanted, reduction="none", log_target=True).sum(dim=1)
 
     def answers(self, outputs: torch.Tensor) -> list[dict[str, Any]]:
         """{"label": the class, "scores": {class: probability}}."""
