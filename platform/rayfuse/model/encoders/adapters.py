@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rayfuse.errors import SpecError
+from rayfuse.errors import DataError, SpecError
 from rayfuse.model.encoders.stack import largest_stack
 from rayfuse.spec.encoders import IA3, OFT, Lora
 
@@ -25,9 +25,8 @@ def with_adapters(model: Any, options: Lora | IA3 | OFT) -> Any:
     config = _CONFIGS[kind](model, options, adapted_modules(model, options, kind))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # what they say is checked below, or about names that others changed
+            # What they say is checked below, or is about names that others changed.
+            warnings.simplefilter("ignore")
             adapted = get_peft_model(model, config)
     except ValueError as error:
         reason = str(error).partition("\n")[0]
@@ -168,6 +167,11 @@ def _keep_beginning(layer: Any) -> None:
             return
         change = module.first_b @ module.first_a - (b @ a).to(module.first_a)
         weight = module.get_base_layer().weight
+        if weight.ndim < 2:  # ZeRO-3 keeps a flat part of it on each worker
+            raise DataError(
+                "the frozen weights were decomposed otherwise when this training began, perhaps on another machine, and "
+                "ZeRO-3 cannot change them; write train.deepspeed: {stage: 2}, or go on where it began"
+            )
         with torch.no_grad():
             weight += module.scaling[_NAME] * (change.T if module.fan_in_fan_out else change)
 
