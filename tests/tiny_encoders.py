@@ -115,3 +115,81 @@ def whisper(folder: Path) -> Path:
     WhisperModel(config).save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=8, chunk_length=1, sampling_rate=16000).save_pretrained(folder)
     return folder
+
+
+def roberta(folder: Path) -> Path:
+    """A text encoder whose positions begin after its padding symbol."""
+    from transformers import BertTokenizerFast, RobertaConfig, RobertaModel
+
+    words = {word: number for number, word in enumerate(_WORDS)}
+    BertTokenizerFast(vocab=words, model_max_length=32).save_pretrained(folder)
+    config = RobertaConfig(vocab_size=len(words), max_position_embeddings=33, pad_token_id=0, **_LAYERS)
+    RobertaModel(config).save_pretrained(folder)
+    return folder
+
+
+def gpt2(folder: Path) -> Path:
+    """A causal text encoder with transposed linear maps; its tokenizer knows no padding, as published ones."""
+    from transformers import BertTokenizerFast, GPT2Config, GPT2Model
+
+    words = {word: number for number, word in enumerate(_WORDS)}
+    BertTokenizerFast(vocab=words, model_max_length=32, pad_token=None).save_pretrained(folder)
+    config = GPT2Config(
+        vocab_size=len(words), n_positions=32, n_embd=16, n_layer=2, n_head=2, bos_token_id=2, eos_token_id=3
+    )
+    GPT2Model(config).save_pretrained(folder)
+    return folder
+
+
+def llama(folder: Path) -> Path:
+    """A causal text encoder with rotated positions."""
+    from transformers import BertTokenizerFast, LlamaConfig, LlamaModel
+
+    words = {word: number for number, word in enumerate(_WORDS)}
+    BertTokenizerFast(vocab=words, model_max_length=32).save_pretrained(folder)
+    sizes = {key: value for key, value in _LAYERS.items() if key != "hidden_dropout_prob"}
+    config = LlamaConfig(vocab_size=len(words), num_key_value_heads=1, max_position_embeddings=32, **sizes)
+    LlamaModel(config).save_pretrained(folder)
+    return folder
+
+
+def dinov2(folder: Path) -> Path:
+    """An image encoder of 16 × 16 pixels with a mask token that only pretraining uses."""
+    from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
+
+    sizes = {key: value for key, value in _LAYERS.items() if key != "intermediate_size"}
+    Dinov2Model(Dinov2Config(image_size=16, patch_size=8, mlp_ratio=2, **sizes)).save_pretrained(folder)
+    side = {"height": 16, "width": 16}
+    BitImageProcessorPil(size={"shortest_edge": 18}, crop_size=side).save_pretrained(folder)
+    return folder
+
+
+def hubert(folder: Path) -> Path:
+    """A sound encoder of 8000 samples a second."""
+    from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
+
+    layers = {key: value for key, value in _LAYERS.items() if key != "hidden_dropout_prob"}
+    config = HubertConfig(
+        **layers,
+        conv_dim=(8, 8),
+        conv_stride=(5, 4),
+        conv_kernel=(10, 4),
+        num_feat_extract_layers=2,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=2,
+    )
+    HubertModel(config).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(sampling_rate=8000).save_pretrained(folder)
+    return folder
+
+
+def ast(folder: Path) -> Path:
+    """The Audio Spectrogram Transformer: patches of a spectrogram of 32 frames."""
+    from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
+
+    config = ASTConfig(
+        patch_size=8, frequency_stride=8, time_stride=8, max_length=32, num_mel_bins=16, **_LAYERS
+    )
+    ASTModel(config).save_pretrained(folder)
+    ASTFeatureExtractor(num_mel_bins=16, max_length=32, sampling_rate=16000).save_pretrained(folder)
+    return folder

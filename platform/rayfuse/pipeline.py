@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,14 @@ from rayfuse.errors import STOPS, Interrupted, NotReachable
 from rayfuse.registry.journal import read_journal
 from rayfuse.registry.pictures import save_pictures
 from rayfuse.registry.storing import register
+from rayfuse.registry.teacher import fetch_teacher
 from rayfuse.registry.tracker import Tracker
 from rayfuse.registry.tracking import connect, tracking_uri
 from rayfuse.spec.job import Job
 from rayfuse.train import launch
 from rayfuse.train.board import Record
-from rayfuse.train.progress import ProgressLine
+from rayfuse.train.distill import keep_teacher
+from rayfuse.train.progress import ProgressLine, without_averages
 from rayfuse.train.runs import RunFolder, new_run, unfinished_run
 
 AskResume = Callable[[RunFolder], bool]
@@ -41,6 +43,7 @@ def train_and_register(
     job, dataset = launch.load_rows(job, say)
     for finding in dataset.findings:
         say(finding)
+    teacher = fetch_teacher(job, dataset.splits["train"])
     known = unfinished_run(job, dataset.digests)
     resumed = known is not None and ask_resume(known)
     run = known if known is not None and resumed else new_run(job, dataset.digests)
@@ -59,7 +62,7 @@ def train_and_register(
     tracker.set_data(dataset.digests, {name: len(rows) for name, rows in dataset.splits.items()})
     say(f"run {run.url}")
     try:
-        evaluation = _train(job, dataset, run, tracker, line)
+        evaluation = _train(job, dataset, teacher, run, tracker, line)
         return _register(job, dataset, run, tracker, evaluation)
     except BaseException as error:
         _give_up(run, tracker, error)
@@ -69,7 +72,7 @@ def train_and_register(
 
 
 def _train(
-    job: Job, dataset: Dataset, run: RunFolder, tracker: Tracker, line: ProgressLine
+    job: Job, dataset: Dataset, teacher: Path | None, run: RunFolder, tracker: Tracker, line: ProgressLine
 ) -> dict[str, Any]:
     """The evaluation of the trained model; what an earlier attempt of this run has done is not done again."""
     kept = run.read(_EVALUATION)
@@ -81,11 +84,24 @@ def _train(
         tracker.log(records)
         line.show(records, progress)
 
-    evaluation = launch.train(job, launch.share(dataset), run, watch)
+    kept_teacher = keep_teacher(teacher, run) if teacher else None
+    evaluation = launch.train(job, launch.share(dataset), run, watch, teacher=kept_teacher)
     named = {f"{evaluation['split']}/{name}": value for name, value in evaluation["metrics"].items()}
-    tracker.log([launch.record(evaluation["steps"], named)])
+    tracker.log([launch.record(evaluation["steps"], named | by_inputs_metrics(evaluation))])
     run.write(_EVALUATION, json.dumps(evaluation, indent=1))
     return evaluation
+
+
+def by_inputs_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of every subset of the inputs but for averages over classes: SPLIT_by_inputs/IMAGE.TEXT/TASK/METRIC.
+
+    MLflow allows no `+` in a metric's name.
+    """
+    return {
+        f"{evaluation['split']}_by_inputs/{subset.replace('+', '.')}/{name}": value
+        for subset, metrics in evaluation["by_inputs"].items()
+        for name, value in without_averages(metrics).items()
+    }
 
 
 def _register(

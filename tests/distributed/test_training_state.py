@@ -50,11 +50,14 @@ def _rank(
     for epoch in range(worker.position.epoch, stop):
         worker.train_epoch(epoch)
         worker.position.epoch += 1
-        worker.position.history.append(worker.evaluate("validation")[0])
+        with worker.averaged():
+            worker.position.history.append(worker.evaluate("validation")[0])
     model, moments = gather_model(worker.engine), gather_optimizer(worker.engine)
-    evaluation = worker.evaluate("test", [("image", "text"), ("text",)])
+    with worker.averaged():
+        evaluation = worker.evaluate("test", [("image", "text"), ("text",)])
     if rank == 0:
-        write_checkpoint(folder, job, model, moments, worker.position)
+        average = worker.average.tensors if worker.average else None
+        write_checkpoint(folder, job, model, moments, worker.position, average)
         (folder / "evaluation.json").write_text(json.dumps([worker.position.history, evaluation]))
     torch.distributed.destroy_process_group()
 
@@ -91,7 +94,8 @@ def roughen(folder: Path) -> None:
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
-    return load_file(folder / "model.safetensors") | load_file(folder / "optimizer.safetensors")
+    files = sorted(folder.glob("*.safetensors"))
+    return {f"{file.stem}/{name}": tensor for file in files for name, tensor in load_file(file).items()}
 
 
 def assert_same(first: Path, second: Path) -> None:
@@ -130,6 +134,32 @@ def test_resumes_exactly_on_other_workers_and_stage(alone: Path, stages, worlds,
 def test_accumulating_changes_nothing(alone: Path, tmp_path: Path) -> None:
     job = make_job(alone.parent, 2, **{"train.accumulate": 3})
     assert_same(alone, train_in_processes(tmp_path / "out", job, world=1, stop=EPOCHS))
+
+
+AIDS = {
+    "train.ema": {"decay": 0.9},
+    "train.subset_loss": {"draw": "random"},
+    "inputs.image.augment": [{"type": "affine"}, {"type": "noise"}],
+    "align.loss": [{"type": "contrastive"}, {"type": "consistency"}],
+}
+
+
+def test_aids_depend_on_the_rows_alone_and_resume_exactly(tmp_path: Path) -> None:
+    """Also the contrastive loss, whose negatives are the rows of all workers."""
+    alone = train_in_processes(tmp_path / "alone", make_job(tmp_path, 0, **AIDS), world=1, stop=EPOCHS)
+    half = train_in_processes(tmp_path / "half", make_job(tmp_path, 1, **AIDS), world=1, stop=1)
+    job = make_job(tmp_path, 2, **AIDS)
+    together = train_in_processes(tmp_path / "out", job, 2, EPOCHS, start=half)
+    assert (together / "trained.safetensors").exists()
+    assert_same(alone, together)
+    assert_same_evaluation(alone, together)
+
+
+def test_aids_under_stage_3(tmp_path: Path) -> None:
+    aids = {name: value for name, value in AIDS.items() if name != "train.ema"}
+    alone = train_in_processes(tmp_path / "alone", make_job(tmp_path, 0, **aids), world=1, stop=1)
+    together = train_in_processes(tmp_path / "out", make_job(tmp_path, 3, **aids), world=2, stop=1)
+    assert_same(alone, together)
 
 
 def assert_same_evaluation(first: Path, second: Path) -> None:

@@ -139,6 +139,31 @@ def test_registers_a_candidate(trained: tuple[Path, dict[str, Any], str]) -> Non
     assert int(version.version) == data["version"]
 
 
+def test_a_soup_of_averages_that_learned_from_a_teacher(ray_cluster: LocalCluster, tmp_path: Path) -> None:
+    teacher = tiny_jobs.make_model_folder(tmp_path, steps=20)
+    folder = tmp_path / "data"
+    aids = {
+        "train.distill": {"teacher": str(teacher)},
+        "train.ema": {"decay": 0.9},
+        "train.soup": 2,
+        "train.epochs": 3,
+        "compute.workers": 2,
+    }
+    options = [f"--set={key}={json.dumps(value)}" for key, value in aids.items()]
+    code, data, err = finish(start_training(folder, *options))
+    assert code == 0, err
+    run = Path(data["run"])
+    assert Path(data["checkpoint"]) == run / "soup"
+    assert (run / "teacher" / "rayfuse.json").exists()
+    assert all((kept / "trained.safetensors").exists() for kept in run.glob("checkpoint_*/"))
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    assert 1 <= evaluation["soup"] <= 2
+    best = max(epoch["answer/accuracy"] for epoch in evaluation["history"])
+    assert evaluation["best_validation"]["answer/accuracy"] >= best
+    journal = (run / "metrics.jsonl").read_text()
+    assert "train/loss/distill/answer" in journal
+
+
 def test_a_finished_run_is_not_resumed(trained: tuple[Path, dict[str, Any], str]) -> None:
     folder, data, _ = trained
     code, again, err = finish(start_training(folder, "--set", "train.epochs=1", "--set", "compute.workers=1"))

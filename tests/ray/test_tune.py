@@ -15,6 +15,8 @@ import tiny_jobs
 from mlflow import MlflowClient
 from nodes import Nodes
 
+from rayfuse.cluster.local import LocalCluster
+
 RAYFUSE = [sys.executable, "-c", "import sys; from rayfuse.cli import main; sys.exit(main())"]
 
 
@@ -60,8 +62,12 @@ def start(folder: Path, cluster: Nodes, *options: str) -> subprocess.Popen[str]:
         )
 
 
-def finish(process: subprocess.Popen[str], folder: Path, timeout: float = 400) -> tuple[int, dict[str, Any]]:
-    out, _ = process.communicate(timeout=timeout)
+def finish(process: subprocess.Popen[str], folder: Path, timeout: float = 900) -> tuple[int, dict[str, Any]]:
+    try:
+        out, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, _ = process.communicate()
     assert out, (folder / "stderr.log").read_text()
     return process.returncode, json.loads(out.splitlines()[-1])
 
@@ -149,8 +155,11 @@ def test_interrupted_and_killed_it_goes_on_where_it_was(two_workers: Nodes, tmp_
     assert not list(folder.rglob("*.pkl"))
 
 
-def test_trials_that_fail_or_are_stopped_make_room_for_others(two_workers: Nodes, tmp_path: Path) -> None:
-    """Each needs all of the cluster; with the first rate the loss is no number, with the last two nothing is learned."""
+def test_trials_that_fail_or_are_stopped_make_room_for_others(
+    two_workers: Nodes, ray_cluster: LocalCluster, tmp_path: Path
+) -> None:
+    """Each needs all of the cluster; with the first rate the loss is no number, with the last two nothing is learned.
+    A second cluster runs on the machine: Ray Train cannot tell which of them to clean up."""
     write_sweep(
         tmp_path,
         metric="loss",
@@ -158,7 +167,7 @@ def test_trials_that_fail_or_are_stopped_make_room_for_others(two_workers: Nodes
         search={"type": "grid"},
         space={"train.optimizer.lr": {"grid": [1e30, 0.03, 1e-9, 2e-9]}},
         scheduler={"type": "asha", "grace": 1, "reduction": 2},
-        trial={"compute.workers": 2, "train.epochs": 3},
+        trial={"compute.workers": 2, "train.epochs": 2},
         concurrency=4,  # more than there is room for
     )
     code, data = finish(start(tmp_path, two_workers, "--register-best"), tmp_path)
@@ -166,7 +175,7 @@ def test_trials_that_fail_or_are_stopped_make_room_for_others(two_workers: Nodes
     known = trials(tmp_path)
     assert [known[number]["state"] for number in (1, 2, 3, 4)] == ["failed", "finished", "stopped", "stopped"]
     assert "the loss is nan" in known[1]["error"] or "the loss is inf" in known[1]["error"]
-    assert [len(known[number]["history"]) for number in (2, 3, 4)] == [3, 1, 1]
+    assert [len(known[number]["history"]) for number in (2, 3, 4)] == [2, 1, 1]
     assert data["best"]["trial"] == 2
     assert data["registered"]["version"] == 1
     assert data["registered"]["evaluated_on"] == "test"

@@ -1,14 +1,27 @@
-"""The shipped job reads real handwriting and real voices as well as the demo's rows."""
+"""Real handwriting, voices, videos and sensors are read as well as what tests and the demo make."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from rayfuse.data.dataset import load_dataset
+from rayfuse.data.readers import read_rows
 from rayfuse.data.samples import SampleMaker
+from rayfuse.errors import BadInput
+from rayfuse.modalities import build_modality
+from rayfuse.modalities.series import SeriesModality
+from rayfuse.spec.encoders import CustomEncoder
+from rayfuse.spec.inputs import AudioInput, SeriesInput, VideoInput
 from rayfuse.spec.job import Job
 from rayfuse.spec.load import load_spec
 
+ENCODER = CustomEncoder(type="my.module:Encoder")
+VIDEO = VideoInput(type="video", column="video", encoder=ENCODER, frames=4, size=32, max_seconds=2)
+TRACK = AudioInput(
+    type="audio", column="video", encoder=ENCODER, track_of="video", max_seconds=1, optional=True
+)
 JOB = Path(__file__).parents[2] / "jobs" / "digit_arithmetic.yaml"
 
 
@@ -26,4 +39,57 @@ def test_the_digit_job_reads_real_recordings(shared: Path, monkeypatch: pytest.M
     media = {name: options for name, options in job.inputs.items() if options.type != "text"}
     sample = SampleMaker(media).from_row(dataset.splits["test"][0])
     assert sample.features["image"][0]["pixel_values"].shape == (3, 28, 28)
-    assert sample.features["audio"][0]["waveform"].shape == (8000,)
+    assert sample.features["audio"][0]["mel"].shape == (40, 101)
+
+
+@pytest.mark.shared
+def test_real_clips_one_of_them_with_sound(shared: Path) -> None:
+    maker = SampleMaker({"video": VIDEO, "sound": TRACK})
+    heard = {}
+    for path in sorted((shared / "data" / "video_clips").glob("*.mp4")):
+        content = path.read_bytes()
+        sample = maker.from_values({"video": content})
+        [features] = sample.features["video"]
+        assert features["frames"].shape == (4, 3, 32, 32)
+        assert features["frames"].std() > 0.1
+        np.testing.assert_allclose(features["frame_times"], [0.25, 0.75, 1.25, 1.75], atol=0.05)
+        heard[path.stem] = "sound" in sample.features
+        with pytest.raises(BadInput, match="cut off"):
+            build_modality(VIDEO).decode(content[: len(content) // 2])
+    assert heard == {
+        "bigbuckbunny": True,
+        "bikes": False,
+        "carphone_distorted": False,
+        "carphone_pristine": False,
+    }
+
+
+@pytest.mark.shared
+def test_digits_that_move_and_are_spoken(shared: Path) -> None:
+    maker = SampleMaker({"video": VIDEO, "sound": TRACK})
+    for row in read_rows(str(shared / "data" / "digit_video" / "test.jsonl"))[0][:5]:
+        sample = maker.from_row(row)
+        assert sample.features["video"][0]["frames"].shape == (4, 3, 32, 32)
+        assert sample.features["sound"][0]["mel"].shape == (40, 101)
+
+
+@pytest.mark.shared
+def test_a_wrist_sensor(shared: Path) -> None:
+    rows = [_readings(line) for line in _lines(shared / "data" / "sensors_uea" / "BasicMotions_TRAIN.ts")]
+    channels = ["ax", "ay", "az", "gx", "gy", "gz"]
+    options = SeriesInput(type="series", column="sensor", channels=channels, encoder=ENCODER)
+    modality = SeriesModality(SeriesModality.fitted(options, rows))
+    batch = modality.collate([modality.process(modality.decode(row)) for row in rows])
+    assert batch["values"].shape == (40, 6, 100)
+    middles = np.median(batch["values"], axis=(0, 2))
+    np.testing.assert_allclose(middles, 0, atol=1e-5)
+    assert batch["observed"].all()
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().partition("@data")[2].split()
+
+
+def _readings(line: str) -> Any:
+    """The channels of a line of the .ts format, without its class."""
+    return [[float(cell) for cell in channel.split(",")] for channel in line.split(":")[:-1]]

@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-_DATA = ("aiohttp", "numpy", "pandas", "PIL", "pyarrow", "s3fs", "safetensors", "scipy", "soundfile")
+_DATA = ("aiohttp", "av", "numpy", "pandas", "PIL", "pyarrow", "s3fs", "safetensors", "scipy", "soundfile")
 
 _TRAIN = (*_DATA, "deepspeed", "matplotlib", "mlflow", "peft", "psutil", "ray", "sklearn", "transformers")
 

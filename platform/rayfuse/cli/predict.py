@@ -1,5 +1,6 @@
 """`rayfuse predict MODEL NAME=VALUE …`: one answer, from a model or from an endpoint."""
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,9 @@ _SCORES = 3
 def predict(model: str, values: tuple[str, ...], tracking: str | None) -> None:
     """Ask MODEL once: models:/NAME@ALIAS, a model folder, or the URL of an endpoint.
 
-    Each input is NAME=VALUE; `NAME=@FILE` reads a file or URL, as in image=@digit.png text="is it even?".
+    Each input is NAME=VALUE; `NAME=@FILE` reads a file or URL, as in image=@digit.png text="is it even?". Readings,
+    columns and histories are JSON, as in patient='{"age": 61}'; an input that takes several values is named several
+    times.
     An endpoint with keys wants one of them in RAYFUSE_API_KEY.
     """
     given = read_values(values)
@@ -31,7 +34,7 @@ def predict(model: str, values: tuple[str, ...], tracking: str | None) -> None:
 
 
 def read_values(arguments: Sequence[str]) -> dict[str, Any]:
-    """NAME=VALUE arguments; a value read from a file is (file name, bytes).
+    """NAME=VALUE arguments; a value read from a file is (file name, bytes), and a name given again has Several.
 
     Raises SpecError for one of another form, or whose file cannot be read.
     """
@@ -40,10 +43,15 @@ def read_values(arguments: Sequence[str]) -> dict[str, Any]:
         name, equals, value = argument.partition("=")
         if not equals or not name:
             raise SpecError(f"{argument}: write NAME=VALUE, or NAME=@FILE to read a file")
-        if name in values:
-            raise SpecError(f"{name}: given twice")
-        values[name] = _read(name, value[1:]) if value.startswith("@") else value
+        one = _read(name, value[1:]) if value.startswith("@") else value
+        values[name] = _another(values[name], one) if name in values else one
     return values
+
+
+def _another(before: Any, one: Any) -> Any:
+    from rayfuse.serve.client import Several
+
+    return Several([*(before if isinstance(before, Several) else [before]), one])
 
 
 def render(answer: Mapping[str, Any]) -> str:
@@ -82,22 +90,44 @@ def _ask_model(model: str, given: Mapping[str, Any], tracking: str | None) -> di
     found = fetch(model, tracking)
     predictor = Predictor(found.folder)
     try:
-        [answer] = predictor.predict([as_values(given, predictor.maker.modalities)])
+        [answer] = predictor.predict([as_values(given, predictor.job.inputs)])
     except BadInput as error:
         raise SpecError(_with_hint(str(error), given)) from None
     about = {"name": found.name or predictor.job.registered_name, "version": found.version}
     return {**answer, "model": about}
 
 
-def as_values(given: Mapping[str, Any], modalities: Mapping[str, Any]) -> dict[str, Any]:
-    """Values as a model reads them: bytes for files, and what was read from a file as text for the rest."""
+def as_values(given: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as a model with these inputs reads them: bytes of files, texts, and what JSON means for the rest."""
+    from rayfuse.modalities import MODALITIES
+    from rayfuse.serve.client import Several
+
     values = {}
     for name, value in given.items():
-        content = value[1] if isinstance(value, tuple) else value
-        if isinstance(content, bytes) and name in modalities and not modalities[name].from_file:
-            content = _text(name, content)
-        values[name] = content
+        several = isinstance(value, Several)
+        if several and name in inputs and inputs[name].max_items == 1:
+            raise SpecError(f"{name}: given twice")
+        forms = MODALITIES[inputs[name].type].forms if name in inputs else ()
+        read = [_as_value(name, one, forms) for one in (value if several else [value])]
+        takes_list = name in inputs and inputs[name].max_items > 1
+        values[name] = read if takes_list else read[0]
     return values
+
+
+def _as_value(name: str, value: Any, forms: Sequence[str]) -> Any:
+    filename, content = value if isinstance(value, tuple) else ("", value)
+    if isinstance(content, bytes) and "file" not in forms:
+        content = _text(name, content)
+    if isinstance(content, bytes) or "json" not in forms:
+        return content
+    return _json(name, content) if "text" not in forms or filename.endswith(".json") else content
+
+
+def _json(name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SpecError(f"{name}: not JSON: {error}") from None
 
 
 def _text(name: str, content: bytes) -> str:

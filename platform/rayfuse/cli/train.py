@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rayfuse.cli import output
+from rayfuse.cli.models import by_inputs_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,14 +53,11 @@ def resume_rule(resume: bool | None, what: str = "run") -> "Callable[[RunFolder]
 
 
 def _summary(data: dict[str, Any]) -> str:
-    shown = {name: value for name, value in data["metrics"].items() if "_" not in name}
-    metrics = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
-    table = output.table(
-        ["inputs", *shown],
-        [[names, *(found[name] for name in shown)] for names, found in data["by_inputs"].items()],
-    )
+    from rayfuse.train.progress import without_averages
+
+    metrics = "  ".join(f"{name} {value:.4f}" for name, value in without_averages(data["metrics"]).items())
     return (
-        f"{data['evaluated_on']}: {metrics}\n{table}\n"
+        f"{data['evaluated_on']}: {metrics}\n{by_inputs_table(data['by_inputs'])}\n"
         f"registered {data['model']} version {data['version']} as candidate in {data['seconds']:.0f} s\n"
         f"next: rayfuse models promote {data['model']}"
     )

@@ -3,7 +3,7 @@
 import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeVar
 
@@ -36,13 +36,23 @@ class EncoderBatch:
 class Batch:
     """Tensors of some samples.
 
-    targets: float32 (batch,), or (batch, longest) with NaN where a sample has fewer. weights: float32 (batch,),
-    0 for a filler that only keeps ranks in step.
+    targets: float32 (batch,), or (batch, longest) with NaN where a sample has fewer. weights: float32 (batch,), of
+    each sample's loss; 0 for a filler that only keeps ranks in step.
     """
 
     inputs: dict[str, EncoderBatch]
     targets: dict[str, torch.Tensor]
     weights: torch.Tensor
+    source: torch.Tensor | None = None
+    """int64 (batch,): of which row each row is a view with fewer inputs, itself for whole samples; None: all whole."""
+    teacher: dict[str, torch.Tensor] | None = None
+    """What a teacher answers on each row's whole sample, by task: float32 (batch, …)."""
+
+    @property
+    def whole(self) -> torch.Tensor:
+        """Which rows are samples with all of their inputs, and no fillers: bool (batch,)."""
+        rows = torch.arange(self.size, device=self.weights.device)
+        return (self.weights > 0) & (rows == (rows if self.source is None else self.source))
 
     @property
     def size(self) -> int:
@@ -59,7 +69,13 @@ class Batch:
             )
             for name, part in self.inputs.items()
         }
-        return Batch(inputs, {k: move(v) for k, v in self.targets.items()}, move(self.weights))
+        return Batch(
+            inputs,
+            {k: move(v) for k, v in self.targets.items()},
+            move(self.weights),
+            None if self.source is None else move(self.source),
+            None if self.teacher is None else {k: move(v) for k, v in self.teacher.items()},
+        )
 
     def subset(self, names: Sequence[str]) -> "Batch":
         """The same samples as if only the inputs `names` had been given."""
@@ -67,7 +83,7 @@ class Batch:
             name: part if name in names else EncoderBatch(part.features, torch.full_like(part.index, -1))
             for name, part in self.inputs.items()
         }
-        return Batch(inputs, self.targets, self.weights)
+        return replace(self, inputs=inputs)
 
 
 def collate(samples: Sequence[Sample], modalities: Mapping[str, Modality], blanks: bool = False) -> Batch:

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
-from rayfuse.data.readers import Cell, number_or_text, read_rows, whole_or_text
+from rayfuse.data.readers import Cell, json_or_text, number_or_text, read_rows, whole_or_text
 from rayfuse.data.rows import BadRow, Row, is_missing
 from rayfuse.data.samples import SampleMaker, row_value
 from rayfuse.data.splits import split_rows
 from rayfuse.errors import BadInput, DataError
-from rayfuse.modalities import MODALITIES
+from rayfuse.modalities import MODALITIES, build_modality
 from rayfuse.spec.inputs import Input
 from rayfuse.spec.job import FractionSplit, Job
 from rayfuse.spec.problems import nearest
@@ -24,7 +24,12 @@ Checked = list[bytes | BadRow]
 Checker = Callable[[Mapping[str, list[Row]], Job], Mapping[str, Checked]]
 """Checks the rows of every split; a driver with a cluster spreads the work over it."""
 
-_CELLS: dict[CellKind, Cell] = {"whole": whole_or_text, "number": number_or_text, "text": str}
+_CELLS: dict[CellKind, Cell] = {
+    "whole": whole_or_text,
+    "number": number_or_text,
+    "json": json_or_text,
+    "text": str,
+}
 """What a csv file's cells are read as."""
 
 _REASONS_SHOWN = 10
@@ -73,20 +78,31 @@ def _split(rows: list[Row], fraction: float, url: str) -> dict[str, list[Row]]:
 
 def read_job_rows(url: str, job: Job) -> tuple[list[Row], list[BadRow]]:
     """Read `url` and check that its rows have the columns that the job needs."""
-    cells = {c: _CELLS[kind] for task in job.tasks.values() for c, kind in task.columns.items()}
+    kinds = [*(i.columns_read for i in job.inputs.values()), *(t.columns for t in job.tasks.values())]
+    cells = {column: _CELLS[kind] for columns in kinds for column, kind in columns.items()}
     rows, bad = read_rows(url, cells)
     if not rows:
         raise DataError(_unusable(url, bad))
     columns = sorted({column for row in rows for column in row.values})
-    needed = [(f"inputs.{name}", i.column) for name, i in job.inputs.items() if not i.optional]
-    needed += [(f"tasks.{name}", column) for name, t in job.tasks.items() for column in t.columns]
+    needed = [*_needed_by_inputs(job, set(columns))]
+    needed += [(f"tasks.{name}.column", column) for name, t in job.tasks.items() for column in t.columns]
     for path, column in needed:
         if column not in columns:
             raise DataError(
-                f"{url}: no column `{column}` ({path}.column); {nearest(column, columns)}\n"
+                f"{url}: no column `{column}` ({path}); {nearest(column, columns)}\n"
                 f"  its columns: {', '.join(columns)}"
             )
     return rows, bad
+
+
+def _needed_by_inputs(job: Job, columns: set[str]) -> Iterator[tuple[str, str]]:
+    """Where a job names a column that its rows must have, and the column.
+
+    An optional input may have none of its columns; where it has some, the others are misspelt.
+    """
+    for name, options in job.inputs.items():
+        if not options.optional or not columns.isdisjoint(options.columns_read):
+            yield from ((f"inputs.{name}.{options.columns_from}", column) for column in options.columns_read)
 
 
 def fit(job: Job, rows: list[Row]) -> Job:
@@ -94,14 +110,19 @@ def fit(job: Job, rows: list[Row]) -> Job:
 
     Raises DataError, naming the input or task, where the rows teach nothing.
     """
-    inputs = {
-        name: MODALITIES[options.type].fitted(options, _readable(name, options, rows))
-        for name, options in job.inputs.items()
-    }
+    inputs = {name: _fit_input(name, options, rows) for name, options in job.inputs.items()}
     tasks = {
         name: task.fitted(row.values.get(task.column) for row in rows) for name, task in job.tasks.items()
     }
     return job.model_copy(update={"inputs": inputs, "tasks": tasks})
+
+
+def _fit_input(name: str, options: Input, rows: list[Row]) -> Input:
+    try:
+        fitted: Input = MODALITIES[options.type].fitted(options, _readable(name, options, rows))
+    except DataError as error:
+        raise DataError(f"inputs.{name}: {error}") from None
+    return fitted
 
 
 def _readable(name: str, options: Input, rows: list[Row]) -> Iterator[Any]:
@@ -209,16 +230,22 @@ def describe(dataset: Dataset, job: Job) -> Iterable[str]:
     for name, task in job.tasks.items():
         yield from task.describe(name, [row.values.get(task.column) for row in dataset.splits["train"]])
     yield from _missing(dataset, job)
+    for name, options in job.inputs.items():
+        modality = build_modality(options)
+        for split, rows in dataset.splits.items():
+            found = modality.findings(_readable(name, options, rows))
+            yield from (f"{name}, {split}: {line}" for line in found)
 
 
 def _missing(dataset: Dataset, job: Job) -> Iterable[str]:
     for split, rows in dataset.splits.items():
         for name, options in job.inputs.items():
-            missing = sum(is_missing(row.values.get(options.column)) for row in rows)
+            missing = sum(is_missing(options.read(row.values)) for row in rows)
             if missing:
                 yield f"missing: {name} in {missing} of {len(rows)} {split} rows ({missing / len(rows):.1%})"
             if missing == len(rows) and split == "train":
-                yield f"WARNING missing: no train row has {name}; is inputs.{name}.column `{options.column}` right?"
+                columns = ", ".join(f"`{column}`" for column in options.columns_read)
+                yield f"WARNING missing: no train row has {name}; is inputs.{name}.{options.columns_from} {columns} right?"
 
 
 def _duplicates(contents: Mapping[str, list[bytes]]) -> Iterable[str]:

@@ -18,7 +18,7 @@ Cell = Callable[[str], Any]
 
 _BOM = b"\xef\xbb\xbf"
 _WHOLE = re.compile(r"-?(0|[1-9]\d*)", re.ASCII)
-_NUMBER = re.compile(r"[+-]?((0|[1-9]\d*)\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
 def whole_or_text(cell: str) -> int | str:
@@ -29,6 +29,16 @@ def whole_or_text(cell: str) -> int | str:
 def number_or_text(cell: str) -> float | str:
     """A number, else the text."""
     return float(cell) if _NUMBER.fullmatch(cell) else cell
+
+
+def json_or_text(cell: str) -> Any:
+    """A list or a mapping in JSON, else the text."""
+    if cell.lstrip()[:1] not in ("[", "{"):
+        return cell
+    try:
+        return json.loads(cell)
+    except (ValueError, RecursionError):
+        return cell
 
 
 def read_rows(url: str, cells: Mapping[str, Cell] | None = None) -> RowsAndBad:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from rayfuse.data.files import beside, read_file
 from rayfuse.data.rows import Row, is_missing
 from rayfuse.errors import BadInput, MissingInput
@@ -30,6 +32,12 @@ class Sample:
         return sum(array.nbytes for features in items for array in features.values())
 
 
+@dataclass(frozen=True, slots=True)
+class _Item:
+    key: bytes
+    decoded: Any
+
+
 class SampleMaker:
     """Decodes and processes the inputs of a job."""
 
@@ -50,7 +58,7 @@ class SampleMaker:
         for name in values:
             if name not in self.inputs:
                 raise BadInput(f"{name}: not an input of this model; it has: {', '.join(self.inputs)}")
-        return self._sample({name: values.get(name) for name in self.inputs}, {})
+        return self._sample({name: self._given(name, values) for name in self.inputs}, {})
 
     def check(self, row: Row) -> bytes:
         """Open every value of a row without processing it, and return a hash of what a model would learn from it.
@@ -58,30 +66,55 @@ class SampleMaker:
         Raises BadInput where a value cannot be used.
         """
         digest = hashlib.blake2b(digest_size=16)
-        values = self._row_values(row)
-        for name in self._decoded(values):
-            digest.update(name.encode() + b"\0" + b"".join(map(_key, self._items(name, values[name]))))
+        for name, items in self._opened(self._row_values(row)).items():
+            digest.update(name.encode() + b"\0" + b"".join(item.key for item in items))
         digest.update(repr(self._targets(row)).encode())
         return digest.digest()
 
-    def _sample(self, values: Mapping[str, Any], targets: dict[str, Target]) -> Sample:
-        decoded = self._decoded(values)
-        features = {
-            name: [self.modalities[name].process(item) for item in items] for name, items in decoded.items()
-        }
-        keys = {name: list(map(_key, self._items(name, values[name]))) for name in decoded}
-        return Sample(features, keys, targets)
+    def _given(self, name: str, values: Mapping[str, Any]) -> Any:
+        """What a request gives for an input: a sound track is in its video, unless it is given by itself."""
+        value = values.get(name)
+        taken_from = self.inputs[name].taken_from
+        return values.get(taken_from) if taken_from is not None and is_missing(value) else value
 
-    def _decoded(self, values: Mapping[str, Any]) -> dict[str, list[Any]]:
-        """The items of the inputs that are there, opened. Raises MissingInput where one that is required is not."""
+    def _sample(self, values: Mapping[str, Any], targets: dict[str, Target]) -> Sample:
+        opened = self._opened(values)
+        features = {
+            name: [self.modalities[name].process(item.decoded) for item in items]
+            for name, items in opened.items()
+        }
+        return Sample(
+            features, {name: [item.key for item in items] for name, items in opened.items()}, targets
+        )
+
+    def _opened(self, values: Mapping[str, Any]) -> dict[str, list["_Item"]]:
+        """The items of the inputs that are there. Raises MissingInput where one that is required is not."""
         given = {name: self._items(name, values.get(name)) for name in self.inputs}
-        present = {name: items for name, items in given.items() if items}
-        for name, options in self.inputs.items():
-            if name not in present and not options.optional:
-                raise MissingInput(f"{name}: missing, and this input is required")
+        for name, items in given.items():
+            self._require(name, items, "missing")
+        opened = {name: self._open(name, items) for name, items in given.items()}
+        present = {name: items for name, items in opened.items() if items}
         if not present:
             raise MissingInput(f"no input given; this model reads: {', '.join(self.inputs)}")
-        return {name: self._decode(name, items) for name, items in present.items()}
+        return present
+
+    def _open(self, name: str, values: list[Any]) -> list["_Item"]:
+        """The items of an input that hold something of it; none where it is optional and absent."""
+        items: list[_Item] = []
+        why = "missing"
+        for value in values:
+            try:
+                items.append(_Item(_key(value), self.modalities[name].decode(value)))
+            except MissingInput as absent:
+                why = f"missing: {absent}"
+            except BadInput as error:
+                raise BadInput(f"{name}: {error}") from None
+        self._require(name, items, why)
+        return items
+
+    def _require(self, name: str, items: list[Any], why: str) -> None:
+        if not items and not self.inputs[name].optional:
+            raise MissingInput(f"{name}: {why}, and this input is required")
 
     def _items(self, name: str, value: Any) -> list[Any]:
         """The values of an input: none, one, or a list of several where it takes them."""
@@ -89,19 +122,14 @@ class SampleMaker:
             return []
         most = self.inputs[name].max_items
         if most == 1:
-            return [value]
+            return [_plain(value)]
+        value = _plain(value)
         if not isinstance(value, (list, tuple)):
             raise BadInput(f"{name}: a list of up to {most} values belongs here, not {type(value).__name__}")
         items = [item for item in value if not is_missing(item)]
         if len(items) > most:
             raise BadInput(f"{name}: {len(items)} values; at most {most} are read (inputs.{name}.max_items)")
         return items
-
-    def _decode(self, name: str, items: list[Any]) -> list[Any]:
-        try:
-            return [self.modalities[name].decode(item) for item in items]
-        except BadInput as error:
-            raise BadInput(f"{name}: {error}") from None
 
     def _row_values(self, row: Row) -> dict[str, Any]:
         """The inputs of a row as `decode` wants them."""
@@ -119,8 +147,8 @@ class SampleMaker:
 
 def row_value(name: str, options: Input, row: Row) -> Any:
     """The value of an input in a row: a file's bytes where it names one. Raises BadInput where that cannot be read."""
-    value = row.values.get(options.column)
-    if not MODALITIES[options.type].from_file:
+    value = options.read(row.values)
+    if "file" not in MODALITIES[options.type].forms:
         return value
     if options.max_items > 1 and isinstance(value, (list, tuple)):
         return [_file_content(name, item, row.folder) for item in value]
@@ -141,6 +169,17 @@ def _file_content(name: str, value: Any, folder: str) -> Any:
         raise BadInput(f"{name}: {value}: no such file") from None
     except Exception as error:  # noqa: BLE001 - each store has its own errors
         raise BadInput(f"{name}: {value}: cannot be read: {type(error).__name__}: {error}") from None
+
+
+def _plain(value: Any) -> Any:
+    """Lists instead of the arrays that data frames hold, which compare and print otherwise."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _plain(value.tolist())
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list) and value and isinstance(value[0], (list, dict, np.ndarray, np.generic)):
+        return [_plain(inner) for inner in value]
+    return value
 
 
 def _key(value: Any) -> bytes:

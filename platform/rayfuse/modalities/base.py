@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -10,6 +10,14 @@ from rayfuse.errors import DataError
 
 Features = dict[str, np.ndarray]
 """What an encoder reads of one input of one sample, by the name of the encoder's argument."""
+
+Form = Literal["file", "text", "json"]
+"""How a value is given: the bytes of a file, a text, or numbers, lists and mappings as JSON has them."""
+
+FARTHEST = 100.0
+"""Scaled numbers are clipped there: one wild reading must not drown all else."""
+
+_SAME = 1e-9  # numbers that differ by so little, for their size, are the same
 
 
 class Modality(ABC):
@@ -19,8 +27,8 @@ class Modality(ABC):
     prepares the decoded value for the encoder. Neither keeps state, so one instance serves many threads.
     """
 
-    from_file: ClassVar[bool] = True
-    """Values are bytes of a file; else they are the text or numbers themselves."""
+    forms: ClassVar[tuple[Form, ...]] = ("file",)
+    """The forms that a value may have."""
     media_types: ClassVar[tuple[str, ...]] = ()
     """HTTP media types that a request may send, as `type/` prefixes or whole names."""
 
@@ -37,7 +45,10 @@ class Modality(ABC):
 
     @abstractmethod
     def decode(self, value: Any) -> Any:
-        """Open a raw value. Raises BadInput that says what is wrong with it."""
+        """Open a raw value. Raises BadInput that says what is wrong with it.
+
+        MissingInput where nothing is wrong with it but it holds nothing of this input: a video without sound.
+        """
 
     @abstractmethod
     def process(self, decoded: Any) -> Features:
@@ -46,6 +57,10 @@ class Modality(ABC):
     @abstractmethod
     def blank(self) -> Features:
         """The smallest valid features: what a worker encodes when none of its rows has this input."""
+
+    def findings(self, values: Iterable[Any]) -> Iterable[str]:
+        """Lines that tell people of the raw values of some rows."""
+        return ()
 
     def collate(self, rows: list[Features]) -> Features:
         """Stack the features of several samples along a new first axis."""
@@ -60,3 +75,36 @@ def _stack(name: str, arrays: list[np.ndarray]) -> np.ndarray:
             "the processor of the pretrained encoder must bring them to one size"
         )
     return np.stack(arrays)
+
+
+def pad(arrays: list[np.ndarray], axis: int, fill: float = 0) -> np.ndarray:
+    """Stack arrays that differ in length along `axis`, the shorter ones filled up at their end."""
+    longest = max(array.shape[axis] for array in arrays)
+    shape = list(arrays[0].shape)
+    shape[axis] = longest
+    stacked = np.full((len(arrays), *shape), fill, dtype=arrays[0].dtype)
+    for target, array in zip(stacked, arrays, strict=True):
+        target[(slice(None),) * axis + (slice(array.shape[axis]),)] = array
+    return stacked
+
+
+def robust_scale(values: np.ndarray) -> tuple[float, float]:
+    """The median, and a scale of about the deviation: the interquartile range / 1.349, as of normal numbers.
+
+    Where more than half of the numbers are the same it is their standard deviation, and 1 where all are.
+    """
+    low, middle, high = np.percentile(values, (25, 50, 75))
+    deviation = (high - low) / 1.349
+    return float(middle), float(
+        deviation if deviation > _SAME * max(1.0, abs(middle)) else _deviation(values)
+    )
+
+
+def standard_scale(values: np.ndarray) -> tuple[float, float]:
+    """The mean and the standard deviation; 1 where all numbers are the same."""
+    return float(values.mean()), _deviation(values)
+
+
+def _deviation(values: np.ndarray) -> float:
+    deviation = float(values.std())
+    return deviation if deviation > _SAME * max(1.0, float(np.abs(values).max())) else 1.0

@@ -31,6 +31,8 @@ class Outputs:
 
     outputs: dict[str, list[np.ndarray]] = field(default_factory=dict)
     targets: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    present: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    """By input, bool (samples,): which samples have it."""
     losses: dict[str, float] = field(default_factory=dict)
     samples: int = 0
 
@@ -43,6 +45,8 @@ class Outputs:
                 self.losses[name] = self.losses.get(name, 0.0) + float(head.loss(chosen, targets).sum())
                 self.outputs.setdefault(name, []).append(chosen.cpu().numpy())
                 self.targets.setdefault(name, []).append(targets.cpu().numpy())
+        for name, part in batch.inputs.items():
+            self.present.setdefault(name, []).append((part.index[real] >= 0).any(dim=1).cpu().numpy())
         self.samples += int(real.sum())
 
     def of(self, task: str) -> tuple[np.ndarray, np.ndarray]:
@@ -51,7 +55,11 @@ class Outputs:
 
     def merge(self, other: "Outputs") -> None:
         """Add the samples of another worker."""
-        for mine, theirs in ((self.outputs, other.outputs), (self.targets, other.targets)):
+        for mine, theirs in (
+            (self.outputs, other.outputs),
+            (self.targets, other.targets),
+            (self.present, other.present),
+        ):
             for name, arrays in theirs.items():
                 mine.setdefault(name, []).extend(arrays)
         for name, loss in other.losses.items():

@@ -16,16 +16,15 @@ from typing import Any
 import torch
 
 from rayfuse.errors import DataError, SpecError
+from rayfuse.modalities.pretrained import SAFE_ENDINGS, local_folder
 from rayfuse.model.fused import FusedModel, trained_tensors
-from rayfuse.spec.encoders import HuggingFaceEncoder
+from rayfuse.spec.encoders import pretrained_in
 from rayfuse.spec.job import Job
 from rayfuse.spec.load import check
 
 FORMAT = 1
 _SPEC = "rayfuse.json"
 _WEIGHTS = "weights.safetensors"
-_SAFE = (".json", ".safetensors", ".txt", ".model", ".jinja")
-"""Endings of a pretrained encoder's files that are copied: weights, settings, vocabularies and templates."""
 
 
 def save_model(folder: Path, job: Job, weights: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> None:
@@ -35,10 +34,13 @@ def save_model(folder: Path, job: Job, weights: Mapping[str, torch.Tensor], abou
     folder.mkdir(parents=True, exist_ok=True)
     content = job.model_dump(mode="json")
     for name, options in job.inputs.items():
-        if isinstance(options.encoder, HuggingFaceEncoder):
-            inside = f"encoders/{name}"
-            _copy_encoder(options.encoder.model, folder / inside)
-            content["inputs"][name]["encoder"]["model"] = f"./{inside}"
+        for path, encoder in pretrained_in(options.encoder):
+            inside = "/".join(["encoders", name, *path])
+            _copy_encoder(encoder.model, folder / inside)
+            block = content["inputs"][name]["encoder"]
+            for key in path:
+                block = block[key]
+            block["model"] = f"./{inside}"
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / _WEIGHTS)
     (folder / _SPEC).write_text(
         json.dumps({"format": FORMAT, "about": dict(about), "job": content}, indent=1)
@@ -97,12 +99,12 @@ def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) ->
 
 
 def _copy_encoder(model: str, target: Path) -> None:
-    """Copy a local Hugging Face folder, or a hub model's, but for what could hold code."""
-    source = Path(model)
+    """Copy a Hugging Face folder, here or at a URL, or a hub model's, but for what could hold code."""
+    source = Path(local_folder(model))
     if not source.is_dir():
         from huggingface_hub import snapshot_download
 
-        source = Path(snapshot_download(model, allow_patterns=[f"*{ending}" for ending in _SAFE]))
+        source = Path(snapshot_download(model, allow_patterns=[f"*{ending}" for ending in SAFE_ENDINGS]))
     shutil.copytree(source, target, dirs_exist_ok=True, ignore=_unsafe)
 
 
@@ -110,5 +112,5 @@ def _unsafe(folder: str, names: list[str]) -> list[str]:
     return [
         name
         for name in names
-        if (not Path(folder, name).is_dir() and Path(name).suffix not in _SAFE) or name.startswith(".")
+        if (not Path(folder, name).is_dir() and Path(name).suffix not in SAFE_ENDINGS) or name.startswith(".")
     ]

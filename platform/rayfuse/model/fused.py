@@ -1,14 +1,18 @@
 """The model that a job describes: encoders → alignment → fusion → tasks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import nn
 
 from rayfuse.data.batches import Batch, EncoderBatch
+from rayfuse.errors import SpecError
 from rayfuse.model.alignment import build_alignment
+from rayfuse.model.alignment_losses import AlignedRows, build_alignment_loss
 from rayfuse.model.encoders import build_encoder
-from rayfuse.model.fusion import Joined, build_fusion
+from rayfuse.model.fusion import FusionModule, Joined, build_fusion
+from rayfuse.model.mixup import Mixing
 from rayfuse.model.tasks import TaskHead, build_task
 from rayfuse.model.tokens import Fused, Tokens
 from rayfuse.spec.job import Job
@@ -34,6 +38,12 @@ class FusedModel(nn.Module):
             {name: build_task(options, job.align.dim) for name, options in job.tasks.items()}
         )
         self.fusion.attach(heads_of(self))
+        self.alignment_losses = {options.type: build_alignment_loss(options) for options in job.align.loss}
+        self.aid_weights: dict[str, float] = {f"align/{o.type}": o.weight for o in job.align.loss}
+        self.mixup = job.train.mixup
+        self.distill = job.train.distill
+        if self.mixup:
+            _check_mixing(self.fusion, heads_of(self))
         self.task_weights = {name: options.weight for name, options in job.tasks.items()}
         learned = [name for name, weight in self.task_weights.items() if weight == "learned"]
         self.log_variances = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in learned})
@@ -44,11 +54,16 @@ class FusedModel(nn.Module):
         """Raw outputs of each task, float (batch, …).
 
         With `subsets`, a list of them: as if only those inputs had been given. Each is encoded once.
+        In training also what `losses` needs to know of the aids, under names with a `/`.
         """
-        encoded = {name: self._encode(name, part) for name, part in batch.inputs.items()}
+        encoded = self.encode(batch)
         if subsets is None:
             return self._answer(encoded, batch)
         return [self._answer(encoded, batch.subset(chosen)) for chosen in subsets]
+
+    def encode(self, batch: Batch) -> dict[str, Tokens | None]:
+        """The distinct values of each input of a batch, encoded; None for an input that no sample has."""
+        return {name: self._encode(name, part) for name, part in batch.inputs.items()}
 
     def fuse(self, encoded: dict[str, Tokens | None], batch: Batch) -> Fused:
         """What the tasks answer from."""
@@ -59,25 +74,74 @@ class FusedModel(nn.Module):
         joined: Joined = self.fusion(aligned)
         return {**joined, "inputs": aligned, "words": words}
 
-    def _answer(self, encoded: dict[str, Tokens | None], batch: Batch) -> dict[str, torch.Tensor]:
-        fused = self.fuse(encoded, batch)
+    def answer(self, fused: Fused) -> dict[str, torch.Tensor]:
+        """Raw outputs of each task, float (batch, …)."""
         return {name: self.fusion.answer(name, head, fused) for name, head in heads_of(self).items()}
 
+    def _answer(self, encoded: dict[str, Tokens | None], batch: Batch) -> dict[str, torch.Tensor]:
+        fused = self.fuse(encoded, batch)
+        return self._answer_with_aids(fused, batch) if self.training else self.answer(fused)
+
+    def _answer_with_aids(self, fused: Fused, batch: Batch) -> dict[str, torch.Tensor]:
+        heads = heads_of(self)
+        mixing = Mixing.draw(self.mixup.alpha, batch.size, batch.weights.device) if self.mixup else None
+        mixed = mixing.mix(fused) if mixing else fused
+        outputs = {
+            name: self.fusion.answer(name, head, mixed if head.mixes else fused)
+            for name, head in heads.items()
+        }
+        rows = AlignedRows(fused["inputs"], outputs, heads, batch)
+        aids = {f"align/{name}": loss(rows) for name, loss in self.alignment_losses.items()}
+        return {**outputs, **aids, **(mixing.told() if mixing else {})}
+
     def losses(self, outputs: dict[str, torch.Tensor], batch: Batch) -> dict[str, torch.Tensor]:
-        """Summed loss of each task over the batch's samples; fillers count nothing."""
-        return {
-            name: (head.loss(outputs[name], batch.targets[name]) * batch.weights).sum()  # type: ignore[operator]
+        """Summed losses over the batch's samples; fillers count nothing.
+
+        By task; `align/TYPE` and `distill/TASK` for what a training batch and the outputs of a model in training
+        hold beside.
+        """
+        found = {
+            name: self._task_loss(name, head, outputs, batch)
             if name in batch.targets
             else outputs[name].sum() * 0.0
-            for name, head in self.tasks.items()
+            for name, head in heads_of(self).items()
         }
+        found |= {name: outputs[name].sum() for name in self.aid_weights if name in outputs}
+        for name, answers in (batch.teacher or {}).items():
+            divergence = partial(_softened, heads_of(self)[name], self.distill.temperature)  # type: ignore[union-attr]
+            per_sample = self._per_sample(name, divergence, outputs, answers)
+            found[f"distill/{name}"] = (per_sample * batch.weights).sum()
+        return found
+
+    def _task_loss(
+        self, name: str, head: TaskHead, outputs: dict[str, torch.Tensor], batch: Batch
+    ) -> torch.Tensor:
+        if head.compares:
+            whole = batch.whole
+            return head.loss(outputs[name][whole], batch.targets[name][whole]).sum()
+        return (self._per_sample(name, head.loss, outputs, batch.targets[name]) * batch.weights).sum()
+
+    def _per_sample(
+        self,
+        name: str,
+        loss: Callable[..., torch.Tensor],
+        outputs: dict[str, torch.Tensor],
+        targets: torch.Tensor,
+    ) -> torch.Tensor:
+        """The loss of each sample, float32 (batch,), mixed where the samples are."""
+        mixing = Mixing.of(outputs)
+        if mixing is None or not heads_of(self)[name].mixes:
+            return loss(outputs[name], targets)
+        return mixing.loss(loss, outputs[name], targets)
 
     def total_loss(self, losses: dict[str, torch.Tensor], batch: Batch) -> torch.Tensor:
-        """The tasks' summed losses, weighted as the spec says."""
+        """The summed losses, weighted as the spec says."""
         return torch.stack([self._weighted(name, loss, batch) for name, loss in losses.items()]).sum()
 
     def _weighted(self, name: str, loss: torch.Tensor, batch: Batch) -> torch.Tensor:
-        weight = self.task_weights[name]
+        if name.startswith("distill/"):
+            return loss * self.distill.weight  # type: ignore[union-attr]
+        weight = self.aid_weights[name] if name in self.aid_weights else self.task_weights[name]
         if weight != "learned":
             return loss * weight
         log_variance = self.log_variances[name]
@@ -92,6 +156,28 @@ class FusedModel(nn.Module):
 def heads_of(model: nn.Module) -> dict[str, TaskHead]:
     """The task heads of a FusedModel."""
     return dict(model.tasks.items())  # type: ignore[operator, union-attr]
+
+
+def _softened(
+    head: TaskHead, temperature: float, outputs: torch.Tensor, answers: torch.Tensor
+) -> torch.Tensor:
+    """Divergence at a temperature, of the size that it has at 1 (Hinton et al., 2015): float32 (batch,)."""
+    if outputs.shape != answers.shape:
+        raise SpecError(
+            f"train.distill: the teacher answers a task with {tuple(answers.shape[1:])} numbers, this model with "
+            f"{tuple(outputs.shape[1:])}; they must be alike"
+        )
+    return head.divergence(outputs / temperature, answers / temperature) * temperature**2
+
+
+def _check_mixing(fusion: FusionModule, heads: Mapping[str, TaskHead]) -> None:
+    """Raise SpecError where mixed vectors would not be what is answered from."""
+    if type(fusion).answer is not FusionModule.answer:
+        raise SpecError(
+            "train.mixup: this fusion does not answer from one fused vector; use another, or no mixup"
+        )
+    if not any(head.mixes for head in heads.values()):
+        raise SpecError("train.mixup: none of the tasks answers from the fused vector alone; leave mixup out")
 
 
 def _words(part: EncoderBatch) -> torch.Tensor | None:

@@ -8,7 +8,9 @@ import torch
 
 from rayfuse.data.batches import collate
 from rayfuse.data.samples import Sample, SampleMaker
+from rayfuse.model import explain as explaining
 from rayfuse.model.folder import load_model
+from rayfuse.model.fused import heads_of
 
 
 class Predictor:
@@ -27,12 +29,26 @@ class Predictor:
         """
         return self.maker.from_values(values)
 
-    def answer(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
-        """For each sample {"outputs": {task: answer}, "inputs_used": [names in the spec's order]}."""
+    def answer(self, samples: Sequence[Sample], explain: bool = False) -> list[dict[str, Any]]:
+        """For each sample {"outputs": {task: answer}, "inputs_used": [names in the spec's order]}.
+
+        With `explain` also "explain": why (see `rayfuse.model.explain.plain`), at many times the cost.
+        """
         batch = collate(samples, self.maker.modalities).to(self.device)
-        with torch.inference_mode():
-            outputs = self.model(batch)
-        answers = {name: head.answers(outputs[name]) for name, head in self.model.tasks.items()}  # type: ignore[operator]
+        if not explain:
+            with torch.inference_mode():
+                return self._answers(samples, self.model(batch))
+        explanation = explaining.explain(self.model, batch)
+        heads = heads_of(self.model)
+        return [
+            {**answer, "explain": explaining.plain(explanation, row, heads)}
+            for row, answer in enumerate(self._answers(samples, explanation.outputs))
+        ]
+
+    def _answers(
+        self, samples: Sequence[Sample], outputs: Mapping[str, torch.Tensor]
+    ) -> list[dict[str, Any]]:
+        answers = {name: head.answers(outputs[name]) for name, head in heads_of(self.model).items()}
         return [
             {
                 "outputs": {name: rows[i] for name, rows in answers.items()},

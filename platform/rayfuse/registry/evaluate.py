@@ -9,9 +9,11 @@ from rayfuse.data.dataset import read_job_rows, read_splits, refuse_too_many_bad
 from rayfuse.data.rows import BadRow, Row
 from rayfuse.data.samples import Sample, SampleMaker
 from rayfuse.errors import BadInput, DataError
-from rayfuse.model.evaluation import collect, details, score, subset_name, subsets
+from rayfuse.model.evaluation import Subset, collect, details, score, subset_name, subsets
+from rayfuse.model.explain import check_explainable, importance
 from rayfuse.model.fused import heads_of
 from rayfuse.model.predictor import Predictor
+from rayfuse.registry.explaining import explain_rows, mean_attention, save_explanations
 from rayfuse.spec.job import Job
 
 Progress = Callable[[int, int], None]
@@ -25,11 +27,17 @@ def evaluate_folder(
     progress: Progress = lambda done, total: None,
     warn: Callable[[str], None] = lambda text: None,
     rows: tuple[Sequence[Row], Sequence[BadRow]] | None = None,
+    explain: int | None = None,
+    pictures: Path | None = None,
 ) -> dict[str, Any]:
     """Metrics of a model on the rows at `url` (or on `rows` and bad rows read before), in this process.
 
     Returns {"metrics": {name: value}, "by_inputs": {"a+b": metrics, "a": …}, "rows", "bad", "details"}. Each bad row
     is named to `warn`. Raises DataError for unusable data, or more bad rows than the job's `data.max_bad_rows`.
+
+    With `explain` also "explain": what each input contributed by task (see `rayfuse.model.explain.importance`), and so
+    many rows one by one: "attention", over those rows, and "pictures", their paths in the folder `pictures`. Raises
+    SpecError then for a model of too many inputs.
     """
     predictor = Predictor(folder)
     job = predictor.job
@@ -38,17 +46,29 @@ def evaluate_folder(
         rows = read_job_rows(url, job)
     measured = _Rows(job, rows[0], list(rows[1]), batch_size, progress, warn)
     heads = heads_of(predictor.model)
-    chosen = subsets(list(job.inputs))
+    chosen: list[Subset] = subsets(list(job.inputs))
+    if explain is not None:
+        check_explainable(list(job.inputs))
+        chosen.append(())
     # The first subset is the whole, and so the rows as they are.
     collected = collect(predictor.model, heads, (batch.to(predictor.device) for batch in measured), chosen)
     measured.refuse_unusable(url)
-    scores = [score(heads, job, outputs) for outputs in collected]
+    by_subset = dict(zip(chosen, collected, strict=True))
+    by_inputs = {subset_name(s): score(heads, job, outputs) for s, outputs in by_subset.items() if s}
+    found: dict[str, Any] = (
+        {} if explain is None else {"explain": importance(heads, list(job.inputs), by_subset)}
+    )
+    if explain and pictures is not None:
+        explained = explain_rows(predictor, measured.rows, explain)
+        found["attention"] = mean_attention(explained)
+        found["pictures"] = save_explanations(pictures, explained, predictor)
     return {
-        "metrics": scores[0],
-        "by_inputs": {subset_name(names): found for names, found in zip(chosen, scores, strict=True)},
+        "metrics": next(iter(by_inputs.values())),
+        "by_inputs": by_inputs,
         "rows": collected[0].samples,
         "bad": len(measured.bad),
         "details": details(heads, collected[0]),
+        **found,
     }
 
 

@@ -7,8 +7,8 @@ from typing import Any
 from rayfuse.registry.journal import Record
 from rayfuse.spec.tasks import Mode
 
-_BLUE, _ORANGE, _GRAY = "#2f6db3", "#d9822b", "#8a8f98"
-_DPI = 120
+BLUE, ORANGE, _GRAY = "#2f6db3", "#d9822b", "#8a8f98"
+DPI = 120
 _MOST_NUMBERED = 25
 _MOST_LABELLED = 60
 _LONGEST_LABEL = 24
@@ -19,7 +19,7 @@ def save_pictures(
 ) -> list[Path]:
     """Draw all pictures of a run into `folder`; returns their paths.
 
-    `evaluation`: {"split", "metrics", "by_inputs", "details"}; `records`: the run's journal; `metric`: what the job
+    `evaluation`: {"split", "metrics", "by_inputs", "details", "explain"}; `records`: the run's journal; `metric`: what the job
     is judged by, and whether more or less of it is better.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -34,6 +34,11 @@ def save_pictures(
         path = folder / "by_inputs.png"
         draw_by_inputs(path, evaluation["by_inputs"], metric, mode, split)
         paths.append(path)
+    for task, found in evaluation.get("explain", {}).items():
+        if len(found["contributions"]) > 1:
+            path = folder / f"contributions_{task}.png"
+            draw_importance(path, task, found, split)
+            paths.append(path)
     curves = curves_of(records)
     if curves:
         path = folder / "learning_curves.png"
@@ -55,7 +60,7 @@ def draw_confusion(path: Path, counts: Sequence[Sequence[int]], classes: Sequenc
     cell = 0.62 if len(names) <= 12 else 0.42 if len(names) <= _MOST_NUMBERED else 0.22
     label = 0.085 * max(map(len, names))
     side = max(2.2, cell * len(names))
-    figure = Figure(figsize=(side + label + 2.2, side + label + 1.4), layout="constrained", dpi=_DPI)
+    figure = Figure(figsize=(side + label + 2.2, side + label + 1.4), layout="constrained", dpi=DPI)
     axes = figure.subplots()
     numbered = len(names) <= _MOST_NUMBERED
     # Without numbers in the cells, rare mistakes must show by their colour.
@@ -101,9 +106,9 @@ def draw_by_inputs(
     found.sort(key=lambda pair: pair[1], reverse=mode == "min")  # the last is drawn on top
     whole = max((name for name, _ in found), key=lambda name: name.count("+"))
     height = 0.34 * len(found) + 1.3
-    figure = Figure(figsize=(7.5, max(2.2, height)), layout="constrained", dpi=_DPI)
+    figure = Figure(figsize=(7.5, max(2.2, height)), layout="constrained", dpi=DPI)
     axes = figure.subplots()
-    colours = [_BLUE if name == whole else _GRAY for name, _ in found]
+    colours = [BLUE if name == whole else _GRAY for name, _ in found]
     bars = axes.barh([name for name, _ in found], [value for _, value in found], color=colours, height=0.7)
     axes.bar_label(
         bars,
@@ -117,7 +122,26 @@ def draw_by_inputs(
     axes.set_xlim(low, 1.12 if bounded else top * 1.18)
     axes.set_xlabel(f"{metric} on the {split} rows ({'higher' if mode == 'max' else 'lower'} is better)")
     axes.set_title("What the model answers from each subset of its inputs", fontsize=11)
-    _plain(axes)
+    plain_axes(axes)
+    axes.grid(axis="x", alpha=0.3)
+    figure.savefig(path)
+
+
+def draw_importance(path: Path, task: str, found: Mapping[str, Any], split: str) -> None:
+    """A bar for every input: its mean absolute contribution (see `rayfuse.model.explain.importance`)."""
+    from matplotlib.figure import Figure
+
+    ordered = sorted(found["contributions"].items(), key=lambda pair: pair[1])  # the last is drawn on top
+    figure = Figure(figsize=(7.5, max(2.2, 0.34 * len(ordered) + 1.3)), layout="constrained", dpi=DPI)
+    axes = figure.subplots()
+    bars = axes.barh([name for name, _ in ordered], [value for _, value in ordered], color=BLUE, height=0.7)
+    axes.bar_label(bars, [f"{value:.3g}" for _, value in ordered], padding=4, fontsize=9)
+    axes.set_xlim(0, 1.15 * max(value for _, value in ordered) or 1.0)
+    axes.set_xlabel(
+        f"mean absolute contribution to the {found['score']} of the answer, {split} rows that have it"
+    )
+    axes.set_title(f"{task}: what each input contributes (Shapley values)", fontsize=11)
+    plain_axes(axes)
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(path)
 
@@ -141,28 +165,26 @@ def draw_curves(path: Path, curves: Mapping[str, Curve], metric: str) -> None:
 
     judged = curves.get(f"validation/{metric}", [])
     rows = 2 if judged and metric != "loss" else 1
-    figure = Figure(figsize=(7.5, 3.0 * rows + 0.6), layout="constrained", dpi=_DPI)
+    figure = Figure(figsize=(7.5, 3.0 * rows + 0.6), layout="constrained", dpi=DPI)
     panels = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
     train, validation = curves.get("train/loss", []), curves.get("validation/loss", [])
     if len(train) > 60:
-        panels[0].plot(*_columns(train), color=_BLUE, alpha=0.3, linewidth=1)
-        panels[0].plot(*_columns(_smoothed(train)), color=_BLUE, label="training (smoothed)")
+        panels[0].plot(*_columns(train), color=BLUE, alpha=0.3, linewidth=1)
+        panels[0].plot(*_columns(_smoothed(train)), color=BLUE, label="training (smoothed)")
     elif train:
-        panels[0].plot(
-            *_columns(train), color=_BLUE, marker="o" if len(train) < 3 else None, label="training"
-        )
+        panels[0].plot(*_columns(train), color=BLUE, marker="o" if len(train) < 3 else None, label="training")
     if validation:
-        panels[0].plot(*_columns(validation), color=_ORANGE, marker="o", markersize=4, label="validation")
+        panels[0].plot(*_columns(validation), color=ORANGE, marker="o", markersize=4, label="validation")
     panels[0].set_ylabel("loss")
     panels[0].set_title("Learning curves", fontsize=11)
     if train or validation:
         panels[0].legend(frameon=False)
     if rows == 2:
-        panels[1].plot(*_columns(judged), color=_ORANGE, marker="o", markersize=4)
+        panels[1].plot(*_columns(judged), color=ORANGE, marker="o", markersize=4)
         panels[1].set_ylabel(f"validation {metric}")
     panels[-1].set_xlabel("optimizer steps")
     for axes in panels:
-        _plain(axes)
+        plain_axes(axes)
         axes.grid(alpha=0.3)
     figure.savefig(path)
 
@@ -179,7 +201,8 @@ def _columns(curve: Curve) -> tuple[list[int], list[float]]:
     return [step for step, _ in curve], [value for _, value in curve]
 
 
-def _plain(axes: Any) -> None:
+def plain_axes(axes: Any) -> None:
+    """Without the frame's upper and right side; grids lie behind."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)
 

@@ -22,7 +22,7 @@ _ROWS_PER_BATCH = 32
 
 
 class FusedPythonModel(PythonModel):
-    """Answers a table with a column per input: a file's bytes, or the text itself; null for an absent one."""
+    """Answers a table with a column per input: a file's bytes, or the text, list or mapping itself; null for an absent one."""
 
     predictor: "Predictor"
 
@@ -55,18 +55,27 @@ class FusedPythonModel(PythonModel):
 
 
 def signature(inputs: Mapping[str, Input]) -> "ModelSignature":
-    """MLflow's schema of a model with these inputs: binary for files, string for text; optional ones may be null."""
+    """MLflow's schema of a model with these inputs; those that may be left out may be null.
+
+    Binary for files, string for texts, arrays of these for inputs that take several, and anything for the rest.
+    """
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+    from mlflow.types import ColSpec, Schema, TensorSpec
+
+    columns: list[ColSpec | TensorSpec] = [
+        ColSpec(_column_type(options), name, required=options.demanded) for name, options in inputs.items()
+    ]
+    return ModelSignature(inputs=Schema(columns))
+
+
+def _column_type(options: Input) -> Any:
+    from mlflow.types import DataType
+    from mlflow.types.schema import AnyType, Array
 
     from rayfuse.modalities import MODALITIES
 
-    columns: list[ColSpec | TensorSpec] = [
-        ColSpec(
-            DataType.binary if MODALITIES[options.type].from_file else DataType.string,
-            name,
-            required=not options.optional,
-        )
-        for name, options in inputs.items()
-    ]
-    return ModelSignature(inputs=Schema(columns))
+    forms = MODALITIES[options.type].forms
+    if forms == ("file",) or "text" in forms:
+        one = DataType.string if "text" in forms else DataType.binary
+        return one if options.max_items == 1 else Array(one)
+    return AnyType()

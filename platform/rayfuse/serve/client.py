@@ -1,5 +1,6 @@
 """Ask an endpoint over HTTP. Needs httpx alone: no Ray, no torch."""
 
+import json
 import mimetypes
 from collections.abc import Mapping
 from typing import Any
@@ -12,13 +13,18 @@ from rayfuse.errors import NotReachable, RayfuseError, SpecError
 _REFUSED = (401, 403, 404, 405)
 
 
+class Several(list[Any]):
+    """The values of one input that takes several."""
+
+
 def ask(
     url: str, values: Mapping[str, Any], key: str | None = None, timeout: float = 120.0
 ) -> dict[str, Any]:
     """POST one instance to the endpoint at `url` (its route, or its /predict) as multipart/form-data.
 
-    `values` holds bytes or (file name, bytes) for files and text for the rest. Raises SpecError where the endpoint
-    finds fault with an input, NotReachable where it does not answer or does not let us in.
+    `values` holds bytes or (file name, bytes) for files, a text, or anything that JSON holds; Several of these for an
+    input that takes several. Raises SpecError where the endpoint finds fault with an input, NotReachable where it does
+    not answer or does not let us in.
     """
     target = predict_url(url)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -39,18 +45,27 @@ def predict_url(url: str) -> str:
     return f"{base}/predict"
 
 
-def _parts(values: Mapping[str, Any]) -> dict[str, tuple[str | None, Any, str]]:
-    """Parts as httpx wants them: (file name, content, media type)."""
-    parts: dict[str, tuple[str | None, Any, str]] = {}
-    for name, value in values.items():
-        if isinstance(value, tuple):
-            filename, content = value
-            parts[name] = (filename, content, mimetypes.guess_type(filename)[0] or "application/octet-stream")
-        elif isinstance(value, bytes):
-            parts[name] = (name, value, "application/octet-stream")
-        else:
-            parts[name] = (None, str(value).encode("utf-8"), "text/plain")
-    return parts
+_Part = tuple[str | None, Any, str]
+"""As httpx wants it: (file name, content, media type)."""
+
+
+def _parts(values: Mapping[str, Any]) -> list[tuple[str, _Part]]:
+    return [
+        (name, _part(name, one))
+        for name, value in values.items()
+        for one in (value if isinstance(value, Several) else [value])
+    ]
+
+
+def _part(name: str, value: Any) -> _Part:
+    if isinstance(value, tuple):
+        filename, content = value
+        return filename, content, mimetypes.guess_type(filename)[0] or "application/octet-stream"
+    if isinstance(value, bytes):
+        return name, value, "application/octet-stream"
+    if isinstance(value, str):
+        return None, value.encode("utf-8"), "text/plain"
+    return None, json.dumps(value).encode("utf-8"), "application/json"
 
 
 def _error(target: str, response: httpx.Response, with_key: bool) -> RayfuseError:

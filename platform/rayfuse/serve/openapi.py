@@ -10,10 +10,12 @@ from typing import Any
 from rayfuse import __version__
 from rayfuse.modalities import MODALITIES
 from rayfuse.serve.problems import KINDS, MEDIA_TYPE
-from rayfuse.serve.protocol import JSON, MAX_INSTANCES, MULTIPART
-from rayfuse.spec.inputs import Input
+from rayfuse.serve.protocol import EXPLAIN, JSON, MAX_INSTANCES, MULTIPART
+from rayfuse.spec.inputs import Input, NumberColumn, SequenceInput, SeriesInput, TableInput
 from rayfuse.spec.job import Job
 from rayfuse.spec.tasks import ClassificationTask, Task
+
+_SHOWN = 3
 
 Schema = dict[str, Any]
 
@@ -41,17 +43,18 @@ def describe(job: Job, model: Mapping[str, Any], root: str, keyed: bool) -> Sche
 
 def example(job: Job) -> dict[str, Any]:
     """A request body that the model answers."""
-    return {"inputs": {name: _example_value(options) for name, options in job.inputs.items()}}
+    own = {name: options for name, options in job.inputs.items() if options.taken_from is None}
+    return {"inputs": {name: _example_values(options) for name, options in own.items()}}
 
 
 def _about(job: Job) -> str:
-    optional = [name for name, options in job.inputs.items() if options.optional]
+    optional = [name for name, options in job.inputs.items() if not options.demanded]
     text = f"Reads {', '.join(job.inputs)}; answers {', '.join(job.tasks)}."
     return f"{text} May be left out: {', '.join(optional)}." if optional else text
 
 
 def _predict(job: Job) -> Schema:
-    required = {name for name, options in job.inputs.items() if not options.optional}
+    required = set(_required(job))
     short = (
         {"inputs": {k: v for k, v in example(job)["inputs"].items() if k in required}} if required else None
     )
@@ -117,7 +120,10 @@ def _problems() -> Schema:
 
 
 def _schemas(job: Job) -> Schema:
-    one = {"type": "object", "properties": {"inputs": _ref("Inputs")}, "required": ["inputs"]}
+    one = _object({"inputs": _ref("Inputs")})
+    request = {**one, "properties": {**one["properties"], EXPLAIN: _explain_flag()}}
+    requests = _several("instances", one, maxItems=MAX_INSTANCES)
+    requests["properties"][EXPLAIN] = _explain_flag()
     outputs = {name: _answer(task) for name, task in job.tasks.items()}
     answer = {
         "outputs": {"type": "object", "properties": outputs, "required": list(outputs)},
@@ -130,14 +136,53 @@ def _schemas(job: Job) -> Schema:
     return {
         "File": _file(),
         "Inputs": _inputs(job),
-        "Request": one,
-        "Requests": _several("instances", _ref("Request"), maxItems=MAX_INSTANCES),
-        "Reply": _object({**answer, "model": model}),
-        "Replies": _several("predictions", _object(answer), model=model),
+        "Request": request,
+        "Requests": requests,
+        "Explanation": _explanation(job),
+        "Reply": _explained(_object({**answer, "model": model})),
+        "Replies": _several("predictions", _explained(_object(answer)), model=model),
         "Problem": _object(
             {k: {"type": "string"} for k in ("type", "title", "detail")} | {"status": {"type": "integer"}}
         ),
     }
+
+
+def _explain_flag() -> Schema:
+    about = "say of each answer why it is so; slower, and refused while many others are being explained"
+    return {"type": "boolean", "default": False, "description": about}
+
+
+def _explained(answer: Schema) -> Schema:
+    """An answer with a member that is there on request alone."""
+    return {**answer, "properties": {**answer["properties"], EXPLAIN: _ref("Explanation")}}
+
+
+def _explanation(job: Job) -> Schema:
+    """What `rayfuse.model.explain.plain` makes."""
+    number = {"type": "number"}
+    by_input = {"type": "object", "properties": dict.fromkeys(job.inputs, number)}
+    numbers: Schema = {"type": "array", "items": number}
+    salient = {
+        "description": "a picture: rows of sums over equal parts; a clip or video: sums over equal parts of its time; "
+        "an input of several items: one of these for each. For a class in log-odds",
+        "oneOf": [
+            numbers,
+            {"type": "array", "items": numbers},
+            {"type": "array", "items": {"type": "array", "items": numbers}},
+        ],
+    }
+    task = _object(
+        {
+            "score": {"type": "string", "description": "the number that is explained"},
+            "value": {**number, "description": "of this answer, from all inputs used"},
+            "base": {**number, "description": "of the same answer, from no input"},
+            "contributions": {**by_input, "description": "Shapley values; they sum to value - base"},
+        }
+    )
+    task["properties"]["saliency"] = {"type": "object", "properties": dict.fromkeys(job.inputs, salient)}
+    tasks = {"type": "object", "properties": dict.fromkeys(job.tasks, task)}
+    attention = {**by_input, "description": "how much the fusion looked at each input, where it attends"}
+    return {"type": "object", "properties": {"tasks": tasks, "attention": attention}, "required": ["tasks"]}
 
 
 def _several(name: str, items: Schema, model: Schema | None = None, **limits: int) -> Schema:
@@ -149,26 +194,83 @@ def _object(properties: Schema) -> Schema:
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
+def _required(job: Job) -> list[str]:
+    return [name for name, options in job.inputs.items() if options.demanded]
+
+
 def _inputs(job: Job) -> Schema:
-    properties = {}
-    for name, options in job.inputs.items():
-        base = _ref("File") if MODALITIES[options.type].from_file else {"type": "string"}
-        properties[name] = {**base, "description": _say(options)}
-    required = [name for name, options in job.inputs.items() if not options.optional]
-    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+    properties = {name: _described(options, _value(options)) for name, options in job.inputs.items()}
+    schema = {"type": "object", "properties": properties, "required": _required(job)}
+    return {**schema, "additionalProperties": False}
 
 
 def _form(job: Job) -> Schema:
-    properties = {}
-    for name, options in job.inputs.items():
-        kind: Schema = {"type": "string"}
-        if MODALITIES[options.type].from_file:
-            kind["format"] = "binary"
-        else:
-            kind["examples"] = [_example_value(options)]
-        properties[name] = {**kind, "description": _say(options)}
-    required = [name for name, options in job.inputs.items() if not options.optional]
-    return {"type": "object", "properties": properties, "required": required}
+    properties = {name: _described(options, _part(options)) for name, options in job.inputs.items()}
+    properties = {EXPLAIN: _explain_flag(), **properties}
+    return {"type": "object", "properties": properties, "required": _required(job)}
+
+
+def _described(options: Input, one: Schema) -> Schema:
+    several = {"type": "array", "items": one, "maxItems": options.max_items}
+    return {**(one if options.max_items == 1 else several), "description": _say(options)}
+
+
+def _value(options: Input) -> Schema:
+    """What a JSON body gives."""
+    forms = MODALITIES[options.type].forms
+    if forms == ("file",):
+        return _ref("File")
+    own = SCHEMAS[options.type](options)
+    return {"anyOf": [own, _ref("File")]} if "file" in forms else own
+
+
+def _part(options: Input) -> Schema:
+    """What a part of a form gives."""
+    forms = MODALITIES[options.type].forms
+    if "file" in forms:
+        return {"type": "string", "format": "binary"}
+    own = {"type": "string"} if "text" in forms else SCHEMAS[options.type](options)
+    return {**own, "examples": [_example_value(options)]}
+
+
+def _text(_: Any) -> Schema:
+    return {"type": ["string", "array"], "items": {"type": "string"}}
+
+
+def _series(options: SeriesInput) -> Schema:
+    steps = {"type": "array", "items": {"type": ["number", "null"]}, "minItems": 1}
+    channels = {"type": "array", "items": steps, "minItems": options.count, "maxItems": options.count}
+    if options.names is None:
+        return channels
+    named = {**_object(dict.fromkeys(options.names, steps)), "description": "readings of each channel"}
+    return {"anyOf": [channels, named]}
+
+
+def _table(options: TableInput) -> Schema:
+    number = {"type": ["number", "null"]}
+    category = {"type": ["string", "number", "boolean", "null"]}
+    columns = {
+        name: {**category, "examples": options.categories[name][:_SHOWN]}
+        if name in options.categories
+        else number
+        for name in options.columns
+    }
+    return {"type": "object", "properties": columns, "additionalProperties": False}
+
+
+def _sequence(_: Any) -> Schema:
+    item = {"type": ["string", "number"]}
+    time = {"type": ["number", "string"], "description": "seconds, or a date and time of ISO 8601"}
+    return {"type": "array", "minItems": 1, "items": {"anyOf": [item, _object({"id": item, "time": time})]}}
+
+
+SCHEMAS: dict[str, Callable[[Any], Schema]] = {
+    "text": _text,
+    "series": _series,
+    "table": _table,
+    "sequence": _sequence,
+}
+"""What JSON gives for the inputs that are not only files."""
 
 
 def _encoding(job: Job) -> Schema:
@@ -185,12 +287,23 @@ def _file() -> Schema:
 
 
 def _say(options: Input) -> str:
-    text = {
-        "image": lambda o: f"a picture; resized to {o.size} × {o.size} pixels",
-        "audio": lambda o: f"a sound file; the first {o.max_seconds:g} s are heard",
-        "text": lambda o: f"a text; the first {o.max_tokens} tokens are read",
-    }[options.type](options)
+    """What is read of a value."""
+    text = SAYS[options.type](options)
+    if options.taken_from is not None:
+        text += f"; that of {options.taken_from} where it is left out"
+    text += f"; up to {options.max_items} of them" if options.max_items > 1 else ""
     return f"{text} (may be left out)" if options.optional else text
+
+
+SAYS: dict[str, Callable[[Any], str]] = {
+    "image": lambda o: f"a picture; resized to {o.size} × {o.size} pixels",
+    "audio": lambda o: f"a sound file; the first {o.max_seconds:g} s are heard",
+    "text": lambda o: f"a text; the first {o.max_tokens} tokens are read",
+    "video": lambda o: f"a video; {o.frames} frames of its first {o.max_seconds:g} s are looked at",
+    "series": lambda o: f"readings of {o.count} channels; the newest {o.max_steps} steps are read",
+    "table": lambda o: f"values of the columns {', '.join(o.columns)}; null or left out where missing",
+    "sequence": lambda o: f"ids, the oldest first, or ids with times; the newest {o.length} are read",
+}
 
 
 def _answer(task: Task) -> Schema:
@@ -206,9 +319,32 @@ def _ref(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
+def _example_values(options: Input) -> Any:
+    value = _example_value(options)
+    return value if options.max_items == 1 else [value]
+
+
 def _example_value(options: Input) -> Any:
-    value = EXAMPLES[options.type]()
+    value = EXAMPLES[options.type](options)
     return {"b64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
+
+
+def _example_series(options: SeriesInput) -> Any:
+    middle = options.center or [0.0] * options.count
+    readings = [[round(value, 3), None, round(value, 3)] for value in middle]
+    return readings if options.names is None else dict(zip(options.names, readings, strict=True))
+
+
+def _example_row(options: TableInput) -> dict[str, Any]:
+    numbers = {
+        name: column.center for name, column in options.columns.items() if isinstance(column, NumberColumn)
+    }
+    categories = {name: (known[0] if known else None) for name, known in options.categories.items()}
+    return {name: {**numbers, **categories}[name] for name in options.columns}
+
+
+def _example_history(options: SequenceInput) -> list[str]:
+    return (options.vocabulary or ["item"])[:_SHOWN]
 
 
 @cache
@@ -232,8 +368,37 @@ def _sound() -> bytes:
     return file.getvalue()
 
 
-EXAMPLES: dict[str, Callable[[], bytes | str]] = {
-    "image": _picture,
-    "audio": _sound,
-    "text": lambda: "What is this?",
+@cache
+def _clip() -> bytes:
+    """A quarter of a second of grey, with sound."""
+    import av
+    import numpy as np
+
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        video = container.add_stream("mpeg4", rate=8)
+        video.width = video.height = 16
+        video.pix_fmt = "yuv420p"
+        audio = container.add_stream("aac", rate=8000, layout="mono")
+        for shade in (96, 160):
+            frame = av.VideoFrame.from_ndarray(np.full((16, 16, 3), shade, dtype=np.uint8), format="rgb24")
+            container.mux(video.encode(frame))
+        tone = (0.2 * np.sin(np.arange(2048) * 0.2)).astype(np.float32)[None]
+        sound = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+        sound.sample_rate = 8000
+        container.mux(audio.encode(sound))
+        for stream in (video, audio):
+            container.mux(stream.encode(None))
+    return file.getvalue()
+
+
+EXAMPLES: dict[str, Callable[[Any], Any]] = {
+    "image": lambda _: _picture(),
+    "audio": lambda _: _sound(),
+    "video": lambda _: _clip(),
+    "text": lambda _: "What is this?",
+    "series": _example_series,
+    "table": _example_row,
+    "sequence": _example_history,
 }
+"""A value of each kind of input that the model with these options answers."""

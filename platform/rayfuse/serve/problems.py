@@ -19,6 +19,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "media-type": (415, "The media type is not read here"),
     "missing-input": (422, "A required input is missing"),
     "broken-input": (422, "An input cannot be read"),
+    "not-explained": (422, "The answers cannot be explained"),
     "internal": (500, "The endpoint failed"),
     "overloaded": (503, "Too many requests are waiting"),
     "timeout": (504, "The answer took too long"),

@@ -1,8 +1,10 @@
 """Requests and replies of `POST {route}/predict`. Pure functions: no server, no model, no network.
 
-A JSON body is {"inputs": {NAME: value, …}}; a text is a string, a file is {"b64": "…"} or {"url": "…"}, and
-null is the same as leaving the input out. Several at once: {"instances": [{"inputs": {…}}, …]}. A multipart
-body has a part per input: a file part for a file, a field for a text.
+A JSON body is {"inputs": {NAME: value, …}}; a text is a string, a file is {"b64": "…"} or {"url": "…"}, readings,
+columns and histories are lists and objects, and null is the same as leaving the input out. An input that takes several
+values has a list of them. Several at once: {"instances": [{"inputs": {…}}, …]}. A multipart body has a part per input:
+a file part for a file, a field for a text or for JSON; an input that takes several values may have several parts. With
+"explain": true beside "inputs" or "instances", or a multipart field `explain`, each answer says why it is so.
 """
 
 import base64
@@ -22,6 +24,8 @@ from rayfuse.spec.problems import nearest
 JSON = "application/json"
 MULTIPART = "multipart/form-data"
 MAX_INSTANCES = 1000
+EXPLAIN = "explain"
+_FLAGS = {"true": True, "false": False}
 _MAX_SHOWN = 80
 
 Values = dict[str, Any]
@@ -41,6 +45,8 @@ class Asked:
 
     instances: list[Values]
     several: bool
+    explain: bool = False
+    """Whether the answers are to say why they are so."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,9 @@ def parse(body: bytes, content_type: str, reads: Reads) -> Asked:
     if media_type(content_type) == JSON:
         return _parse_json(body, reads)
     parts = split_parts(body, parse_header(content_type)[1].get("boundary", ""))
-    return Asked([_from_parts(parts, reads)], several=False)
+    asked = [part for part in parts if part.name == EXPLAIN and EXPLAIN not in reads.inputs]
+    values = _from_parts([part for part in parts if part not in asked], reads)
+    return Asked([values], several=False, explain=_form_flag(asked))
 
 
 def require(asked: Asked, reads: Reads) -> None:
@@ -76,7 +84,7 @@ def require(asked: Asked, reads: Reads) -> None:
     for index, values in enumerate(asked.instances):
         place = _Place(index if asked.several else None)
         for name, options in reads.inputs.items():
-            if name not in values and not options.optional:
+            if options.taken_from not in values and name not in values and not options.optional:
                 place.refuse("missing-input", f"{name}: missing, and this input is required", input=name)
         if not values:
             place.refuse("missing-input", f"no input given; this model reads: {', '.join(reads.inputs)}")
@@ -91,7 +99,10 @@ def explain(error: BadInput, asked: Asked, index: int, reads: Reads) -> Problem:
 
 
 def reply(asked: Asked, answers: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> dict[str, Any]:
-    """{"outputs", "inputs_used", "model"}, or {"predictions": [{"outputs", "inputs_used"}, …], "model"}."""
+    """{"outputs", "inputs_used", "model"}, or {"predictions": [{"outputs", "inputs_used"}, …], "model"}.
+
+    Answers that were to be explained also have "explain".
+    """
     if asked.several:
         return {"predictions": list(answers), "model": model}
     return {**answers[0], "model": model}
@@ -122,15 +133,28 @@ def _parse_json(body: bytes, reads: Reads) -> Asked:
     content = _load(body)
     if not isinstance(content, dict):
         raise Problem("malformed", f'a JSON object {{"inputs": {{…}}}} belongs here, not {_kind(content)}')
-    unknown = [key for key in content if key not in ("inputs", "instances")]
+    unknown = [key for key in content if key not in ("inputs", "instances", EXPLAIN)]
     if unknown:
-        near = nearest(unknown[0], ["inputs", "instances"])
+        near = nearest(unknown[0], ["inputs", "instances", EXPLAIN])
         raise Problem("malformed", f"{shown(unknown[0])}: unknown member; {near}")
+    explain = content.pop(EXPLAIN, False)
+    if not isinstance(explain, bool):
+        raise Problem("malformed", f"{EXPLAIN}: true or false belongs here, not {_kind(explain)}")
     if len(content) != 1:
         raise Problem("malformed", 'give either "inputs" or "instances"')
     if "inputs" in content:
-        return Asked([_from_json(content, reads, _Place(None))], several=False)
-    return Asked(_instances(content["instances"], reads), several=True)
+        return Asked([_from_json(content, reads, _Place(None))], several=False, explain=explain)
+    return Asked(_instances(content["instances"], reads), several=True, explain=explain)
+
+
+def _form_flag(parts: Sequence[Part]) -> bool:
+    """A field of a form that says `true` or `false`; one that is absent or left empty says false."""
+    if len(parts) > 1:
+        raise Problem("malformed", f"{EXPLAIN}: given twice")
+    said = parts[0].content.decode("utf-8", "replace").strip().lower() if parts else ""
+    if said not in ("", *_FLAGS):
+        raise Problem("malformed", f"{EXPLAIN}: true or false belongs here, not {shown(said)}")
+    return _FLAGS.get(said, False)
 
 
 def _instances(found: Any, reads: Reads) -> list[Values]:
@@ -155,12 +179,28 @@ def _from_json(instance: Any, reads: Reads, place: _Place) -> Values:
     for name, value in inputs.items():
         _check_name(name, reads, place)
         if value is not None:
-            values[name] = _json_value(name, value, reads.modalities[name], place)
+            values[name] = _json_values(name, value, reads, place)
     return values
 
 
+def _json_values(name: str, value: Any, reads: Reads, place: _Place) -> Any:
+    most, modality = reads.inputs[name].max_items, reads.modalities[name]
+    if most == 1:
+        return _json_value(name, value, modality, place)
+    if not isinstance(value, list):
+        detail = f"{name}: a list of up to {most} values belongs here, not {_kind(value)}"
+        place.refuse("malformed", detail, input=name)
+    _check_count(name, len(value), most, place)
+    return [_json_value(name, item, modality, place) for item in value if item is not None]
+
+
+def _check_count(name: str, given: int, most: int, place: _Place) -> None:
+    if given > most:
+        place.refuse("broken-input", f"{name}: {given} values; at most {most} are read", input=name)
+
+
 def _json_value(name: str, value: Any, modality: Modality, place: _Place) -> Any:
-    if not modality.from_file:
+    if "file" not in modality.forms or ("json" in modality.forms and not _is_file(value)):
         return _whole_text(name, value, place)
     if not isinstance(value, dict) or len(value) != 1 or next(iter(value)) not in ("b64", "url"):
         form = 'a file belongs here: {"b64": "…"} or {"url": "…"}'
@@ -174,6 +214,10 @@ def _json_value(name: str, value: Any, modality: Modality, place: _Place) -> Any
         return _decode(content)
     except ValueError as error:
         place.refuse("malformed", f"{name}.b64: not base64: {error}", input=name)
+
+
+def _is_file(value: Any) -> bool:
+    return isinstance(value, dict) and len(value) == 1 and next(iter(value)) in ("b64", "url")
 
 
 def _whole_text(name: str, value: Any, place: _Place) -> Any:
@@ -225,26 +269,48 @@ def _from_parts(parts: Sequence[Part], reads: Reads) -> Values:
     place = _Place(None)
     for part in parts:
         _check_name(part.name, reads, place)
-        if part.name in values:
+        most, modality = reads.inputs[part.name].max_items, reads.modalities[part.name]
+        if part.name in values and (most == 1 or part.media_type == JSON):
             raise Problem("malformed", f"{part.name}: given twice", input=part.name)
-        modality = reads.modalities[part.name]
-        if not (modality.from_file and part.nothing_chosen):
+        if "text" not in modality.forms and part.nothing_chosen:
+            continue
+        _check_media_type(part, modality)
+        if part.media_type == JSON:  # as in a JSON body
+            values[part.name] = _json_values(part.name, _part_json(part), reads, place)
+        elif most == 1:
             values[part.name] = _part_value(part, modality)
+        else:
+            values.setdefault(part.name, []).append(_part_value(part, modality))
+            _check_count(part.name, len(values[part.name]), most, place)
     return values
 
 
 def _part_value(part: Part, modality: Modality) -> Any:
-    if modality.from_file and part.filename is None and part.media_type in (None, "text/plain"):
+    is_field = part.filename is None
+    if is_field and modality.forms == ("file",) and part.media_type in (None, "text/plain"):
         detail = f"{part.name}: a file belongs here, not a text; with curl: -F {part.name}=@FILE"
         raise Problem("malformed", detail, input=part.name)
-    _check_media_type(part, modality)
-    if modality.from_file:
+    if (
+        "json" in modality.forms
+        and "text" not in modality.forms
+        and (is_field or "file" not in modality.forms)
+    ):
+        return _part_json(part)
+    if "file" in modality.forms:
         return part.content
     try:
         return part.content.decode("utf-8")
     except UnicodeDecodeError as error:
         detail = f"{part.name}: not UTF-8 (byte {error.start})"
         raise Problem("broken-input", detail, input=part.name) from None
+
+
+def _part_json(part: Part) -> Any:
+    try:
+        return _load(part.content)
+    except Problem as problem:
+        detail = problem.detail.replace("the body", "its part")
+        raise Problem(problem.kind, f"{part.name}: {detail}", input=part.name) from None
 
 
 def _check_media_type(part: Part, modality: Modality) -> None:

@@ -7,21 +7,11 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from rayfuse.spec.align import Align, LinearAlign
-from rayfuse.spec.base import (
-    Block,
-    Key,
-    Name,
-    NotBuiltYet,
-    Part,
-    Share,
-    Url,
-    UrlMember,
-    mapping_or_url,
-    not_built_yet,
-)
+from rayfuse.spec.base import Block, Key, Name, Part, Share, Url, UrlMember, mapping_or_url, not_built_yet
 from rayfuse.spec.fusion import Fusion
-from rayfuse.spec.inputs import Input
+from rayfuse.spec.inputs import Input, default_columns
 from rayfuse.spec.tasks import Mode, Task
+from rayfuse.spec.train import Train
 
 
 class FractionSplit(Block):
@@ -46,60 +36,6 @@ class Data(Block):
     """Share of rows that may be unusable before the run stops."""
 
 
-class AdamW(Block):
-    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019)."""
-
-    type: Literal["adamw"] = "adamw"
-    lr: float = Field(1.0e-3, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-
-
-class Schedule(Block):
-    """Learning rate over the steps: linear warm-up, then cosine to zero or constant."""
-
-    type: Literal["cosine", "constant"] = "cosine"
-    warmup: Share = 0.05
-    """Share of all steps in which the rate rises from zero."""
-
-
-class EarlyStopping(Block):
-    metric: str
-    """TASK/METRIC on the validation rows, or `loss`."""
-    patience: int = Field(3, ge=1)
-    """Epochs without a better value before training ends."""
-
-
-class DeepSpeed(Block):
-    stage: Literal[0, 1, 2, 3] = 2
-    """ZeRO stage: what is divided among the workers (Rajbhandari et al., 2020)."""
-    offload: NotBuiltYet = None
-    """Keep optimizer state or parameters in host memory or on disk."""
-
-
-DeepSpeedOrUrl = Annotated[Annotated[DeepSpeed, Tag("mapping")] | UrlMember, Discriminator(mapping_or_url)]
-
-
-class Train(Part):
-    epochs: int = Field(10, ge=1)
-    batch_size: int = Field(32, ge=1)
-    """Rows per optimizer step, over all workers and accumulated micro-batches."""
-    accumulate: int = Field(1, ge=1)
-    """Micro-batches per optimizer step: more of them need less memory."""
-    clip: float | None = Field(1.0, gt=0)
-    """Largest norm of the gradient; null switches clipping off."""
-    optimizer: AdamW = AdamW()
-    schedule: Schedule = Schedule()
-    input_dropout: float = Field(0.0, ge=0, lt=1)
-    """Probability that an optional input of a training row is left out."""
-    early_stopping: EarlyStopping | None = None
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """`auto`: bf16 where the hardware computes in it, else fp32."""
-    deepspeed: DeepSpeedOrUrl = DeepSpeed()
-    """Options, or a DeepSpeed JSON file."""
-    seed: int = Field(0, ge=0)
-
-
 def _fixed_workers(value: Any) -> Any:
     return not_built_yet(value) if isinstance(value, list) else value
 
@@ -122,7 +58,7 @@ class Output(Block):
 
 
 def _default_columns(value: Any) -> Any:
-    """An input or task reads the column of its own name unless it says otherwise."""
+    """A task reads the column of its own name unless it says otherwise."""
     if not isinstance(value, dict):
         return value
     return {k: {"column": k, **v} if isinstance(v, dict) else v for k, v in value.items()}
@@ -134,7 +70,7 @@ class Job(Block):
     kind: Literal["job"]
     name: Name
     data: Data
-    inputs: Annotated[dict[Key, Input], Field(min_length=1), BeforeValidator(_default_columns)]
+    inputs: Annotated[dict[Key, Input], Field(min_length=1), BeforeValidator(default_columns)]
     """The key is the input's name in rows and in HTTP requests."""
     align: Align = LinearAlign()
     fusion: Fusion
@@ -166,6 +102,7 @@ class Job(Block):
             yield f"inputs.{name}", options
             yield f"inputs.{name}.encoder", options.encoder
         yield "align", self.align
+        yield from ((f"align.loss.{i}", loss) for i, loss in enumerate(self.align.loss))
         yield "fusion", self.fusion
         yield from ((f"tasks.{name}", task) for name, task in self.tasks.items())
         yield "train", self.train
@@ -186,15 +123,12 @@ class Job(Block):
                 "train.batch_size",
                 f"{self.train.batch_size} is less than compute.workers × train.accumulate = {micro_batches}",
             )
-        shared = {i.column for i in self.inputs.values()} & {t.column for t in self.tasks.values()}
+        shared = {c for i in self.inputs.values() for c in i.columns_read} & {
+            t.column for t in self.tasks.values()
+        }
         if shared:
             _refuse(
                 "tasks", f"column `{sorted(shared)[0]}` is an input and a target; a model would just copy it"
-            )
-        if self.train.input_dropout and not any(i.optional for i in self.inputs.values()):
-            _refuse(
-                "train.input_dropout",
-                "no input is optional, so none can be dropped; mark one `optional: true`",
             )
         return self
 

@@ -11,8 +11,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from rayfuse.spec.custom import Custom
 
 PLANNED_TYPES = {
-    "video", "series", "table", "gated", "cross_attention", "generation",
-    "contrastive", "siamese", "margin", "consistency",
+    "generation",
     "hyperband", "median", "pbt", "pb2",
 }  # fmt: skip
 """Types that the design names and that do not exist yet."""

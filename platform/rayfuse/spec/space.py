@@ -12,12 +12,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from rayfuse.errors import SpecError
-from rayfuse.spec.job import EarlyStopping, Job
+from rayfuse.spec.job import Job
 from rayfuse.spec.load import check, folder_of, load_spec, read_spec, substitute
 from rayfuse.spec.paths import ABSENT, get_at, is_below, set_at
 from rayfuse.spec.problems import describe
 from rayfuse.spec.sweep import GridSearch, Parameter, Sweep
 from rayfuse.spec.tasks import Mode
+from rayfuse.spec.train import EarlyStopping
 
 Values = dict[str, Any]
 """Path of a searched node → the value that a trial has there; without those whose `when` does not hold."""

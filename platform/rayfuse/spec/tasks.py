@@ -16,8 +16,10 @@ from rayfuse.spec.base import Part, column_may_be_left_out
 Mode = Literal["max", "min"]
 Target = float | list[float]
 """What a row wants of a task: a number, or several (NaN for one that it leaves open)."""
-Cell = Literal["whole", "number", "text"]
-"""What a cell of a csv file is read as, which has no types: the text itself where it is none of these."""
+Cell = Literal["whole", "number", "json", "text"]
+"""What a cell of a csv file is read as, which has no types: the text itself where it is none of these.
+
+`json` is a list or a mapping."""
 
 _AVERAGES = ("micro", "macro", "weighted")
 CLASSIFICATION_METRICS: dict[str, Mode] = {

@@ -1,7 +1,8 @@
 """Where workers leave what they measured, and the driver picks it up: an actor outside the workers.
 
 A record is {"time": unix seconds, "step": optimizer steps done, "metrics": {name: number}}, or
-{"progress": {…}} for the progress line, which is not kept.
+{"progress": {…}} for the progress line, which is not kept. The first has the workers' placement group as "room",
+the one of the first step "started".
 """
 
 from typing import Any

@@ -11,8 +11,11 @@ from torch import nn
 
 from rayfuse.data.files import read_file
 from rayfuse.errors import SpecError
+from rayfuse.model.encoders.stack import depths_from_top
 from rayfuse.model.fused import trainable_parameters
-from rayfuse.spec.job import DeepSpeed, Job
+from rayfuse.spec.encoders import LayeredEncoder, encoders_in
+from rayfuse.spec.job import Job
+from rayfuse.spec.train import NO_EMA, DeepSpeed
 
 _OURS = {
     "train_batch_size": "train.batch_size",
@@ -45,6 +48,8 @@ def read_options(job: Job) -> dict[str, Any]:
                 f"train.deepspeed: {options}: `{key}` is set by {_OURS[key]} of the job; remove it"
             )
     stage = content.get("zero_optimization", {}).get("stage", 0)
+    if stage == 3 and job.train.ema:
+        raise SpecError(f"train.ema: {options}: {NO_EMA}")
     if stage not in (0, 1, 2, 3):
         raise SpecError(f"train.deepspeed: {options}: zero_optimization.stage: {stage!r} is not 0, 1, 2 or 3")
     return content
@@ -102,18 +107,30 @@ def full_config(
 
 def parameter_groups(job: Job, model: nn.Module) -> list[dict[str, Any]]:
     """Trainable parameters by learning rate and weight decay; norms, biases and single vectors do not decay."""
-    rates = {
-        f"encoders.{name}.": options.encoder.lr for name, options in job.inputs.items() if options.encoder.lr
-    }
+    rates = _encoder_rates(job, model)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in trainable_parameters(model).items():
-        lr = next((rate for prefix, rate in rates.items() if name.startswith(prefix)), job.train.optimizer.lr)
+        lr = rates.get(name, job.train.optimizer.lr)
         decay = job.train.optimizer.weight_decay if parameter.ndim > 1 else 0.0
         groups.setdefault((lr, decay), []).append(parameter)
     return [
         {"params": parameters, "lr": lr, "weight_decay": decay, "base_lr": lr}
         for (lr, decay), parameters in groups.items()
     ]
+
+
+def _encoder_rates(job: Job, model: nn.Module) -> dict[str, float]:
+    """Learning rates of the encoders' parameters by name: each encoder's own, and an inner encoder's inside it."""
+    rates: dict[str, float] = {}
+    for name, source in job.inputs.items():
+        lr = job.train.optimizer.lr
+        for path, options in encoders_in(source.encoder):
+            prefix = ".".join(["encoders", name, *path])
+            lr = options.lr or lr
+            factor = options.layer_decay if isinstance(options, LayeredEncoder) else 1.0
+            depths = depths_from_top(model.get_submodule(prefix))
+            rates |= {f"{prefix}.{inner}": lr * factor**depth for inner, depth in depths.items()}
+    return rates
 
 
 def build_engine(job: Job, model: nn.Module, options: Mapping[str, Any], world: int, precision: str) -> Any:

@@ -15,7 +15,7 @@ from rayfuse.data.dataset import Checked, Dataset, check_rows, load_dataset
 from rayfuse.data.rows import Row
 from rayfuse.errors import DataError, Interrupted, NotReachable, RayfuseError, ResourceError
 from rayfuse.ray_auth import ensure_token
-from rayfuse.spec.encoders import HuggingFaceEncoder
+from rayfuse.spec.encoders import pretrained_in
 from rayfuse.spec.job import Job
 from rayfuse.train.board import Record, create_board
 from rayfuse.train.engine import read_options
@@ -30,8 +30,8 @@ def preflight(job: Job) -> None:
     check_storage(job.output.storage)
     read_options(job)
     for name, options in job.inputs.items():
-        if isinstance(options.encoder, HuggingFaceEncoder):
-            _check_pretrained(f"inputs.{name}.encoder.model", options.encoder.model)
+        for path, encoder in pretrained_in(options.encoder):
+            _check_pretrained(".".join(["inputs", name, "encoder", *path, "model"]), encoder.model)
 
 
 def _check_pretrained(path: str, model: str) -> None:
@@ -115,12 +115,18 @@ def share(dataset: Dataset) -> dict[str, Any]:
 
 
 def train(
-    job: Job, splits: Mapping[str, Any], run: RunFolder, watch: Watch, evaluate: bool = True
+    job: Job,
+    splits: Mapping[str, Any],
+    run: RunFolder,
+    watch: Watch,
+    evaluate: bool = True,
+    teacher: str | None = None,
 ) -> dict[str, Any]:
     """Train `job` on rows that `share` gave, in the folder of `run`, continuing from its last checkpoint if any.
 
-    Returns the evaluation of the best checkpoint (see `Worker.evaluate_best`) and its URL as `checkpoint`; with
-    `evaluate` off only what is known of the validation rows anyhow (see `Worker.outcome`). Raises RayfuseError
+    `teacher` is where `keep_teacher` put it. Returns the evaluation of the best checkpoint, or of the soup (see
+    `Worker.finish`), and its URL as `checkpoint`; with `evaluate` off only what is known of the validation rows
+    anyhow. Raises RayfuseError
     with the worker's own reason, Interrupted on Ctrl-C; checkpoints are kept in both cases.
     """
     import ray
@@ -134,6 +140,8 @@ def train(
         "deepspeed": read_options(job),
         "board": board,
         "evaluate": evaluate,
+        "teacher": teacher,
+        "run": run.url,
     }
     fit = _Fit(_trainer(job, run, config))
     seen = 0
@@ -149,7 +157,7 @@ def train(
         ray.shutdown()  # ends the worker group, which belongs to this driver
         raise Interrupted(f"stopped; the last checkpoint is kept in {run.url}") from None
     result = fit.result()
-    return {**result.return_value, "checkpoint": _checkpoint_url(run, result, job)}
+    return {"checkpoint": _checkpoint_url(run, result, job), **result.return_value}
 
 
 class _Fit:
@@ -222,7 +230,7 @@ def _trainer(job: Job, run: RunFolder, config: dict[str, Any]) -> Any:
             storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=job.compute.max_failures),
             checkpoint_config=CheckpointConfig(
-                num_to_keep=1,
+                num_to_keep=job.train.soup or 1,
                 checkpoint_score_attribute=job.chosen_by,
                 checkpoint_score_order=job.metrics()[job.chosen_by],
             ),

@@ -4,24 +4,32 @@ import json
 import math
 import random
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from rayfuse.data.batches import Batch, Plan, SampleStore, collate, drop_inputs, prefetch
+from rayfuse.data.batches import Batch, Plan, SampleStore, collate, prefetch
 from rayfuse.data.rows import Row
 from rayfuse.data.samples import SampleMaker
+from rayfuse.data.training import training_batch
 from rayfuse.model.evaluation import Outputs, Subset, collect, details, score, subset_name, subsets
+from rayfuse.model.explain import importance
 from rayfuse.model.folder import load_weights
 from rayfuse.model.fused import FusedModel, heads_of, trainable_parameters
 from rayfuse.spec.job import Job
 from rayfuse.spec.load import check
+from rayfuse.train.board import Record
+from rayfuse.train.distill import Answers, teacher_answers
+from rayfuse.train.ema import Average
 from rayfuse.train.engine import build_engine, set_learning_rate
 from rayfuse.train.precision import choose_precision
 from rayfuse.train.schedule import rate_factor
+from rayfuse.train.soup import Soup, greedy_soup, keep_soup
 from rayfuse.train.state import (
     Position,
     gather_model,
@@ -29,6 +37,7 @@ from rayfuse.train.state import (
     read_checkpoint,
     read_model,
     read_position,
+    read_trained,
     restore_optimizer,
     write_checkpoint,
 )
@@ -48,33 +57,52 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
     job = check(json.loads(config["job"]), Job, "job")
     splits = {name: ray.get(reference) for name, reference in config["splits"].items()}
     context = ray.train.get_context()
+    if context.get_world_rank() == 0:
+        config["board"].push.remote([_room()])
     if not job.compute.gpus_per_worker:
         torch.set_num_threads(max(1, int(job.compute.cpus_per_worker)))
     rank, world = context.get_world_rank(), context.get_world_size()
     worker = Worker(job, splits, config["deepspeed"], rank, world, ray.train.torch.get_device())
     worker.telemetry = Telemetry(config["board"] if worker.rank == 0 else None, worker.device)
+    worker.learn_from(config["teacher"])
     checkpoint = ray.train.get_checkpoint()
     if checkpoint:
         with checkpoint.as_directory() as folder:
             worker.restore(Path(folder))
     worker.train()
-    best = max(
+    best_first = sorted(
         ray.train.get_all_reported_checkpoints(),
         key=lambda reported: _goodness(job, reported.metrics),
+        reverse=True,
     )
-    with best.checkpoint.as_directory() as folder:
-        outcome = worker.outcome(Path(folder))
-        if config["evaluate"]:
-            outcome |= worker.evaluate_best(Path(folder))
+    outcome = worker.finish(
+        [reported.checkpoint for reported in best_first], config["run"], config["evaluate"]
+    )
     worker.telemetry.close()
     return outcome if worker.rank == 0 else None
 
 
-def _goodness(job: Job, metrics: dict[str, Any]) -> float:
+def _room() -> Record:
+    """Tells the driver which placement group the workers run in."""
+    from ray.util import get_current_placement_group
+
+    room = get_current_placement_group()
+    assert room is not None, "Ray Train gives every worker group one"
+    return {"time": time.time(), "step": 0, "metrics": {}, "room": room.id.hex()}
+
+
+def _goodness(job: Job, metrics: Mapping[str, Any]) -> float:
     value = metrics[job.chosen_by]
     if value is None or value != value:
         return -math.inf
     return float(value if job.metrics()[job.chosen_by] == "max" else -value)
+
+
+def _weights(checkpoints: Iterable[Any]) -> Iterator[dict[str, torch.Tensor]]:
+    """The tensors of Ray Train's checkpoints, one after the other."""
+    for checkpoint in checkpoints:
+        with checkpoint.as_directory() as folder:
+            yield read_model(Path(folder))
 
 
 class Worker:
@@ -102,6 +130,8 @@ class Worker:
         self.precision, self.precision_reason = choose_precision(job.train.precision, self.device)
         self.engine = build_engine(job, FusedModel(job), options, world, self.precision)
         self.heads = heads_of(self.engine.module)
+        self.average = Average(self.engine.module, job.train.ema.decay) if job.train.ema else None
+        self.teacher: Answers = {}
         self.position = Position()
         self.telemetry = Telemetry(None, self.device)
 
@@ -109,10 +139,18 @@ class Worker:
     def total_steps(self) -> int:
         return self.plan.steps * self.job.train.epochs
 
+    def learn_from(self, teacher: str | None) -> None:
+        """Ask the teacher at a URL about all training rows, if there is one."""
+        if teacher:
+            rows = self.stores["train"].rows
+            self.teacher = teacher_answers(self.job, rows, teacher, self.rank, self.world, self.device)
+
     def restore(self, folder: Path) -> None:
         """Continue from a checkpoint, whatever the number of workers that wrote it."""
         model, moments, position = read_checkpoint(folder)
-        self._load(model)
+        self._load(read_trained(folder))
+        if self.average:
+            self.average.restore(model)
         restore_optimizer(self.engine, moments, position.step, self._empty_step)
         self.position = position
 
@@ -122,7 +160,8 @@ class Worker:
         while self.position.epoch < self.job.train.epochs and not self.position.stopped_early:
             self._seed(self.position.epoch)
             self.train_epoch(self.position.epoch)
-            metrics = self.evaluate("validation")[0]
+            with self.averaged():
+                metrics = self.evaluate("validation")[0]
             self.position.epoch += 1
             self.position.history.append(metrics)
             self.position.stopped_early = self._early()
@@ -130,48 +169,86 @@ class Worker:
             self.telemetry.record(self.position.step, validation, epoch=self.position.epoch)
             self._report(metrics)
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """The averaged weights in place of the trained ones, where the job wants them."""
+        return self.average.in_place() if self.average else nullcontext()
+
     def train_epoch(self, epoch: int) -> None:
         """One pass over the training rows."""
         self.engine.train()
         self.telemetry.resume_clock()
         for step, (batches, rows) in enumerate(prefetch(self._micro_batches(epoch))):
-            loss = self.train_step(batches, rows)
+            loss, parts = self.train_step(batches, rows)
             self.position.step += 1
+            if self.average:
+                self.average.update(self.position.step)
             self.telemetry.step(
-                epoch, self.job.train.epochs, step + 1, self.plan.steps, self.position.step, rows, loss
+                epoch, self.job.train.epochs, step + 1, self.plan.steps, self.position.step, rows, loss, parts
             )
 
-    def train_step(self, batches: Sequence[Batch], rows: int) -> torch.Tensor:
+    def train_step(self, batches: Sequence[Batch], rows: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """One optimizer step over this rank's micro-batches of a global batch of `rows`.
 
-        Returns the mean loss of this rank's rows, detached. DeepSpeed averages over ranks and micro-batches,
-        while a global batch's loss is a mean over its rows: the factor turns one into the other.
+        Returns the mean loss of this rank's rows, and what it is made of (`FusedModel.losses`), detached. DeepSpeed
+        averages over ranks and micro-batches, while a global batch's loss is a mean over its rows: the factor turns
+        one into the other.
         """
         set_learning_rate(
             self.engine, rate_factor(self.job.train.schedule, self.position.step, self.total_steps)
         )
         factor = self.world * len(batches) / rows
         total = torch.zeros((), device=self.device)
+        parts: dict[str, torch.Tensor] = {}
         for batch in batches:
             moved = batch.to(self.device)
-            outputs = self.engine(moved)
-            loss = self.engine.module.total_loss(self.engine.module.losses(outputs, moved), moved)
+            losses = self.engine.module.losses(self.engine(moved), moved)
+            loss = self.engine.module.total_loss(losses, moved)
             self.engine.backward(loss * factor)
             self.engine.step()
             total += loss.detach().float()
-        return total / max(1.0, sum(float(batch.weights.sum()) for batch in batches))
+            for name, part in losses.items():
+                parts[name] = parts.get(name, 0.0) + part.detach().float()
+        mine = max(1, sum(int(batch.whole.sum()) for batch in batches))
+        return total / mine, {name: part / mine for name, part in parts.items()}
 
     def evaluate(self, split: str, chosen: Sequence[Subset] | None = None) -> list[dict[str, float]]:
         """Metrics over all rows of a split, the same on every rank; for each of the subsets if given."""
         return [score(self.heads, self.job, outputs) for outputs in self._collect(split, chosen)]
 
-    def evaluate_best(self, folder: Path) -> dict[str, Any]:
-        """The best checkpoint on the validation rows, and once on the test rows with every subset of inputs."""
-        self._load(read_model(folder))
+    def finish(self, best_first: Sequence[Any], run: str, evaluate: bool) -> dict[str, Any]:
+        """What training came to, from Ray Train's checkpoints; with `evaluate` also the soup and its evaluation."""
+        with best_first[0].as_directory() as folder:
+            position, weights = read_position(Path(folder)), read_model(Path(folder))
+        outcome = self.outcome(position.history[-1])
+        if not evaluate:
+            return outcome
+        if self.job.train.soup:
+            soup = self.make_soup(_weights(best_first[: self.job.train.soup]))
+            weights = soup.weights
+            outcome |= {"best_validation": soup.metrics, "soup": len(soup.ingredients)}
+            if self.rank == 0:
+                outcome["checkpoint"] = keep_soup(soup, run)
+        return outcome | self.evaluate_best(weights)
+
+    def make_soup(self, checkpoints: Iterable[Mapping[str, torch.Tensor]]) -> Soup:
+        """The greedy soup of checkpoints, the best first, by what they reach on the validation rows."""
+
+        def reached(weights: Mapping[str, torch.Tensor]) -> dict[str, float]:
+            self._load(weights)
+            return self.evaluate("validation")[0]
+
+        return greedy_soup(checkpoints, reached, lambda metrics: _goodness(self.job, metrics))
+
+    def evaluate_best(self, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """The best weights once on the test rows, else on the validation rows: as they are, with every subset of the
+        inputs, and what each input contributed."""
+        self._load(weights)
         split = "test" if "test" in self.stores else "validation"
-        chosen = subsets(list(self.job.inputs))
+        inputs = list(self.job.inputs)
+        chosen = subsets(inputs)
         as_they_are, *_ = self._collect(split, None)
-        by_inputs = self.evaluate(split, chosen)
+        collected = self._collect(split, [*chosen, ()])  # without any input: what contributions start from
+        by_inputs = [score(self.heads, self.job, outputs) for outputs in collected[:-1]]
         return {
             "split": split,
             "rows": len(self.stores[split]),
@@ -180,13 +257,14 @@ class Worker:
                 subset_name(names): metrics for names, metrics in zip(chosen, by_inputs, strict=True)
             },
             "details": details(self.heads, as_they_are),
+            "explain": importance(self.heads, inputs, dict(zip([*chosen, ()], collected, strict=True))),
         }
 
-    def outcome(self, folder: Path) -> dict[str, Any]:
-        """What training came to; `folder` is the best checkpoint."""
+    def outcome(self, best_validation: dict[str, float]) -> dict[str, Any]:
+        """What training came to."""
         return {
             "steps": self.position.step,
-            "best_validation": read_position(folder).history[-1],
+            "best_validation": best_validation,
             "history": self.position.history,
             "precision": self.precision,
         }
@@ -206,17 +284,10 @@ class Worker:
         return merged
 
     def _micro_batches(self, epoch: int) -> Iterator[tuple[list[Batch], int]]:
-        store, train = self.stores["train"], self.job.train
+        store = self.stores["train"]
         for step in range(self.plan.steps):
             batches = [
-                collate(
-                    [
-                        drop_inputs(store[n], self.job.inputs, train.input_dropout, (train.seed, epoch, n))
-                        for n in map(int, numbers)
-                    ],
-                    self.modalities,
-                    blanks=True,
-                )
+                training_batch(numbers.tolist(), store, self.job, epoch, self.teacher)
                 for numbers in self.plan.step(epoch, step, self.rank, self.world)
             ]
             yield batches, self.plan.size(step)
@@ -240,7 +311,7 @@ class Worker:
             self.engine.backward(self.engine.module.total_loss(losses, batch))
             self.engine.step()
 
-    def _load(self, weights: dict[str, torch.Tensor]) -> None:
+    def _load(self, weights: Mapping[str, torch.Tensor]) -> None:
         """Put trained tensors in place, in the model and in the optimizer's own float32 copy of it."""
         import deepspeed
         from deepspeed.utils import safe_set_full_fp32_param
@@ -272,7 +343,8 @@ class Worker:
             ray.train.report(metrics)
             return
         with tempfile.TemporaryDirectory() as folder:
-            write_checkpoint(Path(folder), self.job, model, moments, self.position)
+            average = self.average.tensors if self.average else None
+            write_checkpoint(Path(folder), self.job, model, moments, self.position, average)
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
     def _seed(self, epoch: int = 0) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 from rayfuse.train.board import Record
@@ -62,9 +62,12 @@ def _clock(seconds: float) -> str:
     return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
-def _brief(metrics: dict[str, float]) -> str:
-    """The metrics without averages, which would fill the line."""
-    shown = {
+def _brief(metrics: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in without_averages(metrics).items())
+
+
+def without_averages(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics but for the averages over classes, which would fill the line."""
+    return {
         name: value for name, value in metrics.items() if not name.endswith(("_micro", "_macro", "_weighted"))
     }
-    return "  ".join(f"{name} {value:.4f}" for name, value in shown.items())

@@ -5,7 +5,9 @@ STORAGE/JOB/RUN/job.json           the resolved job
 STORAGE/JOB/RUN/metrics.jsonl      everything measured, in order
 STORAGE/JOB/RUN/evaluation.json    metrics of the best checkpoint
 STORAGE/JOB/RUN/model/             the exported model folder
-STORAGE/JOB/RUN/checkpoint_…/      best and last checkpoint (see rayfuse.train.state)
+STORAGE/JOB/RUN/teacher/           with train.distill: the teacher's model folder
+STORAGE/JOB/RUN/soup/              with train.soup: the averaged weights, as a checkpoint has them
+STORAGE/JOB/RUN/checkpoint_…/      best and last checkpoints (see rayfuse.train.state)
 """
 
 import hashlib
@@ -81,8 +83,13 @@ class RunFolder:
 
     def upload(self, folder: Path, name: str) -> None:
         """Copy a local folder into the run."""
-        fs, path = fsspec.url_to_fs(self.path(name))
-        fs.put(f"{folder}/", f"{path}/", recursive=True)
+        upload(folder, self.path(name))
+
+
+def upload(folder: Path, url: str) -> None:
+    """Copy the content of a local folder to the folder at a URL."""
+    fs, path = fsspec.url_to_fs(url)
+    fs.put(f"{folder}/", f"{path}/", recursive=True)
 
 
 def fingerprint(job: Job, digests: Mapping[str, str]) -> str:

@@ -2,7 +2,7 @@
 
 from math import cos, pi
 
-from rayfuse.spec.job import Schedule
+from rayfuse.spec.train import Schedule
 
 
 def rate_factor(schedule: Schedule, step: int, total: int) -> float:

@@ -3,7 +3,8 @@
 It does not depend on the number of workers or on the ZeRO stage: tensors are gathered whole, and
 each worker takes its part of them when it starts again.
 
-    CHECKPOINT/model.safetensors       trained tensors by name
+    CHECKPOINT/model.safetensors       trained tensors by name; with train.ema, their average
+    CHECKPOINT/trained.safetensors     only with train.ema: the tensors as they were trained
     CHECKPOINT/optimizer.safetensors   `exp_avg/NAME` and `exp_avg_sq/NAME`, float32
     CHECKPOINT/position.json           epochs done, optimizer steps done, metrics by epoch
     CHECKPOINT/job.json                the resolved job
@@ -24,6 +25,7 @@ from rayfuse.spec.job import Job
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 MODEL_FILE = "model.safetensors"
+_TRAINED_FILE = "trained.safetensors"
 _OPTIMIZER_FILE = "optimizer.safetensors"
 _POSITION_FILE = "position.json"
 _JOB_FILE = "job.json"
@@ -108,10 +110,14 @@ def write_checkpoint(
     model: Mapping[str, torch.Tensor],
     optimizer: Mapping[str, torch.Tensor],
     position: Position,
+    average: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write the gathered state; one rank does."""
+    """Write the gathered state, with the average of the parameters if one is kept; one rank does."""
     from safetensors.torch import save_file
 
+    if average is not None:
+        save_file({name: tensor.contiguous() for name, tensor in model.items()}, folder / _TRAINED_FILE)
+        model = {**model, **{name: tensor.cpu() for name, tensor in average.items()}}
     save_file({name: tensor.contiguous() for name, tensor in model.items()}, folder / MODEL_FILE)
     save_file({name: tensor.contiguous() for name, tensor in optimizer.items()}, folder / _OPTIMIZER_FILE)
     (folder / _POSITION_FILE).write_text(json.dumps(asdict(position)))
@@ -119,8 +125,14 @@ def write_checkpoint(
 
 
 def read_model(folder: Path) -> dict[str, torch.Tensor]:
-    """The trained tensors of a checkpoint."""
+    """The tensors of a checkpoint's model: those to evaluate and to export."""
     return read_tensors(folder / MODEL_FILE)
+
+
+def read_trained(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors from which training goes on."""
+    trained = folder / _TRAINED_FILE
+    return read_tensors(trained if trained.exists() else folder / MODEL_FILE)
 
 
 def read_position(folder: Path) -> Position:
@@ -132,5 +144,5 @@ def read_position(folder: Path) -> Position:
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], Position]:
-    """Trained tensors, moments and position. Raises DataError where the folder is no whole checkpoint."""
+    """The model's tensors, moments and position. Raises DataError where the folder is no whole checkpoint."""
     return read_model(folder), read_tensors(folder / _OPTIMIZER_FILE), read_position(folder)

@@ -4,6 +4,7 @@ import contextlib
 import math
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ class Telemetry:
         self.board, self.device = board, device
         self._rows = 0
         self._steps: list[torch.Tensor] = []
+        self._parts: list[Mapping[str, torch.Tensor]] = []
         self._since = time.perf_counter()
         self._done = threading.Event()
         if board is not None:
@@ -32,14 +34,24 @@ class Telemetry:
         self._push([{"time": time.time(), "step": step, "metrics": metrics, **more}])
 
     def step(
-        self, epoch: int, epochs: int, step: int, steps: int, total: int, rows: int, loss: torch.Tensor
+        self,
+        epoch: int,
+        epochs: int,
+        step: int,
+        steps: int,
+        total: int,
+        rows: int,
+        loss: torch.Tensor,
+        parts: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         """Note one optimizer step; about once a second, and at the end of an epoch, it is reported.
 
+        `parts` are what the loss is made of, by name; where there are several, they are reported too.
         Raises RayfuseError where the loss is no finite number.
         """
         self._rows += rows
         self._steps.append(loss)
+        self._parts.append(parts if parts and len(parts) > 1 else {})
         seconds = time.perf_counter() - self._since
         if seconds < _RECORD_SECONDS and step < steps:
             return
@@ -49,7 +61,7 @@ class Telemetry:
                 f"the loss is {mean} at step {total}; lower train.optimizer.lr or set train.precision: fp32"
             )
         rate = self._rows / seconds
-        self.record(total, {"train/loss": mean, "train/rows_per_second": rate})
+        self.record(total, {"train/loss": mean, **self._mean_parts(), "train/rows_per_second": rate})
         left = (steps - step + steps * (epochs - epoch - 1)) * seconds / len(self._steps)
         self._show(
             {"epoch": epoch + 1, "epochs": epochs, "step": step, "steps": steps, "loss": mean, "rate": rate,
@@ -59,10 +71,17 @@ class Telemetry:
 
     def resume_clock(self) -> None:
         """Start the rate anew, after time that was not training."""
-        self._rows, self._steps, self._since = 0, [], time.perf_counter()
+        self._rows, self._steps, self._parts, self._since = 0, [], [], time.perf_counter()
 
     def close(self) -> None:
         self._done.set()
+
+    def _mean_parts(self) -> dict[str, float]:
+        names = {name: None for parts in self._parts for name in parts}
+        return {
+            f"train/loss/{name}": float(torch.stack([p[name] for p in self._parts if name in p]).mean())
+            for name in names
+        }
 
     def _memory(self) -> int:
         """Bytes that this worker holds: of its GPU, else of the host."""

@@ -4,10 +4,12 @@ import json
 from typing import Any
 
 from rayfuse.errors import RayfuseError
+from rayfuse.registry.teacher import fetch_teacher
 from rayfuse.spec.job import Job
 from rayfuse.spec.load import check
 from rayfuse.train import launch
 from rayfuse.train.board import Record
+from rayfuse.train.distill import keep_teacher
 from rayfuse.train.runs import RunFolder, RunStatus
 
 VALUE, EPOCH = "value", "epoch"
@@ -30,12 +32,22 @@ def drive(config: dict[str, Any], splits: dict[str, Any]) -> None:
             job, dataset = launch.load_rows(job, lambda _: None)
             splits = launch.share(dataset)
         run = RunFolder(config["url"], RunStatus(config["url"].rpartition("/")[2], ""))
-        outcome = launch.train(job, splits, run, reports.watch, evaluate=False)
+        outcome = launch.train(job, splits, run, reports.watch, False, _teacher(job, splits, run))
     except RayfuseError as error:
         reports.send({FAILURE: str(error)})
         return
     history = outcome["history"]
     reports.send({OUTCOME: outcome, VALUE: history[-1][config["metric"]], EPOCH: len(history)})
+
+
+def _teacher(job: Job, splits: dict[str, Any], run: RunFolder) -> str | None:
+    """Where the workers find the job's teacher, if it has one."""
+    if job.train.distill is None:
+        return None
+    import ray
+
+    folder = fetch_teacher(job, ray.get(splits["train"]))
+    return keep_teacher(folder, run) if folder else None
 
 
 class _Reports:
@@ -50,7 +62,7 @@ class _Reports:
             self._pending.append(record)
             if self._key in record["metrics"]:
                 self.send({VALUE: record["metrics"][self._key], EPOCH: record["epoch"]})
-            elif "started" in record:
+            elif "started" in record or "room" in record:
                 self.send({})
 
     def send(self, more: dict[str, Any]) -> None:

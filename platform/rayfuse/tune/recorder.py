@@ -37,6 +37,7 @@ class Recorder(Callback):
         self._track, self._say = track, say
         self._trackers: dict[int, Tracker] = {}
         self._before: dict[int, float] = {}
+        self._rooms: dict[int, str] = {}
         self._lock = RLock()
         self._closed = False
 
@@ -107,11 +108,26 @@ class Recorder(Callback):
         return known
 
     def _note(self, trial: Trial, record: dict[str, Any]) -> None:
+        if "room" in record:
+            self._rooms[trial.number] = record["room"]
         if "started" in record and trial.overhead is None:
             trial.overhead = record["time"] - self._suggestions.asked[trial.number]
         if "epoch" in record:
             metrics = {name.removeprefix("validation/"): value for name, value in record["metrics"].items()}
             trial.history[record["epoch"] - 1 :] = [metrics]
+
+    def _clear_room(self, trial: Trial) -> None:
+        """End the workers of a trial that was stopped or died: they would train on, and keep their room.
+
+        Ray Train asks the dashboard which of its controllers have died, and finds none without a dashboard or where
+        several clusters run on one machine.
+        """
+        from ray import PlacementGroupID
+        from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+        room = self._rooms.pop(trial.number, None)
+        if room is not None:
+            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(room))))
 
     def _save(self, trial: Trial) -> None:
         since = self._suggestions.asked[trial.number]
@@ -121,6 +137,7 @@ class Recorder(Callback):
     def _end(self, trial: Trial, state: State) -> None:
         trial.state = state
         self._save(trial)
+        self._clear_room(trial)
         self._strategy.tell(trial)
         tracker = self._trackers.pop(trial.number, None)
         if tracker is None:

@@ -200,6 +200,8 @@ def _run_trials(
     view: View,
     say: Say,
 ) -> None:
+    import ray
+
     from rayfuse.tune.recorder import Recorder
     from rayfuse.tune.search import Suggestions, strategy
 
@@ -224,12 +226,10 @@ def _run_trials(
         if tuning.error is not None:
             raise tuning.error
     except STOPS:
-        import ray
-
         recorder.close(interrupted=True)
-        ray.shutdown()  # ends the trials, which belong to this driver
         raise Interrupted(f"stopped; what was done is kept in {board.folder.url}") from None
     finally:
+        ray.shutdown()  # ends what trials left behind that were stopped; all of it belongs to this driver
         view.show(board)
         best.log()
         board.folder.save(seconds=spent + time.time() - began)
@@ -268,7 +268,9 @@ class _Preparation:
 def _reading(job: Job) -> dict[str, Any]:
     """The parts of a job that decide which of its rows can be used."""
     tasks = {name: task.model_dump(exclude={"weight"}) for name, task in job.tasks.items()}
-    inputs = {name: options.model_dump(exclude={"encoder"}) for name, options in job.inputs.items()}
+    inputs = {
+        name: options.model_dump(exclude={"encoder", "augment"}) for name, options in job.inputs.items()
+    }
     return {"data": job.data.model_dump(), "inputs": inputs, "tasks": tasks}
 
 

@@ -140,4 +140,4 @@ def test_what_a_check_hashes(folder: Path, maker: SampleMaker) -> None:
 
 def test_the_size_of_a_sample_is_that_of_its_features(rows: list[Row], maker: SampleMaker) -> None:
     sample = maker.from_row(rows[0])
-    assert sample.size == 8 * 8 * 3 * 4 + 800 * 4 + 2 * 8 * len(rows[0].values["text"])
+    assert sample.size == 8 * 8 * 3 * 4 + 40 * 11 * 4 + 2 * 8 * len(rows[0].values["text"])

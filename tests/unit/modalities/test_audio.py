@@ -11,7 +11,7 @@ import tiny_encoders
 
 from rayfuse.errors import BadInput, SpecError
 from rayfuse.modalities.audio import AudioModality
-from rayfuse.spec.encoders import ConvEncoder, HuggingFaceEncoder
+from rayfuse.spec.encoders import ConvEncoder, CustomEncoder, HuggingFaceEncoder
 from rayfuse.spec.inputs import AudioInput
 
 RATE = 8000
@@ -75,13 +75,14 @@ def test_long_clips_are_cut_and_short_ones_padded_with_silence() -> None:
     assert len(modality().decode(encode(tone(3)))) == RATE
     short = modality().decode(encode(tone(0.25)))
     assert len(short) == RATE // 4
-    waveform = modality().process(short)["waveform"]
+    hears = modality(features="waveform", encoder=CustomEncoder(type="my.module:Ears"))
+    waveform = hears.process(short)["waveform"]
     assert waveform.shape == (RATE,)
     assert waveform.dtype == np.float32
     np.testing.assert_array_equal(waveform[: RATE // 4], short)
     assert not waveform[RATE // 4 :].any()
-    assert not modality().blank()["waveform"].any()
-    assert modality(max_seconds=1e-6).blank()["waveform"].shape == (1,)
+    assert not hears.blank()["waveform"].any()
+    assert modality(max_seconds=1e-6).blank()["mel"].shape == (40, 1)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +103,7 @@ def test_long_clips_are_cut_and_short_ones_padded_with_silence() -> None:
         (3, "a sound file's bytes belong here, not int"),
         ({"array": [0.0]}, "a sound file's bytes belong here, not dict"),
     ],
+    ids=lambda given: given[:30] if isinstance(given, str) else type(given).__name__,  # files hold the time
 )
 def test_what_is_no_sound(value: Any, problem: str) -> None:
     with pytest.raises(BadInput, match=problem):

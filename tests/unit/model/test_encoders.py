@@ -2,14 +2,12 @@
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
 from rayfuse.modalities import build_modality
 from rayfuse.model.encoders import build_encoder
-from rayfuse.model.encoders.conv_audio import ConvAudioEncoder
 from rayfuse.spec.inputs import Input
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -73,31 +71,3 @@ def test_padding_of_a_text_changes_nothing() -> None:
     alone, _ = encoder(input_ids=ids, attention_mask=torch.ones_like(ids))
     beside, _ = encoder(input_ids=padded, attention_mask=(padded > 0).long())
     torch.testing.assert_close(alone, beside)
-
-
-@pytest.fixture
-def ears() -> ConvAudioEncoder:
-    encoder = build_encoder(options("audio", max_seconds=1.0))
-    assert isinstance(encoder, ConvAudioEncoder)
-    return encoder
-
-
-def tone(pitch: float) -> torch.Tensor:
-    return torch.sin(2 * np.pi * pitch * torch.arange(8000) / 8000)[None]
-
-
-def test_the_spectrogram_shows_the_pitch_and_not_the_loudness(ears: ConvAudioEncoder) -> None:
-    low, high = ears.spectrogram(tone(200)), ears.spectrogram(tone(2000))
-    assert low.shape == (1, 40, 101)
-    assert low.mean(dim=2).argmax() < high.mean(dim=2).argmax()
-    noise = torch.rand(1, 8000, generator=torch.Generator().manual_seed(0)) - 0.5
-    torch.testing.assert_close(ears.spectrogram(noise / 3), ears.spectrogram(noise), rtol=0.01, atol=0.02)
-    silence = ears.spectrogram(torch.zeros(1, 8000))
-    assert torch.isfinite(silence).all()
-
-
-def test_the_spectrogram_is_in_float32_under_autocast(ears: ConvAudioEncoder) -> None:
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        torch.testing.assert_close(ears.spectrogram(tone(200)), ears.spectrogram(tone(200)))
-        assert ears.spectrogram(tone(200)).dtype == torch.float32
-        assert ears(tone(200))[0].dtype == torch.bfloat16

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rayfuse.errors import SpecError
-from rayfuse.model.encoders.huggingface import _in_last_layers, _with_lora
+from rayfuse.model.encoders.adapters import adapted_modules, with_adapters
 from rayfuse.spec.encoders import Lora
 
 
@@ -26,11 +26,11 @@ def adapted_layers(model) -> set[int]:
 
 @pytest.mark.parametrize(("layers", "expected"), [(None, {0, 1, 2}), (1, {2}), (2, {1, 2}), (9, {0, 1, 2})])
 def test_adapters_are_where_the_spec_says(layers: int | None, expected: set[int]) -> None:
-    assert adapted_layers(_with_lora(tiny_bert(), Lora(layers=layers))) == expected
+    assert adapted_layers(with_adapters(tiny_bert(), Lora(layers=layers))) == expected
 
 
 def test_targets_and_layers_go_together() -> None:
-    names = _in_last_layers(tiny_bert(), ["query", "value"], 1)
+    names = adapted_modules(tiny_bert(), Lora(targets=["query", "value"], layers=1))
     assert sorted(Path(name).suffix for name in names) == [".query", ".value"]
 
 
@@ -38,4 +38,4 @@ def test_a_model_without_layers_is_refused() -> None:
     from torch import nn
 
     with pytest.raises(SpecError, match="no list of layers"):
-        _in_last_layers(nn.Sequential(nn.Linear(2, 2)), "all-linear", 1)
+        adapted_modules(nn.Sequential(nn.Linear(2, 2)), Lora(layers=1))

@@ -11,12 +11,14 @@ import tiny_jobs
 import torch
 from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
+from variants import train_and_reload
 
 from rayfuse.data.batches import collate
 from rayfuse.data.dataset import load_dataset
 from rayfuse.data.samples import Sample, SampleMaker
 from rayfuse.errors import DataError, SpecError
 from rayfuse.modalities import build_modality
+from rayfuse.modalities.pretrained import local_folder
 from rayfuse.model.encoders import build_encoder
 from rayfuse.model.encoders.base import Encoder
 from rayfuse.model.fused import FusedModel
@@ -24,10 +26,16 @@ from rayfuse.spec.inputs import Input
 
 KINDS: dict[str, dict[str, Any]] = {
     "bert": {"type": "text", "max_tokens": 16},
+    "roberta": {"type": "text", "max_tokens": 16},
+    "gpt2": {"type": "text", "max_tokens": 16},
+    "llama": {"type": "text", "max_tokens": 16},
     "vit": {"type": "image", "size": 16},
     "clip": {"type": "image", "size": 16},
+    "dinov2": {"type": "image", "size": 16},
     "resnet": {"type": "image", "size": 16},
     "wav2vec2": {"type": "audio", "sample_rate": 8000, "max_seconds": 0.1},
+    "hubert": {"type": "audio", "sample_rate": 8000, "max_seconds": 0.1},
+    "ast": {"type": "audio", "sample_rate": 16000, "max_seconds": 0.3},
     "whisper": {"type": "audio", "sample_rate": 16000, "max_seconds": 1},
 }
 
@@ -87,7 +95,7 @@ def test_lora_trains_adapters_alone_and_starts_as_the_frozen_encoder(kind: str, 
     assert every_weight_gets_a_gradient(encoder, asked)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "clip"])
+@pytest.mark.parametrize("kind", list(KINDS))
 def test_full_training_reaches_every_weight_it_claims(kind: str, models: Path) -> None:
     """Also of models whose configuration skips layers or masks positions at random while training."""
     asked = options(models / kind, kind, "full")
@@ -156,6 +164,122 @@ def test_convolutional_maps_become_tokens(models: Path) -> None:
     assert tokens.shape[0] == 2
     assert tokens.shape[2] == encoder.width == 16
     assert mask.all()
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_causal_models_answer_from_the_last_real_token(kind: str, models: Path) -> None:
+    asked = options(models / kind, kind, pool="last")
+    encoder, modality = build_encoder(asked).eval(), build_modality(asked)
+    rows = [modality.process("red green blue"), modality.process("red " * 10)]
+    beside, _ = encoder(**{k: torch.from_numpy(v) for k, v in modality.collate(rows).items()})
+    alone, _ = encoder(**{k: torch.from_numpy(v) for k, v in modality.collate(rows[:1]).items()})
+    torch.testing.assert_close(beside[:1], alone, rtol=1e-5, atol=1e-5)
+    hidden = encoder.model(**{k: torch.from_numpy(v) for k, v in modality.collate(rows[:1]).items()})
+    torch.testing.assert_close(alone[0, 0], hidden.last_hidden_state[0, -1])
+    with pytest.raises(SpecError, match="pool: first, but .* is a causal model .*; write pool: last or mean"):
+        build_encoder(options(models / kind, kind, pool="first"))
+
+
+@pytest.mark.parametrize("pool", ["last", "max", "attention"])
+def test_a_frozen_encoder_may_have_a_learned_pool(pool: str, models: Path) -> None:
+    asked = options(models / "bert", "bert", pool=pool)
+    encoder = build_encoder(asked)
+    vectors, mask = encoder(**features(asked))
+    assert vectors.shape == (2, 1, 16)
+    assert mask.all()
+    assert [name.partition(".")[0] for name in trained(encoder)] == ["pool"] * (
+        3 if pool == "attention" else 0
+    )
+    assert not vectors.requires_grad or every_weight_gets_a_gradient(encoder, asked)
+
+
+LAST = {
+    "bert": ("encoder.layer.1.",),
+    "gpt2": ("h.1.", "ln_f."),
+    "vit": ("layers.1.", "layernorm."),
+    "dinov2": ("encoder.layer.1.", "layernorm."),
+    "resnet": ("encoder.stages.1.",),
+    "whisper": ("layers.0.", "layer_norm."),
+    "hubert": ("encoder.layers.1.",),
+    "ast": ("layers.1.", "layernorm."),
+}
+
+
+@pytest.mark.parametrize("kind", list(LAST))
+def test_the_last_layers_and_what_comes_after_them(kind: str, models: Path) -> None:
+    asked = options(models / kind, kind, "last:1")
+    encoder = build_encoder(asked)
+    names = [name.removeprefix("model.") for name in trained(encoder)]
+    for start in LAST[kind]:
+        assert any(name.startswith(start) for name in names), (start, names)
+    assert all(name.startswith(LAST[kind]) for name in names), names
+    assert every_weight_gets_a_gradient(encoder, asked)
+
+
+def test_more_layers_than_there_are(models: Path) -> None:
+    with pytest.raises(
+        SpecError, match="train: last:3, but a BertModel has only 2 layers; write train: last:2"
+    ):
+        build_encoder(options(models / "bert", "bert", "last:3"))
+
+
+def test_a_row_does_not_see_its_neighbours_through_batch_norm(models: Path) -> None:
+    asked = options(models / "resnet", "resnet", "full")
+    encoder, found = build_encoder(asked).train(), features(asked)
+    together, _ = encoder(**found)
+    alone, _ = encoder(pixel_values=found["pixel_values"][:1])
+    torch.testing.assert_close(alone, together[:1])
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "vit", "resnet", "clip"])
+def test_every_way_to_train_is_the_same_after_loading(kind: str, models: Path, tmp_path: Path) -> None:
+    name = "text" if KINDS[kind]["type"] == "text" else "image"
+    block = {"type": "huggingface", "model": str(models / kind), "layer_decay": 0.5}
+    for train in ("last:1", "full"):
+        overrides = {f"inputs.{name}.encoder": {**block, "train": train}}
+        train_and_reload(tmp_path / train, tiny_jobs.tiny_job(tmp_path, **overrides))
+
+
+def test_a_sound_encoder_is_the_same_after_loading(models: Path, tmp_path: Path) -> None:
+    for kind in ("hubert", "ast"):
+        block = {"type": "huggingface", "model": str(models / kind), "train": "lora", "lora": {"r": 2}}
+        overrides: dict[str, Any] = {"inputs.audio.encoder": block}
+        overrides |= {"inputs.audio.sample_rate": KINDS[kind]["sample_rate"]}
+        train_and_reload(tmp_path / kind, tiny_jobs.tiny_job(tmp_path, audio=True, **overrides))
+
+
+@pytest.fixture
+def in_a_store(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a copy of the tiny BERT, and a cache of its own."""
+    import fsspec
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    local_folder.cache_clear()
+    store = fsspec.filesystem("memory")
+    for file in (models / "bert").iterdir():
+        store.pipe_file(f"/models/bert/{file.name}", file.read_bytes())
+    store.pipe_file("/models/bert/own.py", b"raise SystemExit")
+    return "memory://models/bert"
+
+
+def test_a_model_at_a_url(in_a_store: str, tmp_path: Path) -> None:
+    import fsspec
+
+    block = {"type": "huggingface", "model": in_a_store, "train": "lora", "lora": {"r": 2}}
+    train_and_reload(tmp_path, tiny_jobs.tiny_job(tmp_path, **{"inputs.text.encoder": block}))
+    assert (tmp_path / "model/encoders/text/model.safetensors").is_file()
+    first = Path(local_folder(in_a_store))
+    assert not (first / "own.py").exists()
+    assert len(list(first.parent.iterdir())) == 1
+    fsspec.filesystem("memory").pipe_file("/models/bert/notes.json", b"{}")
+    local_folder.cache_clear()
+    assert local_folder(in_a_store) != str(first)  # it changed
+
+
+def test_nothing_at_a_url(in_a_store: str) -> None:
+    for url in ("memory://models/nothing", "zork://models/bert"):
+        with pytest.raises(DataError, match=f"{url}: cannot be read: "):
+            local_folder(url)
 
 
 def cut_off(folder: Path) -> None:

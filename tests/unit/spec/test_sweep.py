@@ -123,7 +123,7 @@ def test_a_grid_has_each_cell_once(load: Load) -> None:
     [
         ({"train.optimzer.lr": {"choice": [1]}}, "space.train.optimzer.lr: unknown key; did you mean optimizer?"),
         ({"fusion.heads": {"choice": [2]}}, "space.fusion.heads: unknown key"),
-        ({"fusion": {"choice": [{"type": "gated"}]}}, "space.fusion: type `gated` is not built yet"),
+        ({"tasks.answer": {"choice": [{"type": "generation"}]}}, "space.tasks.answer: type `generation` is not built yet"),
         ({"fusion": {"choice": [{"type": "transfromer"}]}}, "space.fusion: unknown type `transfromer`; did you mean"),
         ({"fusion": {"choice": [{**TRANSFORMER, "heads": 3}]}}, "space.fusion.heads: 3 heads do not divide align.dim 16"),
         ({"align.dim": {"int": [4, 16]}}, "space.align.dim: should be greater than or equal to 8, not 4"),

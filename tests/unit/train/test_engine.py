@@ -146,3 +146,34 @@ def test_groups_by_rate_and_decay(tmp_path: Path) -> None:
     set_learning_rate(engine, 0.5)
     set_learning_rate(engine, 0.1)
     assert sorted({group["lr"] for group in groups}) == pytest.approx([5e-6, 1e-3])
+
+
+def rates_of(folder: Path, **encoder: Any) -> dict[str, float]:
+    """Learning rates of a text encoder's trained parameters; the optimizer's own is 0.01."""
+    block = {"type": "huggingface", "model": str(tiny_encoders.bert(folder / "bert")), **encoder}
+    job = job_with(folder, **{"inputs.text.encoder": block})
+    job = fit(job, read_job_rows(job.data.train, job)[0])
+    model = FusedModel(job)
+    named = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        name.removeprefix("encoders.text."): group["lr"]
+        for group in parameter_groups(job, model)
+        for parameter in group["params"]
+        if (name := named[parameter]).startswith("encoders.text.")
+    }
+
+
+@pytest.mark.parametrize("lr", [None, 0.001])
+def test_rates_fall_layer_by_layer(lr: float | None, tmp_path: Path) -> None:
+    rates = rates_of(tmp_path, train="full", pool="attention", layer_decay=0.5, lr=lr)
+    top = lr or 0.01
+    assert rates["pool.score.0.weight"] == top
+    assert rates["model.encoder.layer.1.attention.self.query.weight"] == top / 2
+    assert rates["model.encoder.layer.0.attention.self.query.weight"] == top / 4
+    assert rates["model.embeddings.word_embeddings.weight"] == top / 8
+
+
+def test_rates_of_adapters_fall_as_those_of_their_layers(tmp_path: Path) -> None:
+    rates = rates_of(tmp_path, train="lora", lora={"r": 2}, layer_decay=0.5)
+    assert set(rates.values()) == {0.005, 0.0025}
+    assert all((rate == 0.005) == (".layer.1." in name) for name, rate in rates.items())

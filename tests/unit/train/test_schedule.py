@@ -4,7 +4,7 @@ from math import cos, pi
 
 import pytest
 
-from rayfuse.spec.job import Schedule
+from rayfuse.spec.train import Schedule
 from rayfuse.train.schedule import rate_factor
 
 

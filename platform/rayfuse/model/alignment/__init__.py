@@ -2,10 +2,14 @@
 
 from rayfuse.model.alignment.base import Alignment
 from rayfuse.model.alignment.linear import LinearAlignment
+from rayfuse.model.alignment.mlp import MLPAlignment
+from rayfuse.model.alignment.transformer import TransformerAlignment
 from rayfuse.spec.align import Align
 
 ALIGNMENTS: dict[str, type[Alignment]] = {
     "linear": LinearAlignment,
+    "mlp": MLPAlignment,
+    "transformer": TransformerAlignment,
 }
 
 

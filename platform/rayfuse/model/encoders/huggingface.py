@@ -1,18 +1,20 @@
-"""Any pretrained encoder in Hugging Face's layout: frozen, with LoRA, or trained in full."""
+"""Any pretrained encoder in Hugging Face's layout: frozen, with adapters, or trained in part or in full."""
 
 import contextlib
-import warnings
 from typing import Any
 
 import torch
 from torch import nn
 
 from rayfuse.errors import DataError, SpecError
+from rayfuse.modalities.pretrained import local_folder
+from rayfuse.model.encoders.adapters import with_adapters
 from rayfuse.model.encoders.base import Encoder
-from rayfuse.model.tokens import Tokens, one_token
+from rayfuse.model.encoders.pooling import Pooling
+from rayfuse.model.encoders.stack import depths_from_top, largest_stack
+from rayfuse.model.tokens import Tokens
 from rayfuse.spec.encoders import HuggingFaceEncoder as Options
-from rayfuse.spec.encoders import Lora
-from rayfuse.spec.inputs import Input, TextInput
+from rayfuse.spec.inputs import TextInput
 
 _READS = {
     "image": ("pixel_values",),
@@ -22,28 +24,41 @@ _READS = {
 _TOWERS = {"image": "vision_model", "audio": "audio_model", "text": "text_model"}
 """Where models of two kinds of input, such as CLIP, keep the encoder of each."""
 
-_STEADY = {"layerdrop": 0.0, "encoder_layerdrop": 0.0, "apply_spec_augment": False}
+_STEADY = {"layerdrop": 0.0, "encoder_layerdrop": 0.0, "apply_spec_augment": False, "use_cache": False}
 """What of a configuration makes training skip layers or mask positions at random: ranks would then run
-different layers, and weights that happen not to run get no gradient."""
+different layers, and weights that happen not to run get no gradient. And causal models need not remember."""
+
+_UNUSED = ("masked_spec_embed", "mask_token")
+"""Parameters that only pretraining needs: they would get no gradient."""
 
 
 class HuggingFaceEncoder(Encoder):
-    """Features as its own processor names them → its last hidden states, pooled as the spec says."""
+    """Features as its own processor names them → its last hidden states, pooled as the spec says.
 
-    def __init__(self, options: Options, source: Input) -> None:
+    For a video, it is the encoder of each frame.
+    """
+
+    def __init__(self, options: Options, source: Any) -> None:
         super().__init__(options, source)
         self.options = options
-        self.model = _load(options.model, source.type)
+        self.model = _load(options.model, "image" if source.type == "video" else source.type)
         self.width = _width(options.model, self.model.config)
         if isinstance(source, TextInput):
             _check_length(options.model, self.model, source.max_tokens)
-        if self.options.train == "lora":
-            self.model = _with_lora(self.model, self.options.lora)
-        elif self.options.train == "frozen":
+            _check_pool(options, self.model.config.model_type)
+        if options.adapter is not None:
+            self.model = with_adapters(self.model, options.adapter)
+        elif options.last_layers is not None:
+            _train_last(self.model, options.last_layers)
+        elif options.train == "frozen":
             self.model.requires_grad_(False)
+        self.pool = Pooling(options.pool, self.width)
 
     def forward(self, **features: torch.Tensor) -> Tokens:
-        frozen = self.options.train == "frozen"
+        frozen = self.options.train == "frozen" and not any(
+            tensor.requires_grad
+            for tensor in features.values()  # explanations ask which pixels counted
+        )
         with torch.no_grad() if frozen else contextlib.nullcontext():
             hidden = self.model(**features).last_hidden_state
         if hidden.ndim == 4:  # convolutional models: (rows, width, height, width of the picture)
@@ -51,18 +66,19 @@ class HuggingFaceEncoder(Encoder):
         mask = features.get("attention_mask")
         if mask is None or mask.shape != hidden.shape[:2]:
             mask = torch.ones(hidden.shape[:2], device=hidden.device)
-        if self.options.pool == "none":
-            return hidden, mask.bool()
-        if self.options.pool == "first":
-            return one_token(hidden[:, 0])
-        weights = mask.unsqueeze(2).to(hidden.dtype)
-        return one_token((hidden * weights).sum(1) / weights.sum(1).clamp(min=1))
+        return self.pool(hidden, mask.bool())
 
     def train(self, mode: bool = True) -> "HuggingFaceEncoder":
-        """A frozen encoder always runs as in evaluation: its dropout must not disturb what does not learn."""
+        """A frozen encoder always runs as in evaluation: its dropout must not disturb what does not learn.
+
+        So does batch norm of one that is trained: else a row's encoding would depend on its neighbours.
+        """
         super().train(mode)
         if self.options.train == "frozen":
             self.model.eval()
+        for module in self.model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
         return self
 
 
@@ -74,8 +90,7 @@ def _load(model: str, kind: str) -> Any:
     pooler = getattr(encoder, "pooler", None)
     if pooler is not None and list(pooler.parameters()):
         encoder.pooler = None  # we pool ourselves, and unused weights would never get a gradient
-    if getattr(encoder, "masked_spec_embed", None) is not None:
-        encoder.masked_spec_embed.requires_grad_(False)  # unused as well: see _STEADY
+    _freeze_unused(encoder)
     if encoder.main_input_name not in _READS[kind]:
         raise SpecError(
             f"{model}: a {type(encoder).__name__} reads {encoder.main_input_name} and cannot encode {kind}; "
@@ -99,12 +114,13 @@ def _from_pretrained(model: str) -> tuple[Any, list[str]]:
     logging.disable_progress_bar()
 
     try:
-        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+        folder = local_folder(model)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         for name, value in _STEADY.items():
             if hasattr(config, name):
                 setattr(config, name, value)
         whole, report = AutoModel.from_pretrained(
-            model,
+            folder,
             config=config,
             dtype=torch.float32,
             use_safetensors=True,
@@ -143,34 +159,41 @@ def _check_length(name: str, model: Any, max_tokens: int) -> None:
         )
 
 
-def _with_lora(model: Any, lora: Lora) -> Any:
-    from peft import LoraConfig, get_peft_model
+def _freeze_unused(encoder: Any) -> None:
+    """Freeze what does not act on the last hidden states: on some rank its gradient would be waited for in vain."""
+    unused = [part for name, part in encoder.named_parameters() if name.rsplit(".", 1)[-1] in _UNUSED]
+    if encoder.config.model_type == "clip_vision_model":  # acts on a pooled output alone, unlike SigLIP's
+        unused += encoder.post_layernorm.parameters()
+    if getattr(encoder, "use_head", False):  # SigLIP's pooling
+        unused += encoder.head.parameters()
+    for part in unused:
+        part.requires_grad_(False)
 
-    scale: Any = lora.alpha  # peft's annotation says int, and it only ever divides it
-    targets = lora.targets if lora.layers is None else _in_last_layers(model, lora.targets, lora.layers)
-    config = LoraConfig(r=lora.r, lora_alpha=scale, lora_dropout=lora.dropout, target_modules=targets)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that it renames
-            return get_peft_model(model, config)
-    except ValueError as error:
-        reason = str(error).partition("\n")[0]
+
+def _check_pool(options: Options, model_type: str) -> None:
+    """The first token of a causal model has seen nothing but itself."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    causal = model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if options.pool == "first" and causal and model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         raise SpecError(
-            f"lora.targets: {lora.targets}: no such modules in a {type(model).__name__} ({reason}); "
-            "name some of it, or choose train: frozen or full"
-        ) from None
+            f"pool: first, but {options.model} is a causal model ({model_type}), whose first token sees no other; "
+            "write pool: last or mean"
+        )
 
 
-def _in_last_layers(model: nn.Module, targets: str | list[str], count: int) -> list[str]:
-    """Full names of the linear modules that `targets` means in the last `count` layers of the largest stack."""
-    stacks = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
-    if not stacks:
-        raise SpecError(f"lora.layers: a {type(model).__name__} has no list of layers; leave it out")
-    wanted = [targets] if isinstance(targets, str) else targets
-    name, layers = max(stacks, key=lambda stack: sum(p.numel() for p in stack[1].parameters()))
-    return [
-        f"{name}.{index}.{inner}"
-        for index, layer in list(enumerate(layers))[-count:]
-        for inner, module in layer.named_modules()
-        if isinstance(module, nn.Linear) and (targets == "all-linear" or inner.rsplit(".", 1)[-1] in wanted)
-    ]
+def _train_last(model: nn.Module, count: int) -> None:
+    """Freeze all but the last `count` layers and what comes after them."""
+    stack = largest_stack(model)
+    if stack is None or len(stack[1]) < count:
+        found = "no list of layers" if stack is None else f"only {len(stack[1])} layers"
+        remedy = "full" if stack is None else f"last:{len(stack[1])} or full"
+        raise SpecError(
+            f"train: last:{count}, but a {type(model).__name__} has {found}; write train: {remedy}"
+        )
+    depths = depths_from_top(model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and depths[name] <= count)

@@ -14,6 +14,9 @@ from rayfuse.spec.tasks import RegressionTask
 class RegressionHead(TaskHead):
     """Outputs (batch, 1) in the target's own unit; Huber loss in deviations of the training targets."""
 
+    explained_as = "value"
+    mixes = True
+
     def __init__(self, options: RegressionTask, dim: int) -> None:
         super().__init__(options, dim)
         assert options.mean is not None and options.deviation is not None, (
@@ -22,6 +25,8 @@ class RegressionHead(TaskHead):
         self.mean = options.mean
         self.deviation = options.deviation
         self.linear = nn.Linear(dim, 1)
+        self.outputs = 1
+        self.unit = options.mean, options.deviation
 
     def forward(self, fused: Fused) -> torch.Tensor:
         return self.linear(fused["vector"]).float() * self.deviation + self.mean
@@ -29,6 +34,10 @@ class RegressionHead(TaskHead):
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         errors = (outputs[:, 0] - targets) / self.deviation
         return nn.functional.huber_loss(errors, torch.zeros_like(errors), reduction="none")
+
+    def divergence(self, outputs: torch.Tensor, target_outputs: torch.Tensor) -> torch.Tensor:
+        """Squared difference, in deviations of the training targets."""
+        return super().divergence(outputs / self.deviation, target_outputs / self.deviation)
 
     def answers(self, outputs: torch.Tensor) -> list[dict[str, Any]]:
         """{"value": the number}."""

@@ -1,0 +1,75 @@
+"""`rayfuse evaluate --explain`: its table, its JSON and its pictures."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_jobs import make_model_folder
+
+from rayfuse.cli import main
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluated")
+    make_model_folder(folder, 5)
+    return folder
+
+
+@pytest.fixture
+def command(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.chdir(tmp_path)
+    return ["evaluate", str(folder / "model"), "--data", str(folder / "data" / "test.jsonl")]
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    assert main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_without_it_nothing_is_explained(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    assert list(run(capsys, *command)) == ["metrics", "by_inputs", "rows", "bad"]
+    assert not Path("explained").exists()
+
+
+def test_json_has_contributions_and_pictures(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    found = run(capsys, *command, "--pictures", "why", "--explain", "1")
+    assert list(found) == ["metrics", "by_inputs", "rows", "bad", "explain"]
+    task = found["explain"]["tasks"]["answer"]
+    assert set(task["contributions"]) == {"image", "text"}
+    assert task["rows_with"]["text"] == found["rows"] == 24
+    assert found["explain"]["pictures"] == ["why/row_01.png"]
+    assert Path("why/row_01.png").is_file()
+    assert found["explain"]["run_id"] is None
+
+
+def test_people_read_a_table(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    assert main([*command, "--explain", "0"]) == 0
+    printed = capsys.readouterr().out
+    assert "answer: contributions to the probability of the answer, from" in printed
+    assert "mean absolute" in printed
+    assert "pictures in" not in printed
+
+
+def test_the_number_of_rows_may_be_left_out(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    found = run(capsys, *command, "--explain")
+    assert len(found["explain"]["pictures"]) == 6
+
+
+def test_the_table_of_a_training_shows_every_subset() -> None:
+    from rayfuse.cli.train import _summary
+
+    metrics = {"loss": 1.0, "a_task/accuracy": 0.5, "a_task/f1_macro": 0.25}
+    data = {
+        "evaluated_on": "test",
+        "metrics": metrics,
+        "by_inputs": {"image+text": metrics, "text": {**metrics, "a_task/accuracy": 0.125}},
+        "model": "m",
+        "version": 1,
+        "seconds": 2.0,
+    }
+    text = _summary(data)
+    assert "a_task/accuracy" in text
+    assert "0.125" in text
+    assert "f1_macro" not in text

@@ -1,0 +1,220 @@
+"""Every kind of input, from rows to a trained model and to requests."""
+
+import math
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from kinds_of_input import make_job, make_rows
+from tiny_clips import make_clip
+from tiny_jobs import write_rows
+from variants import train_and_reload
+
+from rayfuse.data.batches import collate
+from rayfuse.data.dataset import load_dataset
+from rayfuse.data.rows import Row
+from rayfuse.data.samples import SampleMaker
+from rayfuse.errors import BadInput, DataError, MissingInput, SpecError
+from rayfuse.model.folder import read_job
+from rayfuse.spec.job import Job
+from rayfuse.spec.load import load_spec
+
+JUNK: list[Any] = [
+    b"", b"\0" * 50, bytes(range(256)), b"RIFF\x10\0\0\0WAVEfmt ", b"\0\0\0\x18ftypmp42", b"PAR1PAR1", b"OggS" * 9,
+    b"[1", b"{}", b"[[[[]]]]", "", "text", 0, -1.5, math.inf, True, [], {}, [[]], [None], [[None]], [[[1]]], {"x": 1},
+    {"b64": "aa"}, ["a", 1], [{}], [{"id": {}, "time": []}], {"age": {}}, {None: 1}, object(), {1, 2}, ("a", b"b"),
+    np.zeros((2, 3)), np.array([[1, None]], dtype=object), ["\ud800"], {"city": "\ud800"}, [10**500], b"\x1aE\xdf\xa3" * 9,
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kinds")
+
+
+@pytest.fixture(scope="module")
+def loaded(folder: Path) -> tuple[Any, Any]:
+    return load_dataset(make_job(folder))
+
+
+@pytest.fixture(scope="module")
+def maker(loaded: tuple[Any, Any]) -> SampleMaker:
+    return SampleMaker(loaded[0].inputs)
+
+
+def test_all_of_them_train(tmp_path: Path) -> None:
+    _, batch = train_and_reload(tmp_path, make_job(tmp_path))
+    assert batch.inputs["pictures"].index.shape == (16, 3)
+    job = read_job(tmp_path / "model")[0]
+    assert sorted(job.inputs["person"].categories["city"]) == ["Bern", "Oslo", "Rome"]
+    assert job.inputs["sensor"].center is not None
+    assert job.inputs["history"].vocabulary
+
+
+def test_what_the_rows_taught(loaded: tuple[Any, Any]) -> None:
+    job, dataset = loaded
+    person = job.inputs["person"]
+    assert person.numbers == ["age"]
+    assert sorted(person.categories["city"]) == ["Bern", "Oslo", "Rome"]
+    assert sorted(job.inputs["history"].vocabulary) == ["0", "1", "2", "3"]
+    assert any(line.startswith("person, train: column age is missing in ") for line in dataset.findings)
+    assert not any(dataset.bad.values())
+
+
+def test_unknown_values_of_other_rows_are_told(tmp_path: Path) -> None:
+    rows = make_rows(tmp_path)
+    other = [{**row, "city": "Paris", "history": ["x", 1]} for row in rows[:3]]
+    validation = str(write_rows(tmp_path / "validation.jsonl", other))
+    _, dataset = load_dataset(make_job(tmp_path, rows, **{"data.validation": validation}))
+    assert "person, validation: column city: 3 of 3 values are unknown: 'Paris' (3)" in dataset.findings
+    assert "history, validation: 3 of 6 values are unknown: 'x' (3)" in dataset.findings
+
+
+def test_a_sound_track_is_in_its_video(folder: Path, maker: SampleMaker) -> None:
+    assert maker.inputs["sound"].column == "clip"
+    with_sound, without = (folder / name for name in ("dark.mp4", "bright.mp4"))
+    asked = {"text": "which?", "clip": with_sound.read_bytes()}
+    assert list(maker.from_values(asked).features) == ["clip", "sound", "text"]
+    assert list(maker.from_values({**asked, "clip": without.read_bytes()}).features) == ["clip", "text"]
+    other = maker.from_values({**asked, "clip": without.read_bytes(), "sound": with_sound.read_bytes()})
+    assert list(other.features) == ["clip", "sound", "text"]
+    required = {**maker.inputs, "sound": maker.inputs["sound"].model_copy(update={"optional": False})}
+    with pytest.raises(
+        MissingInput, match="sound: missing: the video has no sound track, and this input is required"
+    ):
+        SampleMaker(required).from_values({**asked, "clip": without.read_bytes()})
+
+
+def test_several_clips_have_a_track_each(tmp_path: Path) -> None:
+    job = make_job(tmp_path, **{"inputs.clip.max_items": 2, "inputs.sound.max_items": 2})
+    maker = SampleMaker({name: job.inputs[name] for name in ("clip", "sound")})
+    clips = [make_clip((50,), pitch=300.0), make_clip((60,))]
+    sample = maker.from_values({"clip": clips})
+    assert {name: len(items) for name, items in sample.features.items()} == {"clip": 2, "sound": 1}
+    batch = collate([sample, maker.from_values({"clip": [clips[1], None, clips[0]]})], maker.modalities)
+    assert batch.inputs["clip"].index.tolist() == [[0, 1], [1, 0]]
+    assert batch.inputs["sound"].index.tolist() == [[0], [0]]
+    with pytest.raises(BadInput, match=r"clip: 3 values; at most 2 are read"):
+        maker.from_values({"clip": clips + clips[:1]})
+
+
+def test_rows_and_requests_are_the_same(folder: Path, maker: SampleMaker) -> None:
+    for number, row in enumerate(make_rows(folder)):
+        made = maker.from_row(Row(row, str(folder / "rows.jsonl"), number))
+        files = {"pictures": [(folder / name).read_bytes() for name in row["pictures"]]}
+        if row["clip"]:
+            files["clip"] = (folder / row["clip"]).read_bytes()
+        person = {"city": row["city"], "age": row["age"]}
+        asked = maker.from_values(
+            {**{k: row[k] for k in ("sensor", "history", "text")}, **files, "person": person}
+        )
+        assert made.features.keys() == asked.features.keys()
+        for name, items in made.features.items():
+            for mine, theirs in zip(items, asked.features[name], strict=True):
+                for key, array in mine.items():
+                    np.testing.assert_array_equal(array, theirs[key])
+
+
+def test_data_frames_hold_arrays(maker: SampleMaker) -> None:
+    sensor = np.empty(2, dtype=object)
+    sensor[:] = [np.array([1.0, np.nan]), np.array([2.0, 3.0])]
+    found = maker.from_values(
+        {"text": "a", "sensor": sensor, "person": {"age": np.float64(3)}, "history": np.array([1, 2])}
+    )
+    same = maker.from_values(
+        {"text": "a", "sensor": [[1.0, math.nan], [2.0, 3.0]], "person": {"age": 3}, "history": [1, 2]}
+    )
+    assert found.keys["history"] == same.keys["history"]
+    np.testing.assert_array_equal(found.features["sensor"][0]["values"], same.features["sensor"][0]["values"])
+
+
+@pytest.mark.parametrize("name", ["clip", "sound", "sensor", "person", "history", "pictures", "text"])
+def test_whatever_is_sent_is_read_or_refused(maker: SampleMaker, name: str) -> None:
+    clip = make_clip((50, 60), pitch=300.0)
+    chance = np.random.default_rng(0)
+    broken = [clip[:end] for end in range(0, len(clip), len(clip) // 12)]
+    for _ in range(12):
+        damaged = np.frombuffer(clip, dtype=np.uint8).copy()
+        damaged[chance.integers(0, len(damaged), 20)] = chance.integers(0, 256, 20)
+        broken.append(damaged.tobytes())
+    for value in [*JUNK, *broken, *(chance.bytes(200) for _ in range(5))]:
+        with suppress(BadInput):
+            maker.from_values({"text": "which?", name: [value] if name == "pictures" else value})
+
+
+def test_csv_cells_are_numbers_lists_and_names(tmp_path: Path) -> None:
+    lines = ["age,city,history,sensor,text,label"]
+    lines += [f'{20 + i},0{i % 2},"[{i % 3}, 1]","[[1,2],[3,{i}]]",[hm],{"ab"[i % 2]}' for i in range(30)]
+    (tmp_path / "train.csv").write_text("\n".join(lines))
+    kept = {
+        name: make_job(tmp_path).model_dump()["inputs"][name]
+        for name in ("person", "history", "sensor", "text")
+    }
+    job, dataset = load_dataset(
+        make_job(tmp_path, inputs=kept, **{"data.train": str(tmp_path / "train.csv")})
+    )
+    assert sorted(job.inputs["person"].categories["city"]) == ["00", "01"]
+    assert job.inputs["person"].numbers == ["age"]
+    assert len(job.inputs["history"].vocabulary) == 3
+    assert dataset.splits["train"][0].values["text"] == "[hm]"
+    again, _ = load_dataset(job)  # kinds are known now, and cells read accordingly
+    assert again == job
+
+
+@pytest.mark.parametrize("optional", [True, False])
+def test_a_column_that_the_rows_lack(tmp_path: Path, optional: bool) -> None:
+    columns = {"inputs.person.columns": ["age", "citi"], "inputs.person.optional": optional}
+    with pytest.raises(DataError, match=r"no column `citi` \(inputs.person.columns\); did you mean city\?"):
+        load_dataset(make_job(tmp_path, **columns))
+
+
+def test_a_table_may_stand_in_one_column(tmp_path: Path) -> None:
+    rows = [{**row, "who": {"age": row["age"], "city": row["city"]}} for row in make_rows(tmp_path)]
+    job, dataset = load_dataset(make_job(tmp_path, rows, **{"inputs.person.column": "who"}))
+    assert job.inputs["person"].numbers == ["age"]
+    assert "person" in SampleMaker(job.inputs).from_row(dataset.splits["train"][0]).features
+    with pytest.raises(DataError, match="inputs.person: column `citi`: no training row has a value"):
+        load_dataset(
+            make_job(tmp_path, rows, **{"inputs.person.column": "who", "inputs.person.columns": ["citi"]})
+        )
+
+
+def test_a_series_with_other_channels_than_at_training(tmp_path: Path) -> None:
+    rows = make_rows(tmp_path)
+    rows[3]["sensor"] = [[1.0]] * 3
+    with pytest.raises(DataError, match=r"sensor: 3 channels, but this input has 2 \(x, y\)") as found:
+        load_dataset(make_job(tmp_path, rows))
+    assert "train.jsonl:4" in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        ({"inputs.sound.track_of": "clop"}, "inputs.sound.track_of: `clop` is no video input; one of: clip"),
+        ({"inputs.sound.features": "waveform"}, "inputs.sound.features: the conv encoder reads `mel`; leave it out"),
+        ({"inputs.clip.max_items": 3}, "inputs.sound.max_items: 1, but `clip` has 3, one track for each; write 3"),
+        ({"inputs.person.max_items": 3}, "inputs.person.max_items: a row holds one set of its own columns; name the"),
+        ({"inputs.person.columns": ["age", "age"]}, "inputs.person.columns: `age` is given twice"),
+        ({"inputs.person.columns": {"age": "numbr"}}, "inputs.person.columns.age: unknown type `numbr`; did you mean number?"),
+        ({"inputs.person.columns": []}, "inputs.person.columns"),
+        ({"inputs.sensor.channels": []}, "inputs.sensor.channels: name at least one channel"),
+        ({"inputs.sensor.channels": ["x", "x"]}, "inputs.sensor.channels: ['x', 'x']: name each channel once"),
+        ({"inputs.sensor.center": [1.0]}, "inputs.sensor.center: 1 numbers for 2 channels; give one for each"),
+        ({"inputs.person.columns": ["age", "label"]}, "tasks: column `label` is an input and a target"),
+        ({"inputs.history.encoder": None}, "inputs.history.encoder"),
+    ],
+)  # fmt: skip
+def test_what_the_spec_alone_tells(tmp_path: Path, overrides: dict[str, Any], problem: str) -> None:
+    with pytest.raises(SpecError) as found:
+        make_job(tmp_path, [{}], **overrides)
+    assert problem in str(found.value)
+
+
+def test_two_inputs_of_one_name(tmp_path: Path) -> None:
+    make_job(tmp_path, [{}])
+    path = tmp_path / "job.yaml"
+    path.write_text(path.read_text().replace('"inputs": {', '"inputs": {"text": {}, '))
+    with pytest.raises(SpecError, match="key `text` is given twice"):
+        load_spec(path, Job)

@@ -1,0 +1,41 @@
+"""What docs/fusion.md shows is what runs."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_jobs
+import yaml
+from variants import train_and_reload
+
+from rayfuse.model.fusion import FUSIONS
+from rayfuse.spec.job import Job
+from rayfuse.spec.load import check
+
+PAGE = (Path(__file__).parents[3] / "docs/fusion.md").read_text()
+SPECS = [yaml.safe_load(block)["fusion"] for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]
+[CODE] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+
+
+def test_every_fusion_has_its_section() -> None:
+    assert set(re.findall(r"^## (\w+)$", PAGE, re.MULTILINE)) == set(FUSIONS)
+    assert {spec["type"] for spec in SPECS} >= set(FUSIONS)
+    assert set(re.findall(r"\]\(#(\w+)\)", PAGE)) == set(FUSIONS)
+
+
+@pytest.mark.parametrize("fusion", SPECS, ids=lambda spec: spec["type"])
+def test_every_spec_is_right(fusion: dict[str, Any], tmp_path: Path) -> None:
+    content = tiny_jobs.job_content(tmp_path, audio=True)
+    content["inputs"]["text"]["encoder"] = {"type": "huggingface", "model": "/models/any", "pool": "none"}
+    job = check(content | {"fusion": fusion}, Job, "docs/fusion.md")
+    assert job.fusion.type == fusion["type"]
+
+
+def test_a_fusion_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_fusion.py").write_text(CODE)
+    monkeypatch.syspath_prepend(tmp_path)
+    job = tiny_jobs.tiny_job(tmp_path, audio=True, fusion=SPECS[-1])
+    model, _ = train_and_reload(tmp_path, job)
+    assert type(model.fusion).__name__ == "ProductFusion"
+    assert model.fusion.scale == 0.5
