@@ -122,13 +122,13 @@ def make_model_folder(folder: Path, steps: int = 60, seed: int = 0, job: Any = N
 
     from rayfuse.data.dataset import load_dataset
     from rayfuse.model.folder import save_model
-    from rayfuse.model.fused import FusedModel, trainable_parameters
+    from rayfuse.model.fused import FusedModel, trained_tensors
 
     torch.manual_seed(seed)
     job, dataset = load_dataset(job or tiny_job(folder / "data"))
     model = FusedModel(job)
     _fit(model, dataset.splits["train"], job, steps)
-    weights = {name: tensor.detach() for name, tensor in trainable_parameters(model).items()}
+    weights = {name: tensor.detach() for name, tensor in trained_tensors(model).items()}
     save_model(folder / "model", job, weights, {"made by": "a test"})
     return folder / "model"
 

@@ -19,6 +19,7 @@ from rayfuse.spec.inputs import Input
 from rayfuse.spec.job import FractionSplit, Job
 from rayfuse.spec.problems import nearest
 from rayfuse.spec.tasks import Cell as CellKind
+from rayfuse.spec.tasks import Task
 
 Checked = list[bytes | BadRow]
 Checker = Callable[[Mapping[str, list[Row]], Job], Mapping[str, Checked]]
@@ -98,10 +99,15 @@ def fit(job: Job, rows: list[Row]) -> Job:
         name: MODALITIES[options.type].fitted(options, _readable(name, options, rows))
         for name, options in job.inputs.items()
     }
-    tasks = {
-        name: task.fitted(row.values.get(task.column) for row in rows) for name, task in job.tasks.items()
-    }
+    tasks = {name: _fit_task(name, task, rows) for name, task in job.tasks.items()}
     return job.model_copy(update={"inputs": inputs, "tasks": tasks})
+
+
+def _fit_task(name: str, task: Task, rows: list[Row]) -> Task:
+    try:
+        return task.fitted(rows)
+    except DataError as error:
+        raise DataError(f"tasks.{name}: {error}") from None
 
 
 def _readable(name: str, options: Input, rows: list[Row]) -> Iterator[Any]:
@@ -207,7 +213,7 @@ def describe(dataset: Dataset, job: Job) -> Iterable[str]:
     yield f"rows: {sizes}" + (f"; {bad} skipped" if bad else "")
     yield from (f"skipped: {row}" for rows in dataset.bad.values() for row in rows)
     for name, task in job.tasks.items():
-        yield from task.describe(name, [row.values.get(task.column) for row in dataset.splits["train"]])
+        yield from task.describe(name, dataset.splits["train"])
     yield from _missing(dataset, job)
 
 

@@ -21,7 +21,7 @@ from rayfuse.spec.base import (
 )
 from rayfuse.spec.fusion import Fusion
 from rayfuse.spec.inputs import Input
-from rayfuse.spec.tasks import Mode, Task
+from rayfuse.spec.tasks import Mode, Task, with_default_columns
 
 
 class FractionSplit(Block):
@@ -122,7 +122,7 @@ class Output(Block):
 
 
 def _default_columns(value: Any) -> Any:
-    """An input or task reads the column of its own name unless it says otherwise."""
+    """An input reads the column of its own name unless it says otherwise."""
     if not isinstance(value, dict):
         return value
     return {k: {"column": k, **v} if isinstance(v, dict) else v for k, v in value.items()}
@@ -138,7 +138,7 @@ class Job(Block):
     """The key is the input's name in rows and in HTTP requests."""
     align: Align = LinearAlign()
     fusion: Fusion
-    tasks: Annotated[dict[Key, Task], Field(min_length=1), BeforeValidator(_default_columns)]
+    tasks: Annotated[dict[Key, Task], Field(min_length=1), BeforeValidator(with_default_columns)]
     train: Train = Train()
     compute: Compute = Compute()
     output: Output
@@ -186,7 +186,7 @@ class Job(Block):
                 "train.batch_size",
                 f"{self.train.batch_size} is less than compute.workers × train.accumulate = {micro_batches}",
             )
-        shared = {i.column for i in self.inputs.values()} & {t.column for t in self.tasks.values()}
+        shared = {i.column for i in self.inputs.values()} & {t.target_column for t in self.tasks.values()}
         if shared:
             _refuse(
                 "tasks", f"column `{sorted(shared)[0]}` is an input and a target; a model would just copy it"

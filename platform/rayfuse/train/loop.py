@@ -11,10 +11,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from rayfuse.data.batches import Batch, Plan, SampleStore, collate, drop_inputs, prefetch
+from rayfuse.data.batches import Batch, Plan, SampleStore, collate, drop_inputs, group_rows, prefetch
 from rayfuse.data.rows import Row
 from rayfuse.data.samples import SampleMaker
-from rayfuse.model.evaluation import Outputs, Subset, collect, details, score, subset_name, subsets
+from rayfuse.model.evaluation import (
+    Outputs,
+    Subset,
+    calibrate,
+    collect,
+    details,
+    score,
+    subset_name,
+    subsets,
+)
 from rayfuse.model.folder import load_weights
 from rayfuse.model.fused import FusedModel, heads_of, trainable_parameters
 from rayfuse.spec.job import Job
@@ -97,7 +106,11 @@ class Worker:
         self.modalities = maker.modalities
         self.stores = {name: SampleStore(rows, maker) for name, rows in splits.items()}
         self.plan = Plan(
-            len(self.stores["train"]), job.train.batch_size, job.train.accumulate, job.train.seed
+            len(self.stores["train"]),
+            job.train.batch_size,
+            job.train.accumulate,
+            job.train.seed,
+            group_rows(splits["train"], job.tasks),
         )
         self.precision, self.precision_reason = choose_precision(job.train.precision, self.device)
         self.engine = build_engine(job, FusedModel(job), options, world, self.precision)
@@ -166,8 +179,12 @@ class Worker:
         return [score(self.heads, self.job, outputs) for outputs in self._collect(split, chosen)]
 
     def evaluate_best(self, folder: Path) -> dict[str, Any]:
-        """The best checkpoint on the validation rows, and once on the test rows with every subset of inputs."""
+        """The best checkpoint on the validation rows, and once on the test rows with every subset of inputs.
+
+        Before that it is calibrated on the validation rows; `calibration` holds the buffers that the model then has.
+        """
         self._load(read_model(folder))
+        calibration = calibrate(self.heads, *self._collect("validation", None))
         split = "test" if "test" in self.stores else "validation"
         chosen = subsets(list(self.job.inputs))
         as_they_are, *_ = self._collect(split, None)
@@ -180,6 +197,7 @@ class Worker:
                 subset_name(names): metrics for names, metrics in zip(chosen, by_inputs, strict=True)
             },
             "details": details(self.heads, as_they_are),
+            "calibration": calibration,
         }
 
     def outcome(self, folder: Path) -> dict[str, Any]:
