@@ -58,6 +58,19 @@ def write_image(path: Path, colour: str = "red", chance: random.Random | None = 
     return path
 
 
+def roughen(folder: Path) -> None:
+    """Make the pictures noisy: under group norm, plain ones have gradients of almost zero, which Adam blows up."""
+    import numpy as np
+    from PIL import Image
+
+    chance = np.random.default_rng(0)
+    for path in sorted(folder.glob("*.png")):
+        shade = np.asarray(Image.open(path), dtype=np.float64)
+        Image.fromarray(np.clip(shade + chance.normal(0, 40, shade.shape), 0, 255).astype(np.uint8)).save(
+            path
+        )
+
+
 def write_audio(path: Path, pitch: str = "low") -> Path:
     """A WAV of 0.1 s with one tone."""
     import numpy as np

@@ -50,7 +50,7 @@ class RetrievalHead(PairHead):
         same = (belongs.unsqueeze(1) == all_belong.unsqueeze(0)).all(dim=2)
         negatives = whole.unsqueeze(0) & ~same
         negatives[torch.arange(len(own)), own] = False
-        scale = all_first.detach().norm(dim=1).mean()
+        scale = all_first.detach().norm(dim=1).mean().clamp(min=1e-6)
         both = [
             self._direction(logits, own, negatives, scale)
             for logits in (first @ all_second.T, second @ all_first.T)
