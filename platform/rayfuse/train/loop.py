@@ -39,6 +39,7 @@ from rayfuse.train.state import (
     read_model,
     read_position,
     restore_optimizer,
+    set_whole,
     write_checkpoint,
 )
 from rayfuse.train.stopping import should_stop
@@ -261,7 +262,6 @@ class Worker:
     def _load(self, weights: dict[str, torch.Tensor]) -> None:
         """Put trained tensors in place, in the model and in the optimizer's own float32 copy of it."""
         import deepspeed
-        from deepspeed.utils import safe_set_full_fp32_param
 
         model, stage = self.engine.module, self.engine.zero_optimization_stage()
         parameters = trainable_parameters(model)
@@ -272,7 +272,7 @@ class Worker:
                 load_weights(model, weights)
         if stage > 0:
             for name, parameter in parameters.items():
-                safe_set_full_fp32_param(parameter, weights[name].to(self.device))
+                set_whole(self.engine, parameter, weights[name])
 
     def _early(self) -> bool:
         stopping = self.job.train.early_stopping

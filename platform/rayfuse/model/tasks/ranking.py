@@ -24,7 +24,7 @@ class RankingHead(TaskHead):
     def __init__(self, options: RankingTask, dim: int) -> None:
         super().__init__(options, dim)
         self.kind, self.depth = options.loss, options.depth
-        self.linear = nn.Linear(dim, 1)
+        self.linear = nn.Linear(dim, 1, bias=False)  # what all rows share puts nothing in order
 
     def forward(self, fused: Fused) -> torch.Tensor:
         return self.linear(fused["vector"])

@@ -98,8 +98,9 @@ class RetrievalHead(PairHead):
 
     def details(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
         """How many rows were compared, and the temperature that was learned."""
-        scale = min(float(self.log_scale.detach().exp()), _LARGEST_SCALE)
-        return {"candidates": int(unpacked_arrays(outputs)[2].sum()), "learned_temperature": 1 / scale}
+        first, _, there = unpacked_arrays(outputs)
+        scale = float(np.linalg.norm(first, axis=1).mean()) if len(first) else 1.0
+        return {"candidates": int(there.sum()), "learned_temperature": 1 / scale}
 
     def _ranks(self, outputs: np.ndarray, targets: np.ndarray) -> Sequence[np.ndarray]:
         """For each row with a pair the rank of its best right answer, in both directions, float (rows,)."""
