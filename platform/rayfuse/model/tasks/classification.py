@@ -27,7 +27,7 @@ class ClassificationHead(CalibratedHead):
         return self.linear(fused["vector"])
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return self.criterion(outputs, targets.long())
+        return self.criterion.multiclass(outputs, targets.long())
 
     def answers(self, outputs: torch.Tensor) -> list[dict[str, Any]]:
         """{"label": the class, "scores": {class: probability}}."""

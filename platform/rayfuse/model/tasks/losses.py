@@ -9,7 +9,11 @@ from rayfuse.spec.tasks.classes import ClassLoss
 
 
 class ClassCriterion(nn.Module):
-    """Cross-entropy as a task's spec wants it: class weights, focal factor, label smoothing."""
+    """Cross-entropy as a task's spec wants it: class weights, focal factor, label smoothing.
+
+    Its methods are called by name and not as a module: ranks whose batch is a filler have no loss, and ZeRO-3 wants
+    every rank to call the same modules in the same order.
+    """
 
     weights: torch.Tensor | None
 
@@ -19,7 +23,7 @@ class ClassCriterion(nn.Module):
         weights = options.weights_of(names)
         self.register_buffer("weights", None if weights is None else torch.tensor(weights), persistent=False)
 
-    def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def multiclass(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Loss of each row, float32 (rows,). logits: (rows, classes); targets: int64 (rows,)."""
         logits = logits.float()
         loss = nn.functional.cross_entropy(

@@ -36,7 +36,7 @@ class OrdinalHead(CalibratedHead):
         return self.score(fused["vector"]).float() - thresholds
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return self.criterion(log_probabilities(outputs.float()), targets.long())
+        return self.criterion.multiclass(log_probabilities(outputs.float()), targets.long())
 
     def answers(self, outputs: torch.Tensor) -> list[dict[str, Any]]:
         """{"label": the class, "scores": {class: probability}}."""

@@ -47,7 +47,7 @@ class TaggingHead(TaskHead):
         counted = (outputs[:, :, -1] > 0.5) & ~targets.isnan()
         logits = outputs[:, :, :-1].flatten(0, 1)
         wanted = targets.nan_to_num().long().flatten()
-        losses = self.criterion(logits, wanted).view(counted.shape) * counted
+        losses = self.criterion.multiclass(logits, wanted).view(counted.shape) * counted
         return losses.sum(dim=1) / counted.sum(dim=1).clamp(min=1)
 
     def answers(self, outputs: torch.Tensor) -> list[dict[str, Any]]:
