@@ -97,10 +97,11 @@ class RetrievalHead(PairHead):
         return both | {f"{way}_{name}": v for way, part in found.items() for name, v in part.items()}
 
     def details(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
-        """How many rows were compared, and the temperature that was learned."""
+        """How many rows were compared, and the temperature that was learned (null where there were none)."""
         first, _, there = unpacked_arrays(outputs)
-        scale = float(np.linalg.norm(first, axis=1).mean()) if len(first) else 1.0
-        return {"candidates": int(there.sum()), "learned_temperature": 1 / scale}
+        scales = np.linalg.norm(first[there], axis=1)
+        learned = 1 / float(scales.mean()) if len(scales) else None
+        return {"candidates": len(scales), "learned_temperature": learned}
 
     def _ranks(self, outputs: np.ndarray, targets: np.ndarray) -> Sequence[np.ndarray]:
         """For each row with a pair the rank of its best right answer, in both directions, float (rows,)."""
