@@ -4,12 +4,10 @@ import os
 import socket
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tiny_jobs
 import torch
 import torch.multiprocessing as mp
-from PIL import Image
 
 EPOCHS = 2
 
@@ -77,18 +75,8 @@ def make_job(folder: Path, stage: int, **overrides):
     if not (folder / "train.jsonl").exists():
         tiny_jobs.make_rows(folder, 32, "train")
         tiny_jobs.make_rows(folder, 24, "test")
-        roughen(folder)
+        tiny_jobs.roughen(folder)
     return tiny_jobs.tiny_job(folder, **settings)
-
-
-def roughen(folder: Path) -> None:
-    """Make the pictures noisy: under group norm, plain ones have gradients of almost zero, which Adam blows up."""
-    chance = np.random.default_rng(0)
-    for path in sorted(folder.glob("*.png")):
-        shade = np.asarray(Image.open(path), dtype=np.float64)
-        Image.fromarray(np.clip(shade + chance.normal(0, 40, shade.shape), 0, 255).astype(np.uint8)).save(
-            path
-        )
 
 
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
