@@ -86,7 +86,7 @@ def make_job(folder: Path, stage: int):
     )
 
 
-@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("stage", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_two_workers_learn_what_one_does(stage: int, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
