@@ -40,7 +40,7 @@ demo: setup
 	$(BIN)/rayfuse demo
 
 test: setup
-	$(PYTEST) tests/unit tests/specs
+	$(PYTEST) -n 2 tests/unit tests/specs
 	$(PYTEST) -m "not slow" tests/distributed tests/mlflow tests/ray
 	$(PYTEST) -m "not slow" tests/k8s
 

@@ -58,6 +58,19 @@ def write_image(path: Path, colour: str = "red", chance: random.Random | None = 
     return path
 
 
+def roughen(folder: Path) -> None:
+    """Make the pictures noisy: under group norm, plain ones have gradients of almost zero, which Adam blows up."""
+    import numpy as np
+    from PIL import Image
+
+    chance = np.random.default_rng(0)
+    for path in sorted(folder.glob("*.png")):
+        shade = np.asarray(Image.open(path), dtype=np.float64)
+        Image.fromarray(np.clip(shade + chance.normal(0, 40, shade.shape), 0, 255).astype(np.uint8)).save(
+            path
+        )
+
+
 def write_audio(path: Path, pitch: str = "low") -> Path:
     """A WAV of 0.1 s with one tone."""
     import numpy as np
@@ -122,13 +135,13 @@ def make_model_folder(folder: Path, steps: int = 60, seed: int = 0, job: Any = N
 
     from rayfuse.data.dataset import load_dataset
     from rayfuse.model.folder import save_model
-    from rayfuse.model.fused import FusedModel, trainable_parameters
+    from rayfuse.model.fused import FusedModel, trained_tensors
 
     torch.manual_seed(seed)
     job, dataset = load_dataset(job or tiny_job(folder / "data"))
     model = FusedModel(job)
     _fit(model, dataset.splits["train"], job, steps)
-    weights = {name: tensor.detach() for name, tensor in trainable_parameters(model).items()}
+    weights = {name: tensor.detach() for name, tensor in trained_tensors(model).items()}
     save_model(folder / "model", job, weights, {"made by": "a test"})
     return folder / "model"
 

@@ -4,12 +4,10 @@ import os
 import socket
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tiny_jobs
 import torch
 import torch.multiprocessing as mp
-from PIL import Image
 
 EPOCHS = 2
 
@@ -77,18 +75,8 @@ def make_job(folder: Path, stage: int, **overrides):
     if not (folder / "train.jsonl").exists():
         tiny_jobs.make_rows(folder, 32, "train")
         tiny_jobs.make_rows(folder, 24, "test")
-        roughen(folder)
+        tiny_jobs.roughen(folder)
     return tiny_jobs.tiny_job(folder, **settings)
-
-
-def roughen(folder: Path) -> None:
-    """Make the pictures noisy: under group norm, plain ones have gradients of almost zero, which Adam blows up."""
-    chance = np.random.default_rng(0)
-    for path in sorted(folder.glob("*.png")):
-        shade = np.asarray(Image.open(path), dtype=np.float64)
-        Image.fromarray(np.clip(shade + chance.normal(0, 40, shade.shape), 0, 255).astype(np.uint8)).save(
-            path
-        )
 
 
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -114,7 +102,9 @@ def alone(tmp_path_factory) -> Path:
     return train_in_processes(folder / "out", make_job(folder, stage=0), world=1, stop=EPOCHS)
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize(
+    "stage", [pytest.param(0, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.slow), 2, 3]
+)
 def test_two_workers_learn_what_one_does(alone: Path, stage: int, tmp_path: Path) -> None:
     job = make_job(alone.parent, stage)
     together = train_in_processes(tmp_path / "out", job, world=2, stop=EPOCHS)
@@ -122,7 +112,10 @@ def test_two_workers_learn_what_one_does(alone: Path, stage: int, tmp_path: Path
     assert_same_evaluation(alone, together)
 
 
-@pytest.mark.parametrize(("stages", "worlds"), [((0, 2), (1, 2)), ((2, 3), (2, 1)), ((3, 1), (2, 2))])
+@pytest.mark.parametrize(
+    ("stages", "worlds"),
+    [((0, 2), (1, 2)), ((2, 3), (2, 1)), pytest.param((3, 1), (2, 2), marks=pytest.mark.slow)],
+)
 def test_resumes_exactly_on_other_workers_and_stage(alone: Path, stages, worlds, tmp_path: Path) -> None:
     half = train_in_processes(tmp_path / "half", make_job(alone.parent, stages[0]), worlds[0], stop=1)
     whole = train_in_processes(

@@ -101,9 +101,21 @@ def tracked(folder: Path) -> tuple[list[Any], list[Any]]:
     return [run for run in runs if run not in children], children
 
 
-def test_interrupted_and_killed_it_goes_on_where_it_was(two_workers: Nodes, tmp_path: Path) -> None:
-    write_sweep(tmp_path)
-
+def test_interrupted_and_killed_it_goes_on_where_it_was(
+    two_workers: Nodes, ray_cluster: LocalCluster, tmp_path: Path
+) -> None:
+    """Each trial needs all of the cluster. With the first rate the loss is no number, with the tiny ones nothing is
+    learned. A second cluster runs on the machine: Ray Train cannot tell which of them to clean up after a trial."""
+    write_sweep(
+        tmp_path,
+        metric="loss",
+        mode="min",
+        search={"type": "grid"},
+        space={"train.optimizer.lr": {"grid": [1e30, 0.03, 1e-9, 2e-9, 0.02, 3e-9]}},
+        scheduler={"type": "asha", "grace": 1, "reduction": 2},
+        trial={"compute.workers": 2},
+        concurrency=4,  # more than there is room for
+    )
     first = start(tmp_path, two_workers)
     wait_for(lambda: len(ended(tmp_path)) >= 1, first, tmp_path)
     first.send_signal(signal.SIGINT)
@@ -119,71 +131,44 @@ def test_interrupted_and_killed_it_goes_on_where_it_was(two_workers: Nodes, tmp_
     after_kill = ended(tmp_path)
     assert len(after_kill) < 6
 
-    code, data = finish(start(tmp_path, two_workers), tmp_path)
+    code, data = finish(start(tmp_path, two_workers, "--register-best"), tmp_path)
     assert code == 0
     known = trials(tmp_path)
-    assert sorted(known) == [1, 2, 3, 4, 5, 6]
     for before in (after_interrupt, after_kill):
         for number, trial in before.items():  # MLflow may have got the last of it later
             assert {**known[number], "sent": True, "seconds": 0} == {**trial, "sent": True, "seconds": 0}
-    assert {trial["state"] for trial in known.values()} == {"finished"}
-    assert {len(trial["history"]) for trial in known.values()} == {2}
+    assert {number: trial["state"] for number, trial in known.items()} == {
+        1: "failed", 2: "finished", 3: "stopped", 4: "stopped", 5: "finished", 6: "stopped"
+    }  # fmt: skip
+    assert "the loss is nan" in known[1]["error"] or "the loss is inf" in known[1]["error"]
+    assert [len(known[number]["history"]) for number in (2, 3, 4, 5, 6)] == [2, 1, 1, 2, 1]
 
     parents, children = tracked(tmp_path)
     assert len(parents) == 1
     assert Counter(run.data.tags["rayfuse.trial"] for run in children) == Counter("123456")
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parents[0].info.run_id}
-    assert {run.info.status for run in [*parents, *children]} == {"FINISHED"}
+    statuses = {run.data.tags["rayfuse.trial"]: run.info.status for run in children}
+    assert statuses == {"1": "FAILED", **dict.fromkeys("23456", "FINISHED")}
     assert {trial["run_id"] for trial in known.values()} == {run.info.run_id for run in children}
     assert data["run_id"] == parents[0].info.run_id
 
-    assert [trial["value"] for trial in data["trials"]] == sorted(
-        (trial["value"] for trial in data["trials"]), reverse=True
-    )
+    values = [trial["value"] for trial in data["trials"] if trial["value"] is not None]
+    assert values == sorted(values)
+    assert len(values) == 5
     best = data["best"]
-    assert best["value"] == data["trials"][0]["value"]
+    assert best["value"] == values[0]
+    assert best["trial"] in (2, 5)
     assert best["spec"]["train"]["optimizer"]["lr"] == best["values"]["train.optimizer.lr"]
     assert best["spec"]["data"]["test"] == str(tmp_path / "test.jsonl")
     folder = Path(data["sweep"])
-    pictures = {path.stem for path in (folder / "pictures").iterdir()}
-    assert {"fusion", "train.optimizer.lr"} <= pictures <= {"fusion", "fusion.heads", "train.optimizer.lr"}
-    stored = {
-        file.path
-        for file in MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db").list_artifacts(data["run_id"])
-    }
+    assert [path.stem for path in (folder / "pictures").iterdir()] == ["train.optimizer.lr"]
+    client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    stored = {file.path for file in client.list_artifacts(data["run_id"])}
     assert {"leaderboard.json", "best.json", "pictures"} <= stored
     assert not list(folder.rglob("*.pkl"))
-
-
-def test_trials_that_fail_or_are_stopped_make_room_for_others(
-    two_workers: Nodes, ray_cluster: LocalCluster, tmp_path: Path
-) -> None:
-    """Each needs all of the cluster; with the first rate the loss is no number, with the last two nothing is learned.
-    A second cluster runs on the machine: Ray Train cannot tell which of them to clean up."""
-    write_sweep(
-        tmp_path,
-        metric="loss",
-        mode="min",
-        search={"type": "grid"},
-        space={"train.optimizer.lr": {"grid": [1e30, 0.03, 1e-9, 2e-9]}},
-        scheduler={"type": "asha", "grace": 1, "reduction": 2},
-        trial={"compute.workers": 2, "train.epochs": 2},
-        concurrency=4,  # more than there is room for
-    )
-    code, data = finish(start(tmp_path, two_workers, "--register-best"), tmp_path)
-    assert code == 0
-    known = trials(tmp_path)
-    assert [known[number]["state"] for number in (1, 2, 3, 4)] == ["failed", "finished", "stopped", "stopped"]
-    assert "the loss is nan" in known[1]["error"] or "the loss is inf" in known[1]["error"]
-    assert [len(known[number]["history"]) for number in (2, 3, 4)] == [2, 1, 1]
-    assert data["best"]["trial"] == 2
     assert data["registered"]["version"] == 1
     assert data["registered"]["evaluated_on"] == "test"
-    client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
     assert int(client.get_model_version_by_alias("tiny", "candidate").version) == 1
-    _, children = tracked(tmp_path)
-    statuses = {run.data.tags["rayfuse.trial"]: run.info.status for run in children}
-    assert statuses == {"1": "FAILED", "2": "FINISHED", "3": "FINISHED", "4": "FINISHED"}
 
 
 def test_more_workers_than_the_cluster_has(two_workers: Nodes, tmp_path: Path) -> None:

@@ -67,7 +67,8 @@ def _one(found: Mapping[str, Any]) -> str:
     if "scores" not in found:
         return f"{found['value']:.6g}" if "value" in found else str(found)
     best = sorted(found["scores"].items(), key=lambda pair: -pair[1])[:_SCORES]
-    return f"{found['label']}  ({', '.join(f'{label} {score:.1%}' for label, score in best)})"
+    answer = found["label"] if "label" in found else ", ".join(map(str, found["labels"])) or "none"
+    return f"{answer}  ({', '.join(f'{label} {score:.1%}' for label, score in best)})"
 
 
 def _is_endpoint(model: str) -> bool:

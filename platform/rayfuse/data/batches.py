@@ -15,7 +15,7 @@ from rayfuse.data.samples import Sample, SampleMaker
 from rayfuse.errors import BadInput, DataError
 from rayfuse.modalities import Features, Modality
 from rayfuse.spec.inputs import Input
-from rayfuse.spec.tasks import Target
+from rayfuse.spec.tasks import Target, Task
 
 Item = TypeVar("Item")
 
@@ -133,13 +133,15 @@ class Plan:
     """Which rows each worker reads at each step: a function of the seed and the numbers below alone.
 
     A global batch is the same rows whatever the number of workers; each takes every `world`-th of them.
-    The last batch of an epoch may be smaller, and then some workers may get nothing.
+    The last batch of an epoch may be smaller, and then some workers may get nothing. With `groups`, the number of
+    each row's group, rows of one group follow each other, so that only a border between batches parts them.
     """
 
     rows: int
     batch_size: int
     accumulate: int = 1
     seed: int = 0
+    groups: tuple[int, ...] | None = None
 
     @property
     def steps(self) -> int:
@@ -148,7 +150,7 @@ class Plan:
 
     def step(self, epoch: int, step: int, rank: int, world: int) -> list[np.ndarray]:
         """Row numbers of each micro-batch of one worker at one step."""
-        order = _shuffled(self.rows, self.seed, epoch)
+        order = _shuffled(self.rows, self.seed, epoch, self.groups)
         batch = order[step * self.batch_size : (step + 1) * self.batch_size]
         return [part[rank::world] for part in np.array_split(batch, self.accumulate)]
 
@@ -158,8 +160,22 @@ class Plan:
 
 
 @lru_cache(maxsize=4)
-def _shuffled(rows: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch]).permutation(rows)
+def _shuffled(rows: int, seed: int, epoch: int, groups: tuple[int, ...] | None) -> np.ndarray:
+    chance = np.random.default_rng([seed, epoch])
+    order = chance.permutation(rows)
+    if groups is None:
+        return order
+    places = chance.permutation(max(groups) + 1)
+    return order[np.argsort(places[np.array(groups)[order]], kind="stable")]
+
+
+def group_rows(rows: Sequence[Row], tasks: Mapping[str, Task]) -> tuple[int, ...] | None:
+    """The number of each row's group, where a task wants some rows to meet in one batch; None where none does."""
+    column = next((task.group_column for task in tasks.values() if task.group_column), None)
+    if column is None:
+        return None
+    numbers: dict[str, int] = {}
+    return tuple(numbers.setdefault(str(row.values.get(column)), len(numbers)) for row in rows)
 
 
 class SampleStore:

@@ -19,6 +19,7 @@ from rayfuse.spec.inputs import Input
 from rayfuse.spec.job import FractionSplit, Job
 from rayfuse.spec.problems import nearest
 from rayfuse.spec.tasks import Cell as CellKind
+from rayfuse.spec.tasks import Task
 
 Checked = list[bytes | BadRow]
 Checker = Callable[[Mapping[str, list[Row]], Job], Mapping[str, Checked]]
@@ -111,9 +112,7 @@ def fit(job: Job, rows: list[Row]) -> Job:
     Raises DataError, naming the input or task, where the rows teach nothing.
     """
     inputs = {name: _fit_input(name, options, rows) for name, options in job.inputs.items()}
-    tasks = {
-        name: task.fitted(row.values.get(task.column) for row in rows) for name, task in job.tasks.items()
-    }
+    tasks = {name: _fit_task(name, task, rows) for name, task in job.tasks.items()}
     return job.model_copy(update={"inputs": inputs, "tasks": tasks})
 
 
@@ -123,6 +122,13 @@ def _fit_input(name: str, options: Input, rows: list[Row]) -> Input:
     except DataError as error:
         raise DataError(f"inputs.{name}: {error}") from None
     return fitted
+
+
+def _fit_task(name: str, task: Task, rows: list[Row]) -> Task:
+    try:
+        return task.fitted(rows)
+    except DataError as error:
+        raise DataError(f"tasks.{name}: {error}") from None
 
 
 def _readable(name: str, options: Input, rows: list[Row]) -> Iterator[Any]:
@@ -228,7 +234,7 @@ def describe(dataset: Dataset, job: Job) -> Iterable[str]:
     yield f"rows: {sizes}" + (f"; {bad} skipped" if bad else "")
     yield from (f"skipped: {row}" for rows in dataset.bad.values() for row in rows)
     for name, task in job.tasks.items():
-        yield from task.describe(name, [row.values.get(task.column) for row in dataset.splits["train"]])
+        yield from task.describe(name, dataset.splits["train"])
     yield from _missing(dataset, job)
     for name, options in job.inputs.items():
         modality = build_modality(options)

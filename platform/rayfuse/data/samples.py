@@ -139,9 +139,9 @@ class SampleMaker:
         targets: dict[str, Target] = {}
         for name, task in self.tasks.items():
             try:
-                targets[name] = task.read(row.values)
+                targets[name] = task.read(row.values, self.inputs)
             except BadInput as error:
-                raise BadInput(f"{name} (column {task.column}): {error}") from None
+                raise BadInput(f"{name} (column {', '.join(task.columns)}): {error}") from None
         return targets
 
 

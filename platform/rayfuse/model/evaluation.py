@@ -40,7 +40,7 @@ class Outputs:
         """Add a batch; its fillers do not count."""
         real = batch.weights > 0
         for name, head in heads.items():
-            if name in batch.targets:
+            if name in batch.targets and real.any():
                 chosen, targets = outputs[name][real].float(), batch.targets[name][real]
                 self.losses[name] = self.losses.get(name, 0.0) + float(head.loss(chosen, targets).sum())
                 self.outputs.setdefault(name, []).append(chosen.cpu().numpy())
@@ -115,6 +115,15 @@ def score(heads: Mapping[str, TaskHead], job: Job, outputs: Outputs) -> dict[str
         found[f"{name}/loss"] = loss
         found |= {f"{name}/{metric}": value for metric, value in head.metrics(raw, targets).items()}
     return {"loss": total, **found}
+
+
+def calibrate(heads: Mapping[str, TaskHead], outputs: Outputs) -> dict[str, float]:
+    """Fit what tasks fit on validation rows; the buffers of the model that were set, by name."""
+    return {
+        f"tasks.{name}.{buffer}": value
+        for name, head in heads.items()
+        for buffer, value in head.calibrate(*outputs.of(name)).items()
+    }
 
 
 def details(heads: Mapping[str, TaskHead], outputs: Outputs) -> dict[str, Any]:

@@ -103,7 +103,7 @@ class FusedModel(nn.Module):
         found = {
             name: self._task_loss(name, head, outputs, batch)
             if name in batch.targets
-            else outputs[name].sum() * 0.0
+            else head.idle(outputs[name])
             for name, head in heads_of(self).items()
         }
         found |= {name: outputs[name].sum() for name in self.aid_weights if name in outputs}

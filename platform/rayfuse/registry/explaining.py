@@ -150,10 +150,8 @@ def _draw_contributions(axes: Any, one: Explained, task: str, predictor: Predict
     axes.axvline(0, color="#1c2733", linewidth=0.8)
     axes.tick_params(labelsize=8)
     answer = one.answer[task]
-    said, true = (
-        answer.get("label", answer.get("value", "")),
-        one.row.values.get(predictor.job.tasks[task].column),
-    )
+    said = answer.get("label", answer.get("value", ""))
+    true = one.row.values.get(predictor.job.tasks[task].target_column or "")
     head = heads_of(predictor.model)[task]
     axes.set_title(
         f"{task}: {_shown(said)} (in the row: {_shown(true)})\n"

@@ -13,7 +13,7 @@ from rayfuse.serve.problems import KINDS, MEDIA_TYPE
 from rayfuse.serve.protocol import EXPLAIN, JSON, MAX_INSTANCES, MULTIPART
 from rayfuse.spec.inputs import Input, NumberColumn, SequenceInput, SeriesInput, TableInput
 from rayfuse.spec.job import Job
-from rayfuse.spec.tasks import ClassificationTask, Task
+from rayfuse.spec.tasks import Task
 
 _SHOWN = 3
 
@@ -307,12 +307,62 @@ SAYS: dict[str, Callable[[Any], str]] = {
 
 
 def _answer(task: Task) -> Schema:
-    if isinstance(task, ClassificationTask):
-        classes = task.classes or []
-        score = {"type": "number", "minimum": 0, "maximum": 1}
-        scores = {"type": "object", "properties": {str(name): score for name in classes}}
-        return _object({"label": {"enum": classes}, "scores": scores})
-    return _object({"value": {"type": "number"}})
+    """What the task's head answers; one of a kind that is not known here may answer any object."""
+    return _ANSWERS.get(task.type, lambda task: {"type": "object"})(task)
+
+
+def _one_class(task: Any) -> Schema:
+    return _object({"label": {"enum": task.classes or []}, "scores": _scores(task)})
+
+
+def _some_classes(task: Any) -> Schema:
+    labels = {"type": "array", "items": {"enum": task.classes or []}, "uniqueItems": True}
+    return _object({"labels": labels, "scores": _scores(task)})
+
+
+def _scores(task: Any) -> Schema:
+    return {"type": "object", "properties": dict.fromkeys(task.names, _PROBABILITY)}
+
+
+def _tags(task: Any) -> Schema:
+    place = {"type": "integer", "minimum": 0}
+    entity = _object({"type": {"enum": task.entities or []}, "start": place, "end": place})
+    return _object(
+        {
+            "tags": {"type": "array", "items": {"enum": task.tags}},
+            "entities": {"type": "array", "items": entity, "description": "words from start to before end"},
+        }
+    )
+
+
+def _match(task: Any) -> Schema:
+    score = {**_PROBABILITY, "type": ["number", "null"]}
+    return _object({"match": {"type": ["boolean", "null"]}, "score": score})
+
+
+def _embeddings(task: Any) -> Schema:
+    vector = {"type": "array", "items": {"type": "number"}, "minItems": task.dim, "maxItems": task.dim}
+    vectors = {"type": "object", "properties": dict.fromkeys(task.inputs, vector)}
+    similarity = {"type": ["number", "null"], "minimum": -1.0001, "maximum": 1.0001}
+    return _object({"embeddings": vectors, "similarity": similarity})
+
+
+def _number(name: str) -> Callable[[Any], Schema]:
+    return lambda task: _object({name: {"type": "number"}})
+
+
+_PROBABILITY: Schema = {"type": "number", "minimum": 0, "maximum": 1}
+
+_ANSWERS: dict[str, Callable[[Any], Schema]] = {
+    "classification": _one_class,
+    "multi_label": _some_classes,
+    "ordinal": _one_class,
+    "regression": _number("value"),
+    "tagging": _tags,
+    "matching": _match,
+    "retrieval": _embeddings,
+    "ranking": _number("score"),
+}
 
 
 def _ref(name: str) -> Schema:

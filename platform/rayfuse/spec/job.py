@@ -10,7 +10,7 @@ from rayfuse.spec.align import Align, LinearAlign
 from rayfuse.spec.base import Block, Key, Name, Part, Share, Url, UrlMember, mapping_or_url, not_built_yet
 from rayfuse.spec.fusion import Fusion
 from rayfuse.spec.inputs import Input, default_columns
-from rayfuse.spec.tasks import Mode, Task
+from rayfuse.spec.tasks import Mode, Task, with_default_columns
 from rayfuse.spec.train import Train
 
 
@@ -57,13 +57,6 @@ class Output(Block):
     """MLflow server or database; MLFLOW_TRACKING_URI, else a database in `storage`."""
 
 
-def _default_columns(value: Any) -> Any:
-    """A task reads the column of its own name unless it says otherwise."""
-    if not isinstance(value, dict):
-        return value
-    return {k: {"column": k, **v} if isinstance(v, dict) else v for k, v in value.items()}
-
-
 class Job(Block):
     """Train one model from rows to a registered version."""
 
@@ -74,7 +67,7 @@ class Job(Block):
     """The key is the input's name in rows and in HTTP requests."""
     align: Align = LinearAlign()
     fusion: Fusion
-    tasks: Annotated[dict[Key, Task], Field(min_length=1), BeforeValidator(_default_columns)]
+    tasks: Annotated[dict[Key, Task], Field(min_length=1), BeforeValidator(with_default_columns)]
     train: Train = Train()
     compute: Compute = Compute()
     output: Output
@@ -124,7 +117,7 @@ class Job(Block):
                 f"{self.train.batch_size} is less than compute.workers × train.accumulate = {micro_batches}",
             )
         shared = {c for i in self.inputs.values() for c in i.columns_read} & {
-            t.column for t in self.tasks.values()
+            t.target_column for t in self.tasks.values()
         }
         if shared:
             _refuse(

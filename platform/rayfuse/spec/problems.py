@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import BaseModel, SecretStr, Tag, ValidationError
 
 from rayfuse.spec.custom import Custom
 
@@ -154,7 +154,18 @@ def _member(node: Any, key: int | str) -> Any:
         return node
     if key == "custom":
         return next((model for model in _members(node) if issubclass(model, Custom)), None)
-    return next((model for model in _members(node) if key in (_tag(model), "mapping")), None)
+    found = next((model for model in _members(node) if key in (_tag(model), "mapping")), None)
+    return found or _tagged(node, key)
+
+
+def _tagged(node: Any, key: int | str) -> Any:
+    """The member of a union, or of one within it, whose tag is `key`, where it is no block."""
+    for candidate in get_args(_plain(node)):
+        if any(isinstance(mark, Tag) and mark.tag == key for mark in getattr(candidate, "__metadata__", ())):
+            return candidate
+        if _is_union(candidate) and (found := _tagged(candidate, key)):
+            return found
+    return None
 
 
 def _step(node: Any, key: int | str) -> Any:

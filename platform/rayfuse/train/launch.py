@@ -288,8 +288,19 @@ def no_room(job: Job) -> str:
     )
 
 
-def export_model(job: Job, checkpoint: str, run: RunFolder, folder: Path, about: Mapping[str, Any]) -> Path:
-    """Write the model folder of a checkpoint to the local `folder`, and a copy of it to the run."""
+def export_model(
+    job: Job,
+    checkpoint: str,
+    run: RunFolder,
+    folder: Path,
+    about: Mapping[str, Any],
+    calibration: Mapping[str, float],
+) -> Path:
+    """Write the model folder of a checkpoint to the local `folder`, and a copy of it to the run.
+
+    calibration: buffers that were set after training, by name (see `Worker.evaluate_best`).
+    """
+    import torch
     from safetensors.torch import load_file
 
     from rayfuse.model.folder import save_model
@@ -298,7 +309,9 @@ def export_model(job: Job, checkpoint: str, run: RunFolder, folder: Path, about:
     fs, path = fsspec.url_to_fs(f"{checkpoint}/{MODEL_FILE}")
     with tempfile.TemporaryDirectory() as scratch:
         fs.get_file(path, f"{scratch}/{MODEL_FILE}")
-        save_model(folder, job, load_file(f"{scratch}/{MODEL_FILE}"), about)
+        weights = load_file(f"{scratch}/{MODEL_FILE}")
+        fitted = {name: torch.full_like(weights[name], value) for name, value in calibration.items()}
+        save_model(folder, job, {**weights, **fitted}, about)
     run.upload(folder, "model")
     return folder
 

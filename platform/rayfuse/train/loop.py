@@ -13,11 +13,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from rayfuse.data.batches import Batch, Plan, SampleStore, collate, prefetch
+from rayfuse.data.batches import Batch, Plan, SampleStore, collate, group_rows, prefetch
 from rayfuse.data.rows import Row
 from rayfuse.data.samples import SampleMaker
 from rayfuse.data.training import training_batch
-from rayfuse.model.evaluation import Outputs, Subset, collect, details, score, subset_name, subsets
+from rayfuse.model.evaluation import (
+    Outputs,
+    Subset,
+    calibrate,
+    collect,
+    details,
+    score,
+    subset_name,
+    subsets,
+)
 from rayfuse.model.explain import importance
 from rayfuse.model.folder import load_weights
 from rayfuse.model.fused import FusedModel, heads_of, trainable_parameters
@@ -39,6 +48,7 @@ from rayfuse.train.state import (
     read_position,
     read_trained,
     restore_optimizer,
+    set_whole,
     write_checkpoint,
 )
 from rayfuse.train.stopping import should_stop
@@ -125,7 +135,11 @@ class Worker:
         self.modalities = maker.modalities
         self.stores = {name: SampleStore(rows, maker) for name, rows in splits.items()}
         self.plan = Plan(
-            len(self.stores["train"]), job.train.batch_size, job.train.accumulate, job.train.seed
+            len(self.stores["train"]),
+            job.train.batch_size,
+            job.train.accumulate,
+            job.train.seed,
+            group_rows(splits["train"], job.tasks),
         )
         self.precision, self.precision_reason = choose_precision(job.train.precision, self.device)
         self.engine = build_engine(job, FusedModel(job), options, world, self.precision)
@@ -241,8 +255,12 @@ class Worker:
 
     def evaluate_best(self, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         """The best weights once on the test rows, else on the validation rows: as they are, with every subset of the
-        inputs, and what each input contributed."""
+        inputs, and what each input contributed.
+
+        Before that they are calibrated on the validation rows; `calibration` holds the buffers that the model then has.
+        """
         self._load(weights)
+        calibration = calibrate(self.heads, *self._collect("validation", None))
         split = "test" if "test" in self.stores else "validation"
         inputs = list(self.job.inputs)
         chosen = subsets(inputs)
@@ -258,6 +276,7 @@ class Worker:
             },
             "details": details(self.heads, as_they_are),
             "explain": importance(self.heads, inputs, dict(zip([*chosen, ()], collected, strict=True))),
+            "calibration": calibration,
         }
 
     def outcome(self, best_validation: dict[str, float]) -> dict[str, Any]:
@@ -314,7 +333,6 @@ class Worker:
     def _load(self, weights: Mapping[str, torch.Tensor]) -> None:
         """Put trained tensors in place, in the model and in the optimizer's own float32 copy of it."""
         import deepspeed
-        from deepspeed.utils import safe_set_full_fp32_param
 
         model, stage = self.engine.module, self.engine.zero_optimization_stage()
         parameters = trainable_parameters(model)
@@ -325,7 +343,7 @@ class Worker:
                 load_weights(model, weights)
         if stage > 0:
             for name, parameter in parameters.items():
-                safe_set_full_fp32_param(parameter, weights[name].to(self.device))
+                set_whole(self.engine, parameter, weights[name])
 
     def _early(self) -> bool:
         stopping = self.job.train.early_stopping

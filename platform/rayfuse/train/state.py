@@ -76,21 +76,42 @@ def restore_optimizer(
     DeepSpeed makes its optimizer state at the first step, so `empty_step` takes one that changes nothing
     (gradients and rate zero) before the state is overwritten.
     """
-    from deepspeed.utils import safe_set_full_optimizer_state
-
     empty_step()
     _link_optimizer_states(engine)
     for name, parameter in trainable_parameters(engine.module).items():
         for moment in _MOMENTS:
             value = moments[f"{moment}/{name}"]
             if engine.zero_optimization_stage() > 0:
-                safe_set_full_optimizer_state(parameter, value.to(engine.device), moment)
+                set_whole(engine, parameter, value, moment)
             elif moment in engine.optimizer.state[parameter]:
                 engine.optimizer.state[parameter][moment].copy_(value)
     optimizer = engine.optimizer if engine.zero_optimization_stage() == 0 else engine.optimizer.optimizer
     for state in optimizer.state.values():
         if "step" in state:
             state["step"].fill_(float(steps))
+
+
+def set_whole(
+    engine: Any, parameter: torch.nn.Parameter, value: torch.Tensor, moment: str | None = None
+) -> None:
+    """Put a whole tensor in the place of ZeRO's own float32 copy of a parameter, or of one of its moments.
+
+    Under stage 3 each rank keeps an equal part, the last padded, and DeepSpeed 0.19 cuts only tensors that need none.
+    """
+    from deepspeed import utils
+
+    value = value.to(engine.device)
+    if engine.zero_optimization_stage() == 3:
+        part: Any = parameter.ds_tensor  # type: ignore[attr-defined]
+        mine = value.flatten()[torch.distributed.get_rank() * part.numel() :][: part.numel()]
+        value = torch.nn.functional.pad(mine, (0, part.numel() - mine.numel()))
+        set_parameter, set_moment = utils.safe_set_local_fp32_param, utils.safe_set_local_optimizer_state
+    else:
+        set_parameter, set_moment = utils.safe_set_full_fp32_param, utils.safe_set_full_optimizer_state
+    if moment is None:
+        set_parameter(parameter, value)
+    else:
+        set_moment(parameter, value, moment)
 
 
 def _link_optimizer_states(engine: Any) -> None:

@@ -122,8 +122,11 @@ def test_many_reasons_are_counted() -> None:
             texts(20, label=1.5),
             "column `label`: 0 classes in the training rows, at least 2 are needed; a class is a",
         ),
-        (texts(20, label="a"), "column `label`: 1 classes in the training rows"),
-        (texts(8) + texts(8, label=1) + texts(8, label="1"), "holds 1 and '1'; write one of them everywhere"),
+        (texts(20, label="a"), r"tasks.answer: column `label`: 1 classes \('a'\) in the training rows"),
+        (
+            texts(8) + texts(8, label=1) + texts(8, label="1"),
+            r"holds 1 \(.*train.jsonl:\d+\) and '1' \(.*:\d+\), one class in two types; write one of them everywhere",
+        ),
         (texts(1), "data.validation.fraction 0.5 of 1 rows leaves none for .*; give more rows"),
     ],
 )

@@ -72,7 +72,7 @@ def error_of(spec: dict[str, Any], path: str, value: Any) -> str:
         ("inputs.image.encoder", "conv", "inputs.image.encoder: a mapping belongs here, not 'conv'"),
         ("inputs.image.encoder.widht", 8, "inputs.image.encoder.widht: unknown key; did you mean width?"),
         ("fusion.type", "gatd", "fusion: unknown type `gatd`; did you mean gated?"),
-        ("tasks.answer.type", "generation", "tasks.answer: type `generation` is not built yet; one of: classification, regression"),
+        ("tasks.answer.type", "generation", "tasks.answer: type `generation` is not built yet; one of: classification, multi_label, ordinal, regression, tagging, matching, retrieval, ranking"),
         ("align.loss", {"type": "contrastiv"}, "align.loss.0: unknown type `contrastiv`; did you mean contrastive?"),
         ("align.loss", [{"type": "margin", "margn": 1}], "align.loss.0.margn: unknown key; did you mean margin?"),
         ("align.loss", [{"type": "margin"}, {"type": "margin"}], "align.loss: `margin` is listed twice, not [{'type': 'margin'}, {'type': 'margin'}]"),

@@ -1,13 +1,42 @@
 """Classes and numbers to learn."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from rayfuse.errors import BadInput, DataError
-from rayfuse.spec.tasks import ClassificationTask, RegressionTask
+from rayfuse.spec.tasks import (
+    ClassificationTask,
+    CustomTask,
+    MatchingTask,
+    MultiLabelTask,
+    OrdinalTask,
+    RankingTask,
+    RegressionTask,
+    RetrievalTask,
+    TaggingTask,
+)
+from rayfuse.spec.tasks.numbers import group_numbers
+
+
+@dataclass(frozen=True)
+class Row:
+    values: dict[str, Any]
+    file: str
+    line: int
+
+    @property
+    def origin(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+def rows(values: Sequence[Any], column: str = "label", file: str = "a") -> list[Row]:
+    return [Row({column: value}, file, i) for i, value in enumerate(values, start=1)]
 
 
 def classification(classes: list[Any] | None = None) -> ClassificationTask:
@@ -28,12 +57,12 @@ def classification(classes: list[Any] | None = None) -> ClassificationTask:
     ],
 )
 def test_classes_are_found_and_sorted(values: list[Any], classes: list[Any]) -> None:
-    assert list(map(repr, classification().fitted(values).classes or [])) == list(map(repr, classes))
+    assert list(map(repr, classification().fitted(rows(values)).classes or [])) == list(map(repr, classes))
 
 
 def test_listed_classes_stay() -> None:
     task = classification(["b", "a"])
-    assert task.fitted(["c"]) is task
+    assert task.fitted(rows(["c"])) is task
     assert [task.target("b"), task.target("a")] == [0, 1]
 
 
@@ -42,8 +71,8 @@ def test_classes_of_one_name_are_refused() -> None:
     for classes in ([1, "1"], ["a", "a"], [True, "True"]):
         with pytest.raises(ValidationError, match="would have the same name in an answer"):
             classification(classes)
-    with pytest.raises(DataError, match="column `label`: holds 1 and '1'; write one of them everywhere"):
-        classification().fitted([1, "1", 2])
+    with pytest.raises(DataError, match="column `label`: holds 1 \\(a:1\\) and '1' \\(a:2\\), one class in"):
+        classification().fitted(rows([1, "1", 2]))
 
 
 @pytest.mark.parametrize(("label", "index"), [(7, 0), (7.0, 0), ("7.0", 1), (True, 2), (False, 3)])
@@ -51,7 +80,7 @@ def test_labels_of_tables(label: Any, index: int) -> None:
     assert classification([7, "7.0", True, False]).target(label) == index
 
 
-@pytest.mark.parametrize("label", ["7", 8, 7.5, 1, 0, [7], {"a": 1}, float("inf"), b"x"])
+@pytest.mark.parametrize("label", [8, 7.5, 1, 0, [7], {"a": 1}, float("inf"), b"x"])
 def test_labels_that_are_no_class(label: Any) -> None:
     with pytest.raises(
         BadInput, match="is not one of the 4 classes: 7, '7.0', True, False; correct the row, or"
@@ -82,12 +111,231 @@ def test_what_is_no_number(value: Any) -> None:
     with pytest.raises(BadInput, match="is not a finite number"):
         task.target(value)
     with pytest.raises(DataError, match="column `x`: no numbers in the training rows"):
-        task.fitted([value])
+        task.fitted(rows([value], "x"))
 
 
 def test_mean_and_deviation() -> None:
-    task = RegressionTask(type="regression", column="x").fitted([1, 3, None, "x", 10**400])
+    task = RegressionTask(type="regression", column="x").fitted(rows([1, 3, None, "x", 10**400], "x"))
     assert (task.mean, task.deviation) == (2, 1)
-    assert RegressionTask(type="regression", column="x").fitted([5, 5]).deviation == 1
+    assert RegressionTask(type="regression", column="x").fitted(rows([5, 5], "x")).deviation == 1
     given = RegressionTask(type="regression", column="x", mean=7.0)
-    assert (given.fitted([1, 3]).mean, given.fitted([1, 3]).deviation) == (7, 1)
+    found = given.fitted(rows([1, 3], "x"))
+    assert (found.mean, found.deviation) == (7, 1)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [([0, 1], ["no", "yes"]), (["a", "b"], [1.5, 2.5]), ([0, 1], [True])]
+)
+def test_a_label_type_that_changes_between_files_names_both(first: list[Any], second: list[Any]) -> None:
+    both = [*rows(first, file="a.jsonl"), *rows(second, file="b.jsonl")]
+    with pytest.raises(DataError) as refused:
+        classification().fitted(both)
+    text = str(refused.value)
+    assert f"column `label`: {first[0]!r} (a.jsonl:1) is " in text
+    assert f"{second[0]!r} (b.jsonl:1) is " in text
+    assert text.endswith("write the labels in one type in all files, or list all under `classes`")
+    assert classification(["a", 1]).fitted(both).classes == ["a", 1]
+
+
+def test_files_whose_labels_share_a_type_may_hold_others() -> None:
+    both = [*rows([1, "many"], file="a.csv"), *rows([2, 3], file="b.csv")]
+    assert classification().fitted(both).classes == [1, 2, 3, "many"]
+
+
+def test_a_label_of_another_type_than_its_class_says_so() -> None:
+    with pytest.raises(
+        BadInput, match="the class 7 is a whole number, this is a text; write it the same everywhere"
+    ):
+        classification([7, 8]).target("7")
+
+
+@pytest.mark.parametrize("given", ["balanced", {"a": 2.0}])
+def test_class_weights(given: Any) -> None:
+    task = ClassificationTask(type="classification", column="label", class_weights=given)
+    fitted = task.fitted(rows(["a", "b", "b", "b", None]))
+    assert fitted.weights_of(fitted.names) == ([2.0, 4 / 6] if given == "balanced" else [2.0, 1.0])
+    assert ClassificationTask.model_validate(fitted.model_dump()) == fitted
+
+
+def test_weights_of_unknown_classes_are_refused() -> None:
+    task = ClassificationTask(type="classification", column="label", class_weights={"c": 2.0})
+    with pytest.raises(DataError, match="class_weights: no class is called 'c'; there are: 'a', 'b'"):
+        task.fitted(rows(["a", "b"]))
+
+
+def test_multi_label() -> None:
+    task = MultiLabelTask(type="multi_label", column="label", class_weights="balanced")
+    fitted = task.fitted(rows([["b", "a"], ["b"], [], None]))
+    assert fitted.classes == ["a", "b"]
+    assert fitted.weights_of(fitted.names) == [3, 1]  # rows without, for each with
+    assert [fitted.target(value) for value in (["b"], ["b", "a", "b"], [])] == [[0, 1], [1, 1], [0, 0]]
+    for value, problem in (
+        (None, r"the labels are missing; write \[\]"),
+        ("a", "is no list of labels"),
+        (["c"], "not one of the 2"),
+    ):
+        with pytest.raises(BadInput, match=problem):
+            fitted.target(value)
+    split = MultiLabelTask(type="multi_label", column="label", separator="|").fitted(rows(["x|y", "y", None]))
+    assert [split.target(value) for value in ("y | x", None, "")] == [[1, 1], [0, 0], [0, 0]]
+
+
+def test_ordinal_classes_have_an_order() -> None:
+    task = OrdinalTask(type="ordinal", column="label")
+    assert task.fitted(rows([3, 1, 2.0])).classes == [1, 2, 3]
+    with pytest.raises(DataError, match="'high' is a text, whose place in the order is not known; list all"):
+        task.fitted(rows(["low", "high"]))
+
+
+WORDS = SimpleNamespace(column="words")
+
+
+def tagging(**options: Any) -> TaggingTask:
+    return TaggingTask(type="tagging", column="label", input="text", **options)
+
+
+def test_tags() -> None:
+    task = tagging().fitted(rows([["O", "B-per", "I-loc"], ["O"], None, "O", ["nonsense"]]))
+    assert task.entities == ["loc", "per"]
+    assert task.tags == ["O", "B-loc", "I-loc", "B-per", "I-per"]
+    read = {"label": ["O", "I-per"], "words": ["a", "b"]}
+    assert task.read(read, {"text": WORDS}) == [0, 4]
+    assert task.read({**read, "words": None}, {"text": WORDS}) == [0, 4]
+    for change, problem in (
+        ({"words": ["a"]}, "2 tags for the 1 words of `text`"),
+        ({"words": "a b"}, "`text` is no list of words"),
+        ({"label": ["O", "X"]}, "tag 'X' is not one of: 'O', 'B-loc'"),
+        ({"label": None}, "the tags are missing"),
+        ({"label": "O O"}, "'O O' is no list of tags"),
+    ):
+        with pytest.raises(BadInput, match=problem):
+            task.read(read | change, {"text": WORDS})
+    with pytest.raises(DataError, match="no tag but O in the training rows"):
+        tagging().fitted(rows([["O"]]))
+    weighted = tagging(class_weights="balanced").fitted(rows([["O", "O", "B-x", "I-x"]]))
+    assert weighted.weights_of(weighted.tags) == pytest.approx([4 / 6, 4 / 3, 4 / 3])
+
+
+def test_pairs_that_are_true_or_false() -> None:
+    task = MatchingTask(type="matching", inputs=("a", "b"), column="label")
+    values: list[Any] = [True, 1, 1.0, "true", False, 0, "False"]
+    assert [task.read({"label": value}, {}) for value in values] == [1, 1, 1, 1, 0, 0, 0]
+    for value in (2, "yes", None, []):
+        with pytest.raises(BadInput):
+            task.read({"label": value}, {})
+    assert task.fitted(rows([1, 0])) is task
+    with pytest.raises(
+        DataError, match="all training rows are true pairs, and both are needed; leave `column` out"
+    ):
+        task.fitted(rows([1, True]))
+    unlabelled = MatchingTask(type="matching", inputs=("a", "b"))
+    assert unlabelled.read({}, {}) == 1
+    assert unlabelled.columns == {}
+
+
+def test_what_belongs_together_in_retrieval() -> None:
+    task = RetrievalTask(type="retrieval", inputs=("a", "b"), column="label")
+    numbers = [task.read({"label": value}, {}) for value in (7, 7.0, "7", "8")]
+    assert numbers[0] == numbers[1] == numbers[2] != numbers[3]
+    alone = [task.read({"label": None}, {}), RetrievalTask(type="retrieval", inputs=("a", "b")).read({}, {})]
+    assert all(number != number for target in alone for number in target)  # NaN
+
+
+def test_group_numbers_are_exact_in_float32() -> None:
+    numbers = {value: group_numbers(value) for value in map(str, range(2000))}
+    assert len(set(map(tuple, numbers.values()))) == 2000
+    assert all(0 <= part < 2**24 and part == int(part) for pair in numbers.values() for part in pair)
+    assert group_numbers("query 1") == [6359550.0, 8098504.0]  # the same in every process, for ever
+
+
+def ranking(**options: Any) -> RankingTask:
+    return RankingTask(type="ranking", column="label", group="query", **options)
+
+
+def test_ranking_rows() -> None:
+    assert ranking().read({"label": 2, "query": "q"}, {}) == [2.0, *group_numbers("q")]
+    for values, problem in (
+        ({"label": -1, "query": "q"}, "relevance -1 is not a finite number from 0"),
+        ({"label": None, "query": "q"}, "the relevance is missing"),
+        ({"label": 1}, r"the query \(column query\) is missing"),
+    ):
+        with pytest.raises(BadInput, match=problem):
+            ranking().read(values, {})
+    alike = [Row({"label": n, "query": n}, "a", n) for n in range(4)]
+    with pytest.raises(
+        DataError, match=r"no query \(column `query`\) has training rows of different relevance"
+    ):
+        ranking().fitted(alike)
+
+
+def problems(task: dict[str, Any], encoder: dict[str, Any] | None = None) -> str:
+    """What is said about a job with one task."""
+    from rayfuse.errors import SpecError
+    from rayfuse.spec.job import Job
+    from rayfuse.spec.load import check
+
+    text = {"type": "text", "encoder": encoder or {"type": "conv"}}
+    job = {
+        "kind": "job",
+        "name": "tiny",
+        "data": {"train": "/train.jsonl"},
+        "inputs": {"text": text, "image": {"type": "image", "encoder": {"type": "conv"}}},
+        "fusion": {"type": "concat"},
+        "tasks": {"answer": task},
+        "output": {"storage": "/runs"},
+    }
+    try:
+        check(job, Job, "x.yaml")
+    except SpecError as error:
+        return str(error).removeprefix("x.yaml: ")
+    return ""
+
+
+HF = {"type": "huggingface", "model": "/somewhere"}
+
+
+@pytest.mark.parametrize(
+    ("task", "encoder", "problem"),
+    [
+        ({"type": "tagging", "input": "text"}, {**HF, "pool": "none"}, ""),
+        ({"type": "tagging", "input": "text"}, HF, "tasks.answer.input: the encoder of `text` makes one vector of"),
+        ({"type": "tagging", "input": "text"}, None, "tasks.answer.input: the encoder of `text` makes one vector of"),
+        ({"type": "tagging", "input": "image"}, None, "tasks.answer.input: `image` is not one text"),
+        ({"type": "tagging", "input": "txt"}, None, "tasks.answer.input: no input is called `txt`; one of: text, image"),
+        ({"type": "matching", "inputs": ["text", "image"]}, None, ""),
+        ({"type": "matching", "inputs": ["text", "text"]}, None, "tasks.answer.inputs: `text` is named twice"),
+        ({"type": "matching", "inputs": ["text", "image"], "column": "text"}, None, "tasks: column `text` is an input and a"),
+        ({"type": "retrieval", "inputs": ["text", "sound"]}, None, "tasks.answer.inputs: no input is called `sound`"),
+        ({"type": "retrieval", "inputs": ["text", "image"], "column": "image"}, None, ""),
+        ({"type": "ranking", "group": "text"}, None, ""),
+        ({"type": "ranking", "group": "answer"}, None, "tasks.answer.group: column `answer` cannot be both the query"),
+        ({"type": "ranking"}, None, "tasks.answer.group: missing"),
+        ({"type": "classification", "class_weights": "even"}, None, "tasks.answer.class_weights: 'even' is not one of: 'balanced'"),
+        ({"type": "classification", "class_weights": {"a": 0}}, None, "tasks.answer.class_weights.a: should be greater than 0, not 0"),
+        ({"type": "classification", "label_smoothing": 1}, None, "tasks.answer.label_smoothing: should be less than 1, not 1"),
+        ({"type": "soup"}, None, "tasks.answer: unknown type `soup`; "),
+        ({"type": "my_package.tasks:MyHead", "options": {"a": 1}, "reports": {"error": "min"}}, None, ""),
+    ],
+)  # fmt: skip
+def test_what_a_spec_alone_tells(task: dict[str, Any], encoder: dict[str, Any] | None, problem: str) -> None:
+    found = problems(task, encoder)
+    assert found.startswith(problem), found
+    assert bool(found) == bool(problem)
+
+
+def test_two_queries_cannot_both_keep_their_rows_together() -> None:
+
+    tasks = {"one": ranking(), "two": ranking().model_copy(update={"group": "other"})}
+    [(path, reason)] = ranking().problems(SimpleNamespace(tasks=tasks))
+    assert path == "group"
+    assert "a job has one such column, not `query` and `other`" in reason
+
+
+@pytest.mark.parametrize(("value", "target"), [(1, 1.0), ([1, 2.5], [1, 2.5])])
+def test_targets_of_tasks_of_ones_own(value: Any, target: Any) -> None:
+    task = CustomTask(type="my:Head", column="x", reports={"error": "min"})
+    assert task.read({"x": value}, {}) == target
+    assert task.metrics() == {"loss": "min", "error": "min"}
+    for wrong in ("a", [1, "a"], [], None):
+        with pytest.raises(BadInput):
+            task.target(wrong)

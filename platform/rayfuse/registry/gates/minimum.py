@@ -5,9 +5,7 @@ from collections.abc import Iterable, Mapping
 from rayfuse.errors import SpecError
 from rayfuse.registry.gates.base import Case, Verdict
 from rayfuse.spec.problems import nearest
-from rayfuse.spec.tasks import CLASSIFICATION_METRICS, REGRESSION_METRICS
-
-_MODES = {**CLASSIFICATION_METRICS, **REGRESSION_METRICS}
+from rayfuse.spec.tasks import METRICS
 
 
 class Minimum:
@@ -26,7 +24,7 @@ class Minimum:
                 raise SpecError(
                     f"--min {metric}: version {case.candidate.version} does not report it; {known}"
                 )
-            value, at_most = measured[metric], _MODES.get(metric.rpartition("/")[2]) == "min"
+            value, at_most = measured[metric], METRICS.get(metric.rpartition("/")[2]) == "min"
             if not (value <= bound if at_most else value >= bound):  # so that NaN misses every bound
                 misses.append(f"{metric} {value:.4f} is {'above' if at_most else 'below'} {bound:g}")
         numbers = {

@@ -1,0 +1,131 @@
+"""Losses that look at several rows, on several workers: what one worker learns, two learn as well."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import tiny_jobs
+import torch
+import torch.multiprocessing as mp
+
+from rayfuse.model.gathering import gather_rows
+
+SIZES = (3, 0, 2)
+PAIR = {"inputs": ["image", "text"], "dim": 8}
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def join(rank: int, world: int, port: int) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": str(world)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.distributed.init_process_group("gloo")
+
+
+def test_without_a_process_group_rows_stay_what_they_are() -> None:
+    rows = torch.ones(2, 3)
+    found, start = gather_rows(rows)
+    assert found is rows
+    assert start == 0
+
+
+def test_rows_of_differently_many_workers_meet() -> None:
+    mp.spawn(_gather, (free_port(),), nprocs=len(SIZES))
+
+
+def _gather(rank: int, port: int) -> None:
+    """The loss of each worker is its rank times the sum of squares of all rows: 0 + 1 + 2 = 3 times 2x in all."""
+    join(rank, len(SIZES), port)
+    rows = (torch.arange(SIZES[rank] * 2.0).view(-1, 2) + 10 * rank).requires_grad_()
+    found, start = gather_rows(rows)
+    assert found.shape == (sum(SIZES), 2)
+    assert start == sum(SIZES[:rank])
+    torch.testing.assert_close(found[start : start + len(rows)], rows)
+    assert found[-1].tolist() == [22, 23]
+    (rank * (found**2).sum()).backward()
+    torch.testing.assert_close(rows.grad, 6 * rows.detach())
+    torch.distributed.destroy_process_group()
+
+
+def make_job(folder: Path, stage: int):
+    """Five rows in a batch, in queries of four; the last batch leaves the second worker without rows."""
+    if not (folder / "train.jsonl").exists():
+        for name, n in (("train", 26), ("validation", 12), ("test", 12)):
+            path = tiny_jobs.make_rows(folder, n, name)
+            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            for i, row in enumerate(rows):
+                row |= {"grade": i % 3, "query": f"query {i // 4}"}
+            tiny_jobs.write_rows(path, rows)
+        tiny_jobs.roughen(folder)
+    return tiny_jobs.tiny_job(
+        folder,
+        **{
+            "data.validation": str(folder / "validation.jsonl"),
+            "tasks": {
+                "find": {"type": "retrieval", **PAIR, "hardness": 0.5},
+                "match": {"type": "matching", **PAIR},
+                "rank": {"type": "ranking", "column": "grade", "group": "query"},
+                "answer": {"type": "classification", "column": "label"},
+            },
+            "train.epochs": 1,
+            "train.batch_size": 5,
+            "train.early_stopping": None,
+            "train.optimizer.lr": 0.003,
+            "train.deepspeed.stage": stage,
+            "inputs.image.encoder.dropout": 0.0,
+            "inputs.text.encoder.dropout": 0.0,
+        },
+    )
+
+
+@pytest.mark.parametrize("stage", [pytest.param(2, marks=pytest.mark.slow), 3])
+def test_two_workers_learn_what_one_does(stage: int, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    job = make_job(tmp_path, stage)
+    for world in (1, 2):
+        mp.spawn(_train, (world, free_port(), job.model_dump_json(), tmp_path / str(world)), nprocs=world)
+    alone, together = (load_file(tmp_path / name / "model.safetensors") for name in "12")
+    for name, tensor in alone.items():
+        torch.testing.assert_close(
+            tensor, together[name], rtol=1e-3, atol=5e-5, msg=lambda t, n=name: f"{n}: {t}"
+        )
+    found = [json.loads((tmp_path / name / "evaluation.json").read_text()) for name in "12"]
+    assert set(found[0]["calibration"]) == {"tasks.match.temperature", "tasks.answer.temperature"}
+    for part in found:
+        assert part["details"]["answer"]["temperature"] == pytest.approx(
+            part["calibration"]["tasks.answer.temperature"], rel=1e-5
+        )
+    for name in ("rank/ndcg", "find/r1", "find/median_rank", "answer/accuracy"):
+        assert found[0]["metrics"][name] == pytest.approx(found[1]["metrics"][name], abs=1e-4)
+
+
+def _train(rank: int, world: int, port: int, job_json: str, folder: Path) -> None:
+    join(rank, world, port)
+    from rayfuse.data.dataset import load_dataset
+    from rayfuse.spec.job import Job
+    from rayfuse.spec.load import check
+    from rayfuse.train.engine import read_options
+    from rayfuse.train.loop import Worker
+    from rayfuse.train.state import gather_model, gather_optimizer, write_checkpoint
+
+    job, dataset = load_dataset(check(json.loads(job_json), Job, "job"))
+    worker = Worker(job, dataset.splits, read_options(job), rank, world)
+    worker.train_epoch(0)
+    model, moments = gather_model(worker.engine), gather_optimizer(worker.engine)
+    if rank == 0:
+        folder.mkdir()
+        write_checkpoint(folder, job, model, moments, worker.position)
+    torch.distributed.barrier()
+    evaluation = worker.evaluate_best(folder)
+    if rank == 0:
+        (folder / "evaluation.json").write_text(json.dumps(evaluation))
+    torch.distributed.destroy_process_group()

@@ -1,0 +1,229 @@
+"""Every kind of task, with every option: trained for two steps, saved, loaded, and answering what the API promises."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_jobs
+import torch
+from jsonschema import Draft202012Validator
+from torch import nn
+from variants import _compare, _train, train_and_reload
+
+from rayfuse.data.batches import Batch, EncoderBatch, collate
+from rayfuse.data.dataset import load_dataset
+from rayfuse.data.samples import SampleMaker
+from rayfuse.model.encoders import Encoder
+from rayfuse.model.evaluation import collect, details, score, subsets
+from rayfuse.model.fused import FusedModel, heads_of
+from rayfuse.model.tasks import TASKS, TaskHead
+from rayfuse.model.tokens import Fused, Tokens
+from rayfuse.serve.openapi import _answer
+from rayfuse.spec.base import Block
+from rayfuse.spec.tasks import METRICS
+
+PAIR = {"inputs": ["image", "text"], "dim": 8}
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "classification": {"type": "classification", "column": "label"},
+    "classification, rare and hard ones first": {
+        "type": "classification",
+        "column": "label",
+        "class_weights": "balanced",
+        "focal": 2.0,
+        "label_smoothing": 0.1,
+    },
+    "classification, given weights": {
+        "type": "classification",
+        "column": "label",
+        "class_weights": {"red": 2.0},
+        "weight": "learned",
+    },
+    "multi_label": {"type": "multi_label", "column": "labels"},
+    "multi_label, rare and hard ones first": {
+        "type": "multi_label",
+        "column": "labels",
+        "class_weights": "balanced",
+        "focal": 2.0,
+        "label_smoothing": 0.1,
+    },
+    "ordinal": {"type": "ordinal", "column": "grade"},
+    "ordinal of two": {
+        "type": "ordinal",
+        "column": "sunny",
+        "class_weights": "balanced",
+        "label_smoothing": 0.1,
+    },
+    "regression": {"type": "regression", "column": "brightness"},
+    "matching": {"type": "matching", **PAIR},
+    "matching, labelled": {"type": "matching", **PAIR, "column": "sunny", "projection": "linear"},
+    "retrieval": {"type": "retrieval", **PAIR},
+    "retrieval, several right answers": {"type": "retrieval", **PAIR, "column": "label", "hardness": 0.5},
+    "retrieval, hardest negative": {
+        "type": "retrieval",
+        **PAIR,
+        "loss": "max_violation",
+        "projection": "linear",
+    },
+    "ranking": {"type": "ranking", "column": "grade", "group": "query"},
+    "ranking, pairwise": {"type": "ranking", "column": "grade", "group": "query", "loss": "pairwise"},
+    "one's own": {
+        "type": f"{__name__}:Median",
+        "column": "brightness",
+        "options": {"scale": 100.0},
+        "reports": {"error": "min"},
+    },
+}
+
+
+class Median(TaskHead):
+    """A number, by its absolute error."""
+
+    class Options(Block):
+        scale: float = 1.0
+
+    def __init__(self, options: Options, dim: int) -> None:
+        super().__init__(options, dim)
+        self.scale = options.scale
+        self.linear = nn.Linear(dim, 1)
+
+    def forward(self, fused: Fused) -> torch.Tensor:
+        return self.linear(fused["vector"]) * self.scale
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return (outputs[:, 0] - targets).abs() / self.scale
+
+    def answers(self, outputs: torch.Tensor) -> list[dict[str, Any]]:
+        return [{"value": value} for value in outputs[:, 0].tolist()]
+
+    def metrics(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+        return {"error": float(np.abs(outputs[:, 0] - targets).mean())}
+
+
+class Each(Encoder):
+    """A vector of each token."""
+
+    width = 4
+
+    def __init__(self, options: dict[str, Any], source: object) -> None:
+        super().__init__(options, source)
+        self.embedding = nn.Embedding(8, 4)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Tokens:  # type: ignore[override]
+        return self.embedding(input_ids), attention_mask.bool()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows that have a target of every kind."""
+    folder = tmp_path_factory.mktemp("tasks")
+    for name, n in (("train", 32), ("test", 16)):
+        path = tiny_jobs.make_rows(folder, n, name)
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for i, row in enumerate(rows):
+            row["labels"] = [row["label"], *(["even"] if i % 2 else [])]
+            row |= {"grade": i % 3, "sunny": i % 2, "query": f"query {i // 6}"}
+        tiny_jobs.write_rows(path, rows)
+    return folder
+
+
+def test_there_is_a_variant_of_every_type() -> None:
+    assert {block["type"] for block in VARIANTS.values()} == {*TASKS, f"{__name__}:Median"} - {"tagging"}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_task_is_trained_and_reloaded(name: str, folder: Path, tmp_path: Path) -> None:
+    model, batch = train_and_reload(tmp_path, job_of(folder, name))
+    heads = heads_of(model)
+    job, _ = load_dataset(job_of(folder, name))
+    for part in collect(model, heads, [batch], subsets(list(job.inputs))):
+        found = score(heads, job, part)
+        assert set(found) == set(job.metrics())
+        assert all(isinstance(value, float) and np.isfinite(value) for value in found.values()), found
+        json.dumps(details(heads, part), allow_nan=False)
+    schema = Draft202012Validator(_answer(job.tasks["answer"]))
+    with torch.no_grad():
+        for given in (batch, batch.subset(["text"])):
+            for answer in heads["answer"].answers(model(given)["answer"]):
+                schema.validate(json.loads(json.dumps(answer, allow_nan=False)))
+
+
+def job_of(folder: Path, name: str) -> Any:
+    overrides = {"tasks": {"answer": VARIANTS[name]}, "train.early_stopping": None}
+    return tiny_jobs.tiny_job(folder, **overrides)
+
+
+def test_fillers_add_nothing_and_reach_every_parameter(folder: Path) -> None:
+    """Also of the losses that look at several rows."""
+    tasks = {f"t{i}": {**block, "weight": 1} for i, block in enumerate(VARIANTS.values())}
+    job, dataset = load_dataset(tiny_jobs.tiny_job(folder, tasks=tasks, **{"train.early_stopping": None}))
+    model = FusedModel(job).train()
+    maker = SampleMaker(job.inputs, job.tasks)
+    filler = collate([], maker.modalities, blanks=True)
+    losses = model.losses(model(filler), filler)
+    assert {float(loss.detach()) for loss in losses.values()} == {0.0}
+    model.total_loss(losses, filler).backward()
+    assert not [name for name, p in model.named_parameters() if p.grad is None or p.grad.any()]
+    alone = collate([maker.from_row(dataset.splits["train"][0])], maker.modalities, blanks=True)
+    model.total_loss(model.losses(model(alone), alone), alone).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_learned_weights_follow_the_losses(folder: Path) -> None:
+    """A task whose loss is large loses weight: exp(-s), where s settles at the log of the loss (Kendall et al., 2018)."""
+    tasks = {
+        "label": {"type": "classification", "weight": "learned"},
+        "brightness": {"type": "regression", "weight": "learned"},
+    }
+    job, dataset = load_dataset(tiny_jobs.tiny_job(folder, tasks=tasks, **{"train.early_stopping": None}))
+    maker = SampleMaker(job.inputs, job.tasks)
+    batch = collate([maker.from_row(row) for row in dataset.splits["train"][:8]], maker.modalities)
+    model = FusedModel(job).eval()
+    losses = {"label": torch.tensor(2.0 * 8), "brightness": torch.tensor(0.5 * 8)}
+    optimizer = torch.optim.Adam(model.log_variances.parameters(), lr=0.1)
+    for _ in range(200):
+        optimizer.zero_grad()
+        model.total_loss(losses, batch).backward()
+        optimizer.step()
+    found = {name: float(value) for name, value in model.log_variances.items()}
+    assert found == pytest.approx({"label": np.log(2), "brightness": np.log(0.5)}, abs=0.01)
+
+
+def test_tags_are_trained_and_reloaded(folder: Path, tmp_path: Path) -> None:
+    """Words as a text input gives them: the token where each begins."""
+    text = {
+        "type": "text",
+        "max_tokens": 16,
+        "encoder": {"type": f"{__name__}:Each"},
+    }
+    tasks = {"tags": {"type": "tagging", "input": "text", "entities": ["thing"], "class_weights": {"O": 0.5}}}
+    job = tiny_jobs.tiny_job(
+        folder, **{"inputs": {"text": text}, "tasks": tasks, "train.early_stopping": None}
+    )
+    ids = torch.tensor([[2, 4, 5, 7, 3], [2, 4, 6, 3, 0]])
+    features = {
+        "input_ids": ids,
+        "attention_mask": (ids > 0).long(),
+        "word_starts": torch.tensor([[1, 2, 3], [1, -1, -1]]),
+    }
+    targets = torch.tensor([[0, 1, 2], [1, 0, torch.nan]])
+    batch = Batch(
+        {"text": EncoderBatch(features, torch.tensor([[0], [1]]))}, {"tags": targets}, torch.ones(2)
+    )
+    torch.manual_seed(0)
+    model = FusedModel(job).train()
+    _train(model, job, batch)
+    _compare(tmp_path, job, model.eval(), batch)
+    with torch.no_grad():
+        outputs = model(batch)["tags"]
+        answers = model.tasks["tags"].answers(outputs)  # type: ignore[operator]
+        [absent] = model.tasks["tags"].answers(model(Batch(  # type: ignore[operator]
+            {"text": EncoderBatch(None, torch.tensor([[-1]]))}, {}, torch.ones(1)))["tags"])  # fmt: skip
+    assert [len(answer["tags"]) for answer in answers] == [3, 1]
+    assert absent == {"tags": [], "entities": []}
+    schema = Draft202012Validator(_answer(job.tasks["tags"]))
+    for answer in answers:
+        schema.validate(answer)
+    assert set(job.tasks["tags"].metrics()) <= set(METRICS)
