@@ -5,9 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.rayfuse-setup
 PYTEST := $(BIN)/python -m pytest
+export DATA MODELS STORAGE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench slow clean
+.PHONY: help setup demo test check bench bench-quality slow clean
 
 help:
 	@echo "make setup   install Rayfuse with all extras into $(VENV), with the versions of constraints.txt"
@@ -16,6 +17,7 @@ help:
 	@echo "make test    unit tests, every shipped spec, and tests on a local Ray and a small Kubernetes"
 	@echo "make slow    tests that take minutes"
 	@echo "make bench   measurements"
+	@echo "make bench-quality DATA=… MODELS=… STORAGE=…   accuracy on public data, three seeds each; hours on a CPU"
 	@echo "make clean   remove caches and build leftovers; data, models and runs stay"
 
 setup: $(STAMP)
@@ -53,6 +55,9 @@ check: setup
 
 bench: setup
 	$(BIN)/python bench/run.py
+
+bench-quality: setup
+	PYTHONPATH=bench $(BIN)/python bench/quality.py
 
 slow: setup
 	$(PYTEST) -m slow

@@ -38,7 +38,9 @@ class EfficientNetLite0(Encoder):
         self._bn1 = _norm(1280)
         self.dropout = nn.Dropout(options.dropout)
         tensors = torch.load(options.weights, weights_only=True, map_location="cpu")
-        self.load_state_dict({name: tensor for name, tensor in tensors.items() if not name.startswith("_fc.")})
+        self.load_state_dict(
+            {name: tensor for name, tensor in tensors.items() if not name.startswith("_fc.")}
+        )
         self.requires_grad_(False)
         for part in [*self._blocks[len(self._blocks) - options.train_blocks :], self._conv_head, self._bn1]:
             part.requires_grad_(options.train_blocks > 0)
