@@ -5,7 +5,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.rayfuse-setup
 PYTEST := $(BIN)/python -m pytest
-export DATA MODELS STORAGE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check bench bench-quality slow clean
