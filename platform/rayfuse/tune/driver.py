@@ -25,7 +25,7 @@ def drive(config: dict[str, Any], splits: dict[str, Any]) -> None:
     gave, for jobs without `own_rows`. Ends with an outcome, or with the reason of a failure that another try would
     not heal; anything else is raised, and Tune tries again.
     """
-    reports = _Reports(config["metric"])
+    reports = _Reports(config["metric"], json.loads(config["job"])["train"]["epochs"])
     try:
         job = check(json.loads(config["job"]), Job, "job")
         if config["own_rows"]:
@@ -51,18 +51,21 @@ def _teacher(job: Job, splits: dict[str, Any], run: RunFolder) -> str | None:
 
 
 class _Reports:
-    """Hands what was measured to Tune, together with each epoch's value."""
+    """Hands what was measured to Tune, together with each epoch's value.
 
-    def __init__(self, metric: str) -> None:
-        self._key = f"validation/{metric}"
+    That of the last epoch comes with the outcome: a scheduler has nothing left to stop then.
+    """
+
+    def __init__(self, metric: str, epochs: int) -> None:
+        self._key, self._epochs = f"validation/{metric}", epochs
         self._pending: list[Record] = []
 
     def watch(self, records: list[Record], progress: dict[str, Any]) -> None:
         for record in records:
             self._pending.append(record)
-            if self._key in record["metrics"]:
+            if self._key in record["metrics"] and record["epoch"] < self._epochs:
                 self.send({VALUE: record["metrics"][self._key], EPOCH: record["epoch"]})
-            elif "started" in record or "room" in record:
+            elif self._key in record["metrics"] or "started" in record or "room" in record:
                 self.send({})
 
     def send(self, more: dict[str, Any]) -> None:
