@@ -11,7 +11,7 @@ from rayfuse.errors import BadInput, MissingInput, SpecError
 from rayfuse.modalities.base import Features, Modality
 from rayfuse.modalities.containers import Unreadable, opened, packet_clock
 from rayfuse.modalities.mel import log_mel
-from rayfuse.modalities.pretrained import feature_extractor
+from rayfuse.modalities.pretrained import WHISPER_STEP, feature_extractor, whisper_positions
 from rayfuse.spec.encoders import HuggingFaceEncoder
 from rayfuse.spec.inputs import AudioInput
 
@@ -55,7 +55,9 @@ class AudioModality(Modality):
             if self.options.features == "waveform":
                 return {"waveform": padded}
             return {"mel": log_mel(padded, self.options.sample_rate, self.options.mels)}
-        features = self._extractor(padded, sampling_rate=self.options.sample_rate, return_tensors="np")
+        features = self._extractor(
+            padded, sampling_rate=self.options.sample_rate, return_tensors="np", **self._heard
+        )
         return {
             name: np.asarray(values[0], dtype=np.float32)
             for name, values in features.items()
@@ -82,6 +84,13 @@ class AudioModality(Modality):
             raise broken from None
         except MissingInput as absent:
             raise absent if self.options.track_of is not None else BadInput(str(absent)) from None
+
+    @cached_property
+    def _heard(self) -> dict[str, Any]:
+        """Whisper pads every clip to half a minute unless it is told otherwise; its encoder is cut to fit."""
+        if not hasattr(self._extractor, "n_samples"):
+            return {}
+        return {"padding": "max_length", "max_length": whisper_positions(self.length) * WHISPER_STEP}
 
     @cached_property
     def _extractor(self) -> Any:

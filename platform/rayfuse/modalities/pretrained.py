@@ -14,6 +14,9 @@ from rayfuse.errors import DataError
 SAFE_ENDINGS = (".json", ".safetensors", ".txt", ".model", ".jinja")
 """Endings of a pretrained encoder's files that are used: weights, settings, vocabularies and templates; no code."""
 
+WHISPER_STEP = 320
+"""Samples between two positions of Whisper's encoder: two hops of its spectrogram."""
+
 
 def tokenizer(model: str) -> Any:
     from transformers import AutoTokenizer
@@ -25,6 +28,11 @@ def image_processor(model: str) -> Any:
     from transformers import AutoImageProcessor
 
     return _load(AutoImageProcessor, model, "image processor", backend="pil")
+
+
+def whisper_positions(samples: int) -> int:
+    """Positions of Whisper's encoder that a clip of 16000 samples a second takes: one for every 20 ms."""
+    return -(-samples // WHISPER_STEP)
 
 
 def feature_extractor(model: str) -> Any:

@@ -386,3 +386,11 @@ def test_absent_texts_of_many_tokens_change_nothing(
         dropped = model(collate(samples, maker.modalities).subset(["image"]))["answer"]
     torch.testing.assert_close(together[1:], alone, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(dropped, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_whisper_takes_no_longer_than_a_clip_may_last(models: Path) -> None:
+    asked = options(models / "whisper", "whisper", pool="none").model_copy(update={"max_seconds": 0.41})
+    found = features(asked)
+    assert found["input_features"].shape[1:] == (8, 42)
+    tokens, mask = build_encoder(asked).eval()(**found)
+    assert tokens.shape[:2] == mask.shape == (len(found["input_features"]), 21)

@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 from rayfuse.errors import DataError, SpecError
-from rayfuse.modalities.pretrained import local_folder
+from rayfuse.modalities.pretrained import local_folder, whisper_positions
 from rayfuse.model.encoders.adapters import with_adapters
 from rayfuse.model.encoders.base import Encoder
 from rayfuse.model.encoders.pooling import Pooling
 from rayfuse.model.encoders.stack import depths_from_top, largest_stack
 from rayfuse.model.tokens import Tokens
 from rayfuse.spec.encoders import HuggingFaceEncoder as Options
-from rayfuse.spec.inputs import TextInput
+from rayfuse.spec.inputs import AudioInput, TextInput
 
 _READS = {
     "image": ("pixel_values",),
@@ -46,6 +46,8 @@ class HuggingFaceEncoder(Encoder):
         if isinstance(source, TextInput):
             _check_length(options.model, self.model, source.max_tokens)
             _check_pool(options, self.model.config.model_type)
+        if isinstance(source, AudioInput) and self.model.config.model_type == "whisper":
+            _shorten(self.model, whisper_positions(round(source.sample_rate * source.max_seconds)))
         if options.adapter is not None:
             self.model = with_adapters(self.model, options.adapter)
         elif options.last_layers is not None:
@@ -103,6 +105,13 @@ def _load(model: str, kind: str) -> Any:
             f"{model}: its weights lack {len(lacking)} tensors, such as {lacking[0]}; get it again"
         )
     return encoder
+
+
+def _shorten(encoder: Any, positions: int) -> None:
+    """Leave Whisper's encoder only the first positions: it wants as many as there are, also of a short clip."""
+    kept = encoder.embed_positions.weight[:positions].clone()
+    encoder.embed_positions = nn.Embedding.from_pretrained(kept)
+    encoder.max_source_positions = encoder.config.max_source_positions = len(kept)
 
 
 def _from_pretrained(model: str) -> tuple[Any, list[str]]:
