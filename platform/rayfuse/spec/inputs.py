@@ -105,7 +105,6 @@ class AudioInput(_ColumnInput):
     """Bands of the spectrogram, of 32 ms windows every 10 ms."""
     track_of: str | None = None
     """A video input: this is its sound track. `column` is then the video's, and requests need not give it."""
-
     augment: list[AudioAugment] = Field(default_factory=list)
     """Random changes of training rows, one after the other."""
 
@@ -117,8 +116,17 @@ class AudioInput(_ColumnInput):
         own = isinstance(self.encoder, (CustomEncoder, HuggingFaceEncoder))
         if self.features == "waveform" and not own:
             yield "features", f"the {self.encoder.type} encoder reads `mel`; leave it out"
+        if not isinstance(self.encoder, HuggingFaceEncoder):
+            yield from self._augment_problems()
         if self.track_of is not None:
             yield from self._track_problems(job)
+
+    def _augment_problems(self) -> Iterable[tuple[str, str]]:
+        of_others = {"mel": ("gain", "waveforms"), "waveform": ("mask", "spectrograms")}
+        refused, kind = of_others[self.features]
+        for number, step in enumerate(self.augment):
+            if step.type == refused:
+                yield f"augment.{number}", f"`{refused}` is for {kind}, and features are `{self.features}`"
 
     def _track_problems(self, job: Any) -> Iterable[tuple[str, str]]:
         videos = [name for name, options in job.inputs.items() if options.type == "video"]
