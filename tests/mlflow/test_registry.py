@@ -166,7 +166,7 @@ def test_evaluate_answers_for_every_subset_of_the_inputs(
     assert main(["evaluate", str(good / "model"), "--data", str(rows)]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == "20 rows"
-    assert shown[1].split() == ["inputs", "loss", "answer/loss", "answer/accuracy"]
+    assert shown[1].split() == ["inputs", "loss", "answer/loss", "answer/accuracy", "answer/ece"]
 
 
 def test_errors_of_the_command_line_name_the_remedy(
