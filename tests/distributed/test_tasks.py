@@ -115,7 +115,7 @@ def _train(rank: int, world: int, port: int, job_json: str, folder: Path) -> Non
     from rayfuse.spec.load import check
     from rayfuse.train.engine import read_options
     from rayfuse.train.loop import Worker
-    from rayfuse.train.state import gather_model, gather_optimizer, write_checkpoint
+    from rayfuse.train.state import gather_model, gather_optimizer, read_model, write_checkpoint
 
     job, dataset = load_dataset(check(json.loads(job_json), Job, "job"))
     worker = Worker(job, dataset.splits, read_options(job), rank, world)
@@ -125,7 +125,7 @@ def _train(rank: int, world: int, port: int, job_json: str, folder: Path) -> Non
         folder.mkdir()
         write_checkpoint(folder, job, model, moments, worker.position)
     torch.distributed.barrier()
-    evaluation = worker.evaluate_best(folder)
+    evaluation = worker.evaluate_best(read_model(folder))
     if rank == 0:
         (folder / "evaluation.json").write_text(json.dumps(evaluation))
     torch.distributed.destroy_process_group()

@@ -143,14 +143,15 @@ def test_interrupted_and_killed_it_goes_on_where_it_was(
     assert "the loss is nan" in known[1]["error"] or "the loss is inf" in known[1]["error"]
     assert [len(known[number]["history"]) for number in (2, 3, 4, 5, 6)] == [2, 1, 1, 2, 1]
 
-    parents, children = tracked(tmp_path)
-    assert len(parents) == 1
+    others, children = tracked(tmp_path)
+    [parent] = [run for run in others if run.info.run_id == data["run_id"]]
+    assert len(others) == 2, "the sweep's, and that of the winner's own training"
     assert Counter(run.data.tags["rayfuse.trial"] for run in children) == Counter("123456")
-    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parents[0].info.run_id}
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
     statuses = {run.data.tags["rayfuse.trial"]: run.info.status for run in children}
     assert statuses == {"1": "FAILED", **dict.fromkeys("23456", "FINISHED")}
     assert {trial["run_id"] for trial in known.values()} == {run.info.run_id for run in children}
-    assert data["run_id"] == parents[0].info.run_id
+    assert parent.info.status == "FINISHED"
 
     values = [trial["value"] for trial in data["trials"] if trial["value"] is not None]
     assert values == sorted(values)
