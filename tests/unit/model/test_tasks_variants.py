@@ -187,7 +187,7 @@ def test_learned_weights_follow_the_losses(folder: Path) -> None:
         optimizer.zero_grad()
         model.total_loss(losses, batch).backward()
         optimizer.step()
-    found = {name: float(value) for name, value in model.log_variances.items()}
+    found = {name: float(value.detach()) for name, value in model.log_variances.items()}
     assert found == pytest.approx({"label": np.log(2), "brightness": np.log(0.5)}, abs=0.01)
 
 
