@@ -27,7 +27,7 @@ Trained = dict[str, Any]
 
 @dataclass(frozen=True)
 class Figure:
-    """One number of a trained model, what others have reached, and what we want."""
+    """One number of a trained model, what others have reached, and what we want (0 for nothing)."""
 
     name: str
     value: Callable[[Trained], float]
@@ -202,7 +202,7 @@ def measure(name: str, seeds: Iterable[int], overrides: list[str]) -> None:
         spread = statistics.stdev(found) if len(found) > 1 else 0.0
         print(
             f"{name:<11} {figure.name:<58} {100 * statistics.fmean(found):6.2f} ± {100 * spread:.2f}"
-            f"   reach {100 * figure.wanted:g}   known {figure.known}",
+            f"   reach {f'{100 * figure.wanted:g}' if figure.wanted else '-'}   known {figure.known}",
             flush=True,
         )
     print(f"{name:<11} {len(seconds)} seeds, {statistics.fmean(seconds):.0f} s each", flush=True)
