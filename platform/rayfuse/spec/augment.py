@@ -41,6 +41,16 @@ class AffineImage(_Augment):
     """Largest angle, in degrees to either side."""
 
 
+class ElasticImage(_Augment):
+    """Bend a picture like rubber (Simard et al., 2003): the points of a grid move, and what is between them follows."""
+
+    type: Literal["elastic"]
+    strength: float = Field(0.05, gt=0, le=0.5)
+    """Largest move of a point along each axis, as a share of the picture's side."""
+    knots: int = Field(5, ge=2, le=64)
+    """Points along each side."""
+
+
 class FlipImage(_Augment):
     """Mirror a picture, left to right."""
 
@@ -162,7 +172,8 @@ class DropChannels(_Augment):
 
 
 ImageAugment = Annotated[
-    AffineImage | FlipImage | CropImage | EraseImage | ColorImage | Noise, Field(discriminator="type")
+    AffineImage | ElasticImage | FlipImage | CropImage | EraseImage | ColorImage | Noise,
+    Field(discriminator="type"),
 ]
 AudioAugment = Annotated[MaskAudio | ShiftAudio | GainAudio | Noise, Field(discriminator="type")]
 TextAugment = Annotated[DropTokens | SwapTokens, Field(discriminator="type")]
@@ -171,6 +182,7 @@ SeriesAugment = Annotated[
 ]
 Augment = (
     AffineImage
+    | ElasticImage
     | FlipImage
     | CropImage
     | EraseImage

@@ -102,6 +102,16 @@ def test_an_affine_change_turns_about_the_middle_and_fills_with_the_corners() ->
     assert moved[:, [0, 0, -1, -1], [0, -1, 0, -1]].min() == moved.min() == -1
 
 
+def test_a_picture_bends_smoothly_and_no_further_than_asked() -> None:
+    ramp = np.tile(np.arange(40, dtype=np.float32), (3, 40, 1))
+    for seed in range(5):
+        bent = changed("image", {"type": "elastic", "strength": 0.05}, {"pixel_values": ramp}, seed)
+        moves = (bent["pixel_values"] - ramp)[:, 3:-3, 3:-3]
+        assert 0.5 < np.abs(moves).max() <= 2.001
+        assert np.abs(np.diff(moves, axis=1)).max() < 1, "no tears between the cells of the grid"
+        np.testing.assert_array_equal(bent["pixel_values"][0], bent["pixel_values"][1])
+
+
 def test_the_mirror_erasing_and_colours() -> None:
     pixels = picture()["pixel_values"]
     np.testing.assert_array_equal(

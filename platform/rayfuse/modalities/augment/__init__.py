@@ -13,6 +13,7 @@ from rayfuse.spec.augment import Augment
 AUGMENTATIONS: dict[str, dict[str, Change]] = {
     "image": {
         "affine": image.affine,
+        "elastic": image.elastic,
         "flip": image.flip,
         "crop": image.crop,
         "erase": image.erase,

@@ -7,7 +7,15 @@ import numpy as np
 
 from rayfuse.modalities.augment.base import with_noise
 from rayfuse.modalities.base import Features
-from rayfuse.spec.augment import AffineImage, ColorImage, CropImage, EraseImage, FlipImage, Noise
+from rayfuse.spec.augment import (
+    AffineImage,
+    ColorImage,
+    CropImage,
+    ElasticImage,
+    EraseImage,
+    FlipImage,
+    Noise,
+)
 
 _ASPECTS = (3 / 4, 4 / 3)
 """Width by height of cut out and erased parts, relative to the picture's."""
@@ -24,6 +32,16 @@ def affine(options: AffineImage, features: Features, chance: np.random.Generator
     middle = np.array([width, height]) / 2
     start = middle - back @ (middle + move)
     return _change(features, lambda pixels: _transformed(pixels, back, start))
+
+
+def elastic(options: ElasticImage, features: Features, chance: np.random.Generator) -> Features:
+    """Bilinear between the points of the grid, and between the pixels."""
+    _, height, width = features["pixel_values"].shape
+    points = np.stack(
+        np.meshgrid(*(np.linspace(0, side, options.knots).round() for side in (width, height))), axis=2
+    )
+    moves = chance.uniform(-options.strength, options.strength, points.shape) * (width, height)
+    return _change(features, lambda pixels: _bent(pixels, points, points + moves))
 
 
 def crop(options: CropImage, features: Features, chance: np.random.Generator) -> Features:
@@ -80,18 +98,37 @@ def _sides(area: tuple[float, float], chance: np.random.Generator) -> tuple[floa
     return min(1.0, math.sqrt(share / aspect)), min(1.0, math.sqrt(share * aspect))
 
 
+def _bent(pixels: np.ndarray, points: np.ndarray, sources: np.ndarray) -> np.ndarray:
+    """Each cell between new `points` (down, across, 2) shows the cell between the old places `sources`."""
+    rows, columns = (range(count - 1) for count in points.shape[:2])
+    cells = [
+        (
+            (*points[y, x].astype(int), *points[y + 1, x + 1].astype(int)),
+            tuple(sources[[y, y + 1, y + 1, y], [x, x, x + 1, x + 1]].flatten()),
+        )
+        for y in rows
+        for x in columns
+    ]
+    return _planes(pixels, "MESH", cells)
+
+
 def _transformed(pixels: np.ndarray, back: np.ndarray, start: np.ndarray) -> np.ndarray:
     """Each new place (x, y) shows the old place `back` · (x, y) + `start`."""
+    (a, b), (c, d) = back
+    return _planes(pixels, "AFFINE", (a, b, start[0], c, d, start[1]))
+
+
+def _planes(pixels: np.ndarray, way: str, data: Any) -> np.ndarray:
+    """Each channel through a transformation of Pillow's; what comes in from outside has the colour of the corners."""
     from PIL import Image
 
     _, height, width = pixels.shape
-    (a, b), (c, d) = back
     corners = pixels[:, (0, 0, -1, -1), (0, -1, 0, -1)].mean(axis=1)
     planes = [
         Image.fromarray(plane).transform(
             (width, height),
-            Image.Transform.AFFINE,
-            (a, b, start[0], c, d, start[1]),
+            Image.Transform[way],
+            data,
             resample=Image.Resampling.BILINEAR,
             fillcolor=float(corner),
         )
