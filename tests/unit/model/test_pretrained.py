@@ -144,6 +144,33 @@ def pooled(models: Path, pool: str) -> Any:
     return build_encoder(asked).eval()(**features(asked))
 
 
+def test_hidden_states_of_several_layers_side_by_side(models: Path, tmp_path: Path) -> None:
+    asked = options(models / "bert", "bert", hidden_states=[1, -1], pool="none")
+    encoder = build_encoder(asked).eval()
+    seen = encoder.model(**features(asked), output_hidden_states=True).hidden_states
+    both, _ = encoder(**features(asked))
+    assert both.shape[2] == encoder.width == 32
+    torch.testing.assert_close(both[..., :16], torch.nn.functional.layer_norm(seen[1], (16,)))
+    torch.testing.assert_close(both[..., 16:], torch.nn.functional.layer_norm(seen[-1], (16,)))
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "vit", "wav2vec2", "ast", "whisper", "clip"])
+def test_hidden_states_of_every_kind_of_model_train(kind: str, models: Path) -> None:
+    asked = options(models / kind, kind, "lora", hidden_states=[0, -1])
+    encoder = build_encoder(asked).train()
+    encoder(**features(asked))[0].square().sum().backward()
+    assert all(p.grad is not None for p in encoder.parameters() if p.requires_grad)
+
+
+def test_hidden_states_that_are_not_there(models: Path) -> None:
+    with pytest.raises(
+        SpecError, match=r"hidden_states: 9, but .* has \d layers of one width; write numbers from 0 to"
+    ):
+        build_encoder(options(models / "bert", "bert", hidden_states=[9, -1]))
+    with pytest.raises(SpecError, match="hidden_states: 1, but the layers of .* differ in width"):
+        build_encoder(options(models / "resnet", "resnet", hidden_states=[1, -1]))
+
+
 def test_padding_changes_no_answer(models: Path) -> None:
     for pool in ("mean", "first", "none"):
         asked = options(models / "bert", "bert", pool=pool)

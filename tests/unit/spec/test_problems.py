@@ -76,6 +76,7 @@ def error_of(spec: dict[str, Any], path: str, value: Any) -> str:
         ("align.loss", {"type": "contrastiv"}, "align.loss.0: unknown type `contrastiv`; did you mean contrastive?"),
         ("align.loss", [{"type": "margin", "margn": 1}], "align.loss.0.margn: unknown key; did you mean margin?"),
         ("align.loss", [{"type": "margin"}, {"type": "margin"}], "align.loss: `margin` is listed twice, not [{'type': 'margin'}, {'type': 'margin'}]"),
+        ("inputs.text", {"type": "text", "encoder": {"type": "huggingface", "model": "./m", "hidden_states": [-1, 2]}}, "inputs.text.encoder.hidden_states: [-1, 2] is not a list of hidden states; name each once, and end with -1, the last"),
         ("inputs.audio.augment", [{"type": "affine"}], "inputs.audio.augment.0: unknown type `affine`; did you mean gain?"),
         ("inputs.audio.augment", [{"type": "shift"}, {"type": "gain"}], "inputs.audio.augment.1: `gain` is for waveforms, and features are `mel`"),
         ("inputs.image.augment", [{"type": "affine", "scale": [1.2, 0.8]}], "inputs.image.augment.0.scale: [1.2, 0.8] is not a range; write [LOWEST, HIGHEST]"),

@@ -42,7 +42,9 @@ class HuggingFaceEncoder(Encoder):
         super().__init__(options, source)
         self.options = options
         self.model = _load(options.model, "image" if source.type == "video" else source.type)
-        self.width = _width(options.model, self.model.config)
+        self.width = _width(options.model, self.model.config, options.hidden_states) * len(
+            options.hidden_states
+        )
         if isinstance(source, TextInput):
             _check_length(options.model, self.model, source.max_tokens)
             _check_pool(options, self.model.config.model_type)
@@ -62,13 +64,21 @@ class HuggingFaceEncoder(Encoder):
             for tensor in features.values()  # explanations ask which pixels counted
         )
         with torch.no_grad() if frozen else contextlib.nullcontext():
-            hidden = self.model(**features).last_hidden_state
+            hidden = self._hidden(features)
         if hidden.ndim == 4:  # convolutional models: (rows, width, height, width of the picture)
             hidden = hidden.flatten(2).transpose(1, 2)
         mask = features.get("attention_mask")
         if mask is None or mask.shape != hidden.shape[:2]:
             mask = torch.ones(hidden.shape[:2], device=hidden.device)
         return self.pool(hidden, mask.bool())
+
+    def _hidden(self, features: dict[str, torch.Tensor]) -> torch.Tensor:
+        chosen = self.options.hidden_states
+        if chosen == (-1,):
+            return self.model(**features).last_hidden_state
+        states = self.model(**features, output_hidden_states=True).hidden_states
+        # A few dimensions of inner states are hundreds of times as large as the others.
+        return torch.cat([nn.functional.layer_norm(states[n], states[n].shape[-1:]) for n in chosen], dim=-1)
 
     def train(self, mode: bool = True) -> "HuggingFaceEncoder":
         """A frozen encoder always runs as in evaluation: its dropout must not disturb what does not learn.
@@ -144,9 +154,17 @@ def _from_pretrained(model: str) -> tuple[Any, list[str]]:
     return whole, sorted(report["missing_keys"])
 
 
-def _width(model: str, config: Any) -> int:
-    """How wide the last hidden states are: convolutional models list a width per stage."""
+def _width(model: str, config: Any, chosen: tuple[int, ...]) -> int:
+    """How wide each hidden state is: convolutional models list a width per stage, and only their last can be had."""
     stages = getattr(config, "hidden_sizes", None) or [None]
+    layers = getattr(config, "num_hidden_layers", 0) if stages == [None] else 0
+    beyond = [number for number in chosen if number != -1 and not -1 - layers <= number <= layers]
+    if beyond:
+        raise SpecError(
+            f"hidden_states: {beyond[0]}, but {model} has {layers} layers of one width; write numbers from 0 to {layers}"
+            if layers
+            else f"hidden_states: {beyond[0]}, but the layers of {model} differ in width; leave hidden_states out"
+        )
     width = getattr(config, "hidden_size", None) or getattr(config, "d_model", None) or stages[-1]
     if not isinstance(width, int):
         raise SpecError(

@@ -3,13 +3,22 @@
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from rayfuse.spec.base import ModelRef
 from rayfuse.spec.encoders.adapters import IA3, OFT, Lora
 from rayfuse.spec.encoders.base import LayeredEncoder, Pool
 
 Trained = Annotated[str, Field(pattern=r"^(frozen|last:[1-9][0-9]{0,2}|lora|ia3|oft|full)$")]
+
+
+def _ends_at_the_last(value: tuple[int, ...]) -> tuple[int, ...]:
+    if value[-1] != -1 or len(set(value)) < len(value):
+        raise PydanticCustomError(
+            "hidden_states", "not a list of hidden states; name each once, and end with -1, the last"
+        )
+    return value
 
 
 class HuggingFaceEncoder(LayeredEncoder):
@@ -29,6 +38,12 @@ class HuggingFaceEncoder(LayeredEncoder):
     """Used with `train: oft`."""
     pool: Pool = "mean"
     """How the encoder's outputs become one vector; `none` hands every position to the fusion."""
+
+    hidden_states: Annotated[
+        tuple[int, ...], Field(min_length=1, max_length=64), AfterValidator(_ends_at_the_last)
+    ] = (-1,)
+    """Which hidden states are handed on, side by side, each with layer norm where there are several: 0 is what enters
+    the first layer, 1 what it makes of it; -1 is the last and ends the list (as in Devlin et al., 2019, §5.3)."""
 
     @property
     def adapter(self) -> Lora | IA3 | OFT | None:
