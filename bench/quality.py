@@ -146,6 +146,7 @@ BENCHES = {
             Figure("picture → caption among 355, R@1", of("pair/forward_r1"), 0.25, "14.6"),
             Figure("picture → caption among 355, R@10", of("pair/forward_r10"), 0.55, "37.7"),
         ),
+        quality_rows.captions,
     ),
     "motions": Bench(
         "basic_motions.yaml",

@@ -57,6 +57,15 @@ def _series(line: str) -> Row:
     }
 
 
+def captions(source: Path, target: Path) -> None:
+    """OpenMoji: a picture and its caption per row; to train on also one with the picture's tags in place of it."""
+    folder = source / "openmoji_captions"
+    for split, name in {"train": "train", "validation": "val", "test": "test"}.items():
+        rows = [{**row, "image": str(folder / row["image"])} for row in read(folder / f"{name}.jsonl")]
+        tagged = [{**row, "caption": ", ".join(row["tags"])} for row in rows if row["tags"]]
+        write(target / f"{split}.jsonl", rows + (tagged if split == "train" else []))
+
+
 def sounds(source: Path, target: Path) -> None:
     """ESC-10: for each of the four folds, its clips to test on, and those of the others to train on."""
     folder = source / "esc10_16k"

@@ -111,9 +111,7 @@ def _register(
     metrics, split = evaluation["metrics"], evaluation["split"]
     about = {"run": run.status.name, "digests": dataset.digests, "metrics": metrics, "evaluated_on": split}
     with tempfile.TemporaryDirectory(prefix="rayfuse-") as scratch:
-        folder = launch.export_model(
-            job, evaluation["checkpoint"], run, Path(scratch) / "model", about, evaluation["calibration"]
-        )
+        folder = launch.export_model(job, evaluation["checkpoint"], run, Path(scratch) / "model", about)
         _report(job, run, tracker, evaluation, Path(scratch) / "report")
         tracker.finish()  # before registering: it says best what happens to a run whose MLflow is away
         validation = {"validation": evaluation["best_validation"]}

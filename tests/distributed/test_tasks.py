@@ -99,10 +99,10 @@ def test_two_workers_learn_what_one_does(stage: int, tmp_path: Path) -> None:
             tensor, together[name], rtol=1e-3, atol=5e-5, msg=lambda t, n=name: f"{n}: {t}"
         )
     found = [json.loads((tmp_path / name / "evaluation.json").read_text()) for name in "12"]
-    assert set(found[0]["calibration"]) == {"tasks.match.temperature", "tasks.answer.temperature"}
+    assert set(found[0]["fitted"]) == {"tasks.match.temperature", "tasks.answer.temperature"}
     for part in found:
         assert part["details"]["answer"]["temperature"] == pytest.approx(
-            part["calibration"]["tasks.answer.temperature"], rel=1e-5
+            part["fitted"]["tasks.answer.temperature"], rel=1e-5
         )
     for name in ("rank/ndcg", "find/r1", "find/median_rank", "answer/accuracy"):
         assert found[0]["metrics"][name] == pytest.approx(found[1]["metrics"][name], abs=1e-4)

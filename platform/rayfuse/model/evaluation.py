@@ -117,6 +117,16 @@ def score(heads: Mapping[str, TaskHead], job: Job, outputs: Outputs) -> dict[str
     return {"loss": total, **found}
 
 
+def remember(heads: Mapping[str, TaskHead], outputs: Outputs) -> dict[str, np.ndarray]:
+    """Let tasks keep what they want of training rows; the buffers of the model that were set, by name."""
+    return {
+        f"tasks.{name}.{buffer}": value
+        for name, head in heads.items()
+        if head.remembers
+        for buffer, value in head.remember(outputs.of(name)[0]).items()
+    }
+
+
 def calibrate(heads: Mapping[str, TaskHead], outputs: Outputs) -> dict[str, float]:
     """Fit what tasks fit on validation rows; the buffers of the model that were set, by name."""
     return {

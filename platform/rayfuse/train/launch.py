@@ -288,30 +288,21 @@ def no_room(job: Job) -> str:
     )
 
 
-def export_model(
-    job: Job,
-    checkpoint: str,
-    run: RunFolder,
-    folder: Path,
-    about: Mapping[str, Any],
-    calibration: Mapping[str, float],
-) -> Path:
+def export_model(job: Job, checkpoint: str, run: RunFolder, folder: Path, about: Mapping[str, Any]) -> Path:
     """Write the model folder of a checkpoint to the local `folder`, and a copy of it to the run.
 
-    calibration: buffers that were set after training, by name (see `Worker.evaluate_best`).
+    What was fitted after training (see `Worker.evaluate_best`) takes the place of the checkpoint's own.
     """
-    import torch
     from safetensors.torch import load_file
 
     from rayfuse.model.folder import save_model
-    from rayfuse.train.state import MODEL_FILE
+    from rayfuse.train.state import MODEL_FILE, read_fitted
 
     fs, path = fsspec.url_to_fs(f"{checkpoint}/{MODEL_FILE}")
     with tempfile.TemporaryDirectory() as scratch:
         fs.get_file(path, f"{scratch}/{MODEL_FILE}")
         weights = load_file(f"{scratch}/{MODEL_FILE}")
-        fitted = {name: torch.full_like(weights[name], value) for name, value in calibration.items()}
-        save_model(folder, job, {**weights, **fitted}, about)
+        save_model(folder, job, {**weights, **read_fitted(run.url)}, about)
     run.upload(folder, "model")
     return folder
 

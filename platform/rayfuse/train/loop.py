@@ -23,6 +23,7 @@ from rayfuse.model.evaluation import (
     calibrate,
     collect,
     details,
+    remember,
     score,
     subset_name,
     subsets,
@@ -43,6 +44,7 @@ from rayfuse.train.state import (
     Position,
     gather_model,
     gather_optimizer,
+    keep_fitted,
     read_checkpoint,
     read_model,
     read_position,
@@ -242,7 +244,11 @@ class Worker:
             outcome |= {"best_validation": soup.metrics, "soup": len(soup.ingredients)}
             if self.rank == 0:
                 outcome["checkpoint"] = keep_soup(soup, run)
-        return outcome | self.evaluate_best(weights)
+        evaluation = self.evaluate_best(weights)
+        fitted = evaluation.pop("fitted")
+        if self.rank == 0:
+            keep_fitted(fitted, run)
+        return outcome | evaluation
 
     def make_soup(self, checkpoints: Iterable[Mapping[str, torch.Tensor]]) -> Soup:
         """The greedy soup of checkpoints, the best first, by what they reach on the validation rows."""
@@ -257,10 +263,10 @@ class Worker:
         """The best weights once on the test rows, else on the validation rows: as they are, with every subset of the
         inputs, and what each input contributed.
 
-        Before that they are calibrated on the validation rows; `calibration` holds the buffers that the model then has.
+        Before that they are calibrated on the validation rows; `fitted` holds the buffers that were set.
         """
         self._load(weights)
-        calibration = calibrate(self.heads, *self._collect("validation", None))
+        fitted = {**self._remember(), **calibrate(self.heads, *self._collect("validation", None))}
         split = "test" if "test" in self.stores else "validation"
         inputs = list(self.job.inputs)
         chosen = subsets(inputs)
@@ -276,7 +282,7 @@ class Worker:
             },
             "details": details(self.heads, as_they_are),
             "explain": importance(self.heads, inputs, dict(zip([*chosen, ()], collected, strict=True))),
-            "calibration": calibration,
+            "fitted": fitted,
         }
 
     def outcome(self, best_validation: dict[str, float]) -> dict[str, Any]:
@@ -288,9 +294,15 @@ class Worker:
             "precision": self.precision,
         }
 
-    def _collect(self, split: str, chosen: Sequence[Subset] | None) -> list[Outputs]:
+    def _remember(self) -> dict[str, np.ndarray]:
+        """Show training rows to the tasks that want some."""
+        most = max(head.remembers for head in self.heads.values())
+        return remember(self.heads, *self._collect("train", None, most)) if most else {}
+
+    def _collect(self, split: str, chosen: Sequence[Subset] | None, most: int | None = None) -> list[Outputs]:
+        """Outputs of the rows of a split, or of at most so many that are spread over it; the same on every rank."""
         self.engine.eval()
-        batches = (batch.to(self.device) for batch in prefetch(self._evaluation_batches(split)))
+        batches = (batch.to(self.device) for batch in prefetch(self._evaluation_batches(split, most)))
         mine = collect(self.engine, self.heads, batches, chosen)
         if self.world == 1:
             return mine
@@ -311,11 +323,12 @@ class Worker:
             ]
             yield batches, self.plan.size(step)
 
-    def _evaluation_batches(self, split: str) -> Iterator[Batch]:
+    def _evaluation_batches(self, split: str, most: int | None) -> Iterator[Batch]:
         """This rank's rows, in as many batches as any rank needs."""
         store = self.stores[split]
-        longest = -(-len(store) // self.world)
-        mine = range(self.rank, len(store), self.world)
+        rows = range(0, len(store), -(-len(store) // most) if most else 1)
+        longest = -(-len(rows) // self.world)
+        mine = rows[self.rank :: self.world]
         for start in range(0, longest, _EVALUATION_BATCH):
             numbers = mine[start : start + _EVALUATION_BATCH]
             yield collate([store[n] for n in numbers], self.modalities, blanks=True)

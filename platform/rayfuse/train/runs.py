@@ -4,6 +4,7 @@ STORAGE/JOB/RUN/run.json           status, fingerprint of job and data, MLflow r
 STORAGE/JOB/RUN/job.json           the resolved job
 STORAGE/JOB/RUN/metrics.jsonl      everything measured, in order
 STORAGE/JOB/RUN/evaluation.json    metrics of the best checkpoint
+STORAGE/JOB/RUN/fitted.safetensors buffers that were fitted after training
 STORAGE/JOB/RUN/model/             the exported model folder
 STORAGE/JOB/RUN/teacher/           with train.distill: the teacher's model folder
 STORAGE/JOB/RUN/soup/              with train.soup: the averaged weights, as a checkpoint has them

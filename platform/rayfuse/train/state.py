@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import torch
 
 from rayfuse.errors import DataError
@@ -29,6 +30,7 @@ _TRAINED_FILE = "trained.safetensors"
 _OPTIMIZER_FILE = "optimizer.safetensors"
 _POSITION_FILE = "position.json"
 _JOB_FILE = "job.json"
+_FITTED_FILE = "fitted.safetensors"
 
 
 @dataclass
@@ -143,6 +145,23 @@ def write_checkpoint(
     save_file({name: tensor.contiguous() for name, tensor in optimizer.items()}, folder / _OPTIMIZER_FILE)
     (folder / _POSITION_FILE).write_text(json.dumps(asdict(position)))
     (folder / _JOB_FILE).write_text(job.model_dump_json(indent=1))
+
+
+def keep_fitted(fitted: Mapping[str, Any], run: str) -> None:
+    """Write what was fitted after training to the folder of a run: numbers and arrays, by the name of their buffer."""
+    from safetensors.torch import save
+
+    tensors = {name: torch.as_tensor(value, dtype=torch.float32) for name, value in fitted.items()}
+    with fsspec.open(f"{run}/{_FITTED_FILE}", "wb") as file:
+        file.write(save(tensors))
+
+
+def read_fitted(run: str) -> dict[str, torch.Tensor]:
+    """The buffers that `keep_fitted` wrote."""
+    from safetensors.torch import load
+
+    with fsspec.open(f"{run}/{_FITTED_FILE}", "rb") as file:
+        return load(file.read())
 
 
 def read_model(folder: Path) -> dict[str, torch.Tensor]:

@@ -200,3 +200,40 @@ def test_an_absent_side_changes_nothing_for_the_others() -> None:
         loss = head.loss(head(given), targets)
         given["inputs"]["b"][0][1] += 1
         torch.testing.assert_close(head.loss(head(given), targets), loss)
+
+
+def hub_and_others(rows: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    """Queries and their answers, all of length 1; the last answer is a hub, nearer to every query than their own."""
+    spread = np.random.default_rng(3).standard_normal((rows, 4))
+    common = np.array([3.0, 0, 0, 0])
+    queries, answers = spread + common, spread + 0.3 * common
+    answers[-1] = common
+    return tuple(side / np.linalg.norm(side, axis=1, keepdims=True) for side in (queries, answers))  # type: ignore[return-value]
+
+
+def test_a_bank_corrects_for_hubs() -> None:
+    queries, answers = hub_and_others()
+    head, plain = retrieval(bank=64), retrieval()
+    outputs, alone = outputs_of(7 * queries, answers), np.full((len(queries), 2), np.nan)
+    assert head.metrics(outputs, alone) == plain.metrics(outputs, alone), "an empty bank changes nothing"
+    assert set(head.remember(outputs)) == {"bank"}
+    found, before = (some.metrics(outputs, alone)["forward_r1"] for some in (head, plain))
+    assert found > before + 0.2
+    assert torch.linalg.norm(head.bank[:, : len(queries)], dim=2) == pytest.approx(1, abs=1e-5)
+    assert not head.bank[:, len(queries) :].any()
+
+
+def test_callers_can_correct_for_hubs_themselves() -> None:
+    queries, answers = hub_and_others()
+    head = retrieval(bank=32)
+    outputs, alone = outputs_of(7 * queries, answers), np.full((len(queries), 2), np.nan)
+    head.remember(outputs)
+    told = head.answers(torch.from_numpy(outputs))
+    sides = [np.array([answer["embeddings"][name] for answer in told]) for name in ("a", "b")]
+    hubs = [np.array([answer["hubness"][name] for answer in told]) for name in ("a", "b")]
+    scores = 2 * sides[0] @ sides[1].T - hubs[0][:, None] - hubs[1][None]
+    ranks = (scores > np.diag(scores)[:, None]).sum(axis=1) + 1
+    assert head.metrics(outputs, alone)["forward_r1"] == pytest.approx((ranks == 1).mean())
+    by_hand = np.sort(sides[1] @ head.bank[0].numpy().T, axis=1)[:, -10:].mean(axis=1)
+    np.testing.assert_allclose(hubs[1], by_hand, rtol=1e-4)
+    assert "hubness" not in retrieval().answers(torch.from_numpy(outputs))[0]

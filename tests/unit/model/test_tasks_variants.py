@@ -60,6 +60,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "matching": {"type": "matching", **PAIR},
     "matching, labelled": {"type": "matching", **PAIR, "column": "sunny", "projection": "linear"},
     "retrieval": {"type": "retrieval", **PAIR},
+    "retrieval, without hubs": {"type": "retrieval", **PAIR, "bank": 8},
     "retrieval, several right answers": {"type": "retrieval", **PAIR, "column": "label", "hardness": 0.5},
     "retrieval, hardest negative": {
         "type": "retrieval",

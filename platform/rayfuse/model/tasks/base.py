@@ -91,6 +91,15 @@ class TaskHead(nn.Module, ABC):
         """More than single numbers, for reports: plain JSON values."""
         return {}
 
+    @property
+    def remembers(self) -> int:
+        """How many training rows it wants to be given to `remember`."""
+        return 0
+
+    def remember(self, outputs: np.ndarray) -> dict[str, np.ndarray]:
+        """Keep what is kept of the outputs of training rows once training is over; the stored buffers it set, by name."""
+        return {}
+
     def calibrate(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         """Fit what is fitted on validation rows once training is over; the stored buffers it set, by name."""
         return {}

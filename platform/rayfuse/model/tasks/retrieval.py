@@ -14,6 +14,8 @@ from rayfuse.spec.tasks import RetrievalTask
 from rayfuse.spec.tasks.retrieval import DEPTHS
 
 _FIRST_SCALE, _LARGEST_SCALE = 1 / 0.07, 100.0  # as in CLIP
+_NEIGHBOURS = 10
+"""How many of the bank's rows tell how much of a hub a vector is; as in Conneau et al., 2018."""
 _BLOCK = 1024
 """Rows that are compared with all others at a time."""
 
@@ -26,12 +28,14 @@ class RetrievalHead(PairHead):
     """
 
     target_width = 2
+    bank: torch.Tensor
 
     def __init__(self, options: RetrievalTask, dim: int) -> None:
         super().__init__(options, dim)
         self.inputs, self.kind = options.inputs, options.loss
         self.hardness, self.margin = options.hardness, options.margin
         self.vectors = PairVectors(options, dim)
+        self.register_buffer("bank", torch.zeros(2, options.bank, options.dim))
         self.log_scale = nn.Parameter(torch.full((1,), _FIRST_SCALE).log())
 
     def forward(self, fused: Fused) -> torch.Tensor:
@@ -70,20 +74,60 @@ class RetrievalHead(PairHead):
         candidates = negatives.scatter(1, own.unsqueeze(1), True)
         return nn.functional.cross_entropy(logits.masked_fill(~candidates, -torch.inf), own, reduction="none")
 
+    @property
+    def remembers(self) -> int:
+        return self.bank.shape[1]
+
+    def remember(self, outputs: np.ndarray) -> dict[str, np.ndarray]:
+        """Fill the bank with the vectors of training rows that have both inputs; what stays empty counts for nothing."""
+        *sides, there = unpacked_arrays(outputs)
+        kept = [_of_length_1(vectors[there][: self.remembers]) for vectors in sides]
+        kept = [np.pad(vectors, ((0, self.remembers - len(vectors)), (0, 0))) for vectors in kept]
+        bank = np.stack(kept).astype(np.float32)
+        self.bank.copy_(torch.from_numpy(bank))
+        return {"bank": bank}
+
     def answers(self, outputs: torch.Tensor) -> list[dict[str, Any]]:
-        """{"embeddings": {input: its vector, of length 1}, "similarity": the cosine, null where an input is absent}."""
+        """{"embeddings": {input: its vector, of length 1}, "similarity": the cosine, null where an input is absent}.
+
+        With a bank also "hubness": {input: its mean cosine to its nearest in the bank}: whoever compares embeddings
+        subtracts half of both from their cosine.
+        """
         vectors = nn.functional.normalize(outputs[:, :, :-1].float(), dim=2)
         there = (outputs[:, :, -1] > 0.5).tolist()
         cosines = (vectors[:, 0] * vectors[:, 1]).sum(dim=1).tolist()
+        hubs = self._hubness(vectors.detach().cpu().numpy()).tolist()
         return [
             {
-                "embeddings": {
-                    name: v for name, v, is_there in zip(self.inputs, pair, present, strict=True) if is_there
-                },
+                "embeddings": self._named(pair, present),
                 "similarity": cosine if all(present) else None,
+                **({"hubness": self._named(both, present)} if self.remembers else {}),
             }
-            for pair, present, cosine in zip(vectors.tolist(), there, cosines, strict=True)
+            for pair, present, cosine, both in zip(vectors.tolist(), there, cosines, hubs, strict=True)
         ]
+
+    def _named(self, values: Sequence[Any], present: Sequence[bool]) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value, is_there in zip(self.inputs, values, present, strict=True)
+            if is_there
+        }
+
+    def _without_hubs(self, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors whose products are 2 · cosine - both hubnesses; the asking side's is the same for all candidates."""
+        hubs = self._hubness(np.stack([first, second], axis=1))
+        ones = np.ones((len(first), 1))
+        return (
+            np.concatenate([2 * first, -hubs[:, :1], ones], axis=1),
+            np.concatenate([second, ones, -hubs[:, 1:]], axis=1),
+        )
+
+    def _hubness(self, vectors: np.ndarray) -> np.ndarray:
+        """How near vectors of length 1 (rows, 2, width) are to their nearest in the bank of the other side: (rows, 2)."""
+        if not self.remembers:
+            return np.zeros(vectors.shape[:2], dtype=np.float32)
+        bank = self.bank.cpu().numpy()
+        return np.stack([_nearness(vectors[:, side], bank[1 - side]) for side in (0, 1)], axis=1)
 
     def metrics(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         """R@1, 5 and 10 and the median rank among all rows with both inputs: `forward` the first input asks and the
@@ -107,7 +151,23 @@ class RetrievalHead(PairHead):
         """For each row with a pair the rank of its best right answer, in both directions, float (rows,)."""
         first, second, there = unpacked_arrays(outputs)
         first, second, belongs = first[there], second[there], targets[there]
+        if self.remembers:
+            first, second = self._without_hubs(_of_length_1(first), _of_length_1(second))
         return [ranks_of(first, second, belongs), ranks_of(second, first, belongs)]
+
+
+def _of_length_1(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
+
+
+def _nearness(vectors: np.ndarray, bank: np.ndarray) -> np.ndarray:
+    """The mean cosine of each vector (rows, width) to its nearest in a bank (entries, width): (rows,)."""
+    count = min(_NEIGHBOURS, len(bank))
+    blocks = [
+        np.partition(vectors[start : start + _BLOCK] @ bank.T, -count, axis=1)[:, -count:].mean(axis=1)
+        for start in range(0, len(vectors), _BLOCK)
+    ]
+    return np.concatenate(blocks) if blocks else np.zeros(0, dtype=vectors.dtype)
 
 
 def _hard_weights(scores: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:

@@ -35,6 +35,10 @@ class RetrievalTask(PairTask):
     margin: float = Field(0.2, gt=0, le=2)
     """With `max_violation`, by how much the true pair must be more alike (in cosine)."""
 
+    bank: int = Field(0, ge=0, le=65536)
+    """Training rows that the model remembers to correct for hubs, which are near to everything (CSLS; Conneau et al.,
+    2018); 0 for none."""
+
     @property
     def columns(self) -> dict[str, Cell]:
         return {self.column: "whole"} if self.column else {}
