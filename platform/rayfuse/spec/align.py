@@ -12,6 +12,9 @@ from rayfuse.spec.base import Part
 class _Align(Part):
     dim: int = Field(128, ge=8, le=8192)
     """The common width."""
+    standardize: bool = False
+    """Bring what each encoder makes to mean 0 and deviation 1 in every dimension, as training rows have it when
+    training begins. Pretrained encoders have large means in common, and small differences that matter."""
     loss: AlignLosses = Field(default_factory=list)
     """Losses beside the tasks' own that pull the inputs of a row together: one, or a list of several."""
 

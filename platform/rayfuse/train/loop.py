@@ -17,6 +17,7 @@ from rayfuse.data.batches import Batch, Plan, SampleStore, collate, group_rows, 
 from rayfuse.data.rows import Row
 from rayfuse.data.samples import SampleMaker
 from rayfuse.data.training import training_batch
+from rayfuse.model.alignment.base import Standards
 from rayfuse.model.evaluation import (
     Outputs,
     Subset,
@@ -57,6 +58,8 @@ from rayfuse.train.stopping import should_stop
 from rayfuse.train.telemetry import Telemetry
 
 _EVALUATION_BATCH = 256
+_ROWS_OBSERVED = 1024
+"""Training rows that set the scale of what encoders make."""
 _CPU = torch.device("cpu")
 
 
@@ -172,6 +175,8 @@ class Worker:
 
     def train(self) -> None:
         """Train the epochs that are left; each ends with validation, a report and a checkpoint."""
+        if not self.position.step:
+            self.standardize()
         self.telemetry.record(self.position.step, {}, started=self.position.epoch)
         while self.position.epoch < self.job.train.epochs and not self.position.stopped_early:
             self._seed(self.position.epoch)
@@ -184,6 +189,19 @@ class Worker:
             validation = {f"validation/{k}": v for k, v in metrics.items()}
             self.telemetry.record(self.position.step, validation, epoch=self.position.epoch)
             self._report(metrics)
+
+    def standardize(self) -> None:
+        """Let the alignment see some training rows, where the job wants it to bring them to one scale."""
+        parts = [module for module in self.engine.module.modules() if isinstance(module, Standards)]
+        if not parts:
+            return
+        for part in parts:
+            part.observe()
+        self._collect("train", None, _ROWS_OBSERVED)
+        for part in parts:
+            if self.world > 1:
+                torch.distributed.all_reduce(part.observed)
+            part.settle()
 
     def averaged(self) -> AbstractContextManager[None]:
         """The averaged weights in place of the trained ones, where the job wants them."""

@@ -71,3 +71,33 @@ def test_heads_that_do_not_divide_the_width_are_refused(tmp_path: Path) -> None:
     block = VARIANTS["transformer"] | {"heads": 3}
     with pytest.raises(SpecError, match=r"align\.heads: 3 heads do not divide dim 16"):
         tiny_jobs.tiny_job(tmp_path, align=block)
+
+
+@pytest.mark.parametrize("kind", list(VARIANTS))
+def test_tokens_are_brought_to_one_scale(kind: str) -> None:
+    torch.manual_seed(0)
+    options: Any = TypeAdapter(Align).validate_python(VARIANTS[kind] | {"standardize": True})
+    part = build_alignment(options, 12).eval()
+    tokens = torch.randn(64, 3, 12) * torch.linspace(0.1, 5, 12) + 40
+    tokens[..., 7] = 3.0
+    mask = torch.ones(64, 3, dtype=torch.bool)
+    mask[:, 2] = False
+    index = torch.arange(64).unsqueeze(1)
+    before, _ = part((tokens, mask), index)
+    part.standards.observe()
+    with torch.inference_mode():
+        part((tokens[:40], mask[:40]), index[:40])
+        part((tokens[40:], mask[40:]), index[:24])
+    part.standards.settle()
+    scaled = part.standards(tokens, mask)[mask]
+    torch.testing.assert_close(scaled.mean(dim=0), torch.zeros(12), atol=1e-4, rtol=0)
+    wanted = torch.ones(12)
+    wanted[7] = 0  # what does not differ stays as it is
+    torch.testing.assert_close(scaled.std(dim=0, correction=0), wanted, atol=1e-3, rtol=0)
+    after, _ = part((tokens, mask), index)
+    assert not torch.allclose(before, after)
+
+
+def test_standards_are_the_same_after_loading(tmp_path: Path) -> None:
+    align = VARIANTS["linear"] | {"standardize": True}
+    train_and_reload(tmp_path, tiny_jobs.tiny_job(tmp_path, align=align, fusion=FUSIONS[0]))
