@@ -165,8 +165,11 @@ def test_a_wrong_override_says_what_is_wrong(job_file: Path, override: str, mess
             "kind: service\nname: ${UNSET}\n",
             "tiny.yaml: kind: this command wants `job`, the file is `service`",
         ),
-        (JOB + "name: again\n", "tiny.yaml:12: key `name` is given twice"),
-        (JOB.replace("size: 28", "size: 28, size: 32"), "tiny.yaml:7: key `size` is given twice"),
+        (JOB + "name: again\n", "tiny.yaml:12: key `name` is given twice; keep one, or rename the other"),
+        (
+            JOB.replace("size: 28", "size: 28, size: 32"),
+            "tiny.yaml:7: key `size` is given twice; keep one, or rename the other",
+        ),
         ("kind: job\n? [a, b]\n: c\n", "tiny.yaml:2: a key must be a word"),
         ("kind: job\n  name: x\n", "tiny.yaml:2: mapping values are not allowed here"),
         ("kind: job\nname: !!python/name:os.system\n", "tiny.yaml:2: could not determine a constructor"),
