@@ -46,7 +46,7 @@ class EfficientNetLite0(Encoder):
             part.requires_grad_(options.train_blocks > 0)
 
     def forward(self, pixel_values: torch.Tensor) -> Tokens:  # type: ignore[override]
-        x = pixel_values.contiguous(memory_format=torch.channels_last)  # 1.4 times as fast on a CPU
+        x = pixel_values.contiguous(memory_format=torch.channels_last)
         x = nn.functional.relu6(self._bn0(self._conv_stem(x)))
         for block in self._blocks:
             x = block(x)

@@ -89,7 +89,7 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def assert_same(first: Path, second: Path, atol: float = 2e-5) -> None:
-    """To a small part of a step: Adam makes up to a whole one, 0.01, of the rounding of a gradient of almost nothing."""
+    """To a small part of a step, which is up to 0.01."""
     mine, theirs = read_tensors(first), read_tensors(second)
     assert mine.keys() == theirs.keys()
     for name, tensor in mine.items():

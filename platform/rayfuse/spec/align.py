@@ -14,7 +14,7 @@ class _Align(Part):
     """The common width."""
     standardize: bool = False
     """Bring what each encoder makes to mean 0 and deviation 1 in every dimension, as training rows have it when
-    training begins. Pretrained encoders have large means in common, and small differences that matter."""
+    training begins. For encoders whose vectors have a large mean in common."""
     loss: AlignLosses = Field(default_factory=list)
     """Losses beside the tasks' own that pull the inputs of a row together: one, or a list of several."""
 

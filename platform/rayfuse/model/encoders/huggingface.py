@@ -77,7 +77,7 @@ class HuggingFaceEncoder(Encoder):
         if chosen == (-1,):
             return self.model(**features).last_hidden_state
         states = self.model(**features, output_hidden_states=True).hidden_states
-        # A few dimensions of inner states are hundreds of times as large as the others.
+        # Inner states have no norm after them, and the last has: one scale for all.
         return torch.cat([nn.functional.layer_norm(states[n], states[n].shape[-1:]) for n in chosen], dim=-1)
 
     def train(self, mode: bool = True) -> "HuggingFaceEncoder":
