@@ -15,6 +15,8 @@ class AdamW(Block):
     lr: float = Field(1.0e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1.0e-8, gt=0)
+    """Added to the root of the second moment; gradients far below it move a weight little."""
 
 
 class Schedule(Block):

@@ -146,7 +146,8 @@ def build_engine(job: Job, model: nn.Module, options: Mapping[str, Any], world: 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.utils.logging.logger.setLevel("WARNING")
     trainable = sum(parameter.numel() for parameter in trainable_parameters(model).values())
-    optimizer = torch.optim.AdamW(parameter_groups(job, model), betas=job.train.optimizer.betas)
+    adamw = job.train.optimizer
+    optimizer = torch.optim.AdamW(parameter_groups(job, model), betas=adamw.betas, eps=adamw.eps)
     config = full_config(job, options, world, precision, trainable)
     try:
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
