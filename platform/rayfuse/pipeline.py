@@ -19,7 +19,7 @@ from rayfuse.train import launch
 from rayfuse.train.board import Record
 from rayfuse.train.distill import keep_teacher
 from rayfuse.train.progress import ProgressLine, without_averages
-from rayfuse.train.runs import RunFolder, new_run, unfinished_run
+from rayfuse.train.runs import RunFolder, beat, new_run, take_over, unfinished_run
 
 AskResume = Callable[[RunFolder], bool]
 Say = Callable[[str], None]
@@ -46,6 +46,8 @@ def train_and_register(
     teacher = fetch_teacher(job, dataset.splits["train"])
     known = unfinished_run(job, dataset.digests)
     resumed = known is not None and ask_resume(known)
+    if known is not None and resumed:
+        take_over(known, say)
     run = known if known is not None and resumed else new_run(job, dataset.digests)
     tracker = Tracker.start(
         client,
@@ -58,7 +60,8 @@ def train_and_register(
     )
     if resumed:
         tracker.resend()
-    run.save(status="running", tracking_run=tracker.run_id)
+    run.save(status="running", tracking_run=tracker.run_id, alive=0.0)
+    beat(run)
     tracker.set_data(dataset.digests, {name: len(rows) for name, rows in dataset.splits.items()})
     say(f"run {run.url}")
     try:
@@ -81,6 +84,7 @@ def _train(
         return evaluation
 
     def watch(records: list[Record], progress: dict[str, Any]) -> None:
+        beat(run)
         tracker.log(records)
         line.show(records, progress)
 

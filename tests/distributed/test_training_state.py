@@ -47,11 +47,9 @@ def _rank(
         worker.restore(start)
     else:
         worker.standardize()
-    for epoch in range(worker.position.epoch, stop):
-        worker.train_epoch(epoch)
-        worker.position.epoch += 1
-        with worker.averaged():
-            worker.position.history.append(worker.evaluate("validation")[0])
+    while worker.position.epoch < stop:
+        worker.train_epoch(worker.position.epoch)
+        worker.end_epoch()
     model, moments = gather_model(worker.engine), gather_optimizer(worker.engine)
     with worker.averaged():
         evaluation = worker.evaluate("test", [("image", "text"), ("text",)])

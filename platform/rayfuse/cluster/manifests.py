@@ -117,8 +117,8 @@ def _checked_name(name: str, path: str) -> str:
 def _ray_job(parcel: Parcel, job: Job, cluster: Cluster, cluster_file: str, spec_map: str) -> Manifest:
     compute, submission = job.compute, cluster.submission
     workers = sizing.Workers(
-        needed=compute.workers,
-        wanted=compute.workers * parcel.trials,
+        needed=compute.fewest,
+        wanted=compute.most * parcel.trials,
         cpus=compute.cpus_per_worker,
         gpus=compute.gpus_per_worker,
         path="compute.workers" if parcel.kind == "job" else "compute.workers of a trial",

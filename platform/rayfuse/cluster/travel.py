@@ -202,7 +202,7 @@ def _pack_sweep(
 
 def _size(job: Job) -> tuple[float, float]:
     compute = job.compute
-    return compute.workers * compute.gpus_per_worker, compute.workers * compute.cpus_per_worker
+    return compute.most * compute.gpus_per_worker, compute.most * compute.cpus_per_worker
 
 
 def _pack_service(source: str, content: dict[str, Any], destination: Destination) -> Parcel:

@@ -125,7 +125,7 @@ def run(
 def _start_ray(state: Path, job: Job, cleanup: ExitStack) -> local.LocalCluster:
     """A cluster of the demo's own, in the environment of this process."""
     local.stop(state)
-    cpus = max(os.cpu_count() or 1, int(job.compute.workers * job.compute.cpus_per_worker))
+    cpus = max(os.cpu_count() or 1, int(job.compute.most * job.compute.cpus_per_worker))
     cluster = local.start(state, cpus=cpus)
     cleanup.callback(local.stop, state)
     before = {name: os.environ.get(name) for name in cluster.environment}

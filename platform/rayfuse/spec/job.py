@@ -3,11 +3,19 @@
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    PlainValidator,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from rayfuse.spec.align import Align, LinearAlign
-from rayfuse.spec.base import Block, Key, Name, Part, Share, Url, UrlMember, mapping_or_url, not_built_yet
+from rayfuse.spec.base import Block, Key, Name, Part, Seconds, Share, Url, UrlMember, mapping_or_url
 from rayfuse.spec.fusion import Fusion
 from rayfuse.spec.inputs import Input, default_columns
 from rayfuse.spec.tasks import Mode, Task, with_default_columns
@@ -36,16 +44,45 @@ class Data(Block):
     """Share of rows that may be unusable before the run stops."""
 
 
-def _fixed_workers(value: Any) -> Any:
-    return not_built_yet(value) if isinstance(value, list) else value
+def _workers(value: Any) -> Any:
+    numbers = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
+    whole = all(isinstance(number, int) and not isinstance(number, bool) for number in numbers)
+    if not whole or len(numbers) != 2 or not 1 <= numbers[0] <= numbers[1]:
+        raise PydanticCustomError(
+            "workers", "not a number of workers; write 4, or [1, 8] for from 1 to 8 as the cluster has room"
+        )
+    return value if isinstance(value, int) else numbers
+
+
+_COUNT = {"type": "integer", "minimum": 1}
+Workers = Annotated[
+    int | tuple[int, int],
+    PlainValidator(_workers),
+    WithJsonSchema({"anyOf": [_COUNT, {"type": "array", "items": _COUNT, "minItems": 2, "maxItems": 2}]}),
+]
+"""A number of workers, or the fewest and the most."""
 
 
 class Compute(Block):
-    workers: Annotated[int, Field(ge=1), BeforeValidator(_fixed_workers)] = 1
+    workers: Workers = 1
+    """A number, or [FEWEST, MOST]: then training grows and shrinks with the cluster, from its last checkpoint."""
     cpus_per_worker: float = Field(1, gt=0)
     gpus_per_worker: float = Field(0, ge=0)
     max_failures: int = Field(3, ge=0)
-    """How often training goes on from its last checkpoint after a worker dies."""
+    """How often training goes on from its last checkpoint after a worker dies; a node that is taken away is not
+    counted."""
+    hang_timeout: Seconds | None = Field(1800.0, gt=0)
+    """Longest time without progress, after which the workers start anew; null: they may take for ever."""
+    resize_interval: Seconds = Field(60.0, gt=0)
+    """How often a run of [FEWEST, MOST] workers looks whether it can have more."""
+
+    @property
+    def fewest(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
 
 
 class Output(Block):
@@ -110,7 +147,7 @@ class Job(Block):
         for path, part in self._parts():
             for where, reason in part.problems(self):
                 _refuse(f"{path}.{where}", reason)
-        micro_batches = self.compute.workers * self.train.accumulate
+        micro_batches = self.compute.most * self.train.accumulate
         if self.train.batch_size < micro_batches:
             _refuse(
                 "train.batch_size",

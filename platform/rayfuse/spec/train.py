@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from rayfuse.spec.base import Block, NotBuiltYet, Part, Share, Url, UrlMember, mapping_or_url
+from rayfuse.spec.checkpointing import Checkpointing
 
 
 class AdamW(Block):
@@ -111,6 +112,7 @@ class Train(Part):
     """`auto`: bf16 where the hardware computes in it, else fp32."""
     deepspeed: DeepSpeedOrUrl = DeepSpeed()
     """Options, or a DeepSpeed JSON file."""
+    checkpoint: Checkpointing = Checkpointing()
     seed: int = Field(0, ge=0)
 
     def problems(self, job: Any) -> Iterable[tuple[str, str]]:

@@ -54,7 +54,7 @@ def connect(job: Job) -> None:
     if address:
         _join(address)
         return
-    wanted = job.compute.workers * job.compute.cpus_per_worker
+    wanted = job.compute.fewest * job.compute.cpus_per_worker
     cpus = max(os.cpu_count() or 1, int(-(-wanted // 1)))
     # Ray warns about four times as many processes, and a few drivers with their workers are that many.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(4 * cpus))
@@ -156,8 +156,8 @@ def train(
     except KeyboardInterrupt:
         ray.shutdown()  # ends the worker group, which belongs to this driver
         raise Interrupted(f"stopped; the last checkpoint is kept in {run.url}") from None
-    result = fit.result()
-    return {"checkpoint": _checkpoint_url(run, result, job), **result.return_value}
+    outcome: dict[str, Any] = fit.result().return_value
+    return outcome
 
 
 class _Fit:
@@ -185,6 +185,10 @@ class _Fit:
         return self._outcome
 
 
+_CAUSES = ("cause", "controller_failure", "__cause__")
+"""Where Ray's errors and Python's have what caused them."""
+
+
 def explain(error: BaseException) -> BaseException:
     """The reason of our own inside what Ray Train raised; the whole error where there is none."""
     failures = list(getattr(error, "worker_failures", {}).values())
@@ -193,7 +197,7 @@ def explain(error: BaseException) -> BaseException:
         current: BaseException | None = failure
         while current is not None and current not in chain:
             chain.append(current)
-            current = getattr(current, "cause", None) or current.__cause__
+            current = next((c for name in _CAUSES if (c := getattr(current, name, None))), None)
     for candidate in chain:
         if isinstance(candidate, RayfuseError):
             return candidate
@@ -206,36 +210,50 @@ def explain(error: BaseException) -> BaseException:
 
 
 def _trainer(job: Job, run: RunFolder, config: dict[str, Any]) -> Any:
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    """Ray Train runs, restarts and resizes the workers; checkpoints are our own (`rayfuse.train.checkpoints`)."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     from rayfuse.train.loop import train_worker
 
     storage, filesystem = _storage(run.url.rpartition("/")[0])
-    resources = {"CPU": job.compute.cpus_per_worker}
-    if job.compute.gpus_per_worker:
-        resources["GPU"] = job.compute.gpus_per_worker
+    compute = job.compute
+    resources = {"CPU": compute.cpus_per_worker}
+    if compute.gpus_per_worker:
+        resources["GPU"] = compute.gpus_per_worker
+    scaling: Any = ScalingConfig  # Ray's stubs are of an older one
     return TorchTrainer(
-        cast(Any, train_worker),  # its stubs know no function that returns something
+        cast(Any, train_worker),  # nor do they know a function that returns something
         train_loop_config=config,
-        torch_config=TorchConfig(backend="nccl" if job.compute.gpus_per_worker else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=job.compute.workers,
-            use_gpu=bool(job.compute.gpus_per_worker),
+        torch_config=TorchConfig(backend="nccl" if compute.gpus_per_worker else "gloo"),
+        scaling_config=scaling(
+            num_workers=compute.workers,
+            use_gpu=bool(compute.gpus_per_worker),
             resources_per_worker=resources,
+            elastic_resize_monitor_interval_s=compute.resize_interval,
         ),
         run_config=RunConfig(
             name=run.status.name,
             storage_path=storage,
             storage_filesystem=filesystem,
-            failure_config=FailureConfig(max_failures=job.compute.max_failures),
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=job.train.soup or 1,
-                checkpoint_score_attribute=job.chosen_by,
-                checkpoint_score_order=job.metrics()[job.chosen_by],
-            ),
+            failure_config=FailureConfig(max_failures=compute.max_failures),
+            callbacks=[_no_second_attempt()],
         ),
     )
+
+
+def _no_second_attempt() -> Any:
+    """A callback that ends the run where a worker failed for a reason that another attempt meets again."""
+    from ray.train import UserCallback
+
+    class NoSecondAttempt(UserCallback):
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            for error in worker_exceptions.values():
+                reason = explain(error)
+                if isinstance(reason, RayfuseError) and not isinstance(reason, NotReachable):
+                    raise reason
+
+    return NoSecondAttempt()
 
 
 def _storage(url: str) -> tuple[str, Any]:
@@ -248,15 +266,9 @@ def _storage(url: str) -> tuple[str, Any]:
     return path, PyFileSystem(FSSpecHandler(fs))
 
 
-def _checkpoint_url(run: RunFolder, result: Any, job: Job) -> str:
-    """URL of the best of the kept checkpoints."""
-    sign = 1 if job.metrics()[job.chosen_by] == "max" else -1
-    best, _ = max(result.best_checkpoints, key=lambda pair: sign * pair[1][job.chosen_by])
-    return run.path(best.path.rstrip("/").rsplit("/", 1)[-1])
-
-
 def room_for(job: Job) -> int:
-    """How many trainings of `job` the nodes of the cluster have room for at a time, were they idle."""
+    """How many trainings of `job` with their fewest workers the nodes of the cluster have room for at a time, were they
+    idle."""
     import ray
 
     each = {"CPU": job.compute.cpus_per_worker, "GPU": job.compute.gpus_per_worker}
@@ -264,11 +276,11 @@ def room_for(job: Job) -> int:
     workers = sum(
         min(int(node.get(name, 0) / amount) for name, amount in each.items() if amount) for node in nodes
     )
-    return workers // job.compute.workers
+    return workers // job.compute.fewest
 
 
 def _check_capacity(job: Job) -> None:
-    """The cluster must have room for all workers when the job starts, or they would wait for ever."""
+    """The cluster must have room for the fewest workers when the job starts, or they would wait for ever."""
     if not room_for(job):
         raise ResourceError(f"compute.workers: {no_room(job)}")
 
@@ -282,7 +294,7 @@ def no_room(job: Job) -> str:
         f" and {compute.gpus_per_worker:g} GPUs" if compute.gpus_per_worker else ""
     )
     return (
-        f"{compute.workers} workers with {each} each do not fit on the cluster, whose nodes have "
+        f"{compute.fewest} workers with {each} each do not fit on the cluster, whose nodes have "
         f"{total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs; lower compute.workers, "
         "compute.cpus_per_worker or compute.gpus_per_worker"
     )

@@ -3,10 +3,10 @@
 import json
 import math
 import random
-import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,9 @@ from rayfuse.model.folder import load_weights
 from rayfuse.model.fused import FusedModel, heads_of, trainable_parameters
 from rayfuse.spec.job import Job
 from rayfuse.spec.load import check
+from rayfuse.train.agenda import Agenda
 from rayfuse.train.board import Record
+from rayfuse.train.checkpoints import Checkpoint, Saver, best_first, find, newest, opened
 from rayfuse.train.distill import Answers, teacher_answers
 from rayfuse.train.ema import Average
 from rayfuse.train.engine import build_engine, set_learning_rate
@@ -56,6 +58,7 @@ from rayfuse.train.state import (
 )
 from rayfuse.train.stopping import should_stop
 from rayfuse.train.telemetry import Telemetry
+from rayfuse.train.watchdog import Watchdog
 
 _EVALUATION_BATCH = 256
 _ROWS_OBSERVED = 1024
@@ -72,29 +75,33 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
     job = check(json.loads(config["job"]), Job, "job")
     splits = {name: ray.get(reference) for name, reference in config["splits"].items()}
     context = ray.train.get_context()
-    if context.get_world_rank() == 0:
-        config["board"].push.remote([_room()])
+    rank, world, board, run = (
+        context.get_world_rank(),
+        context.get_world_size(),
+        config["board"],
+        config["run"],
+    )
+    if rank == 0:
+        board.push.remote([_room()])
     if not job.compute.gpus_per_worker:
         torch.set_num_threads(max(1, int(job.compute.cpus_per_worker)))
-    rank, world = context.get_world_rank(), context.get_world_size()
-    worker = Worker(job, splits, config["deepspeed"], rank, world, ray.train.torch.get_device())
-    worker.telemetry = Telemetry(config["board"] if worker.rank == 0 else None, worker.device)
+    device = ray.train.torch.get_device()
+    worker = Worker(job, splits, config["deepspeed"], rank, world, device)
+    worker.telemetry = Telemetry(board if rank == 0 else None, device)
+    checkpoints = job.train.checkpoint
+    worker.agenda = Agenda(checkpoints, rank, world, device, preempted=_preempted)
+    worker.saver = Saver(run, checkpoints.keep_for(job.train.soup), worker.goodness) if rank == 0 else None
     worker.learn_from(config["teacher"])
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint:
-        with checkpoint.as_directory() as folder:
-            worker.restore(Path(folder))
-    worker.train()
-    best_first = sorted(
-        ray.train.get_all_reported_checkpoints(),
-        key=lambda reported: _goodness(job, reported.metrics),
-        reverse=True,
-    )
-    outcome = worker.finish(
-        [reported.checkpoint for reported in best_first], config["run"], config["evaluate"]
-    )
+
+    def tell(text: str) -> None:
+        ray.get(board.push.remote([_said(f"rank {rank}: {text}", worker.position.step)]))
+
+    with Watchdog(job.compute.hang_timeout, tell) as worker.watchdog:
+        worker.go_on(run, tell)
+        worker.train()
+        outcome = worker.finish(run, config["evaluate"])
     worker.telemetry.close()
-    return outcome if worker.rank == 0 else None
+    return outcome if rank == 0 else None
 
 
 def _room() -> Record:
@@ -106,24 +113,33 @@ def _room() -> Record:
     return {"time": time.time(), "step": 0, "metrics": {}, "room": room.id.hex()}
 
 
-def _goodness(job: Job, metrics: Mapping[str, Any]) -> float:
-    value = metrics[job.chosen_by]
-    if value is None or value != value:
-        return -math.inf
-    return float(value if job.metrics()[job.chosen_by] == "max" else -value)
+def _said(text: str, step: int) -> Record:
+    """A line for people."""
+    return {"time": time.time(), "step": step, "metrics": {}, "said": text}
 
 
-def _weights(checkpoints: Iterable[Any]) -> Iterator[dict[str, torch.Tensor]]:
-    """The tensors of Ray Train's checkpoints, one after the other."""
+def _preempted() -> bool:
+    """Whether a node of this run is about to be taken away; every rank must ask."""
+    import ray.train
+
+    return ray.train.get_preemption_info() is not None
+
+
+def _weights(checkpoints: Iterable[Checkpoint]) -> Iterator[dict[str, torch.Tensor]]:
+    """The tensors of checkpoints, one after the other."""
     for checkpoint in checkpoints:
-        with checkpoint.as_directory() as folder:
-            yield read_model(Path(folder))
+        with opened(checkpoint) as folder:
+            yield read_model(folder)
 
 
 class Worker:
     """One rank of a training run: its rows, its engine and its position."""
 
     telemetry: Telemetry
+    agenda: Agenda
+    saver: Saver | None = None
+    """Of rank 0, which writes for all."""
+    watchdog = Watchdog(None, print)
 
     def __init__(
         self,
@@ -153,6 +169,7 @@ class Worker:
         self.teacher: Answers = {}
         self.position = Position()
         self.telemetry = Telemetry(None, self.device)
+        self.agenda = Agenda(job.train.checkpoint, rank, world, device)
 
     @property
     def total_steps(self) -> int:
@@ -163,6 +180,19 @@ class Worker:
         if teacher:
             rows = self.stores["train"].rows
             self.teacher = teacher_answers(self.job, rows, teacher, self.rank, self.world, self.device)
+
+    def go_on(self, run: str, say: Callable[[str], None]) -> None:
+        """Continue from the newest whole checkpoint of the run at a URL, if it has one; rank 0 chooses it."""
+        chosen = [newest(run, say) if self.rank == 0 else None]
+        if self.world > 1:
+            torch.distributed.broadcast_object_list(chosen, src=0)
+        [checkpoint] = chosen
+        if checkpoint is None:
+            return
+        with opened(checkpoint) as folder:
+            self.restore(folder)
+        if self.rank == 0:
+            say(f"going on from step {checkpoint.step} with {self.world} workers")
 
     def restore(self, folder: Path) -> None:
         """Continue from a checkpoint, whatever the number of workers that wrote it."""
@@ -179,16 +209,20 @@ class Worker:
             self.standardize()
         self.telemetry.record(self.position.step, {}, started=self.position.epoch)
         while self.position.epoch < self.job.train.epochs and not self.position.stopped_early:
-            self._seed(self.position.epoch)
             self.train_epoch(self.position.epoch)
-            with self.averaged():
-                metrics = self.evaluate("validation")[0]
-            self.position.epoch += 1
-            self.position.history.append(metrics)
-            self.position.stopped_early = self._early()
-            validation = {f"validation/{k}": v for k, v in metrics.items()}
-            self.telemetry.record(self.position.step, validation, epoch=self.position.epoch)
-            self._report(metrics)
+            self.end_epoch()
+
+    def end_epoch(self) -> None:
+        """Validate, take note, and save."""
+        with self.averaged():
+            metrics = self.evaluate("validation")[0]
+        self.position.epoch += 1
+        self.position.epoch_step = 0
+        self.position.history.append(metrics)
+        self.position.stopped_early = self._early()
+        validation = {f"validation/{k}": v for k, v in metrics.items()}
+        self.telemetry.record(self.position.step, validation, epoch=self.position.epoch)
+        self.save(metrics)
 
     def standardize(self) -> None:
         """Let the alignment see some training rows, where the job wants it to bring them to one scale."""
@@ -208,25 +242,31 @@ class Worker:
         return self.average.in_place() if self.average else nullcontext()
 
     def train_epoch(self, epoch: int) -> None:
-        """One pass over the training rows."""
+        """What is left of one pass over the training rows."""
         self.engine.train()
         self.telemetry.resume_clock()
-        for step, (batches, rows) in enumerate(prefetch(self._micro_batches(epoch))):
+        for batches, rows in prefetch(self._micro_batches(epoch, self.position.epoch_step)):
             loss, parts = self.train_step(batches, rows)
             self.position.step += 1
+            self.position.epoch_step += 1
             if self.average:
                 self.average.update(self.position.step)
+            step, steps = self.position.epoch_step, self.plan.steps
             self.telemetry.step(
-                epoch, self.job.train.epochs, step + 1, self.plan.steps, self.position.step, rows, loss, parts
+                epoch, self.job.train.epochs, step, steps, self.position.step, rows, loss, parts
             )
+            self.watchdog.beat()
+            if self.agenda.due(self.position.step) and step < steps:
+                self.save()
 
     def train_step(self, batches: Sequence[Batch], rows: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """One optimizer step over this rank's micro-batches of a global batch of `rows`.
 
         Returns the mean loss of this rank's rows, and what it is made of (`FusedModel.losses`), detached. DeepSpeed
         averages over ranks and micro-batches, while a global batch's loss is a mean over its rows: the factor turns
-        one into the other.
+        one into the other. What is drawn at random depends on the seed, the step and the rank alone.
         """
+        self._seed(self.position.step, self.rank)
         set_learning_rate(
             self.engine, rate_factor(self.job.train.schedule, self.position.step, self.total_steps)
         )
@@ -249,15 +289,16 @@ class Worker:
         """Metrics over all rows of a split, the same on every rank; for each of the subsets if given."""
         return [score(self.heads, self.job, outputs) for outputs in self._collect(split, chosen)]
 
-    def finish(self, best_first: Sequence[Any], run: str, evaluate: bool) -> dict[str, Any]:
-        """What training came to, from Ray Train's checkpoints; with `evaluate` also the soup and its evaluation."""
-        with best_first[0].as_directory() as folder:
-            position, weights = read_position(Path(folder)), read_model(Path(folder))
-        outcome = self.outcome(position.history[-1])
+    def finish(self, run: str, evaluate: bool) -> dict[str, Any]:
+        """What training came to, from the run's checkpoints; with `evaluate` also the soup and its evaluation."""
+        best = self._best(run)
+        with opened(best[0]) as folder:
+            position, weights = read_position(folder), read_model(folder)
+        outcome = {**self.outcome(position.history[-1]), "checkpoint": best[0].url}
         if not evaluate:
             return outcome
         if self.job.train.soup:
-            soup = self.make_soup(_weights(best_first[: self.job.train.soup]))
+            soup = self.make_soup(_weights(best[: self.job.train.soup]))
             weights = soup.weights
             outcome |= {"best_validation": soup.metrics, "soup": len(soup.ingredients)}
             if self.rank == 0:
@@ -275,7 +316,7 @@ class Worker:
             self._load(weights)
             return self.evaluate("validation")[0]
 
-        return greedy_soup(checkpoints, reached, lambda metrics: _goodness(self.job, metrics))
+        return greedy_soup(checkpoints, reached, self.goodness)
 
     def evaluate_best(self, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         """The best weights once on the test rows, else on the validation rows: as they are, with every subset of the
@@ -332,9 +373,9 @@ class Worker:
                 into.merge(outputs)
         return merged
 
-    def _micro_batches(self, epoch: int) -> Iterator[tuple[list[Batch], int]]:
+    def _micro_batches(self, epoch: int, first: int = 0) -> Iterator[tuple[list[Batch], int]]:
         store = self.stores["train"]
-        for step in range(self.plan.steps):
+        for step in range(first, self.plan.steps):
             batches = [
                 training_batch(numbers.tolist(), store, self.job, epoch, self.teacher)
                 for numbers in self.plan.step(epoch, step, self.rank, self.world)
@@ -383,22 +424,43 @@ class Worker:
         values = [metrics[stopping.metric] for metrics in self.position.history]
         return should_stop(values, self.job.metrics()[stopping.metric], stopping.patience)
 
-    def _report(self, metrics: dict[str, float]) -> None:
-        """Hand metrics and a checkpoint to Ray Train; every rank gathers, rank 0 writes."""
-        import ray.train
+    def goodness(self, metrics: Mapping[str, Any]) -> float:
+        """How good validation metrics are by the one that chooses; more is better."""
+        value = metrics[self.job.chosen_by]
+        if value is None or value != value:
+            return -math.inf
+        return float(value if self.job.metrics()[self.job.chosen_by] == "max" else -value)
 
+    def save(self, metrics: dict[str, float] | None = None) -> None:
+        """Begin to write a checkpoint, with the validation metrics at the end of an epoch; every rank gathers."""
         model, moments = gather_model(self.engine), gather_optimizer(self.engine)
-        if self.rank:
-            ray.train.report(metrics)
+        self.agenda.saved()
+        if self.saver is None:
             return
-        with tempfile.TemporaryDirectory() as folder:
-            average = self.average.tensors if self.average else None
-            write_checkpoint(Path(folder), self.job, model, moments, self.position, average)
-            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+        average = (
+            {name: t.cpu().clone() for name, t in self.average.tensors.items()} if self.average else None
+        )
+        position = deepcopy(self.position)
 
-    def _seed(self, epoch: int = 0) -> None:
-        """Dropout differs by epoch and rank; the initial weights do not."""
-        seed = self.job.train.seed
+        def write(folder: Path) -> None:
+            write_checkpoint(folder, self.job, model, moments, position, average)
+
+        self.saver.save(position.step, metrics, write)
+
+    def _best(self, run: str) -> list[Checkpoint]:
+        """The run's checkpoints that were validated, the best first, once the last of them is whole; rank 0 looks."""
+        found: list[Any] = [None]
+        if self.saver is not None:
+            self.saver.wait()
+            found = [best_first(find(run), self.goodness)]
+        if self.world > 1:
+            torch.distributed.broadcast_object_list(found, src=0)
+        best: list[Checkpoint] = found[0]
+        return best
+
+    def _seed(self, *place: int) -> None:
+        """Start all generators anew; nothing for the initial weights, step and rank for what training draws."""
+        [seed] = np.random.SeedSequence([self.job.train.seed, *place]).generate_state(1).tolist()
         random.seed(seed)
         np.random.seed(seed)
-        torch.manual_seed(seed + 1_000_003 * epoch + (self.rank if epoch else 0))
+        torch.manual_seed(seed)

@@ -8,14 +8,17 @@ STORAGE/JOB/RUN/fitted.safetensors buffers that were fitted after training
 STORAGE/JOB/RUN/model/             the exported model folder
 STORAGE/JOB/RUN/teacher/           with train.distill: the teacher's model folder
 STORAGE/JOB/RUN/soup/              with train.soup: the averaged weights, as a checkpoint has them
-STORAGE/JOB/RUN/checkpoint_…/      best and last checkpoints (see rayfuse.train.state)
+STORAGE/JOB/RUN/checkpoints/       best and last checkpoints (see rayfuse.train.checkpoints)
 """
 
 import hashlib
 import json
+import os
 import secrets
 import shutil
-from collections.abc import Mapping
+import socket
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +31,10 @@ from rayfuse.spec.job import Job
 
 _STATUS_FILE = "run.json"
 _NEEDED_BYTES = 50_000_000
+_SILENCE_SECONDS = 90.0
+"""After which a driver on another machine is taken for dead."""
+_BEAT_SECONDS = 20.0
+_TAKEN = "{}: is being trained by {}; stop that first, or start another run with --fresh"
 
 
 @dataclass
@@ -42,6 +49,10 @@ class RunStatus:
     version: int | None = None
     seconds: float = 0.0
     """Spent on the trials of a sweep, over all its drivers."""
+    driver: tuple[str, int] | None = None
+    """Host and process id of who trains it, or did last."""
+    alive: float = 0.0
+    """Unix seconds of that driver's last sign of life."""
 
 
 class RunFolder:
@@ -111,6 +122,43 @@ def unfinished_run(job: Job, digests: Mapping[str, str]) -> RunFolder | None:
     """The newest run of the same job and data, if it did not finish."""
     newest = newest_folder(f"{job.output.storage}/{job.name}", fingerprint(job, digests))
     return newest if newest and newest.status.status != "finished" else None
+
+
+def beat(run: RunFolder) -> None:
+    """Give a sign of life as the driver of a run, if the last is some time ago."""
+    if time.time() - run.status.alive > _BEAT_SECONDS:
+        run.save(driver=(socket.gethostname(), os.getpid()), alive=time.time())
+
+
+def take_over(
+    run: RunFolder, say: Callable[[str], None], sleep: Callable[[float], None] = time.sleep
+) -> None:
+    """Return once nobody else trains an unfinished run. Raises ResourceError where somebody does."""
+    status = run.status
+    if status.status != "running" or status.driver is None:
+        return
+    host, process = status.driver
+    if host == socket.gethostname():
+        if process != os.getpid() and _runs_since(process, status.alive):
+            raise ResourceError(_TAKEN.format(run.url, f"process {process} of this machine"))
+        return
+    silent = time.time() - status.alive
+    if silent < _SILENCE_SECONDS:
+        say(f"{host} trained {run.url} {silent:.0f} s ago; waiting whether it still does")
+        sleep(_SILENCE_SECONDS - silent)
+        now = json.loads(run.read(_STATUS_FILE) or "{}")
+        if now.get("alive", 0.0) > status.alive:
+            raise ResourceError(_TAKEN.format(run.url, f"process {process} of {host}"))
+
+
+def _runs_since(process: int, moment: float) -> bool:
+    """Whether the process is there and was so at a moment: its number may have gone to another since."""
+    import psutil
+
+    try:
+        return bool(psutil.Process(process).create_time() <= moment)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def new_folder(parent: str, fingerprint: str) -> RunFolder:

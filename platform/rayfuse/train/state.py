@@ -6,7 +6,7 @@ each worker takes its part of them when it starts again.
     CHECKPOINT/model.safetensors       trained tensors by name; with train.ema, their average
     CHECKPOINT/trained.safetensors     only with train.ema: the tensors as they were trained
     CHECKPOINT/optimizer.safetensors   `exp_avg/NAME` and `exp_avg_sq/NAME`, float32
-    CHECKPOINT/position.json           epochs done, optimizer steps done, metrics by epoch
+    CHECKPOINT/position.json           epochs and optimizer steps done, metrics by epoch
     CHECKPOINT/job.json                the resolved job
 """
 
@@ -35,12 +35,20 @@ _FITTED_FILE = "fitted.safetensors"
 
 @dataclass
 class Position:
-    """How far training is: epochs and optimizer steps done, and the validation metrics of each epoch."""
+    """How far training is, and the validation metrics of each epoch.
+
+    The rows of every step, and what it draws at random, are a function of the job's seed and of this, so nothing
+    else has to be kept of either.
+    """
 
     epoch: int = 0
+    """Epochs done."""
     step: int = 0
+    """Optimizer steps done."""
     history: list[dict[str, float]] = field(default_factory=list)
     stopped_early: bool = False
+    epoch_step: int = 0
+    """Steps done of the epoch that has begun."""
 
 
 def gather_model(engine: Any) -> dict[str, torch.Tensor]:

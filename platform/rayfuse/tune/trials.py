@@ -5,7 +5,7 @@ STORAGE/SWEEP/RUN/sweep.json                  the resolved sweep
 STORAGE/SWEEP/RUN/trials/0001/trial.json      a trial: its values, how far it is, what it reached
 STORAGE/SWEEP/RUN/trials/0001/job.json        the job that it trains
 STORAGE/SWEEP/RUN/trials/0001/metrics.jsonl   everything measured, in order
-STORAGE/SWEEP/RUN/trials/0001/checkpoint_…/   best and last checkpoint
+STORAGE/SWEEP/RUN/trials/0001/checkpoints/    best and last checkpoint
 STORAGE/SWEEP/RUN/leaderboard.json, pictures/
 """
 

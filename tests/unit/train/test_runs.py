@@ -1,7 +1,12 @@
 """The folders of runs on any store, and which of them is gone on with."""
 
 import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +16,16 @@ import pytest
 import tiny_jobs
 
 from rayfuse.errors import NotReachable, ResourceError
-from rayfuse.train.runs import RunFolder, RunStatus, check_storage, fingerprint, new_run, unfinished_run
+from rayfuse.train.runs import (
+    RunFolder,
+    RunStatus,
+    beat,
+    check_storage,
+    fingerprint,
+    new_run,
+    take_over,
+    unfinished_run,
+)
 
 DIGESTS = {"train": "a", "validation": "b"}
 
@@ -57,6 +71,8 @@ def test_a_new_run_holds_its_job_and_status(job: Any) -> None:
         "tracking_run": None,
         "version": None,
         "seconds": 0.0,
+        "driver": None,
+        "alive": 0.0,
     }
     assert run.read("absent.json") is None
     assert new_run(job, DIGESTS).url != run.url
@@ -167,3 +183,50 @@ def test_a_storage_that_does_not_answer() -> None:
     for url in ("http://127.0.0.1:9/runs", "gopher://host/runs"):
         with pytest.raises(NotReachable, match=f"output.storage: {url}: cannot be written"):
             check_storage(url)
+
+
+def taken_by(job: Any, host: str, process: int, alive: float) -> RunFolder:
+    run = new_run(job, DIGESTS)
+    run.save(driver=(host, process), alive=alive)
+    found = unfinished_run(job, DIGESTS)
+    assert found is not None
+    return found
+
+
+def test_a_run_that_another_process_trains_is_not_taken_over(job: Any) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        run = taken_by(job, socket.gethostname(), other.pid, time.time() + 60)
+        with pytest.raises(ResourceError, match=f"trained by process {other.pid} of this machine.*--fresh"):
+            take_over(run, print)
+        other.kill()
+    take_over(run, print)
+
+
+def test_a_process_number_that_went_to_another_or_to_us_holds_nothing(job: Any) -> None:
+    take_over(taken_by(job, socket.gethostname(), 1, 1.0), print)
+    take_over(taken_by(job, socket.gethostname(), os.getpid(), time.time() + 60), print)
+
+
+def test_a_driver_elsewhere_is_waited_for(job: Any) -> None:
+    run = taken_by(job, "elsewhere", 7, time.time() - 30)
+    waited: list[float] = []
+    said: list[str] = []
+    take_over(run, said.append, waited.append)
+    assert waited == [pytest.approx(60, abs=2)]
+    assert "elsewhere trained" in said[0]
+
+    def lives(seconds: float) -> None:
+        RunFolder(run.url, RunStatus(**json.loads(run.read("run.json") or ""))).save(alive=time.time())
+
+    with pytest.raises(ResourceError, match="trained by process 7 of elsewhere"):
+        take_over(run, print, lives)
+    take_over(taken_by(job, "elsewhere", 7, time.time() - 3600), print, lives)
+
+
+def test_signs_of_life_are_not_given_more_often_than_needed(job: Any) -> None:
+    run = new_run(job, DIGESTS)
+    beat(run)
+    first = run.status.alive
+    beat(run)
+    assert run.status.alive == first
+    assert run.status.driver == (socket.gethostname(), os.getpid())

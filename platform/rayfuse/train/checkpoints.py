@@ -1,0 +1,244 @@
+"""A run's checkpoints on any fsspec URL: written in a thread, taken for whole only where they are.
+
+RUN/checkpoints/step-00000123/…               the files of rayfuse.train.state
+RUN/checkpoints/step-00000123/complete.json   written last: step, metrics, and size and digest of each file
+"""
+
+import errno
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from rayfuse.errors import DataError, NotReachable, ResourceError
+from rayfuse.spec.checkpointing import Keep
+
+_FOLDER = "checkpoints"
+_COMPLETE = "complete.json"
+_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""Seconds between attempts to reach a storage that fails."""
+_FINAL = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+"""What no second attempt mends."""
+_BLOCK = 1 << 22
+
+log = logging.getLogger(__name__)
+
+Say = Callable[[str], None]
+Goodness = Callable[[Mapping[str, Any]], float]
+"""How good validation metrics are; more is better."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What `complete.json` says, and where it was found."""
+
+    url: str
+    step: int
+    metrics: dict[str, float] | None
+    """Of the validation rows; None for one from inside an epoch."""
+    files: dict[str, dict[str, Any]]
+    """`bytes` and `blake2b` of each file by name."""
+
+
+def find(run: str) -> list[Checkpoint]:
+    """The whole checkpoints of the run at a URL, the newest first."""
+    fs, path = fsspec.url_to_fs(f"{run}/{_FOLDER}")
+    fs.invalidate_cache()
+    found = []
+    for file in fs.glob(f"{path}/*/{_COMPLETE}"):
+        folder = file.rsplit("/", 2)[1]
+        with suppress(ValueError, TypeError, FileNotFoundError):  # cut off, or removed meanwhile
+            found.append(Checkpoint(url=f"{run}/{_FOLDER}/{folder}", **json.loads(fs.cat_file(file))))
+    return sorted(found, key=lambda checkpoint: checkpoint.step, reverse=True)
+
+
+@contextmanager
+def opened(checkpoint: Checkpoint) -> Iterator[Path]:
+    """A local folder with the files of a checkpoint, which are those that were written.
+
+    Raises DataError where one is missing or another, NotReachable where the storage does not answer.
+    """
+    if "://" not in checkpoint.url:
+        _verify(Path(checkpoint.url), checkpoint)
+        yield Path(checkpoint.url)
+        return
+    with tempfile.TemporaryDirectory(prefix="rayfuse-checkpoint-") as scratch:
+        fs, path = fsspec.url_to_fs(checkpoint.url)
+
+        def download() -> None:
+            for name in checkpoint.files:
+                fs.get_file(f"{path}/{name}", f"{scratch}/{name}")
+
+        _persist(download, checkpoint.url, "read")
+        _verify(Path(scratch), checkpoint)
+        yield Path(scratch)
+
+
+def newest(run: str, say: Say) -> Checkpoint | None:
+    """The newest checkpoint of a run whose files are all as they were written; `say` hears of others."""
+    for checkpoint in find(run):
+        try:
+            with opened(checkpoint):
+                return checkpoint
+        except DataError as error:
+            say(f"WARNING {error}; going on from the one before it")
+    return None
+
+
+class Saver:
+    """Writes the checkpoints of one run in a thread, one after the other, and removes those that are not kept."""
+
+    def __init__(self, run: str, keep: Keep, goodness: Goodness) -> None:
+        self.run, self.keep, self.goodness = run, keep, goodness
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        _remove_halves(run)
+
+    def save(self, step: int, metrics: dict[str, float] | None, write: Callable[[Path], None]) -> None:
+        """Have `write` put its files into a folder, which becomes the checkpoint of `step`.
+
+        Waits for the one before. Raises what that one ran into: ResourceError where the storage is full or may not be
+        written, NotReachable where it did not answer for half a minute.
+        """
+        self.wait()
+        self._thread = threading.Thread(
+            target=self._work, args=(step, metrics, write), name="checkpoint", daemon=True
+        )
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Return when the last checkpoint is whole; raises as `save`."""
+        if self._thread is not None:
+            self._thread.join()
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _work(self, step: int, metrics: dict[str, float] | None, write: Callable[[Path], None]) -> None:
+        url = f"{self.run}/{_FOLDER}/step-{step:08d}"
+        try:
+            _write(url, step, metrics, write)
+            self._remove_others()
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
+            self._error = error
+
+    def _remove_others(self) -> None:
+        """Failing to clean up is no reason to stop: the next time does it."""
+        known = find(self.run)
+        for checkpoint in known:
+            if checkpoint not in kept(known, self.keep, self.goodness):
+                try:
+                    _remove(checkpoint.url)
+                except Exception as error:  # noqa: BLE001 - each store has its own errors
+                    log.warning("%s: cannot be removed: %s", checkpoint.url, error)
+
+
+def kept(known: list[Checkpoint], keep: Keep, goodness: Goodness) -> list[Checkpoint]:
+    """Those of the checkpoints, the newest first, that stay."""
+    return [*known[: keep.last], *best_first(known, goodness)[: keep.best]]
+
+
+def best_first(known: Iterable[Checkpoint], goodness: Goodness) -> list[Checkpoint]:
+    """The checkpoints that were validated; of equals the oldest first."""
+    validated = [(goodness(c.metrics), -c.step, c) for c in known if c.metrics is not None]
+    return [checkpoint for _, _, checkpoint in sorted(validated, key=lambda t: t[:2], reverse=True)]
+
+
+def _write(url: str, step: int, metrics: dict[str, float] | None, write: Callable[[Path], None]) -> None:
+    fs, path = fsspec.url_to_fs(url)
+    local = "://" not in url
+    with tempfile.TemporaryDirectory(prefix="rayfuse-checkpoint-") as scratch:
+        folder = Path(url if local else scratch)
+
+        def produce() -> None:
+            if fs.exists(path):
+                _remove(url)  # of a run that went on from an earlier one
+            folder.mkdir(parents=True, exist_ok=True)
+            write(folder)
+            files = {file.name: _mark(file) for file in folder.iterdir()}
+            if not local:
+                fs.makedirs(path, exist_ok=True)
+                for name in files:
+                    fs.put_file(f"{folder}/{name}", f"{path}/{name}")
+            whole = asdict(Checkpoint(url, step, metrics, files))
+            del whole["url"]
+            fs.pipe_file(f"{path}/{_COMPLETE}", json.dumps(whole, indent=1).encode())
+
+        try:
+            _persist(produce, url, "written")
+        except BaseException:
+            with suppress(Exception):  # half a checkpoint takes the place that is missing
+                _remove(url)
+            raise
+
+
+def _persist(work: Callable[[], None], url: str, what: str) -> None:
+    """Do `work`, again while a storage fails that may come back."""
+    for pause in (*_PAUSES, None):
+        try:
+            work()
+            return
+        except Exception as error:  # noqa: BLE001 - each store has its own errors
+            if isinstance(error, FileNotFoundError) and what == "read":
+                raise DataError(f"{url}: not a whole checkpoint: {error}") from None
+            if isinstance(error, OSError) and error.errno in _FINAL:
+                raise ResourceError(
+                    f"output.storage: {url}: cannot be {what}: {error.strerror}; make room or mend the permissions, "
+                    "and run the same command again to go on from the last checkpoint"
+                ) from None
+            if pause is None:
+                raise NotReachable(
+                    f"output.storage: {url}: cannot be {what} after {len(_PAUSES) + 1} attempts: "
+                    f"{type(error).__name__}: {error}"
+                ) from None
+            log.warning("%s cannot be %s yet, trying again in %g s: %s", url, what, pause, error)
+            time.sleep(pause)
+
+
+def _verify(folder: Path, checkpoint: Checkpoint) -> None:
+    for name, mark in checkpoint.files.items():
+        file = folder / name
+        if not file.is_file():
+            raise DataError(f"{checkpoint.url}: not a whole checkpoint: {name} is missing")
+        if _mark(file) != mark:
+            raise DataError(f"{checkpoint.url}: {name} is not what was written there")
+
+
+def _mark(file: Path) -> dict[str, Any]:
+    digest = hashlib.blake2b(digest_size=16)
+    with file.open("rb") as content:
+        while block := content.read(_BLOCK):
+            digest.update(block)
+    return {"bytes": file.stat().st_size, "blake2b": digest.hexdigest()}
+
+
+def _remove(url: str) -> None:
+    """Remove a checkpoint, first what makes it whole."""
+    fs, path = fsspec.url_to_fs(url)
+    with suppress(FileNotFoundError):
+        fs.rm_file(f"{path}/{_COMPLETE}")
+    if "://" in url:
+        fs.rm(path, recursive=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _remove_halves(run: str) -> None:
+    """Remove what a worker that died left half-written."""
+    fs, path = fsspec.url_to_fs(f"{run}/{_FOLDER}")
+    whole = {checkpoint.url.rsplit("/", 1)[-1] for checkpoint in find(run)}
+    with suppress(FileNotFoundError):
+        for folder in fs.ls(path, detail=False):
+            name = folder.rstrip("/").rsplit("/", 1)[-1]
+            if name not in whole:
+                _remove(f"{run}/{_FOLDER}/{name}")
