@@ -3,6 +3,7 @@
 `rayfuse.cluster.local` has one node only: Ray lets several share a machine only if they listen beyond loopback.
 """
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -12,6 +13,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+import psutil
 
 from rayfuse.cluster.local import free_ports
 
@@ -47,9 +50,36 @@ class Nodes:
         others = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         return {**others, **self._token, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ADDRESS": self.address}
 
+    def add(self, cpus: int) -> int:
+        """One more worker node; its number."""
+        self._ports += free_ports(len(_NODE_PORTS))
+        self._found(
+            self._start(f"--address={self.address}", f"--num-cpus={cpus}"), "Ray runtime started", "."
+        )
+        return len(self._processes) - 1
+
+    def kill(self, number: int) -> None:
+        """End a node and all of its processes as a power cut would; 0 is the head."""
+        process = self._processes[number]
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        process.kill()
+        process.wait(20)
+
+    def manager_port(self, number: int) -> int:
+        """By which Ray's list of nodes tells them apart."""
+        [option] = [o for o in self._processes[number].args if str(o).startswith("--node-manager-port=")]
+        return int(str(option).partition("=")[2])
+
+    def processes(self, number: int) -> list[psutil.Process]:
+        """The processes of a node."""
+        return psutil.Process(self._processes[number].pid).children(recursive=True)
+
     def stop(self) -> None:
         for process in reversed(self._processes):
-            process.send_signal(signal.SIGTERM)
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
         for process in self._processes:
             try:
                 process.wait(20)

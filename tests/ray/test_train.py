@@ -13,66 +13,18 @@ from typing import Any
 import pytest
 import tiny_jobs
 from mlflow import MlflowClient
+from s3_server import s3_server
+from training_runs import finish, runs, start_training, validated, validations, wait_for
 
 from rayfuse.cluster import local
 from rayfuse.cluster.local import LocalCluster
 
 pytestmark = pytest.mark.ray
-RAYFUSE = [sys.executable, "-c", "import sys; from rayfuse.cli import main; sys.exit(main())"]
-
-
-def start_training(folder: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
-    command = [*RAYFUSE, "train", str(folder / "job.yaml"), "--json", *options]
-    return subprocess.Popen(
-        command,
-        cwd=folder,
-        env={**os.environ, **environment},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(process: subprocess.Popen[str], timeout: float = 240) -> tuple[int, dict[str, Any], str]:
-    """Exit code, the JSON object, and standard error."""
-    out, err = process.communicate(timeout=timeout)
-    assert out, err
-    return process.returncode, json.loads(out.splitlines()[-1]), err
-
-
-def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str], timeout: float = 180) -> Any:
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    raise AssertionError("did not happen in time")
-
-
-def validated(folder: Path, at_least: int = 1) -> bool:
-    """Whether the run's journal has the validation of `at_least` epochs."""
-    return len(validations(folder)) >= at_least
-
-
-def validations(folder: Path) -> list[int]:
-    """Steps at which the journals of all runs have a validation."""
-    journals = (folder / "runs").glob("tiny/*/metrics.jsonl")
-    lines = [line for path in journals for line in path.read_text().splitlines(keepends=True)]
-    records = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [record["step"] for record in records if "validation/loss" in record.get("metrics", {})]
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether Ray Train has taken note of a checkpoint, which it does within two seconds of its report."""
-    snapshots = list((folder / "runs").glob("tiny/*/checkpoint_manager_snapshot.json"))
-    return any("checkpoint_2" in path.read_text() for path in snapshots)
-
-
-def runs(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(path.read_text()) for path in sorted((folder / "runs").glob("tiny/*/run.json"))]
+    """Whether a run has a whole checkpoint."""
+    return bool(list((folder / "runs").glob("tiny/*/checkpoints/*/complete.json")))
 
 
 def client(folder: Path) -> MlflowClient:
@@ -106,8 +58,8 @@ def test_says_what_it_trained_on_and_what_came_out(trained: tuple[Path, dict[str
 def test_keeps_best_and_last_checkpoint_without_pickle(trained: tuple[Path, dict[str, Any], str]) -> None:
     folder, data, _ = trained
     run = Path(data["run"])
-    checkpoints = sorted(run.glob("checkpoint_*/"))
-    assert 1 <= len(checkpoints) <= 2
+    checkpoints = sorted(run.glob("checkpoints/*/"))
+    assert 1 <= len(checkpoints) <= 3  # the best and the last two
     assert Path(data["checkpoint"]) in checkpoints
     names = {path.name for path in run.rglob("*") if path.is_file()}
     assert {"run.json", "job.json", "metrics.jsonl", "evaluation.json", "weights.safetensors"} <= names
@@ -155,7 +107,7 @@ def test_a_soup_of_averages_that_learned_from_a_teacher(ray_cluster: LocalCluste
     run = Path(data["run"])
     assert Path(data["checkpoint"]) == run / "soup"
     assert (run / "teacher" / "rayfuse.json").exists()
-    assert all((kept / "trained.safetensors").exists() for kept in run.glob("checkpoint_*/"))
+    assert all((kept / "trained.safetensors").exists() for kept in run.glob("checkpoints/*/"))
     evaluation = json.loads((run / "evaluation.json").read_text())
     assert 1 <= evaluation["soup"] <= 2
     best = max(epoch["answer/accuracy"] for epoch in evaluation["history"])
@@ -311,51 +263,14 @@ def test_a_tracking_server_that_dies_meanwhile_loses_nothing(
     assert len(history) == 10
 
 
-@pytest.fixture
-def s3_bucket(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """A bucket called `bucket` on a real S3 server of this machine; yields what a process needs to reach it."""
-    import httpx
-    import s3fs
-
-    [port] = local.free_ports(1)
-    url = f"http://127.0.0.1:{port}"
-    environment = {
-        "AWS_ENDPOINT_URL": url,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    server = Path(sys.executable).with_name("moto_server")
-    with open(tmp_path / "s3.log", "wb") as log:
-        process = subprocess.Popen([server, "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log)
-    try:
-        for _ in range(300):
-            try:
-                httpx.get(url, trust_env=False)
-                break
-            except httpx.HTTPError:
-                time.sleep(0.1)
-        s3fs.S3FileSystem(key="test", secret="test", endpoint_url=url, skip_instance_cache=True).mkdir(
-            "bucket"
-        )
-        yield environment
-    finally:
-        process.kill()
-        process.wait(10)
-
-
 @pytest.mark.slow
-def test_keeps_a_run_on_s3(outside_ray: dict[str, str], tmp_path: Path, s3_bucket: dict[str, str]) -> None:
+def test_keeps_a_run_on_s3(outside_ray: dict[str, str], tmp_path: Path) -> None:
     """On a Ray of its own, whose workers inherit the credentials."""
-    import s3fs
-
     tiny_jobs.tiny_job(tmp_path)
     options = ("--set", "output.storage=s3://bucket/runs", "--set", f"output.tracking={tmp_path}/mlflow.db")
-    code, data, err = finish(start_training(tmp_path, *options, **s3_bucket))
-    assert code == 0, err
-    assert data["checkpoint"].startswith("s3://bucket/runs/tiny/")
-    store = s3fs.S3FileSystem(
-        key="test", secret="test", endpoint_url=s3_bucket["AWS_ENDPOINT_URL"], skip_instance_cache=True
-    )
-    names = {path.rsplit("/", 1)[-1] for path in store.find("bucket")}
+    with s3_server(tmp_path) as s3:
+        code, data, err = finish(start_training(tmp_path, *options, **s3.environment))
+        assert code == 0, err
+        assert data["checkpoint"].startswith("s3://bucket/runs/tiny/")
+        names = {path.rsplit("/", 1)[-1] for path in s3.filesystem().find("bucket")}
     assert {"model.safetensors", "optimizer.safetensors", "position.json", "weights.safetensors"} <= names

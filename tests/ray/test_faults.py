@@ -1,0 +1,326 @@
+"""Training goes on after whatever may befall it, and ends with the same answer: on a real cluster of several nodes.
+
+Faults come at random moments, whose seed is in the output of a test that fails (RAYFUSE_FAULT_SEED repeats it).
+"""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import tiny_jobs
+from nodes import Nodes
+from s3_server import S3, Cuttable, s3_server
+from small_disk import SmallDisk
+from training_runs import finish, start_training, wait_for
+
+pytestmark = pytest.mark.ray
+
+EPOCHS, ROWS, BATCH, EVERY = 8, 48, 4, 4
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def chance(record_property: Any) -> random.Random:
+    """Chance whose seed is told."""
+    seed = int(os.environ.get("RAYFUSE_FAULT_SEED", random.randrange(1 << 30)))
+    record_property("seed", seed)
+    print(f"RAYFUSE_FAULT_SEED={seed}")
+    return random.Random(seed)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    """A head without CPUs and two nodes of one CPU each, whose workers find tests/slow_encoder.py."""
+    before = os.environ.get("PYTHONPATH")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [before, str(TESTS)])))
+        cluster = Nodes(1, 1)
+        yield cluster
+        cluster.stop()
+
+
+class Training:
+    """One `rayfuse train`, seen through its folder."""
+
+    def __init__(
+        self, folder: Path, nodes: Nodes | None = None, before: Sequence[str] = (), **environment: str
+    ) -> None:
+        self.folder, self.before = folder, before
+        self.environment = {**(nodes.environment if nodes else {}), "PYTHONPATH": _path(), **environment}
+        self.start()
+
+    def start(self) -> None:
+        self.process = start_training(self.folder, before=self.before, **self.environment)
+
+    def wait_for_step(self, step: int) -> None:
+        wait_for(lambda: self.step() >= step, self.process)
+
+    def step(self) -> int:
+        return max((record["step"] for record in self.records()), default=0)
+
+    def records(self) -> list[dict[str, Any]]:
+        """What was measured about training and said, in order."""
+        lines = [
+            line
+            for journal in self.folder.glob("runs/tiny/*/metrics.jsonl")
+            for line in journal.read_text().splitlines(keepends=True)
+        ]
+        records = [json.loads(line) for line in lines if line.endswith("\n")]
+        trained = [record for record in records if "metrics" in record]
+        return [r for r in trained if not any(name.startswith("system/") for name in r["metrics"])]
+
+    def checkpoints(self) -> list[Path]:
+        """Whole ones, the newest last."""
+        found = self.folder.glob("runs/tiny/*/checkpoints/*/complete.json")
+        return sorted((path.parent for path in found), key=lambda path: path.name)
+
+    def finish(self) -> tuple[int, dict[str, Any], str]:
+        return finish(self.process, 300)
+
+
+def _path() -> str:
+    return os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(TESTS)]))
+
+
+def prepare(folder: Path, **changes: Any) -> Path:
+    """A job of some 70 steps of 0.1 s, saved every few of them; no dropout, so any number of workers learns the same."""
+    settings = {
+        "train.epochs": EPOCHS,
+        "train.batch_size": BATCH,
+        "train.early_stopping": None,
+        "train.checkpoint": {"every": None, "steps": EVERY, "keep": {"last": 2}},
+        "inputs.image.encoder": {"type": "slow_encoder:SlowMean", "options": {"hang": str(folder / "hang")}},
+        "inputs.text.encoder.dropout": 0.0,
+        "compute.workers": 2,
+        **changes,
+    }
+    tiny_jobs.make_rows(folder, ROWS, "train")
+    tiny_jobs.make_rows(folder, 24, "test")
+    job = tiny_jobs.tiny_job(folder, **settings)
+    (folder / "job.yaml").write_text(job.model_dump_json())
+    return folder
+
+
+def steps_of_epoch() -> int:
+    return -(-(ROWS * 3 // 4) // BATCH)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the run comes to without faults."""
+    training = Training(prepare(tmp_path_factory.mktemp("undisturbed")), nodes)
+    code, data, err = training.finish()
+    assert code == 0, err
+    return data
+
+
+def assert_same_answer(data: dict[str, Any], undisturbed: dict[str, Any]) -> None:
+    assert data["metrics"] == pytest.approx(undisturbed["metrics"], abs=1e-4)
+    assert data["validation"] == pytest.approx(undisturbed["validation"], abs=1e-4)
+
+
+def moment(chance: random.Random) -> int:
+    """A step after the first epoch, some time before the end."""
+    return chance.randrange(steps_of_epoch(), steps_of_epoch() * (EPOCHS - 3))
+
+
+def workers(nodes: Nodes, number: int | None = None) -> list[psutil.Process]:
+    """The processes that train on all nodes or on one."""
+    found = []
+    for node in [number] if number else [1, 2]:
+        found += [p for p in nodes.processes(node) if "TrainWorker" in " ".join(p.cmdline())]
+    return found
+
+
+def said(err: str, text: str) -> list[str]:
+    return [line for line in err.splitlines() if text in line]
+
+
+def test_a_killed_worker_is_replaced_and_nothing_else_is_lost(
+    nodes: Nodes, undisturbed: dict[str, Any], chance: random.Random, tmp_path: Path
+) -> None:
+    training = Training(prepare(tmp_path), nodes)
+    training.wait_for_step(moment(chance))
+    chance.choice(workers(nodes)).kill()
+    code, data, err = training.finish()
+    assert code == 0, err
+    assert_same_answer(data, undisturbed)
+    [line] = said(err, "going on from step")
+    assert "with 2 workers" in line
+    gone_on_from = int(line.partition("from step ")[2].split()[0])
+    reached = max(
+        record["step"]
+        for record in training.records()
+        if record["time"] < next(r["time"] for r in training.records() if "going on" in r.get("said", ""))
+    )
+    assert (
+        reached - gone_on_from < 2 * EVERY + 10
+    )  # those between two checkpoints, and a second of steps unheard of
+
+
+@pytest.mark.slow
+def test_a_hang_ends_with_the_stacks_of_all_ranks_and_goes_on(
+    nodes: Nodes, undisturbed: dict[str, Any], chance: random.Random, tmp_path: Path
+) -> None:
+    training = Training(prepare(tmp_path, **{"compute.hang_timeout": 6}), nodes)
+    training.wait_for_step(moment(chance))
+    (tmp_path / "hang").touch()
+    code, data, err = training.finish()
+    assert code == 0, err
+    assert_same_answer(data, undisturbed)
+    for rank in (0, 1):
+        assert said(err, f"rank {rank}: no progress for"), err
+    assert said(err, "in hang_for_ever")
+
+
+@pytest.mark.slow
+def test_a_lost_node_shrinks_the_run_and_a_new_one_lets_it_grow(
+    undisturbed: dict[str, Any], chance: random.Random, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", _path())
+    nodes = Nodes(1, 1)
+    try:
+        elastic = {
+            "compute.workers": [1, 2],
+            "compute.resize_interval": 4,
+            "inputs.image.encoder.options.seconds": 0.3,
+        }
+        training = Training(prepare(tmp_path, **elastic), nodes)
+        training.wait_for_step(chance.randrange(5, 15))
+        nodes.kill(chance.choice([1, 2]))
+        wait_for(lambda: "going on" in spoken(training), training.process)
+        assert "with 1 workers" in spoken(training)
+        training.wait_for_step(training.step() + 5)
+        nodes.add(1)
+        wait_for(lambda: "with 2 workers" in spoken(training), training.process)
+        code, data, err = training.finish()
+        assert code == 0, err
+        assert_same_answer(data, undisturbed)
+    finally:
+        nodes.stop()
+
+
+def spoken(training: Training) -> str:
+    return "\n".join(record["said"] for record in training.records() if "said" in record)
+
+
+@pytest.mark.slow
+def test_a_notice_of_preemption_is_answered_with_a_checkpoint(
+    undisturbed: dict[str, Any], chance: random.Random, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", _path())
+    nodes = Nodes(1, 1, 1)
+    try:
+        no_other = {"train.checkpoint": {"every": None, "keep": {"last": 2}}, "train.epochs": 2}
+        slow = {"inputs.image.encoder.options.seconds": 1.5}
+        training = Training(prepare(tmp_path, **no_other, **slow), nodes)
+        training.wait_for_step(chance.randrange(1, 4))
+        drain(nodes, number := next(n for n in (1, 2, 3) if workers(nodes, n)), seconds=20)
+        wait_for(training.checkpoints, training.process)
+        [checkpoint] = training.checkpoints()
+        assert int(checkpoint.name.partition("-")[2]) < steps_of_epoch()
+        nodes.kill(number)
+        code, _, err = training.finish()
+        assert code == 0, err
+        assert said(err, f"going on from step {int(checkpoint.name.partition('-')[2])} ")
+    finally:
+        nodes.stop()
+
+
+def drain(nodes: Nodes, number: int, seconds: int) -> None:
+    """Tell Ray that a node goes away, as a cloud's notice does."""
+    script = (
+        "import json, ray, sys; ray.init(logging_level='ERROR'); "
+        "print(json.dumps({n['NodeManagerPort']: n['NodeID'] for n in ray.nodes() if n['Alive']}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=nodes.environment, capture_output=True, text=True, check=True
+    )
+    ids = json.loads(done.stdout.splitlines()[-1])
+    command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", nodes.address]
+    command += ["--node-id", ids[str(nodes.manager_port(number))], "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
+    command += ["--reason-message", "spot", "--deadline-remaining-seconds", str(seconds)]
+    subprocess.run(command, env=nodes.environment, check=True, capture_output=True)
+
+
+@pytest.mark.slow
+def test_a_broken_newest_checkpoint_is_named_and_left_out(
+    nodes: Nodes, undisturbed: dict[str, Any], chance: random.Random, tmp_path: Path
+) -> None:
+    training = Training(prepare(tmp_path), nodes)
+    training.wait_for_step(moment(chance))
+    training.process.send_signal(signal.SIGKILL)
+    training.process.communicate()
+    time.sleep(5)  # its workers end with it
+    *_, before, newest = training.checkpoints()
+    file = newest / chance.choice(["model.safetensors", "optimizer.safetensors"])
+    content = bytearray(file.read_bytes())
+    content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    file.write_bytes(bytes(content))
+    training.start()
+    code, data, err = training.finish()
+    assert code == 0, err
+    [warning] = said(err, "WARNING")
+    assert newest.name in warning
+    assert file.name in warning
+    assert said(err, f"going on from step {int(before.name.partition('-')[2])} ")
+    assert_same_answer(data, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_storage_that_fails_for_ten_seconds_costs_nothing(
+    outside_ray: dict[str, str], undisturbed: dict[str, Any], chance: random.Random, tmp_path: Path
+) -> None:
+    folder = prepare(
+        tmp_path, **{"output.storage": "s3://bucket/runs", "output.tracking": f"{tmp_path}/mlflow.db"}
+    )
+    with s3_server(tmp_path) as server, contextlib.closing(Cuttable(server)) as s3:
+        training = Training(folder, None, **s3.environment)
+        enough = chance.randrange(3, 9)
+        wait_for(lambda: written(server) >= enough, training.process)
+        s3.fail_for(10)
+        code, data, err = training.finish()
+    assert code == 0, err
+    assert s3.refused
+    assert not said(err, "going on from step")
+    assert_same_answer(data, undisturbed)
+
+
+def written(server: S3) -> int:
+    """The number of the newest whole checkpoint on a server, in checkpoints."""
+    files = server.filesystem().glob("bucket/runs/tiny/*/checkpoints/*/complete.json")
+    return max((int(file.split("/")[-2].partition("-")[2]) for file in files), default=0) // EVERY
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_a_clear_error_and_loses_no_checkpoint(
+    outside_ray: dict[str, str], undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    storage = tmp_path / "disk"
+    with contextlib.closing(SmallDisk(storage, 60)) as disk:
+        folder = prepare(
+            tmp_path, **{"output.storage": str(storage), "output.tracking": f"{tmp_path}/mlflow.db"}
+        )
+        checkpoints = disk.seen_from_here / "tiny"
+        training = Training(folder, None, before=disk.prefix)
+        wait_for(lambda: len(list(checkpoints.glob("*/checkpoints/*/complete.json"))) >= 2, training.process)
+        disk.fill()
+        code, data, err = training.finish()
+        assert code == 1, err
+        assert "No space left on device; make room" in data["error"]["message"]
+        disk.make_room()
+        training.start()
+        code, data, err = training.finish()
+        assert code == 0, err
+        assert said(err, "going on from step")
+        assert_same_answer(data, undisturbed)

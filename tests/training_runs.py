@@ -1,0 +1,63 @@
+"""`rayfuse train` as a process, and what its run folders say meanwhile."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+RAYFUSE = [sys.executable, "-c", "import sys; from rayfuse.cli import main; sys.exit(main())"]
+
+
+def start_training(
+    folder: Path, *options: str, before: Sequence[str] = (), **environment: str
+) -> subprocess.Popen[str]:
+    """`rayfuse train FOLDER/job.yaml` with options, what stands `before` it, and an environment beside our own."""
+    command = [*before, *RAYFUSE, "train", str(folder / "job.yaml"), "--json", *options]
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str], timeout: float = 240) -> tuple[int, dict[str, Any], str]:
+    """Exit code, the JSON object, and standard error."""
+    out, err = process.communicate(timeout=timeout)
+    assert out, err
+    return process.returncode, json.loads(out.splitlines()[-1]), err
+
+
+def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str], timeout: float = 180) -> Any:
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    raise AssertionError("did not happen in time")
+
+
+def validated(folder: Path, at_least: int = 1) -> bool:
+    """Whether the run's journal has the validation of `at_least` epochs."""
+    return len(validations(folder)) >= at_least
+
+
+def validations(folder: Path) -> list[int]:
+    """Steps at which the journals of all runs have a validation."""
+    journals = (folder / "runs").glob("tiny/*/metrics.jsonl")
+    lines = [line for path in journals for line in path.read_text().splitlines(keepends=True)]
+    records = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [record["step"] for record in records if "validation/loss" in record.get("metrics", {})]
+
+
+def runs(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted((folder / "runs").glob("tiny/*/run.json"))]
