@@ -38,7 +38,11 @@ from rayfuse.train.board import Record
 from rayfuse.train.distill import Answers, teacher_answers
 from rayfuse.train.ema import Average
 from rayfuse.train.engine import build_engine, set_learning_rate
+from rayfuse.train.gradients import gradient_norm, keep_gradient_norm
+from rayfuse.train.guard import Guard
+from rayfuse.train.meter import Measured, Meter, Place, Waiting
 from rayfuse.train.precision import choose_precision
+from rayfuse.train.profile import Profile
 from rayfuse.train.schedule import rate_factor
 from rayfuse.train.soup import Soup, greedy_soup, keep_soup
 from rayfuse.train.state import (
@@ -78,7 +82,9 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
         torch.set_num_threads(max(1, int(job.compute.cpus_per_worker)))
     rank, world = context.get_world_rank(), context.get_world_size()
     worker = Worker(job, splits, config["deepspeed"], rank, world, ray.train.torch.get_device())
-    worker.telemetry = Telemetry(config["board"] if worker.rank == 0 else None, worker.device)
+    worker.telemetry = Telemetry(config["board"] if worker.rank == 0 else None, worker.device, world)
+    if worker.rank == 0:
+        worker.profile_steps(config["profile"], config["run"])
     worker.learn_from(config["teacher"])
     checkpoint = ray.train.get_checkpoint()
     if checkpoint:
@@ -148,15 +154,25 @@ class Worker:
         )
         self.precision, self.precision_reason = choose_precision(job.train.precision, self.device)
         self.engine = build_engine(job, FusedModel(job), options, world, self.precision)
+        keep_gradient_norm(self.engine)
         self.heads = heads_of(self.engine.module)
         self.average = Average(self.engine.module, job.train.ema.decay) if job.train.ema else None
         self.teacher: Answers = {}
         self.position = Position()
         self.telemetry = Telemetry(None, self.device)
+        self.meter = Meter(job, self.device, world)
+        self.guard = Guard(job.train.guard, self.precision)
+        self.profile_steps(0, "")
 
     @property
     def total_steps(self) -> int:
         return self.plan.steps * self.job.train.epochs
+
+    def profile_steps(self, steps: int, run: str) -> None:
+        """Look closely at so many steps; the trace goes to the run's folder."""
+        self.profile = Profile(
+            self.engine, steps, run, lambda text: self.telemetry.say(self.position.step, text)
+        )
 
     def learn_from(self, teacher: str | None) -> None:
         """Ask the teacher at a URL about all training rows, if there is one."""
@@ -189,6 +205,7 @@ class Worker:
             validation = {f"validation/{k}": v for k, v in metrics.items()}
             self.telemetry.record(self.position.step, validation, epoch=self.position.epoch)
             self._report(metrics)
+        self.profile.close()
 
     def standardize(self) -> None:
         """Let the alignment see some training rows, where the job wants it to bring them to one scale."""
@@ -211,19 +228,46 @@ class Worker:
         """One pass over the training rows."""
         self.engine.train()
         self.telemetry.resume_clock()
-        for step, (batches, rows) in enumerate(prefetch(self._micro_batches(epoch))):
-            loss, parts = self.train_step(batches, rows)
+        ready = Waiting(prefetch(self._micro_batches(epoch)))
+        for number, (batches, rows) in enumerate(self.profile.watch(ready)):
+            with self.telemetry.counting(batches):
+                loss, parts = self.train_step(batches, rows)
             self.position.step += 1
             if self.average:
                 self.average.update(self.position.step)
-            self.telemetry.step(
-                epoch, self.job.train.epochs, step + 1, self.plan.steps, self.position.step, rows, loss, parts
-            )
+            place = Place(epoch, number, self.position.step, self._rate(self.position.step - 1))
+            norm = gradient_norm(self.engine)
+            self._look(self.meter.put(place, batches, loss, parts, norm, ready.waited))
+        self._look(self.meter.flush())
+
+    def _look(self, measured: Measured | None) -> None:
+        """Show a step that is measured, and do what the guard says of it."""
+        if measured is None:
+            return
+        place = measured.place
+        verdict = self.guard.look(place.step, measured.loss, measured.gradient_norm)
+        if verdict.action != "go on":
+            raise verdict.error(self._origins(place, measured.suspects))
+        self.telemetry.step(measured, self.plan.steps, self.job.train.epochs)
+
+    def _origins(self, place: Place, ranks: Sequence[int]) -> list[str]:
+        """FILE:LINE of the rows that some ranks had at a step."""
+        rows = self.stores["train"].rows
+        return [
+            rows[number].origin
+            for rank in ranks
+            for numbers in self.plan.step(place.epoch, place.number, rank, self.world)
+            for number in numbers
+        ]
+
+    def _rate(self, done: int) -> float:
+        """The learning rate after `done` steps, of what has no rate of its own."""
+        return self.job.train.optimizer.lr * rate_factor(self.job.train.schedule, done, self.total_steps)
 
     def train_step(self, batches: Sequence[Batch], rows: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """One optimizer step over this rank's micro-batches of a global batch of `rows`.
 
-        Returns the mean loss of this rank's rows, and what it is made of (`FusedModel.losses`), detached. DeepSpeed
+        Returns the loss summed over this rank's rows, and what it is made of (`FusedModel.losses`), detached. DeepSpeed
         averages over ranks and micro-batches, while a global batch's loss is a mean over its rows: the factor turns
         one into the other.
         """
@@ -242,8 +286,7 @@ class Worker:
             total += loss.detach().float()
             for name, part in losses.items():
                 parts[name] = parts.get(name, 0.0) + part.detach().float()
-        mine = max(1, sum(int(batch.whole.sum()) for batch in batches))
-        return total / mine, {name: part / mine for name, part in parts.items()}
+        return total, parts
 
     def evaluate(self, split: str, chosen: Sequence[Subset] | None = None) -> list[dict[str, float]]:
         """Metrics over all rows of a split, the same on every rank; for each of the subsets if given."""
