@@ -97,6 +97,8 @@ def _columns(progress: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _loss(value: float) -> str:
+    if 0 < abs(value) < 0.001:
+        return f"{value:.1e}"
     return f"{value:.4f}" if abs(value) < 100 else f"{value:.4g}" if abs(value) < 1e4 else f"{value:.1e}"
 
 

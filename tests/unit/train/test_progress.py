@@ -45,6 +45,13 @@ def test_columns_stay_where_they_are() -> None:
         assert one.index(word) == two.index(word), word
 
 
+@pytest.mark.parametrize(
+    ("loss", "shown"), [(2.06e-5, "2.1e-05"), (0.0, " 0.0000"), (-3.5, "-3.5000"), (1234.5, "   1234")]
+)
+def test_losses_of_any_size_fit(loss: float, shown: str) -> None:
+    assert f"  loss {shown}  grad" in describe(progress(loss=loss))
+
+
 def test_a_run_without_tokens_or_norm() -> None:
     few = progress()
     del few["metrics"]["train/tokens_per_second"], few["metrics"]["train/gradient_norm"]
