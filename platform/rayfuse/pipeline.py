@@ -12,6 +12,7 @@ from rayfuse.registry.journal import read_journal
 from rayfuse.registry.pictures import save_pictures
 from rayfuse.registry.storing import register
 from rayfuse.registry.teacher import fetch_teacher
+from rayfuse.registry.tensorboard import check_installed, event_files
 from rayfuse.registry.tracker import Tracker
 from rayfuse.registry.tracking import connect, tracking_uri
 from rayfuse.spec.job import Job
@@ -29,16 +30,22 @@ _EVALUATION = "evaluation.json"
 
 
 def train_and_register(
-    job: Job, ask_resume: AskResume, say: Say, line: ProgressLine, spec_file: str | None = None
+    job: Job,
+    ask_resume: AskResume,
+    say: Say,
+    line: ProgressLine,
+    spec_file: str | None = None,
+    profile: int = 0,
 ) -> dict[str, Any]:
     """Train `job`, log it to MLflow and register the exported model as `candidate`.
 
     An unfinished run of the same job and data is continued where `ask_resume` says so; one that was
-    trained and could not be registered is only registered. Returns {"run_id", "model", "version",
+    trained and could not be registered is only registered. `profile`: how many steps to look at closely. Returns {"run_id", "model", "version",
     "metrics", "evaluated_on", "by_inputs", "validation", "checkpoint", "run"}.
     Raises what the parts raise; whatever was done until then is kept in the run's folder.
     """
     launch.preflight(job)
+    check_installed(job)
     client = connect(tracking_uri(job.output.tracking, job.output.storage))
     job, dataset = launch.load_rows(job, say)
     for finding in dataset.findings:
@@ -65,7 +72,7 @@ def train_and_register(
     tracker.set_data(dataset.digests, {name: len(rows) for name, rows in dataset.splits.items()})
     say(f"run {run.url}")
     try:
-        evaluation = _train(job, dataset, teacher, run, tracker, line)
+        evaluation = _train(job, dataset, teacher, run, tracker, line, profile)
         return _register(job, dataset, run, tracker, evaluation)
     except BaseException as error:
         _give_up(run, tracker, error)
@@ -75,7 +82,13 @@ def train_and_register(
 
 
 def _train(
-    job: Job, dataset: Dataset, teacher: Path | None, run: RunFolder, tracker: Tracker, line: ProgressLine
+    job: Job,
+    dataset: Dataset,
+    teacher: Path | None,
+    run: RunFolder,
+    tracker: Tracker,
+    line: ProgressLine,
+    profile: int,
 ) -> dict[str, Any]:
     """The evaluation of the trained model; what an earlier attempt of this run has done is not done again."""
     kept = run.read(_EVALUATION)
@@ -83,15 +96,23 @@ def _train(
         evaluation: dict[str, Any] = json.loads(kept)
         return evaluation
 
-    def watch(records: list[Record], progress: dict[str, Any]) -> None:
-        beat(run)
-        tracker.log(records)
-        line.show(records, progress)
-
     kept_teacher = keep_teacher(teacher, run) if teacher else None
-    evaluation = launch.train(job, launch.share(dataset), run, watch, teacher=kept_teacher)
-    named = {f"{evaluation['split']}/{name}": value for name, value in evaluation["metrics"].items()}
-    tracker.log([launch.record(evaluation["steps"], named | by_inputs_metrics(evaluation))])
+    with event_files(job, run.path("tensorboard"), line.say) as log_events:
+
+        def watch(records: list[Record], progress: dict[str, Any]) -> None:
+            beat(run)
+            log(records)
+            line.show(records, progress)
+
+        def log(records: list[Record]) -> None:
+            tracker.log(records)
+            log_events(records)
+
+        evaluation = launch.train(
+            job, launch.share(dataset), run, watch, teacher=kept_teacher, profile=profile
+        )
+        named = {f"{evaluation['split']}/{name}": value for name, value in evaluation["metrics"].items()}
+        log([launch.record(evaluation["steps"], named | by_inputs_metrics(evaluation))])
     run.write(_EVALUATION, json.dumps(evaluation, indent=1))
     return evaluation
 

@@ -5,7 +5,10 @@ import json
 import os
 import random
 import socket
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_jobs
@@ -30,10 +33,16 @@ class Losses:
     """Stands in for telemetry: the loss of each step, and an end after one of them."""
 
     def __init__(self, stop: int | None) -> None:
-        self.stop, self.found = stop, {}
+        self.stop, self.found, self.said = stop, {}, []
 
-    def step(self, epoch, epochs, step, steps, total, rows, loss, parts=None) -> None:
-        self.found[total] = float(loss)
+    def step(self, measured, steps, epochs) -> None:
+        self.found[measured.place.step] = measured.loss
+
+    def counting(self, batches):
+        return contextlib.nullcontext()
+
+    def say(self, step, text) -> None:
+        self.said.append(text)
 
     def record(self, step, metrics, **more) -> None:
         if "validation/loss" in metrics:
@@ -43,19 +52,29 @@ class Losses:
         pass
 
 
-def train(folder: Path, job, world: int, stop: int | None = None) -> dict[str, float]:
+def train(
+    folder: Path, job, world: int, stop: int | None = None, before: Callable[[Any], None] | None = None
+) -> dict[str, float]:
     """Train in the run folder FOLDER from its newest checkpoint to the end, or until step `stop` is in one.
 
-    The losses of rank 0 by step, and those of each validation.
+    `before` may meddle with the worker of each rank. The losses by step, and those of each validation.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    mp.spawn(_rank, (world, port, job.model_dump_json(), stop, folder), nprocs=world)
+    mp.spawn(_rank, (world, port, job.model_dump_json(), stop, before, folder), nprocs=world)
     return json.loads((folder / "losses.json").read_text())
 
 
-def _rank(rank: int, world: int, port: int, job_json: str, stop: int | None, folder: Path) -> None:
+def _rank(
+    rank: int,
+    world: int,
+    port: int,
+    job_json: str,
+    stop: int | None,
+    before: Callable[[Any], None] | None,
+    folder: Path,
+) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": str(world)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -72,6 +91,8 @@ def _rank(rank: int, world: int, port: int, job_json: str, stop: int | None, fol
     worker.telemetry = losses = Losses(stop)
     if rank == 0:
         worker.saver = Saver(str(folder), job.train.checkpoint.keep, worker.goodness)
+    if before:
+        before(worker)
     worker.go_on(str(folder), print)
     if stop is not None:
         worker.agenda.due = lambda step: step == stop
@@ -88,6 +109,7 @@ def _rank(rank: int, world: int, port: int, job_json: str, stop: int | None, fol
     if worker.saver:
         worker.saver.wait()
         (folder / "losses.json").write_text(json.dumps(losses.found))
+        (folder / "said.txt").write_text("\n".join(losses.said))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
@@ -123,6 +145,42 @@ def test_goes_on_after_any_step_as_if_nothing_had_happened(world: int, stage: in
         )
         together |= piece
     assert together == pytest.approx(whole, abs=1e-6), f"interrupted at {first}, {second} ({seed=})"
+
+
+def poison(step: int, worker: Any) -> None:
+    """Make all weights NaN at a step, the first time that it is taken."""
+    take, poisoned = worker.train_step, []
+
+    def train_step(batches, rows):
+        if worker.position.step + 1 == step and not poisoned:
+            poisoned.append(step)
+            for parameter in worker.engine.module.parameters():
+                parameter.data.fill_(float("nan"))
+        return take(batches, rows)
+
+    worker.train_step = train_step
+
+
+def leave_out(step: int, worker: Any) -> None:
+    worker.guard.skips = lambda other: other == step
+
+
+@pytest.mark.parametrize(("world", "stage"), [(1, 0), (2, 2), pytest.param(2, 3, marks=pytest.mark.slow)])
+def test_rolls_back_from_a_loss_that_is_no_number_and_leaves_its_batch_out(
+    world: int, stage: int, tmp_path: Path
+) -> None:
+    guard = {"action": "rollback", "skip": 0}
+    often = {"train.checkpoint": {"steps": 2, "keep": {"last": 2}}}
+    job = make_job(tmp_path, **{"train.deepspeed.stage": stage, "train.guard": guard}, **often)
+    seed = random.randrange(1 << 30)
+    step = random.Random(seed).randrange(4, 15)
+    expected = train(new(tmp_path / "expected"), job, world, before=partial(leave_out, step))
+    found = train(new(tmp_path / "found"), job, world, before=partial(poison, step))
+    assert str(step) not in found
+    assert found == pytest.approx(expected, abs=1e-6), f"poisoned at {step} ({seed=})"
+    said = (tmp_path / "found" / "said.txt").read_text()
+    assert f"at step {step}, on the rows " in said
+    assert f"leaving out steps {step} to {step}" in said
 
 
 def new(folder: Path) -> Path:

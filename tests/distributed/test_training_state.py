@@ -47,6 +47,10 @@ def _rank(
         worker.restore(start)
     else:
         worker.standardize()
+    steps: list[tuple[float, ...]] = []
+    worker.telemetry.step = lambda one, *_: steps.append(
+        (one.loss, one.gradient_norm, one.rows, one.place.lr)
+    )
     while worker.position.epoch < stop:
         worker.train_epoch(worker.position.epoch)
         worker.end_epoch()
@@ -57,6 +61,7 @@ def _rank(
         average = worker.average.tensors if worker.average else None
         write_checkpoint(folder, job, model, moments, worker.position, average)
         (folder / "evaluation.json").write_text(json.dumps([worker.position.history, evaluation]))
+        (folder / "steps.json").write_text(json.dumps(steps))
     torch.distributed.destroy_process_group()
 
 
@@ -87,6 +92,14 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     return {f"{file.stem}/{name}": tensor for file in files for name, tensor in load_file(file).items()}
 
 
+def read_steps(folder: Path) -> list[list[float]]:
+    """Loss, gradient norm, rows and learning rate of each step, over all workers."""
+    import json
+
+    steps: list[list[float]] = json.loads((folder / "steps.json").read_text())
+    return steps
+
+
 def assert_same(first: Path, second: Path) -> None:
     """To a small part of a step, which is up to 0.003."""
     mine, theirs = read_tensors(first), read_tensors(second)
@@ -112,6 +125,8 @@ def test_two_workers_learn_what_one_does(alone: Path, stage: int, tmp_path: Path
     together = train_in_processes(tmp_path / "out", job, world=2, stop=EPOCHS)
     assert_same(alone, together)
     assert_same_evaluation(alone, together)
+    for one, other in zip(read_steps(alone), read_steps(together), strict=True):
+        assert one == pytest.approx(other, rel=2e-3)
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def test_a_killed_worker_is_replaced_and_nothing_else_is_lost(
     reached = max(
         record["step"]
         for record in training.records()
-        if record["time"] < next(r["time"] for r in training.records() if "going on" in r.get("said", ""))
+        if record["time"] < next(r["time"] for r in training.records() if "going on" in r.get("text", ""))
     )
     assert (
         reached - gone_on_from < 2 * EVERY + 10
@@ -211,7 +211,7 @@ def test_a_lost_node_shrinks_the_run_and_a_new_one_lets_it_grow(
 
 
 def spoken(training: Training) -> str:
-    return "\n".join(record["said"] for record in training.records() if "said" in record)
+    return "\n".join(record["text"] for record in training.records() if "text" in record)
 
 
 @pytest.mark.slow

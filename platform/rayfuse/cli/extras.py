@@ -4,11 +4,22 @@ from importlib.util import find_spec
 
 _DATA = ("aiohttp", "av", "numpy", "pandas", "PIL", "pyarrow", "s3fs", "safetensors", "scipy", "soundfile")
 
-_TRAIN = (*_DATA, "deepspeed", "matplotlib", "mlflow", "peft", "psutil", "ray", "sklearn", "transformers")
+_TRAIN = (
+    *_DATA,
+    "deepspeed",
+    "matplotlib",
+    "mlflow",
+    "peft",
+    "psutil",
+    "ray",
+    "sklearn",
+    "tensorboardX",
+    "transformers",
+)
 
 EXTRAS: dict[str, tuple[str, ...]] = {
     "train": _TRAIN,
-    "tune": (*_TRAIN, "optuna", "tensorboardX"),
+    "tune": (*_TRAIN, "optuna"),
     "serve": (
         *_DATA,
         "fastapi",

@@ -21,8 +21,20 @@ if TYPE_CHECKING:
 @click.option(
     "--resume/--fresh", default=None, help="Go on with an unfinished run of the same job and data, or not."
 )
+@click.option(
+    "--profile", is_flag=True, help="Look closely at some steps: a trace for Perfetto, and a table."
+)
+@click.option(
+    "--profile-steps",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="How many steps that is.",
+)
 @output.json_option
-def train(spec: str, overrides: tuple[str, ...], resume: bool | None) -> None:
+def train(
+    spec: str, overrides: tuple[str, ...], resume: bool | None, profile: bool, profile_steps: int
+) -> None:
     """Train the job in the YAML file JOB and register the version as candidate.
 
     A run that was stopped is offered to be continued; without a terminal it is, unless --fresh is given.
@@ -34,7 +46,9 @@ def train(spec: str, overrides: tuple[str, ...], resume: bool | None) -> None:
 
     started = time.perf_counter()
     job = load_spec(spec, Job, overrides)
-    data = train_and_register(job, resume_rule(resume), output.say, ProgressLine(output.say), spec)
+    line = ProgressLine(output.say)
+    steps = profile_steps if profile else 0
+    data = train_and_register(job, resume_rule(resume), output.say, line, spec, steps)
     data["seconds"] = round(time.perf_counter() - started, 1)
     output.result(data, _summary(data))
 

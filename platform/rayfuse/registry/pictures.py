@@ -44,6 +44,10 @@ def save_pictures(
         path = folder / "learning_curves.png"
         draw_curves(path, curves, metric)
         paths.append(path)
+    if _RATES[0][0] in curves:
+        path = folder / "throughput.png"
+        draw_throughput(path, curves)
+        paths.append(path)
     return paths
 
 
@@ -186,6 +190,40 @@ def draw_curves(path: Path, curves: Mapping[str, Curve], metric: str) -> None:
     for axes in panels:
         plain_axes(axes)
         axes.grid(alpha=0.3)
+    figure.savefig(path)
+
+
+_RATES = (
+    ("train/samples_per_second", "samples/s"),
+    ("train/tokens_per_second", "tokens/s"),
+    ("train/mfu", "MFU"),
+    ("train/data_wait", "data wait"),
+)
+"""What is drawn of the speed, and what it is called; the last two are shares of 1."""
+
+
+def draw_throughput(path: Path, curves: Mapping[str, Curve]) -> None:
+    """How fast training was, and for which share of the time it waited for rows."""
+    from matplotlib.figure import Figure
+
+    known = [(name, label) for name, label in _RATES if name in curves]
+    figure = Figure(figsize=(7.5, 1.8 * len(known) + 0.9), layout="constrained", dpi=DPI)
+    panels = figure.subplots(len(known), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (name, label) in zip(panels, known, strict=True):
+        steps, values = _columns(curves[name])
+        share = label in ("MFU", "data wait")
+        axes.plot(
+            steps,
+            [100 * value for value in values] if share else values,
+            color=ORANGE if label == "data wait" else BLUE,
+            marker="o" if len(steps) < 3 else None,
+        )
+        axes.set_ylabel(f"{label} (%)" if share else label)
+        axes.set_ylim(0, 100 if share else None)
+        plain_axes(axes)
+        axes.grid(alpha=0.3)
+    panels[0].set_title("Speed of training", fontsize=11)
+    panels[-1].set_xlabel("optimizer steps")
     figure.savefig(path)
 
 

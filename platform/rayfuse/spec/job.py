@@ -92,6 +92,8 @@ class Output(Block):
     """Registered name; the job's name where absent."""
     tracking: Url | None = None
     """MLflow server or database; MLFLOW_TRACKING_URI, else a database in `storage`."""
+    tensorboard: bool = False
+    """Write event files for TensorBoard beside the run too."""
 
 
 class Job(Block):

@@ -7,6 +7,7 @@ from pydantic import Discriminator, Field, Tag
 
 from rayfuse.spec.base import Block, NotBuiltYet, Part, Share, Url, UrlMember, mapping_or_url
 from rayfuse.spec.checkpointing import Checkpointing
+from rayfuse.spec.guard import Guard
 
 
 class AdamW(Block):
@@ -107,6 +108,8 @@ class Train(Part):
     """Average the best of so many epochs, where that is better on validation (Wortsman et al., 2022)."""
     distill: Distill | None = None
     """Learn from a trained model too."""
+    guard: Guard = Guard()
+    """What to do about a loss that is no number, or that explodes."""
     early_stopping: EarlyStopping | None = None
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """`auto`: bf16 where the hardware computes in it, else fp32."""

@@ -2,7 +2,7 @@
 
 A record is {"time": unix seconds, "step": optimizer steps done, "metrics": {name: number}}, or
 {"progress": {…}} for the progress line, which is not kept. The first has the workers' placement group as "room",
-the one of the first step "started", and one with a line for people "said".
+the one of the first step "started". One for people to read has it as "text".
 """
 
 from typing import Any

@@ -138,7 +138,7 @@ class Saver:
         for checkpoint in known:
             if checkpoint not in kept(known, self.keep, self.goodness):
                 try:
-                    _remove(checkpoint.url)
+                    remove(checkpoint.url)
                 except Exception as error:  # noqa: BLE001 - each store has its own errors
                     log.warning("%s: cannot be removed: %s", checkpoint.url, error)
 
@@ -162,7 +162,7 @@ def _write(url: str, step: int, metrics: dict[str, float] | None, write: Callabl
 
         def produce() -> None:
             if fs.exists(path):
-                _remove(url)  # of a run that went on from an earlier one
+                remove(url)  # of a run that went on from an earlier one
             folder.mkdir(parents=True, exist_ok=True)
             write(folder)
             files = {file.name: _mark(file) for file in folder.iterdir()}
@@ -178,7 +178,7 @@ def _write(url: str, step: int, metrics: dict[str, float] | None, write: Callabl
             _persist(produce, url, "written")
         except BaseException:
             with suppress(Exception):  # half a checkpoint takes the place that is missing
-                _remove(url)
+                remove(url)
             raise
 
 
@@ -222,8 +222,8 @@ def _mark(file: Path) -> dict[str, Any]:
     return {"bytes": file.stat().st_size, "blake2b": digest.hexdigest()}
 
 
-def _remove(url: str) -> None:
-    """Remove a checkpoint, first what makes it whole."""
+def remove(url: str) -> None:
+    """Remove the checkpoint at a URL, first what makes it whole."""
     fs, path = fsspec.url_to_fs(url)
     with suppress(FileNotFoundError):
         fs.rm_file(f"{path}/{_COMPLETE}")
@@ -241,4 +241,4 @@ def _remove_halves(run: str) -> None:
         for folder in fs.ls(path, detail=False):
             name = folder.rstrip("/").rsplit("/", 1)[-1]
             if name not in whole:
-                _remove(f"{run}/{_FOLDER}/{name}")
+                remove(f"{run}/{_FOLDER}/{name}")

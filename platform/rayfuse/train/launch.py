@@ -121,10 +121,11 @@ def train(
     watch: Watch,
     evaluate: bool = True,
     teacher: str | None = None,
+    profile: int = 0,
 ) -> dict[str, Any]:
     """Train `job` on rows that `share` gave, in the folder of `run`, continuing from its last checkpoint if any.
 
-    `teacher` is where `keep_teacher` put it. Returns the evaluation of the best checkpoint, or of the soup (see
+    `teacher` is where `keep_teacher` put it; `profile`: how many steps to look at closely. Returns the evaluation of the best checkpoint, or of the soup (see
     `Worker.finish`), and its URL as `checkpoint`; with `evaluate` off only what is known of the validation rows
     anyhow. Raises RayfuseError
     with the worker's own reason, Interrupted on Ctrl-C; checkpoints are kept in both cases.
@@ -142,6 +143,7 @@ def train(
         "evaluate": evaluate,
         "teacher": teacher,
         "run": run.url,
+        "profile": profile,
     }
     fit = _Fit(_trainer(job, run, config))
     seen = 0

@@ -17,6 +17,7 @@ from rayfuse.data.batches import Batch, Plan, SampleStore, collate, group_rows, 
 from rayfuse.data.rows import Row
 from rayfuse.data.samples import SampleMaker
 from rayfuse.data.training import training_batch
+from rayfuse.errors import RayfuseError
 from rayfuse.model.alignment.base import Standards
 from rayfuse.model.evaluation import (
     Outputs,
@@ -36,11 +37,15 @@ from rayfuse.spec.job import Job
 from rayfuse.spec.load import check
 from rayfuse.train.agenda import Agenda
 from rayfuse.train.board import Record
-from rayfuse.train.checkpoints import Checkpoint, Saver, best_first, find, newest, opened
+from rayfuse.train.checkpoints import Checkpoint, Saver, best_first, find, newest, opened, remove
 from rayfuse.train.distill import Answers, teacher_answers
 from rayfuse.train.ema import Average
 from rayfuse.train.engine import build_engine, set_learning_rate
+from rayfuse.train.gradients import gradient_norm, keep_gradient_norm
+from rayfuse.train.guard import Guard, RollBack, Verdict, named
+from rayfuse.train.meter import Measured, Meter, Place, Waiting
 from rayfuse.train.precision import choose_precision
+from rayfuse.train.profile import Profile
 from rayfuse.train.schedule import rate_factor
 from rayfuse.train.soup import Soup, greedy_soup, keep_soup
 from rayfuse.train.state import (
@@ -87,14 +92,18 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
         torch.set_num_threads(max(1, int(job.compute.cpus_per_worker)))
     device = ray.train.torch.get_device()
     worker = Worker(job, splits, config["deepspeed"], rank, world, device)
-    worker.telemetry = Telemetry(board if rank == 0 else None, device)
+    worker.telemetry = Telemetry(board if rank == 0 else None, device, world)
     checkpoints = job.train.checkpoint
     worker.agenda = Agenda(checkpoints, rank, world, device, preempted=_preempted)
-    worker.saver = Saver(run, checkpoints.keep_for(job.train.soup), worker.goodness) if rank == 0 else None
+    if rank == 0:
+        worker.saver = Saver(run, checkpoints.keep_for(job.train.soup), worker.goodness)
+        worker.profile_steps(config["profile"], run)
     worker.learn_from(config["teacher"])
 
     def tell(text: str) -> None:
-        ray.get(board.push.remote([_said(f"rank {rank}: {text}", worker.position.step)]))
+        ray.get(
+            board.push.remote([_said(f"rank {rank}: {text}", worker.position.step)])
+        )  # before the process ends
 
     with Watchdog(job.compute.hang_timeout, tell) as worker.watchdog:
         worker.go_on(run, tell)
@@ -115,7 +124,7 @@ def _room() -> Record:
 
 def _said(text: str, step: int) -> Record:
     """A line for people."""
-    return {"time": time.time(), "step": step, "metrics": {}, "said": text}
+    return {"time": time.time(), "step": step, "metrics": {}, "text": text}
 
 
 def _preempted() -> bool:
@@ -164,16 +173,26 @@ class Worker:
         )
         self.precision, self.precision_reason = choose_precision(job.train.precision, self.device)
         self.engine = build_engine(job, FusedModel(job), options, world, self.precision)
+        keep_gradient_norm(self.engine)
         self.heads = heads_of(self.engine.module)
         self.average = Average(self.engine.module, job.train.ema.decay) if job.train.ema else None
         self.teacher: Answers = {}
         self.position = Position()
         self.telemetry = Telemetry(None, self.device)
         self.agenda = Agenda(job.train.checkpoint, rank, world, device)
+        self.meter = Meter(job, self.device, world)
+        self.guard = Guard(job.train.guard, self.precision)
+        self.profile_steps(0, "")
 
     @property
     def total_steps(self) -> int:
         return self.plan.steps * self.job.train.epochs
+
+    def profile_steps(self, steps: int, run: str) -> None:
+        """Look closely at so many steps; the trace goes to the run's folder."""
+        self.profile = Profile(
+            self.engine, steps, run, lambda text: self.telemetry.say(self.position.step, text)
+        )
 
     def learn_from(self, teacher: str | None) -> None:
         """Ask the teacher at a URL about all training rows, if there is one."""
@@ -191,16 +210,18 @@ class Worker:
             return
         with opened(checkpoint) as folder:
             self.restore(folder)
+        if self.position.guard:
+            self.guard.restore(self.position.guard)
         if self.rank == 0:
             say(f"going on from step {checkpoint.step} with {self.world} workers")
 
     def restore(self, folder: Path) -> None:
         """Continue from a checkpoint, whatever the number of workers that wrote it."""
         model, moments, position = read_checkpoint(folder)
+        restore_optimizer(self.engine, moments, position.step, self._empty_step)
         self._load(read_trained(folder))
         if self.average:
             self.average.restore(model)
-        restore_optimizer(self.engine, moments, position.step, self._empty_step)
         self.position = position
 
     def train(self) -> None:
@@ -209,8 +230,12 @@ class Worker:
             self.standardize()
         self.telemetry.record(self.position.step, {}, started=self.position.epoch)
         while self.position.epoch < self.job.train.epochs and not self.position.stopped_early:
-            self.train_epoch(self.position.epoch)
-            self.end_epoch()
+            try:
+                self.train_epoch(self.position.epoch)
+                self.end_epoch()
+            except RollBack as asked:
+                self.roll_back(asked.verdict, asked.rows)
+        self.profile.close()
 
     def end_epoch(self) -> None:
         """Validate, take note, and save."""
@@ -223,6 +248,36 @@ class Worker:
         validation = {f"validation/{k}": v for k, v in metrics.items()}
         self.telemetry.record(self.position.step, validation, epoch=self.position.epoch)
         self.save(metrics)
+
+    def roll_back(self, verdict: Verdict, rows: Sequence[str]) -> None:
+        """Go on from before the steps that the guard wants left out; every rank must call it.
+
+        `rows` are those of the step that it did not like.
+        """
+        self.meter.flush()
+        before = [self._checkpoint_before(verdict.leave_out[0])] if self.saver else [None]
+        if self.world > 1:
+            torch.distributed.broadcast_object_list(before, src=0)
+        [checkpoint] = before
+        if checkpoint is None:
+            raise RayfuseError(f"{verdict.error(rows)} (no checkpoint is from before it)")
+        with opened(checkpoint) as folder:
+            self.restore(folder)
+        first, last = verdict.leave_out
+        self.telemetry.say(
+            checkpoint.step,
+            f"{verdict.reason}{named(rows)}; back to step {checkpoint.step}, leaving out steps {first} to {last}",
+        )
+
+    def _checkpoint_before(self, step: int) -> Checkpoint | None:
+        """The newest of a step before; later ones are removed, or a restart would go on from them."""
+        assert self.saver is not None
+        self.saver.wait()
+        found = find(self.saver.run)
+        for checkpoint in found:
+            if checkpoint.step >= step:
+                remove(checkpoint.url)
+        return next((checkpoint for checkpoint in found if checkpoint.step < step), None)
 
     def standardize(self) -> None:
         """Let the alignment see some training rows, where the job wants it to bring them to one scale."""
@@ -245,24 +300,59 @@ class Worker:
         """What is left of one pass over the training rows."""
         self.engine.train()
         self.telemetry.resume_clock()
-        for batches, rows in prefetch(self._micro_batches(epoch, self.position.epoch_step)):
-            loss, parts = self.train_step(batches, rows)
+        ready = Waiting(prefetch(self._micro_batches(epoch, self.position.epoch_step)))
+        for batches, rows in self.profile.watch(ready):
+            if not self.guard.skips(self.position.step + 1):
+                self._take_step(batches, rows, ready)
             self.position.step += 1
             self.position.epoch_step += 1
-            if self.average:
-                self.average.update(self.position.step)
-            step, steps = self.position.epoch_step, self.plan.steps
-            self.telemetry.step(
-                epoch, self.job.train.epochs, step, steps, self.position.step, rows, loss, parts
-            )
             self.watchdog.beat()
-            if self.agenda.due(self.position.step) and step < steps:
+            if self.agenda.due(self.position.step) and self.position.epoch_step < self.plan.steps:
+                self._look(self.meter.flush())
                 self.save()
+        self._look(self.meter.flush())
+
+    def _take_step(self, batches: Sequence[Batch], rows: int, ready: Waiting[Any]) -> None:
+        """One optimizer step, measured."""
+        with self.telemetry.counting(batches):
+            loss, parts = self.train_step(batches, rows)
+        if self.average:
+            self.average.update(self.position.step + 1)
+        position = self.position
+        place = Place(position.epoch, position.epoch_step, position.step + 1, self._rate(position.step))
+        norm = gradient_norm(self.engine)
+        self._look(self.meter.put(place, batches, loss, parts, norm, ready.take()))
+
+    def _look(self, measured: Measured | None) -> None:
+        """Show a step that is measured, and do what the guard says of it."""
+        if measured is None:
+            return
+        place = measured.place
+        verdict = self.guard.look(place.step, measured.loss, measured.gradient_norm)
+        if verdict.action == "roll back":
+            raise RollBack(verdict, self._origins(place, measured.suspects))
+        if verdict.action == "stop":
+            raise verdict.error(self._origins(place, measured.suspects))
+        self.telemetry.step(measured, self.plan.steps, self.job.train.epochs)
+
+    def _origins(self, place: Place, ranks: Sequence[int]) -> list[str]:
+        """FILE:LINE of the rows that some ranks had at a step."""
+        rows = self.stores["train"].rows
+        return [
+            rows[number].origin
+            for rank in ranks
+            for numbers in self.plan.step(place.epoch, place.number, rank, self.world)
+            for number in numbers
+        ]
+
+    def _rate(self, done: int) -> float:
+        """The learning rate after `done` steps, of what has no rate of its own."""
+        return self.job.train.optimizer.lr * rate_factor(self.job.train.schedule, done, self.total_steps)
 
     def train_step(self, batches: Sequence[Batch], rows: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """One optimizer step over this rank's micro-batches of a global batch of `rows`.
 
-        Returns the mean loss of this rank's rows, and what it is made of (`FusedModel.losses`), detached. DeepSpeed
+        Returns the loss summed over this rank's rows, and what it is made of (`FusedModel.losses`), detached. DeepSpeed
         averages over ranks and micro-batches, while a global batch's loss is a mean over its rows: the factor turns
         one into the other. What is drawn at random depends on the seed, the step and the rank alone.
         """
@@ -282,8 +372,7 @@ class Worker:
             total += loss.detach().float()
             for name, part in losses.items():
                 parts[name] = parts.get(name, 0.0) + part.detach().float()
-        mine = max(1, sum(int(batch.whole.sum()) for batch in batches))
-        return total / mine, {name: part / mine for name, part in parts.items()}
+        return total, parts
 
     def evaluate(self, split: str, chosen: Sequence[Subset] | None = None) -> list[dict[str, float]]:
         """Metrics over all rows of a split, the same on every rank; for each of the subsets if given."""
@@ -440,6 +529,7 @@ class Worker:
         average = (
             {name: t.cpu().clone() for name, t in self.average.tensors.items()} if self.average else None
         )
+        self.position.guard = self.guard.state()
         position = deepcopy(self.position)
 
         def write(folder: Path) -> None:

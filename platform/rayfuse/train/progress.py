@@ -1,5 +1,6 @@
 """The progress of training, for people: a live line on a terminal, plain lines in a file."""
 
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -21,20 +22,27 @@ class ProgressLine:
         self._last = float("-inf")
 
     def show(self, records: list[Record], progress: dict[str, Any]) -> None:
-        """Say what was validated, and where the current epoch is."""
+        """Say what was validated and what workers have to tell, and where the current epoch is."""
         for record in records:
-            if "said" in record:
-                self._clear()
-                self._say(record["said"])
-            validation = {k: v for k, v in record.get("metrics", {}).items() if k.startswith("validation/")}
+            validation = {
+                name.removeprefix("validation/"): value
+                for name, value in record.get("metrics", {}).items()
+                if name.startswith("validation/")
+            }
             if validation:
-                self._clear()
-                self._say(f"step {record['step']:>6}  {_brief(validation)}")
+                self.say(f"epoch {record['epoch']:>2}  validation  {_brief(validation)}")
+            if "text" in record:
+                self.say(record["text"])
         if progress and self._live:
-            self._draw(describe(progress))
+            self._draw(describe(progress, shutil.get_terminal_size().columns - 1))
         elif progress and time.monotonic() - self._last > _PLAIN_SECONDS:
             self._last = time.monotonic()
             self._say(describe(progress))
+
+    def say(self, text: str) -> None:
+        """Lines that stay, above the live one."""
+        self._clear()
+        self._say(text)
 
     def close(self) -> None:
         self._clear()
@@ -51,13 +59,60 @@ class ProgressLine:
             self._width = 0
 
 
-def describe(progress: dict[str, Any]) -> str:
-    """`epoch 3/12  step 40/125  loss 1.234  412 rows/s  1:23 left  1.2 GB`."""
-    return (
-        f"epoch {progress['epoch']:>2}/{progress['epochs']}  step {progress['step']:>4}/{progress['steps']}  "
-        f"loss {progress['loss']:.4f}  {progress['rate']:.0f} rows/s  {_clock(progress['left'])} left  "
-        f"{progress['memory'] / 1e9:.1f} GB"
-    )
+def describe(progress: Mapping[str, Any], width: int | None = None) -> str:
+    """One line of aligned columns; of those that `width` has no room for, the least important ones are left out.
+
+    `progress`: {"epoch", "epochs", "step", "steps", "metrics"}, as `Telemetry.step` shows it.
+    """
+    columns = _columns(progress)
+    line = "  ".join(columns.values())
+    for name in ("lr", "gradient_norm", "memory", "data_wait", "mfu", "tokens", "left", "samples"):
+        if width is None or len(line) <= width:
+            return line
+        columns.pop(name, None)
+        line = "  ".join(columns.values())
+    return line[:width]
+
+
+def _columns(progress: Mapping[str, Any]) -> dict[str, str]:
+    found = {name.removeprefix("train/"): value for name, value in progress["metrics"].items()}
+    epochs, steps = str(progress["epochs"]), str(progress["steps"])
+    columns = {
+        "epoch": f"epoch {progress['epoch']:>{len(epochs)}}/{epochs}",
+        "step": f"step {progress['step']:>{len(steps)}}/{steps}",
+        "loss": f"loss {_loss(found['loss']):>7}",
+        "gradient_norm": f"grad {_short(found.get('gradient_norm')):>5}",
+        "lr": f"lr {found['lr']:.1e}",
+        "samples": f"{_short(found['samples_per_second']):>5} samples/s",
+    }
+    if "tokens_per_second" in found:
+        columns["tokens"] = f"{_short(found['tokens_per_second']):>5} tokens/s"
+    if "mfu" in found:
+        columns["mfu"] = f"mfu {found['mfu']:>5.1%}"
+    return columns | {
+        "data_wait": f"data wait {found['data_wait']:>4.0%}",
+        "memory": f"{found['memory_gigabytes']:>5.1f} GB",
+        "left": f"{_clock(found['seconds_left']):>7} left",
+    }
+
+
+def _loss(value: float) -> str:
+    if 0 < abs(value) < 0.001:
+        return f"{value:.1e}"
+    return f"{value:.4f}" if abs(value) < 100 else f"{value:.4g}" if abs(value) < 1e4 else f"{value:.1e}"
+
+
+def _short(value: float | None) -> str:
+    """Three digits: 4e-04, 0.412, 41.2, 412, 41.2k, 4.12M; a dash for nothing."""
+    if value is None:
+        return "-"
+    if 0 < abs(value) < 0.0095:
+        return f"{value:.0e}"
+    sizes = (("", 1.0), ("k", 1e3), ("M", 1e6))
+    unit, size = next((pair for pair in sizes if abs(value) < 999.5 * pair[1]), sizes[-1])
+    scaled = value / size
+    digits = 0 if abs(scaled) >= 99.95 else 1 if abs(scaled) >= 9.995 else 2
+    return f"{scaled:.{digits if unit or abs(scaled) >= 0.9995 else 3}f}{unit}"
 
 
 def _clock(seconds: float) -> str:

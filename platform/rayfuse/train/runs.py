@@ -7,6 +7,8 @@ STORAGE/JOB/RUN/evaluation.json    metrics of the best checkpoint
 STORAGE/JOB/RUN/fitted.safetensors buffers that were fitted after training
 STORAGE/JOB/RUN/model/             the exported model folder
 STORAGE/JOB/RUN/teacher/           with train.distill: the teacher's model folder
+STORAGE/JOB/RUN/tensorboard/       with output.tensorboard: event files
+STORAGE/JOB/RUN/profile/           with --profile: a trace of some steps
 STORAGE/JOB/RUN/soup/              with train.soup: the averaged weights, as a checkpoint has them
 STORAGE/JOB/RUN/checkpoints/       best and last checkpoints (see rayfuse.train.checkpoints)
 """

@@ -49,6 +49,8 @@ class Position:
     stopped_early: bool = False
     epoch_step: int = 0
     """Steps done of the epoch that has begun."""
+    guard: dict[str, Any] = field(default_factory=dict)
+    """See `Guard.state`."""
 
 
 def gather_model(engine: Any) -> dict[str, torch.Tensor]:

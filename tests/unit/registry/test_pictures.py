@@ -32,6 +32,14 @@ def test_a_run_gets_a_picture_of_each_kind(tmp_path: Path) -> None:
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
 
 
+def test_speed_is_drawn_where_it_was_measured(tmp_path: Path) -> None:
+    speed = {"train/samples_per_second": 400.0, "train/tokens_per_second": 9000.0, "train/data_wait": 0.02}
+    records = [{"time": float(step), "step": step, "metrics": speed} for step in (1, 2, 3)]
+    paths = save_pictures(tmp_path, {"details": {}, "by_inputs": {}}, records, "loss", "min")
+    assert [path.name for path in paths] == ["learning_curves.png", "throughput.png"]
+    assert paths[1].read_bytes().startswith(b"\x89PNG")
+
+
 def test_nothing_to_draw_draws_nothing(tmp_path: Path) -> None:
     assert (
         save_pictures(tmp_path, {"details": {}, "by_inputs": {"text": {"loss": 1.0}}}, [], "loss", "min")

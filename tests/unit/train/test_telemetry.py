@@ -1,19 +1,20 @@
-"""What a worker reports, and what people see of it."""
+"""What a worker reports."""
 
-import io
+import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from rayfuse.errors import RayfuseError
 from rayfuse.train import telemetry as module
 from rayfuse.train.board import Board
-from rayfuse.train.progress import ProgressLine, describe
+from rayfuse.train.meter import Measured, Place
 from rayfuse.train.telemetry import Telemetry
 
 CPU = torch.device("cpu")
+STEPS, EPOCHS = 10, 2
 
 
 class Remote:
@@ -39,8 +40,20 @@ def telemetry(remote: Remote) -> Any:
     telemetry.close()
 
 
-def step(telemetry: Telemetry, number: int, loss: float, steps: int = 10, rows: int = 16) -> None:
-    telemetry.step(0, 2, number, steps, number, rows, torch.tensor(loss))
+def measured(telemetry: Telemetry, number: int, seconds: float, **changes: Any) -> Measured:
+    """Step `number` of an epoch, done so many seconds after the clock began."""
+    usual = Measured(
+        place=Place(0, number - 1, number, 0.01),
+        time=telemetry._since + seconds,
+        loss=float(number),
+        parts={"answer": float(number)},
+        losses=(16.0 * number,),
+        gradient_norm=2.0 * number,
+        rows=16,
+        tokens={},
+        waited=0.25,
+    )
+    return replace(usual, **changes)
 
 
 def test_a_board_hands_out_what_is_new() -> None:
@@ -54,41 +67,91 @@ def test_a_board_hands_out_what_is_new() -> None:
 
 
 def test_steps_are_reported_about_once_a_second_and_at_the_end(telemetry: Telemetry, remote: Remote) -> None:
-    for number in range(1, 11):
-        step(telemetry, number, float(number))
+    for number in (1, 2, 3):
+        telemetry.step(measured(telemetry, number, number * 0.3), STEPS, EPOCHS)
+    assert not remote.board.records
+    telemetry.step(measured(telemetry, 4, 2.0, rows=8), STEPS, EPOCHS)
     [record] = remote.board.records
-    assert record["step"] == 10
-    assert record["metrics"]["train/loss"] == pytest.approx(5.5)
-    assert record["metrics"]["train/rows_per_second"] > 0
-    progress = remote.board.progress
-    assert (progress["epoch"], progress["epochs"], progress["step"], progress["steps"]) == (1, 2, 10, 10)
-    assert progress["memory"] > 1e6
-    telemetry._since = time.perf_counter() - 2.0
-    step(telemetry, 1, 3.0)
-    assert remote.board.records[1]["metrics"] == pytest.approx(
-        {"train/loss": 3.0, "train/rows_per_second": 8.0}, rel=0.05
+    assert record["step"] == 4
+    memory = record["metrics"].pop("train/memory_gigabytes")
+    assert 0.01 < memory < 100
+    assert record["metrics"] == pytest.approx(
+        {
+            "train/loss": (16 + 32 + 48 + 32) / 56,
+            "train/gradient_norm": 5.0,
+            "train/samples_per_second": 28.0,
+            "train/data_wait": 0.5,
+            "train/step_seconds": 0.5,
+            "train/lr": 0.01,
+            "train/seconds_left": (6 + 10) * 0.5,
+        }
     )
-    assert remote.board.progress["left"] == pytest.approx((9 + 10) * 2, rel=0.05)
+    progress = remote.board.progress
+    assert (progress["epoch"], progress["epochs"], progress["step"], progress["steps"]) == (1, 2, 4, 10)
+    assert progress["metrics"] is record["metrics"]
+    telemetry.step(measured(telemetry, 10, 0.1), STEPS, EPOCHS)  # the end of the epoch, whenever it comes
+    assert remote.board.records[1]["metrics"]["train/samples_per_second"] == pytest.approx(160.0)
+
+
+def test_tokens_are_told_of_each_input_where_several_have_some(telemetry: Telemetry, remote: Remote) -> None:
+    both = {"text": (30, 40), "readings": (50, 50)}
+    telemetry.step(measured(telemetry, 1, 0.5, tokens=both), STEPS, EPOCHS)
+    telemetry.step(measured(telemetry, 2, 2.0, tokens={"text": (10, 10)}), STEPS, EPOCHS)
+    metrics = remote.board.records[0]["metrics"]
+    found = {name: value for name, value in metrics.items() if "tokens" in name or "padding" in name}
+    assert found == pytest.approx(
+        {
+            "train/tokens_per_second": 45.0,
+            "train/tokens_per_second/text": 20.0,
+            "train/tokens_per_second/readings": 25.0,
+            "train/padding/text": 0.2,
+            "train/padding/readings": 0.0,
+        }
+    )
+    telemetry.step(measured(telemetry, 10, 2.0, tokens={"text": (10, 10)}), STEPS, EPOCHS)
+    assert "train/tokens_per_second/text" not in remote.board.records[1]["metrics"]
+
+
+def test_losses_that_have_parts_are_told(telemetry: Telemetry, remote: Remote) -> None:
+    parts = {"answer": 1.0, "align/contrastive": 3.0}
+    telemetry.step(measured(telemetry, 1, 2.0, parts=parts, gradient_norm=None), STEPS, EPOCHS)
+    metrics = remote.board.records[0]["metrics"]
+    assert metrics["train/loss/align/contrastive"] == 3.0
+    assert "train/gradient_norm" not in metrics
+
+
+def test_what_fp16_skips_does_not_spoil_the_journal(telemetry: Telemetry, remote: Remote) -> None:
+    telemetry.step(measured(telemetry, 1, 0.5, gradient_norm=float("inf")), STEPS, EPOCHS)
+    telemetry.step(measured(telemetry, 2, 2.0, gradient_norm=3.0), STEPS, EPOCHS)
+    assert remote.board.records[0]["metrics"]["train/gradient_norm"] == 3.0
+    json.dumps(remote.board.records, allow_nan=False)
+
+
+def test_a_gpu_of_known_peak_has_a_utilization(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "device_peak", lambda device: 1e6)
+    telemetry = Telemetry(remote, CPU, world=2)
+    weights = torch.ones(10, 10)
+    batch = type("Batch", (), {"whole": torch.ones(5, dtype=torch.bool)})
+    with telemetry.counting([batch]):
+        torch.ones(5, 10) @ weights  # 2 × 5 × 10 × 10 FLOPs for 5 rows
+    telemetry.step(measured(telemetry, 1, 2.0, rows=1000), STEPS, EPOCHS)
+    assert remote.board.records[0]["metrics"]["train/mfu"] == pytest.approx(200 * 500 / 2e6)
+    telemetry.close()
+
+
+def test_a_worker_without_a_board_says_nothing() -> None:
+    telemetry = Telemetry(None, CPU)
+    with telemetry.counting([]):
+        telemetry.step(measured(telemetry, 1, 2.0), STEPS, EPOCHS)
+    telemetry.say(1, "text")
+    assert telemetry._steps == []
 
 
 def test_the_clock_stands_still_while_validating(telemetry: Telemetry, remote: Remote) -> None:
     telemetry._since -= 1000
     telemetry.resume_clock()
-    step(telemetry, 10, 1.0)
-    assert remote.board.records[0]["metrics"]["train/rows_per_second"] > 16
-
-
-@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
-@pytest.mark.parametrize("board", [None, Remote()])
-def test_a_loss_that_is_no_number_ends_the_run(loss: float, board: Any) -> None:
-    telemetry = Telemetry(board, CPU)
-    step(telemetry, 1, 1.0)
-    step(telemetry, 2, loss)
-    with pytest.raises(
-        RayfuseError, match=r"the loss is (nan|inf) at step 10; lower train.optimizer.lr or set"
-    ):
-        step(telemetry, 10, 1.0)
-    telemetry.close()
+    telemetry.step(measured(telemetry, 10, 1.0), STEPS, EPOCHS)
+    assert remote.board.records[0]["metrics"]["train/samples_per_second"] == pytest.approx(16)
 
 
 def test_the_machine_is_watched(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,60 +165,3 @@ def test_the_machine_is_watched(remote: Remote, monkeypatch: pytest.MonkeyPatch)
     assert (first["step"], second["step"]) == (0, 1)
     assert 0 < first["metrics"]["system/system_memory_usage_percentage"] <= 100
     assert not [name for name in first["metrics"] if "gpu" in name]
-
-
-PROGRESS = {
-    "epoch": 3, "epochs": 12, "step": 40, "steps": 125, "loss": 1.23444, "rate": 411.6, "left": 83.9, "memory": 1.24e9,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("left", "shown"),
-    [(0.4, "0:00"), (83.9, "1:23"), (3599, "59:59"), (3600, "1:00:00"), (90061, "25:01:01")],
-)
-def test_one_line_of_progress(left: float, shown: str) -> None:
-    assert describe({**PROGRESS, "left": left}) == (
-        f"epoch  3/12  step   40/125  loss 1.2344  412 rows/s  {shown} left  1.2 GB"
-    )
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def validation(step: int) -> dict[str, Any]:
-    metrics = {"validation/loss": 0.5, "validation/answer/f1_macro": 0.25, "validation/answer/accuracy": 0.75}
-    return {"time": 0.0, "step": step, "metrics": metrics}
-
-
-def test_a_file_gets_plain_lines_now_and_then() -> None:
-    said: list[str] = []
-    stream = io.StringIO()
-    line = ProgressLine(said.append, stream)
-    line.show([], {})
-    for _ in range(3):
-        line.show([], PROGRESS)
-    line.show([{"time": 0.0, "step": 1, "metrics": {"train/loss": 1.0}}, {"progress": {}}], PROGRESS)
-    line.show([validation(125)], PROGRESS)
-    line.close()
-    assert said == [
-        describe(PROGRESS),
-        "step    125  validation/loss 0.5000  validation/answer/accuracy 0.7500",
-    ]
-    assert stream.getvalue() == ""
-
-
-def test_a_terminal_gets_a_live_line_that_leaves_nothing_behind() -> None:
-    said: list[str] = []
-    stream = Terminal()
-    line = ProgressLine(said.append, stream)
-    line.show([], {**PROGRESS, "left": 90061})
-    line.show([], PROGRESS)
-    shorter = describe(PROGRESS)
-    assert stream.getvalue().endswith("\r" + shorter + " " * (len("25:01:01") - len("1:23")))
-    line.show([validation(125)], PROGRESS)
-    assert len(said) == 1
-    line.close()
-    line.close()
-    assert stream.getvalue().endswith("\r" + " " * len(shorter) + "\r")
