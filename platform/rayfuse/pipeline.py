@@ -85,7 +85,7 @@ def _train(
         line.show(records, progress)
 
     kept_teacher = keep_teacher(teacher, run) if teacher else None
-    evaluation = launch.train(job, launch.share(dataset), run, watch, teacher=kept_teacher)
+    evaluation = launch.train(job, dataset.splits, run, watch, teacher=kept_teacher)
     named = {f"{evaluation['split']}/{name}": value for name, value in evaluation["metrics"].items()}
     tracker.log([launch.record(evaluation["steps"], named | by_inputs_metrics(evaluation))])
     run.write(_EVALUATION, json.dumps(evaluation, indent=1))

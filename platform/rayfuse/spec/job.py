@@ -7,7 +7,18 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from rayfuse.spec.align import Align, LinearAlign
-from rayfuse.spec.base import Block, Key, Name, Part, Share, Url, UrlMember, mapping_or_url, not_built_yet
+from rayfuse.spec.base import (
+    Block,
+    Bytes,
+    Key,
+    Name,
+    Part,
+    Share,
+    Url,
+    UrlMember,
+    mapping_or_url,
+    not_built_yet,
+)
 from rayfuse.spec.fusion import Fusion
 from rayfuse.spec.inputs import Input, default_columns
 from rayfuse.spec.tasks import Mode, Task, with_default_columns
@@ -46,6 +57,12 @@ class Compute(Block):
     gpus_per_worker: float = Field(0, ge=0)
     max_failures: int = Field(3, ge=0)
     """How often training goes on from its last checkpoint after a worker dies."""
+    data_processes: int = Field(0, ge=0, le=64)
+    """Processes of each worker that decode rows while it trains; 0: a thread of the worker does."""
+    prefetch: int = Field(2, ge=1, le=64)
+    """Steps whose batches are made ahead."""
+    keep_samples: Bytes = 1_000_000_000
+    """Memory of each worker for decoded rows of each split; what does not fit is decoded each time."""
 
 
 class Output(Block):

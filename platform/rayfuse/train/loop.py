@@ -7,16 +7,17 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from rayfuse.data.batches import Batch, Plan, SampleStore, collate, group_rows, prefetch
+from rayfuse.data.ahead import Loader, prefetch
+from rayfuse.data.batches import Batch, Plan, SampleStore, collate
 from rayfuse.data.rows import Row
 from rayfuse.data.samples import SampleMaker
-from rayfuse.data.training import training_batch
 from rayfuse.model.alignment.base import Standards
 from rayfuse.model.evaluation import (
     Outputs,
@@ -65,12 +66,11 @@ _CPU = torch.device("cpu")
 
 def train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
     """Ray Train's entry on each worker. Rank 0 returns the evaluation of the best checkpoint."""
-    import ray
     import ray.train
     import ray.train.torch
 
     job = check(json.loads(config["job"]), Job, "job")
-    splits = {name: ray.get(reference) for name, reference in config["splits"].items()}
+    splits = config["splits"]
     context = ray.train.get_context()
     if context.get_world_rank() == 0:
         config["board"].push.remote([_room()])
@@ -128,7 +128,7 @@ class Worker:
     def __init__(
         self,
         job: Job,
-        splits: dict[str, list[Row]],
+        splits: Mapping[str, Sequence[Row]],
         options: dict[str, Any],
         rank: int = 0,
         world: int = 1,
@@ -138,14 +138,10 @@ class Worker:
         self._seed()
         maker = SampleMaker(job.inputs, job.tasks)
         self.modalities = maker.modalities
-        self.stores = {name: SampleStore(rows, maker) for name, rows in splits.items()}
-        self.plan = Plan(
-            len(self.stores["train"]),
-            job.train.batch_size,
-            job.train.accumulate,
-            job.train.seed,
-            group_rows(splits["train"], job.tasks),
-        )
+        self.stores = {
+            name: SampleStore(rows, maker, job.compute.keep_samples) for name, rows in splits.items()
+        }
+        self.plan = Plan.of(splits["train"], job)
         self.precision, self.precision_reason = choose_precision(job.train.precision, self.device)
         self.engine = build_engine(job, FusedModel(job), options, world, self.precision)
         self.heads = heads_of(self.engine.module)
@@ -153,6 +149,11 @@ class Worker:
         self.teacher: Answers = {}
         self.position = Position()
         self.telemetry = Telemetry(None, self.device)
+
+    @cached_property
+    def loader(self) -> Loader:
+        """Makes the batches to train on, once the teacher has answered."""
+        return Loader(self.stores["train"], self.plan, self.job, self.rank, self.world, self.teacher)
 
     @property
     def total_steps(self) -> int:
@@ -211,7 +212,7 @@ class Worker:
         """One pass over the training rows."""
         self.engine.train()
         self.telemetry.resume_clock()
-        for step, (batches, rows) in enumerate(prefetch(self._micro_batches(epoch))):
+        for step, (batches, rows) in enumerate(self.loader.steps(epoch)):
             loss, parts = self.train_step(batches, rows)
             self.position.step += 1
             if self.average:
@@ -331,15 +332,6 @@ class Worker:
             for into, outputs in zip(merged, part, strict=True):
                 into.merge(outputs)
         return merged
-
-    def _micro_batches(self, epoch: int) -> Iterator[tuple[list[Batch], int]]:
-        store = self.stores["train"]
-        for step in range(self.plan.steps):
-            batches = [
-                training_batch(numbers.tolist(), store, self.job, epoch, self.teacher)
-                for numbers in self.plan.step(epoch, step, self.rank, self.world)
-            ]
-            yield batches, self.plan.size(step)
 
     def _evaluation_batches(self, split: str, most: int | None) -> Iterator[Batch]:
         """This rank's rows, in as many batches as any rank needs."""
