@@ -35,9 +35,13 @@ def read_splits(
     """Read the job's rows by split into a store. Raises DataError for unusable files and missing columns."""
     validation = job.data.validation
     fraction = validation.fraction if isinstance(validation, FractionSplit) else None
-    urls = {"train": job.data.train, "validation": validation, "test": job.data.test}
-    wanted = {split: url for split, url in urls.items() if isinstance(url, str)}
-    return _read(wanted, job, store or Store.temporary(), spread, fraction)
+    return _read(urls_of(job), job, store or Store.temporary(), spread, fraction)
+
+
+def urls_of(job: Job) -> dict[str, str]:
+    """Where the rows of each split are read from."""
+    urls = {"train": job.data.train, "validation": job.data.validation, "test": job.data.test}
+    return {split: url for split, url in urls.items() if isinstance(url, str)}
 
 
 def read_job_rows(url: str, job: Job) -> tuple[Rows, BadRows]:

@@ -15,7 +15,7 @@ import threading
 import weakref
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -101,7 +101,7 @@ class Store:
         parent.mkdir(exist_ok=True)
         clear_unused(parent)
         folder = parent / self.url.rstrip("/").rpartition("/")[2]
-        self._lock = hold(folder)
+        weakref.finalize(self, _leave, hold(folder), parent)
         with hold_alone(parent / f"{folder.name}.copying"):
             if not folder.is_dir():
                 partial = tempfile.mkdtemp(prefix="copying-", dir=parent)
@@ -123,9 +123,16 @@ def _give_up(lock: IO[bytes], folder: Path) -> None:
     lock.close()
 
 
+def _leave(lock: IO[bytes], parent: Path) -> None:
+    """Give up this machine's copy, which goes with the last process that reads it."""
+    lock.close()
+    clear_unused(parent)
+
+
 def _remove(url: str) -> None:
-    fs, path = fsspec.url_to_fs(url)
-    fs.rm(path, recursive=True)
+    with suppress(Exception):  # each store has its own errors; what is left harms nobody
+        fs, path = fsspec.url_to_fs(url)
+        fs.rm(path, recursive=True)
 
 
 class ShardWriter:

@@ -13,6 +13,8 @@ import fsspec
 
 from rayfuse.data.cluster import spread
 from rayfuse.data.dataset import Dataset, load_dataset
+from rayfuse.data.readers import data_files
+from rayfuse.data.reading import urls_of
 from rayfuse.data.store import Rows, Store
 from rayfuse.errors import DataError, Interrupted, NotReachable, RayfuseError, ResourceError
 from rayfuse.ray_auth import ensure_token
@@ -85,6 +87,8 @@ def load_rows(job: Job, say: Callable[[str], None]) -> tuple[Job, Dataset]:
 
     They are below `rows` in the job's storage until this process no longer needs them.
     """
+    for url in urls_of(job).values():
+        data_files(url)  # a cluster is not started for files that are not there
     connect(job)
     _check_capacity(job)  # without it, reading could wait for ever as well
     say("reading and checking all rows")

@@ -106,7 +106,8 @@ def test_notes_follow_their_rows(parent: str, tmp_path: Path, monkeypatch: pytes
         assert [rows[int(place)] for place in lengths] == list(part)
 
 
-def test_a_store_lives_as_long_as_its_rows(tmp_path: Path) -> None:
+def test_a_store_lives_as_long_as_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     for parent in (None, str(tmp_path / "rows"), "memory://runs/rows"):
         store = Store.below(parent) if parent else Store.temporary()
         url = store.url
@@ -129,8 +130,15 @@ def test_a_remote_store_is_copied_to_this_machine_once(
     rows = written(Store.below("memory://runs/rows"))
     first, second = (pickle.loads(pickle.dumps(rows)) for _ in range(2))
     assert numbers(first) == numbers(second)
-    assert first.store.here == second.store.here
-    assert first.store.here.is_relative_to(tmp_path)
+    copy = first.store.here
+    assert copy == second.store.here
+    assert copy.is_relative_to(tmp_path)
+    del first
+    gc.collect()
+    assert copy.is_dir()
+    del second
+    gc.collect()
+    assert not copy.exists(), "nobody on this machine reads it any more"
 
 
 def test_what_a_killed_process_left_behind_is_removed(tmp_path: Path) -> None:
