@@ -67,11 +67,12 @@ def _accuracy_under_noise(folder: Path, test: str, sigma: float) -> float:
     import numpy as np
 
     from rayfuse.data.readers import read_rows
+    from rayfuse.data.rows import Row
     from rayfuse.data.samples import Sample
     from rayfuse.model.predictor import Predictor
 
     predictor, chance = Predictor(folder), np.random.default_rng(0)
-    rows = read_rows(test)[0]
+    rows = [row for row in read_rows(test) if isinstance(row, Row)]
     right = 0
     for start in range(0, len(rows), 64):
         part = rows[start : start + 64]

@@ -47,7 +47,7 @@ def run() -> None:
     print(f"throughput  ratio    {ratio:7.3f}   at least {LIMIT}")
 
 
-def _in_worker(job: Any, rows: list[Any]) -> dict[str, Any]:
+def _in_worker(job: Any, rows: Any) -> dict[str, Any]:
     import ray
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -55,7 +55,7 @@ def _in_worker(job: Any, rows: list[Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as storage:
         trainer = TorchTrainer(
             _measure,
-            train_loop_config={"job": job.model_dump_json(), "rows": ray.put(rows)},
+            train_loop_config={"job": job.model_dump_json(), "rows": rows},
             torch_config=TorchConfig(backend="gloo"),
             scaling_config=ScalingConfig(
                 num_workers=1, resources_per_worker={"CPU": job.compute.cpus_per_worker}
@@ -68,7 +68,6 @@ def _in_worker(job: Any, rows: list[Any]) -> dict[str, Any]:
 
 
 def _measure(config: dict[str, Any]) -> dict[str, Any]:
-    import ray
     import torch
 
     from rayfuse.model.fused import FusedModel
@@ -79,7 +78,7 @@ def _measure(config: dict[str, Any]) -> dict[str, Any]:
 
     job = check(json.loads(config["job"]), Job, "job")
     torch.set_num_threads(int(job.compute.cpus_per_worker))
-    worker = Worker(job, {"train": ray.get(config["rows"])}, read_options(job))
+    worker = Worker(job, {"train": config["rows"]}, read_options(job))
     model = FusedModel(job).train()
     optimizer = torch.optim.AdamW(parameter_groups(job, model), betas=job.train.optimizer.betas)
     started = time.perf_counter()
@@ -106,12 +105,11 @@ def _bare_epoch(worker: Any, model: Any, optimizer: Any, epoch: int) -> None:
     """What one would write without Rayfuse, over the very batches of its loop."""
     import torch
 
-    from rayfuse.data.batches import prefetch
     from rayfuse.train.precision import DTYPES
 
     dtype = DTYPES[worker.precision]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for batches, rows in prefetch(worker._micro_batches(epoch)):
+    for batches, rows in worker.loader.steps(epoch):
         for batch in batches:
             with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
                 loss = model.total_loss(model.losses(model(batch), batch), batch) / rows

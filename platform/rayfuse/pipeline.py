@@ -108,9 +108,7 @@ def _train(
             tracker.log(records)
             log_events(records)
 
-        evaluation = launch.train(
-            job, launch.share(dataset), run, watch, teacher=kept_teacher, profile=profile
-        )
+        evaluation = launch.train(job, dataset.splits, run, watch, teacher=kept_teacher, profile=profile)
         named = {f"{evaluation['split']}/{name}": value for name, value in evaluation["metrics"].items()}
         log([launch.record(evaluation["steps"], named | by_inputs_metrics(evaluation))])
     run.write(_EVALUATION, json.dumps(evaluation, indent=1))

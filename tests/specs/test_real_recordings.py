@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from reading import read_all
 
 from rayfuse.data.dataset import load_dataset
-from rayfuse.data.readers import read_rows
 from rayfuse.data.samples import SampleMaker
 from rayfuse.errors import BadInput
 from rayfuse.modalities import build_modality
@@ -67,7 +67,7 @@ def test_real_clips_one_of_them_with_sound(shared: Path) -> None:
 @pytest.mark.shared
 def test_digits_that_move_and_are_spoken(shared: Path) -> None:
     maker = SampleMaker({"video": VIDEO, "sound": TRACK})
-    for row in read_rows(str(shared / "data" / "digit_video" / "test.jsonl"))[0][:5]:
+    for row in read_all(str(shared / "data" / "digit_video" / "test.jsonl"))[0][:5]:
         sample = maker.from_row(row)
         assert sample.features["video"][0]["frames"].shape == (4, 3, 32, 32)
         assert sample.features["sound"][0]["mel"].shape == (40, 101)

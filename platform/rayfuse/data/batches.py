@@ -1,23 +1,23 @@
 """Which rows make which batch, and how samples become tensors with presence."""
 
-import queue
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import TypeVar
 
 import numpy as np
 import torch
 
+from rayfuse.data.checking import GROUPS, LENGTHS
 from rayfuse.data.rows import Row
 from rayfuse.data.samples import Sample, SampleMaker
+from rayfuse.data.store import Rows
 from rayfuse.errors import BadInput, DataError
 from rayfuse.modalities import Features, Modality
 from rayfuse.spec.inputs import Input
-from rayfuse.spec.tasks import Target, Task
+from rayfuse.spec.job import Job
+from rayfuse.spec.tasks import Target
 
-Item = TypeVar("Item")
+_MEGABATCH = 50
+"""Batches of which the rows are sorted by length together; at most half of an epoch, which then differs from others."""
 
 
 @dataclass(frozen=True)
@@ -128,20 +128,38 @@ def _collate_targets(targets: list[Target]) -> torch.Tensor:
     return torch.from_numpy(padded)
 
 
-@dataclass(frozen=True)
 class Plan:
     """Which rows each worker reads at each step: a function of the seed and the numbers below alone.
 
     A global batch is the same rows whatever the number of workers; each takes every `world`-th of them.
-    The last batch of an epoch may be smaller, and then some workers may get nothing. With `groups`, the number of
-    each row's group, rows of one group follow each other, so that only a border between batches parts them.
+    The last batch of an epoch may be smaller, and then some workers may get nothing.
+
+    groups: integers (rows,), equal for rows that should meet: they follow each other, so that only a border between
+    batches parts them. lengths: integers (rows,); a batch is then made of rows of about the same length, and sorted by
+    it, so that each micro-batch and each worker gets rows of like length too.
     """
 
-    rows: int
-    batch_size: int
-    accumulate: int = 1
-    seed: int = 0
-    groups: tuple[int, ...] | None = None
+    def __init__(
+        self,
+        rows: int,
+        batch_size: int,
+        accumulate: int = 1,
+        seed: int = 0,
+        groups: np.ndarray | None = None,
+        lengths: np.ndarray | None = None,
+    ) -> None:
+        self.rows, self.batch_size, self.accumulate, self.seed = rows, batch_size, accumulate, seed
+        self._groups = None if groups is None else _numbered(groups)
+        self._lengths = lengths if lengths is None or self._groups is None else _means(lengths, self._groups)
+        self._latest: tuple[int, np.ndarray] = (-1, np.empty(0))
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], job: Job) -> "Plan":
+        """The plan of a job's training rows; a store has noted their groups and lengths."""
+        noted = rows.noted if isinstance(rows, Rows) else lambda name: None
+        lengths = noted(LENGTHS) if job.train.group_by_length else None
+        train = job.train
+        return cls(len(rows), train.batch_size, train.accumulate, train.seed, noted(GROUPS), lengths)
 
     @property
     def steps(self) -> int:
@@ -150,32 +168,55 @@ class Plan:
 
     def step(self, epoch: int, step: int, rank: int, world: int) -> list[np.ndarray]:
         """Row numbers of each micro-batch of one worker at one step."""
-        order = _shuffled(self.rows, self.seed, epoch, self.groups)
-        batch = order[step * self.batch_size : (step + 1) * self.batch_size]
+        batch = self._order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
         return [part[rank::world] for part in np.array_split(batch, self.accumulate)]
 
     def size(self, step: int) -> int:
         """Rows of a global batch."""
         return min(self.batch_size, self.rows - step * self.batch_size)
 
-
-@lru_cache(maxsize=4)
-def _shuffled(rows: int, seed: int, epoch: int, groups: tuple[int, ...] | None) -> np.ndarray:
-    chance = np.random.default_rng([seed, epoch])
-    order = chance.permutation(rows)
-    if groups is None:
+    def _order(self, epoch: int) -> np.ndarray:
+        """All rows in the order of an epoch: int32 (rows,)."""
+        known, order = self._latest
+        if known != epoch:
+            self._latest = (-1, np.empty(0))  # it may be large: not two at a time
+            order = self._shuffled(np.random.default_rng([self.seed, epoch]))
+            self._latest = (epoch, order)
         return order
-    places = chance.permutation(max(groups) + 1)
-    return order[np.argsort(places[np.array(groups)[order]], kind="stable")]
+
+    def _shuffled(self, chance: np.random.Generator) -> np.ndarray:
+        order = np.arange(self.rows, dtype=np.int32)
+        chance.shuffle(order)
+        if self._groups is not None:
+            places = chance.permutation(int(self._groups.max(initial=-1)) + 1).astype(np.int32)
+            order = order[np.argsort(places[self._groups[order]], kind="stable")]
+        return order if self._lengths is None else self._by_length(order, self._lengths, chance)
+
+    def _by_length(self, order: np.ndarray, lengths: np.ndarray, chance: np.random.Generator) -> np.ndarray:
+        """Sort by length inside of megabatches, then shuffle the batches, as transformers' group_by_length does.
+
+        The last batch stays the last, as it may be smaller.
+        """
+        batches = min(_MEGABATCH, max(1, self.steps // 2))
+        size = batches * self.batch_size
+        for start in range(0, self.rows, size):
+            part = order[start : start + size]
+            order[start : start + size] = part[np.argsort(-lengths[part], kind="stable")]
+        whole = self.rows // self.batch_size
+        full = order[: whole * self.batch_size].reshape(whole, self.batch_size)
+        chance.shuffle(full, axis=0)
+        return order
 
 
-def group_rows(rows: Sequence[Row], tasks: Mapping[str, Task]) -> tuple[int, ...] | None:
-    """The number of each row's group, where a task wants some rows to meet in one batch; None where none does."""
-    column = next((task.group_column for task in tasks.values() if task.group_column), None)
-    if column is None:
-        return None
-    numbers: dict[str, int] = {}
-    return tuple(numbers.setdefault(str(row.values.get(column)), len(numbers)) for row in rows)
+def _numbered(groups: np.ndarray) -> np.ndarray:
+    """The groups numbered from 0: int32 (rows,)."""
+    return np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int32)
+
+
+def _means(lengths: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """The mean length of each row's group: float32 (rows,)."""
+    sums = np.bincount(groups, weights=lengths)
+    return (sums / np.maximum(1, np.bincount(groups))).astype(np.float32)[groups]
 
 
 class SampleStore:
@@ -195,6 +236,10 @@ class SampleStore:
                 self._free -= sample.size
                 self._kept[number] = sample
         return sample
+
+    def emptied(self, keep_bytes: int) -> "SampleStore":
+        """The same rows with nothing kept yet."""
+        return SampleStore(self.rows, self.maker, keep_bytes)
 
     def _make(self, row: Row) -> Sample:
         try:
@@ -219,40 +264,3 @@ def drop_inputs(
     dropped = {n for n, c in zip(inputs, chances, strict=True) if c < probability and inputs[n].optional}
     kept = {name: features for name, features in sample.features.items() if name not in dropped}
     return Sample(kept, sample.keys, sample.targets) if kept else sample
-
-
-def prefetch(items: Iterator[Item], depth: int = 2) -> Iterator[Item]:
-    """The same items, made ahead in a thread. An error in the thread is raised here."""
-    ready: queue.Queue[tuple[bool, Item | BaseException | None]] = queue.Queue(depth)
-    stopped = threading.Event()
-
-    def put(entry: tuple[bool, Item | BaseException | None]) -> bool:
-        while not stopped.is_set():
-            try:
-                ready.put(entry, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def work() -> None:
-        try:
-            for item in items:
-                if not put((True, item)):
-                    return
-            put((False, None))
-        except BaseException as error:  # noqa: BLE001 - handed to the consumer, whatever it is
-            put((False, error))
-
-    threading.Thread(target=work, name="prefetch", daemon=True).start()
-    try:
-        while True:
-            more, item = ready.get()
-            if more:
-                yield item  # type: ignore[misc]
-            elif isinstance(item, BaseException):
-                raise item
-            else:
-                return
-    finally:
-        stopped.set()

@@ -1,9 +1,12 @@
-"""Whole files at any fsspec URL."""
+"""Files at any fsspec URL."""
 
 import gzip
+import tempfile
 import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
 
@@ -20,18 +23,37 @@ def read_file(url: str) -> bytes:
     return content
 
 
-def read_unpacked(url: str) -> bytes:
-    """The content of a data file, unpacked where its name ends in `.gz`. Raises as `unreadable` says."""
-    try:
-        content = read_file(url)
-    except Exception as error:  # noqa: BLE001 - each store has its own errors; all mean "not read"
-        raise unreadable(url, error) from None
-    if not name_of(url).endswith(".gz"):
-        return content
-    try:
-        return gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{url}: not a whole gzip file: {error}; pack or upload it again") from None
+@contextmanager
+def opened(url: str) -> Iterator[BinaryIO]:
+    """A data file to be read from its beginning, unpacked where its name ends in `.gz`.
+
+    One in a store is copied to the local disk first, in one request, so that memory does not depend on its size.
+    Raises as `unreadable` says, for what is wrong while it is read too.
+    """
+    with ExitStack() as stack:
+        file: Any = stack.enter_context(_local(url))
+        if name_of(url).endswith(".gz"):
+            file = stack.enter_context(gzip.GzipFile(fileobj=file))
+        try:
+            yield file
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise DataError(f"{url}: not a whole gzip file: {error}; pack or upload it again") from None
+
+
+@contextmanager
+def _local(url: str) -> Iterator[BinaryIO]:
+    with ExitStack() as stack:
+        try:
+            if "://" in url:
+                fs, path = fsspec.url_to_fs(url)
+                file: Any = stack.enter_context(tempfile.NamedTemporaryFile(prefix="rayfuse-"))
+                fs.get_file(path, file.name)
+                file = stack.enter_context(Path(file.name).open("rb"))  # it may have been replaced
+            else:
+                file = stack.enter_context(Path(url).open("rb"))
+        except Exception as error:  # noqa: BLE001 - each store has its own errors; all mean "not read"
+            raise unreadable(url, error) from None
+        yield file
 
 
 def unreadable(url: str, error: Exception) -> DataError | NotReachable:

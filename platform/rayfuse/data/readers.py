@@ -1,21 +1,28 @@
-"""Read rows from jsonl, csv or parquet at any fsspec URL: a file, a glob or a folder."""
+"""Read rows from jsonl, csv or parquet at any fsspec URL: a file, a glob or a folder.
+
+Rows come one after the other: memory does not depend on how many there are.
+"""
 
 import csv
-import io
 import json
 import re
+import shutil
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any, BinaryIO
 
-from rayfuse.data.files import filesystem, name_of, read_unpacked, unreadable
+from rayfuse.data.files import filesystem, name_of, opened, unreadable
 from rayfuse.data.rows import BadRow, Row
 from rayfuse.errors import DataError
 
-RowsAndBad = tuple[list[Row], list[BadRow]]
 Cell = Callable[[str], Any]
 """What a cell of text is read as."""
 
+_BATCH = 256
+"""Rows of a parquet file that are in memory at a time."""
+_PAGE_BYTES = 1 << 20
 _BOM = b"\xef\xbb\xbf"
 _WHOLE = re.compile(r"-?(0|[1-9]\d*)", re.ASCII)
 _NUMBER = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
@@ -41,25 +48,20 @@ def json_or_text(cell: str) -> Any:
         return cell
 
 
-def read_rows(url: str, cells: Mapping[str, Cell] | None = None) -> RowsAndBad:
-    """All rows of `url` in the order of the files' names and lines, and the lines that are no rows.
+def read_rows(file: str, cells: Mapping[str, Cell] | None = None) -> Iterator[Row | BadRow]:
+    """The rows of a file, in the order of its lines, and the lines that are no rows.
 
     csv has no types: its cells are texts, but for the columns in `cells`; empty ones are null. What a cell
     means depends on the cell alone, so that it is the same in every file.
-    Raises DataError where a file cannot be read as a whole, NotReachable where its store does not answer.
+    Raises DataError where the file is empty or cannot be read as a whole, NotReachable where its store does not answer.
     """
-    rows: list[Row] = []
-    bad: list[BadRow] = []
-    for file in _files(url):
-        more, more_bad = _reader(file)(file, _content(file), cells or {})
-        rows += more
-        bad += more_bad
-    if not rows and not bad:
-        raise DataError(f"{url}: holds no rows")
-    return rows, bad
+    reader = _reader(file)
+    with opened(file) as content:
+        yield from reader(file, content, cells or {})
 
 
-def _files(url: str) -> list[str]:
+def data_files(url: str) -> list[str]:
+    """The files that a URL stands for, sorted by their names. Raises DataError where there is none."""
     fs, path = filesystem(url)
     try:
         if _suffix(url) in READERS and fs.isfile(path):
@@ -79,72 +81,74 @@ def _files(url: str) -> list[str]:
     return [str(fs.unstrip_protocol(name)) if "://" in url else name for name in found]
 
 
-def _content(file: str) -> bytes:
-    content = read_unpacked(file)
-    if not content.strip():
-        raise DataError(f"{file}: the file is empty")
-    return content
-
-
 def _suffix(file: str) -> str:
     return "." + name_of(file).removesuffix(".gz").rsplit(".", 1)[-1]
 
 
-def _reader(file: str) -> Callable[[str, bytes, Mapping[str, Cell]], RowsAndBad]:
+def _reader(file: str) -> "Reader":
     try:
         return READERS[_suffix(file)]
     except KeyError:
         raise DataError(f"{file}: not a kind of data file; one of: {', '.join(READERS)}") from None
 
 
-def _decode(file: str, content: bytes) -> str:
-    content = content.removeprefix(_BOM)
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{file}:{line}: not UTF-8 (byte {error.start}); save the file as UTF-8") from None
+def _lines(file: str, content: BinaryIO) -> Iterator[str]:
+    """The lines with their ends. Raises DataError where the file is empty or not UTF-8."""
+    before = 0
+    empty = True
+    for number, line in enumerate(content, start=1):
+        empty = empty and not line.strip()
+        if number == 1:
+            line = line.removeprefix(_BOM)
+        try:
+            yield line.decode()
+        except UnicodeDecodeError as error:
+            place = before + error.start
+            raise DataError(f"{file}:{number}: not UTF-8 (byte {place}); save the file as UTF-8") from None
+        before += len(line)
+    if empty:
+        raise DataError(f"{file}: the file is empty")
 
 
-def _read_jsonl(file: str, content: bytes, cells: Mapping[str, Cell]) -> RowsAndBad:
-    rows: list[Row] = []
-    bad: list[BadRow] = []
-    for number, line in enumerate(_decode(file, content).split("\n"), start=1):
+def _read_jsonl(file: str, content: BinaryIO, cells: Mapping[str, Cell]) -> Iterator[Row | BadRow]:
+    for number, line in enumerate(_lines(file, content), start=1):
         if not line.strip():
             continue
         try:
             values = json.loads(line)
         except (ValueError, RecursionError) as error:
-            bad.append(BadRow(f"{file}:{number}", f"not JSON: {error}"))
+            yield BadRow(f"{file}:{number}", f"not JSON: {error}")
             continue
         if isinstance(values, dict):
-            rows.append(Row(values, file, number))
+            yield Row(values, file, number)
         else:
-            reason = f"a JSON object belongs here, not {type(values).__name__}"
-            bad.append(BadRow(f"{file}:{number}", reason))
-    return rows, bad
+            yield BadRow(f"{file}:{number}", f"a JSON object belongs here, not {type(values).__name__}")
 
 
-def _read_csv(file: str, content: bytes, cells: Mapping[str, Cell]) -> RowsAndBad:
-    lines = csv.reader(io.StringIO(_decode(file, content), newline=""), strict=True)
+def _read_csv(file: str, content: BinaryIO, cells: Mapping[str, Cell]) -> Iterator[Row | BadRow]:
+    lines = csv.reader(_at_returns(_lines(file, content)), strict=True)
     header = _header(file, lines)
-    rows: list[Row] = []
-    bad: list[BadRow] = []
     while True:
         first = lines.line_num + 1
         try:
             values = next(lines)
         except StopIteration:
-            return rows, bad
+            return
         except csv.Error as error:
             problem = f"not CSV: {error}"
         else:
             fits = len(values) in (0, len(header))  # 0: an empty line
             problem = "" if fits else f"{len(values)} cells, the header has {len(header)}"
         if problem:  # a stray quote may have swallowed several lines, and each counts
-            bad += [BadRow(f"{file}:{number}", problem) for number in range(first, lines.line_num + 1)]
+            yield from (BadRow(f"{file}:{number}", problem) for number in range(first, lines.line_num + 1))
         elif values:
-            rows.append(Row(_csv_values(header, values, cells), file, first))
+            yield Row(_csv_values(header, values, cells), file, first)
+
+
+def _at_returns(lines: Iterable[str]) -> Iterator[str]:
+    """The lines cut at carriage returns too, which alone end lines in some old files."""
+    for line in lines:
+        yield from re.split(r"(?<=\r)(?!\n)(?!$)", line) if "\r" in line.rstrip("\r\n") else [line]
 
 
 def _csv_values(header: list[str], values: list[str], cells: Mapping[str, Cell]) -> dict[str, Any]:
@@ -167,19 +171,33 @@ def _header(file: str, lines: Any) -> list[str]:
     return header
 
 
-def _read_parquet(file: str, content: bytes, cells: Mapping[str, Cell]) -> RowsAndBad:
+def _read_parquet(file: str, content: BinaryIO, cells: Mapping[str, Cell]) -> Iterator[Row | BadRow]:
     import pyarrow.parquet as pq
     from pyarrow import ArrowException
 
-    try:
-        values = pq.read_table(io.BytesIO(content)).to_pylist()
-    except (ArrowException, OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"{file}: not a whole parquet file: {reason}; write or upload it again") from None
-    return [Row(row, file, i) for i, row in enumerate(values, start=1)], []
+    number = 0
+    with ExitStack() as stack:
+        if name_of(file).endswith(".gz"):  # the table of contents is at the end
+            unpacked = stack.enter_context(tempfile.TemporaryFile(prefix="rayfuse-"))
+            shutil.copyfileobj(content, unpacked)
+            content = unpacked
+        if not content.seek(0, 2):
+            raise DataError(f"{file}: the file is empty")
+        try:
+            # Unless it is told so, a reader holds all pages of a row group, which may be the whole file.
+            parquet = pq.ParquetFile(content, pre_buffer=False, buffer_size=_PAGE_BYTES)
+            for batch in parquet.iter_batches(_BATCH, use_threads=False):
+                for values in batch.to_pylist():
+                    number += 1
+                    yield Row(values, file, number)
+        except (ArrowException, OSError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise DataError(f"{file}: not a whole parquet file: {reason}; write or upload it again") from None
 
 
-READERS: dict[str, Callable[[str, bytes, Mapping[str, Cell]], RowsAndBad]] = {
+Reader = Callable[[str, BinaryIO, Mapping[str, Cell]], Iterator[Row | BadRow]]
+
+READERS: dict[str, Reader] = {
     ".jsonl": _read_jsonl,
     ".ndjson": _read_jsonl,
     ".csv": _read_csv,

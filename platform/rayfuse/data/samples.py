@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from rayfuse.errors import BadInput, MissingInput
 from rayfuse.modalities import MODALITIES, Features, build_modality
 from rayfuse.spec.inputs import Input
 from rayfuse.spec.tasks import Target, Task
+
+_OBJECTS = 500
+"""Bytes of the Python objects around an array, or around a sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +30,22 @@ class Sample:
 
     @property
     def size(self) -> int:
-        """Bytes of all features."""
+        """Bytes of all features, and of the objects that hold them."""
         items = (item for values in self.features.values() for item in values)
-        return sum(array.nbytes for features in items for array in features.values())
+        return _OBJECTS + sum(_OBJECTS + array.nbytes for features in items for array in features.values())
 
 
 @dataclass(frozen=True, slots=True)
 class _Item:
     key: bytes
     decoded: Any
+
+
+class Opened(NamedTuple):
+    """A hash of what a model learns from a row, and the steps of its inputs that batches are padded along."""
+
+    digest: bytes
+    length: int
 
 
 class SampleMaker:
@@ -60,16 +70,16 @@ class SampleMaker:
                 raise BadInput(f"{name}: not an input of this model; it has: {', '.join(self.inputs)}")
         return self._sample({name: self._given(name, values) for name in self.inputs}, {})
 
-    def check(self, row: Row) -> bytes:
-        """Open every value of a row without processing it, and return a hash of what a model would learn from it.
-
-        Raises BadInput where a value cannot be used.
-        """
+    def check(self, row: Row, measure: bool = False) -> "Opened":
+        """Open every value of a row; with `measure`, count its steps as well. Raises BadInput where one cannot be used."""
         digest = hashlib.blake2b(digest_size=16)
+        length = 0
         for name, items in self._opened(self._row_values(row)).items():
             digest.update(name.encode() + b"\0" + b"".join(item.key for item in items))
+            if measure:
+                length += sum(self.modalities[name].steps(item.decoded) for item in items)
         digest.update(repr(self._targets(row)).encode())
-        return digest.digest()
+        return Opened(digest.digest(), length)
 
     def _given(self, name: str, values: Mapping[str, Any]) -> Any:
         """What a request gives for an input: a sound track is in its video, unless it is given by itself."""

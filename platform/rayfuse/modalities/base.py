@@ -17,8 +17,6 @@ Form = Literal["file", "text", "json"]
 FARTHEST = 100.0
 """Scaled numbers are clipped there: one wild reading must not drown all else."""
 
-_SAME = 1e-9  # numbers that differ by so little, for their size, are the same
-
 
 class Modality(ABC):
     """Turns one value of a row or request into what its encoder reads.
@@ -39,7 +37,7 @@ class Modality(ABC):
     def fitted(cls, options: Any, values: Iterable[Any]) -> Any:
         """The input's options with what it learns from the training rows' raw values: scales, vocabularies.
 
-        Raises DataError where the values teach nothing.
+        `values` can be iterated several times, and may be more than fit into memory. Raises DataError where the values teach nothing.
         """
         return options
 
@@ -57,6 +55,10 @@ class Modality(ABC):
     @abstractmethod
     def blank(self) -> Features:
         """The smallest valid features: what a worker encodes when none of its rows has this input."""
+
+    def steps(self, decoded: Any) -> int:
+        """Steps of a decoded value along which a batch is padded to its longest; 0 where all are of one size."""
+        return 0
 
     def findings(self, values: Iterable[Any]) -> Iterable[str]:
         """Lines that tell people of the raw values of some rows."""
@@ -86,25 +88,3 @@ def pad(arrays: list[np.ndarray], axis: int, fill: float = 0) -> np.ndarray:
     for target, array in zip(stacked, arrays, strict=True):
         target[(slice(None),) * axis + (slice(array.shape[axis]),)] = array
     return stacked
-
-
-def robust_scale(values: np.ndarray) -> tuple[float, float]:
-    """The median, and a scale of about the deviation: the interquartile range / 1.349, as of normal numbers.
-
-    Where more than half of the numbers are the same it is their standard deviation, and 1 where all are.
-    """
-    low, middle, high = np.percentile(values, (25, 50, 75))
-    deviation = (high - low) / 1.349
-    return float(middle), float(
-        deviation if deviation > _SAME * max(1.0, abs(middle)) else _deviation(values)
-    )
-
-
-def standard_scale(values: np.ndarray) -> tuple[float, float]:
-    """The mean and the standard deviation; 1 where all numbers are the same."""
-    return float(values.mean()), _deviation(values)
-
-
-def _deviation(values: np.ndarray) -> float:
-    deviation = float(values.std())
-    return deviation if deviation > _SAME * max(1.0, float(np.abs(values).max())) else 1.0

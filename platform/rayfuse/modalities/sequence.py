@@ -11,7 +11,7 @@ import numpy as np
 
 from rayfuse.errors import BadInput, DataError, MissingInput
 from rayfuse.modalities.base import Features, Modality, pad
-from rayfuse.modalities.vocabulary import FIRST, PADDING, UNKNOWN, known, name_of, unknown_among
+from rayfuse.modalities.vocabulary import FIRST, PADDING, UNKNOWN, Unknown, known, name_of
 from rayfuse.spec.inputs import SequenceInput
 
 _MEMBERS = ("id", "time")
@@ -73,6 +73,10 @@ class SequenceModality(Modality):
             "item_mask": np.ones(len(codes), dtype=np.int64),
         }
 
+    def steps(self, decoded: History) -> int:
+        """Items."""
+        return len(decoded.ids)
+
     def blank(self) -> Features:
         return {
             "items": np.array([UNKNOWN], dtype=np.int64),
@@ -85,9 +89,11 @@ class SequenceModality(Modality):
         return {name: pad([row[name] for row in rows], 0, PADDING) for name in rows[0]}
 
     def findings(self, values: Iterable[Any]) -> Iterable[str]:
-        unknown = unknown_among(_ids(values), self.options.vocabulary or ())
-        if unknown:
-            yield unknown
+        unknown = Unknown(self.options.vocabulary or ())
+        for item in _ids(values):
+            unknown.add(item)
+        if unknown.count:
+            yield str(unknown)
 
     @cached_property
     def _codes(self) -> dict[str, int]:

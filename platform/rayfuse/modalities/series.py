@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from rayfuse.errors import BadInput, DataError, MissingInput
-from rayfuse.modalities.base import FARTHEST, Features, Modality, pad, robust_scale, standard_scale
+from rayfuse.modalities.base import FARTHEST, Features, Modality, pad
+from rayfuse.modalities.scales import Moments, Numbers, Sampled
 from rayfuse.spec.inputs import SeriesInput
 
-_SCALES = {"robust": robust_scale, "standard": standard_scale}
 _PARQUET = b"PAR1"
 _BOM = b"\xef\xbb\xbf"
 _NO_READING = ("", "nan", "null", "none", "na")
@@ -44,17 +44,19 @@ class SeriesModality(Modality):
 
     @classmethod
     def fitted(cls, options: SeriesInput, values: Iterable[Any]) -> SeriesInput:
-        """The middle and the scale of each channel."""
+        """The middle and the scale of each channel; robust ones from a sample where there are many readings."""
         if options.center is not None and options.scale is not None:
             return options
         whole = cls(options)
-        readings: list[np.ndarray] = []
+        kind = Sampled if options.scaling == "robust" else Moments
+        channels = [kind() for _ in range(options.count)]
         for value in values:
             with suppress(BadInput):  # named again when all rows are checked
-                readings.append(whole.decode(value))
-        if not readings:
+                for channel, readings in zip(channels, whole.decode(value), strict=True):
+                    channel.add(readings[~np.isnan(readings)])
+        if not any(channel.count for channel in channels):
             raise DataError("no training row has a series that can be read")
-        found = [_fit(options, channel, readings) for channel in range(options.count)]
+        found = [_scale(options, number, channel) for number, channel in enumerate(channels)]
         center, scale = map(list, zip(*found, strict=True))
         return options.model_copy(
             update={"center": options.center or center, "scale": options.scale or scale}
@@ -86,6 +88,10 @@ class SeriesModality(Modality):
             "observed": observed.astype(np.float32),
             "step_mask": np.ones(decoded.shape[1], dtype=np.int64),
         }
+
+    def steps(self, decoded: np.ndarray) -> int:
+        """Steps."""
+        return decoded.shape[1]
 
     def blank(self) -> Features:
         return self.process(np.repeat(self._center, 1, axis=1))
@@ -142,13 +148,11 @@ class SeriesModality(Modality):
         return np.array(self.options.scale, dtype=np.float64)[:, None]
 
 
-def _fit(options: SeriesInput, channel: int, readings: list[np.ndarray]) -> tuple[float, float]:
-    values = np.concatenate([part[channel] for part in readings])
-    values = values[~np.isnan(values)]
-    if not len(values):
-        name = options.names[channel] if options.names else channel
+def _scale(options: SeriesInput, number: int, channel: Numbers) -> tuple[float, float]:
+    if not channel.count:
+        name = options.names[number] if options.names else number
         raise DataError(f"channel {name}: no training row has a reading of it; leave the channel out")
-    return _SCALES[options.scaling](values)
+    return channel.scale()
 
 
 def _readings(name: str, row: Any) -> np.ndarray:

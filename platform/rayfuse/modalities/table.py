@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from functools import cached_property
 from typing import Any
@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 
 from rayfuse.errors import BadInput, DataError, MissingInput
-from rayfuse.modalities.base import FARTHEST, Features, Modality, robust_scale
-from rayfuse.modalities.vocabulary import known, name_of, unknown_among
+from rayfuse.modalities.base import FARTHEST, Features, Modality
+from rayfuse.modalities.scales import Sampled
+from rayfuse.modalities.vocabulary import Unknown, known, name_of
 from rayfuse.spec.inputs import CategoryColumn, Column, InferredColumn, NumberColumn, TableInput
 from rayfuse.spec.problems import nearest
 
 _UNKNOWN, _MISSING, _FIRST = 0, 1, 2
 _SHOWN = 40
+_AT_ONCE = 1024
 
 
 class TableModality(Modality):
@@ -36,12 +38,14 @@ class TableModality(Modality):
         """Kinds of the columns that are to be inferred, scales of the numbers, vocabularies of the categories."""
         if all(_is_fitted(column) for column in options.columns.values()):
             return options
-        rows = [value for value in values if isinstance(value, Mapping)]
-        columns = {
-            name: _fit(name, column, [row[name] for row in rows if not _is_missing(row.get(name))], options)
-            for name, column in options.columns.items()
-        }
-        return options.model_copy(update={"columns": columns})
+        columns = _with_kinds(options.columns, values)
+        found = {name: _Found() for name, column in columns.items() if not _is_fitted(column)}
+        for row in _mappings(values):
+            for name, column in found.items():
+                if not _is_missing(row.get(name)):
+                    column.add(row[name], isinstance(columns[name], NumberColumn))
+        fitted = {name: _fit(name, columns[name], column, options) for name, column in found.items()}
+        return options.model_copy(update={"columns": {**columns, **fitted}})
 
     def decode(self, value: Any) -> dict[str, Any]:
         """A mapping {column: value} → float, known text or None for each column."""
@@ -72,15 +76,21 @@ class TableModality(Modality):
         return self.process(dict.fromkeys(self.options.columns))
 
     def findings(self, values: Iterable[Any]) -> Iterable[str]:
-        rows = [value for value in values if isinstance(value, Mapping)]
+        rows = 0
+        missing: Counter[str] = Counter()
+        unknown = {name: Unknown(vocabulary) for name, vocabulary in self.options.categories.items()}
+        for row in _mappings(values):
+            rows += 1
+            missing.update(name for name in self.options.columns if _is_missing(row.get(name)))
+            for name, column in unknown.items():
+                for category in _names([row.get(name)]):
+                    column.add(category)
         for name in self.options.columns:
-            missing = sum(_is_missing(row.get(name)) for row in rows)
-            if missing:
-                yield f"column {name} is missing in {missing} of {len(rows)} rows"
-        for name, vocabulary in self.options.categories.items():
-            unknown = unknown_among(_names(row.get(name) for row in rows), vocabulary)
-            if unknown:
-                yield f"column {name}: {unknown}"
+            if missing[name]:
+                yield f"column {name} is missing in {missing[name]} of {rows} rows"
+        for name, column in unknown.items():
+            if column.count:
+                yield f"column {name}: {column}"
 
     def _cell(self, name: str, value: Any) -> Any:
         if _is_missing(value):
@@ -117,32 +127,75 @@ def _is_fitted(column: Column) -> bool:
     return isinstance(column, CategoryColumn) and column.vocabulary is not None
 
 
-def _fit(name: str, column: Column, values: list[Any], options: TableInput) -> Column:
-    if _is_fitted(column):
-        return column
-    if not values:
+def _mappings(values: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
+    return (value for value in values if isinstance(value, Mapping))
+
+
+def _with_kinds(columns: Mapping[str, Column], values: Iterable[Any]) -> dict[str, Column]:
+    """The columns, those that are to be inferred as numbers if all of their values are, else as categories."""
+    unsure = {name for name, column in columns.items() if isinstance(column, InferredColumn)}
+    kinds: dict[str, Column] = {name: NumberColumn() for name in unsure}
+    for row in _mappings(values if unsure else ()):
+        for name in [name for name in unsure if not _is_missing(row.get(name))]:
+            if not _looks_like_number(row[name]):
+                kinds[name] = CategoryColumn()
+                unsure.remove(name)
+        if not unsure:
+            break
+    return {**columns, **kinds}
+
+
+class _Found:
+    """What training rows hold in a column."""
+
+    def __init__(self) -> None:
+        self.first: Any = None
+        self.numbers = Sampled()
+        self.names: Counter[str] = Counter()
+        self.there = False
+        self._waiting: list[float] = []
+
+    def add(self, value: Any, is_number: bool) -> None:
+        if not self.there:
+            self.first, self.there = value, True
+        if not is_number:
+            self.names.update(_names([value]))
+            return
+        number = _number_or_none(value)
+        if number is not None:
+            self._waiting.append(number)
+            if len(self._waiting) == _AT_ONCE:
+                self.settle()
+
+    def settle(self) -> None:
+        """Take in the numbers that wait."""
+        self.numbers.add(np.array(self._waiting))
+        self._waiting.clear()
+
+
+def _fit(name: str, column: Column, found: _Found, options: TableInput) -> Column:
+    if not found.there:
         raise DataError(f"column `{name}`: no training row has a value; correct its name or leave it out")
-    if isinstance(column, InferredColumn):
-        column = NumberColumn() if all(map(_looks_like_number, values)) else CategoryColumn()
     if isinstance(column, NumberColumn):
-        return _fit_numbers(name, column, values)
-    found = known(Counter(_names(values)), options.min_count)
-    if not found:
+        return _fit_numbers(name, column, found)
+    assert isinstance(column, CategoryColumn)
+    vocabulary = known(found.names, options.min_count)
+    if not vocabulary:
         raise DataError(
-            f"column `{name}`: none of its {len(set(_names(values)))} categories occurs in {options.min_count} "
+            f"column `{name}`: none of its {len(found.names)} categories occurs in {options.min_count} "
             "training rows; lower `min_count`, or leave the column out"
         )
-    return column.model_copy(update={"vocabulary": found})
+    return column.model_copy(update={"vocabulary": vocabulary})
 
 
-def _fit_numbers(name: str, column: NumberColumn, values: list[Any]) -> NumberColumn:
-    numbers = [number for value in values if (number := _number_or_none(value)) is not None]
-    if not numbers:
+def _fit_numbers(name: str, column: NumberColumn, found: _Found) -> NumberColumn:
+    found.settle()
+    if not found.numbers.count:
         raise DataError(
-            f"column `{name}`: no training row has a number, but such as {_shown(values[0])}; "
+            f"column `{name}`: no training row has a number, but such as {_shown(found.first)}; "
             f"write `{name}: category`"
         )
-    center, scale = robust_scale(np.array(numbers))
+    center, scale = found.numbers.scale()
     kept = {"center": column.center, "scale": column.scale}
     return column.model_copy(
         update={"center": center, "scale": scale} | {k: v for k, v in kept.items() if v is not None}

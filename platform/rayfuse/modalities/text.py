@@ -41,6 +41,10 @@ class TextModality(Modality):
         starts = word_starts(decoded, spans)
         return {"input_ids": ids, "attention_mask": np.ones_like(ids), "word_starts": starts}
 
+    def steps(self, decoded: str | list[str]) -> int:
+        """Tokens."""
+        return len(self.process(decoded)["input_ids"])
+
     def blank(self) -> Features:
         return self.process("")
 

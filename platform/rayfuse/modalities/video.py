@@ -53,6 +53,10 @@ class VideoModality(Modality):
             "frame_times": np.array(decoded.times, dtype=np.float32),
         }
 
+    def steps(self, decoded: Clip) -> int:
+        """Frames."""
+        return len(decoded.frames)
+
     def blank(self) -> Features:
         size = self.options.size
         return self.process(Clip(np.zeros((1, size, size, 3), dtype=np.uint8), [0.0]))

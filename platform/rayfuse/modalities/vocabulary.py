@@ -48,12 +48,25 @@ def known(counts: Counter[str], min_count: int) -> list[str]:
     ]
 
 
-def unknown_among(names: Iterable[str], vocabulary: Iterable[str]) -> str:
-    """What people should know of names that are not in the vocabulary; empty where all are."""
-    counts = Counter(names)
-    unknown = Counter({name: n for name, n in counts.items() if name not in set(vocabulary)})
-    if not unknown:
-        return ""
-    shown = ", ".join(f"{name!r} ({n})" for name, n in unknown.most_common(_SHOWN))
-    more = ", …" if len(unknown) > _SHOWN else ""
-    return f"{unknown.total()} of {counts.total()} values are unknown: {shown}{more}"
+class Unknown:
+    """What people should know of names that are not in a vocabulary."""
+
+    def __init__(self, vocabulary: Iterable[str]) -> None:
+        self._vocabulary = set(vocabulary)
+        self._found: Counter[str] = Counter()
+        self._all = 0
+
+    @property
+    def count(self) -> int:
+        """How many were unknown."""
+        return self._found.total()
+
+    def add(self, name: str) -> None:
+        self._all += 1
+        if name not in self._vocabulary:
+            self._found[name] += 1
+
+    def __str__(self) -> str:
+        shown = ", ".join(f"{name!r} ({n})" for name, n in self._found.most_common(_SHOWN))
+        more = ", …" if len(self._found) > _SHOWN else ""
+        return f"{self.count} of {self._all} values are unknown: {shown}{more}"

@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rayfuse.data.bad import BadRows, refuse_too_many_bad
 from rayfuse.data.batches import Batch, collate
-from rayfuse.data.dataset import read_job_rows, read_splits, refuse_too_many_bad
+from rayfuse.data.reading import read_job_rows, read_splits
 from rayfuse.data.rows import BadRow, Row
 from rayfuse.data.samples import Sample, SampleMaker
 from rayfuse.errors import BadInput, DataError
@@ -26,7 +27,7 @@ def evaluate_folder(
     batch_size: int = 64,
     progress: Progress = lambda done, total: None,
     warn: Callable[[str], None] = lambda text: None,
-    rows: tuple[Sequence[Row], Sequence[BadRow]] | None = None,
+    rows: tuple[Sequence[Row], BadRows] | None = None,
     explain: int | None = None,
     pictures: Path | None = None,
 ) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def evaluate_folder(
     if rows is None:
         assert url is not None, "give a url or rows"
         rows = read_job_rows(url, job)
-    measured = _Rows(job, rows[0], list(rows[1]), batch_size, progress, warn)
+    measured = _Rows(job, *rows, batch_size, progress, warn)
     heads = heads_of(predictor.model)
     chosen: list[Subset] = subsets(list(job.inputs))
     if explain is not None:
@@ -72,12 +73,12 @@ def evaluate_folder(
     }
 
 
-def judged_rows(job: Job, split: str) -> tuple[Sequence[Row], Sequence[BadRow]]:
+def judged_rows(job: Job, split: str) -> tuple[Sequence[Row], BadRows]:
     """The rows of a job that it was judged on: its test rows, or the validation rows that it held out."""
     if split == "test" and job.data.test is not None:
         return read_job_rows(job.data.test, job)
     splits, bad = read_splits(job)
-    return splits[split], bad.get(split, [])
+    return splits[split], bad.get(split, BadRows())
 
 
 class _Rows:
@@ -87,7 +88,7 @@ class _Rows:
         self,
         job: Job,
         rows: Sequence[Row],
-        bad: list[BadRow],
+        bad: BadRows,
         batch_size: int,
         progress: Progress,
         warn: Callable[[str], None],
@@ -117,6 +118,7 @@ class _Rows:
         try:
             return self._maker.from_row(row)
         except BadInput as error:
-            self.bad.append(BadRow(row.origin, str(error)))
-            self._warn(str(self.bad[-1]))
+            bad = BadRow(row.origin, str(error))
+            self.bad.add(bad)
+            self._warn(str(bad))
             return None

@@ -15,7 +15,18 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from rayfuse.spec.align import Align, LinearAlign
-from rayfuse.spec.base import Block, Key, Name, Part, Seconds, Share, Url, UrlMember, mapping_or_url
+from rayfuse.spec.base import (
+    Block,
+    Bytes,
+    Key,
+    Name,
+    Part,
+    Seconds,
+    Share,
+    Url,
+    UrlMember,
+    mapping_or_url,
+)
 from rayfuse.spec.fusion import Fusion
 from rayfuse.spec.inputs import Input, default_columns
 from rayfuse.spec.tasks import Mode, Task, with_default_columns
@@ -75,6 +86,12 @@ class Compute(Block):
     """Longest time without progress, after which the workers start anew; null: they may take for ever."""
     resize_interval: Seconds = Field(60.0, gt=0)
     """How often a run of [FEWEST, MOST] workers looks whether it can have more."""
+    data_processes: int = Field(0, ge=0, le=64)
+    """Processes of each worker that decode rows while it trains; 0: a thread of the worker does."""
+    prefetch: int = Field(2, ge=1, le=64)
+    """Steps whose batches are made ahead."""
+    keep_samples: Bytes = 1_000_000_000
+    """Memory of each worker for decoded rows of each split; what does not fit is decoded each time."""
 
     @property
     def fewest(self) -> int:

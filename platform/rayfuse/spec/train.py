@@ -61,12 +61,18 @@ class Distill(Block):
     """Outputs are divided by it before they are compared; above 1, small probabilities count more."""
 
 
+_OF_ANY_LENGTH = ("text", "video", "series", "sequence")
+"""Inputs whose values are padded to the longest of a batch."""
+
+
 class Train(Part):
     epochs: int = Field(10, ge=1)
     batch_size: int = Field(32, ge=1)
     """Rows per optimizer step, over all workers and accumulated micro-batches."""
     accumulate: int = Field(1, ge=1)
     """Micro-batches per optimizer step: more of them need less memory."""
+    group_by_length: bool = False
+    """Make batches of rows of about the same length (tokens, frames, steps), so that less of them is padding."""
     clip: float | None = Field(1.0, gt=0)
     """Largest norm of the gradient; null switches clipping off."""
     optimizer: Optimizer = AdamW()
@@ -109,6 +115,11 @@ class Train(Part):
                 "subset_loss",
                 "no row has a proper subset of inputs to answer from: it takes two inputs, one of them optional; "
                 "mark one `optional: true`",
+            )
+        if self.group_by_length and not any(i.type in _OF_ANY_LENGTH for i in job.inputs.values()):
+            yield (
+                "group_by_length",
+                f"all values of its inputs are of one size; leave it out (it is for: {', '.join(_OF_ANY_LENGTH)})",
             )
         if isinstance(self.deepspeed, DeepSpeed):
             yield from self.stage_problems(self.deepspeed.stage)

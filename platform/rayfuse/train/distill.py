@@ -51,12 +51,15 @@ def check_teacher(job: Job, rows: Sequence[Row], folder: Path) -> None:
                 job, f"its task `{name}` has other classes; list the teacher's under tasks.{name}.classes"
             )
     for name, options in taught.inputs.items():
-        without = [row for row in rows if is_missing(options.read(row.values))]
-        if without and not options.optional:
+        if options.optional:
+            continue
+        without = (row.origin for row in rows if is_missing(options.read(row.values)))
+        first = next(without, None)
+        if first is not None:
             raise _cannot(
                 job,
-                f"it needs the input `{name}`, and {len(without)} of {len(rows)} training rows have nothing in the "
-                f"column `{', '.join(options.columns_read)}`, such as {without[0].origin}",
+                f"it needs the input `{name}`, and {1 + sum(1 for _ in without)} of {len(rows)} training rows have "
+                f"nothing in the column `{', '.join(options.columns_read)}`, such as {first}",
             )
 
 

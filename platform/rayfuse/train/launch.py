@@ -11,8 +11,11 @@ from typing import Any, cast
 
 import fsspec
 
-from rayfuse.data.dataset import Checked, Dataset, check_rows, load_dataset
-from rayfuse.data.rows import Row
+from rayfuse.data.cluster import spread
+from rayfuse.data.dataset import Dataset, load_dataset
+from rayfuse.data.readers import data_files
+from rayfuse.data.reading import urls_of
+from rayfuse.data.store import Rows, Store
 from rayfuse.errors import DataError, Interrupted, NotReachable, RayfuseError, ResourceError
 from rayfuse.ray_auth import ensure_token
 from rayfuse.spec.encoders import pretrained_in
@@ -21,7 +24,6 @@ from rayfuse.train.board import Record, create_board
 from rayfuse.train.engine import read_options
 from rayfuse.train.runs import RunFolder, check_storage
 
-_ROWS_PER_TASK = 500
 _POLL_SECONDS = 0.5
 
 
@@ -81,49 +83,32 @@ def _join(address: str) -> None:
 
 
 def load_rows(job: Job, say: Callable[[str], None]) -> tuple[Job, Dataset]:
-    """Read, check and describe the rows; the checks run on the cluster, which is started for them."""
+    """Read, check and describe the rows on the cluster, which is started for that.
 
-    def check_on_cluster(splits: Mapping[str, list[Row]], fitted: Job) -> dict[str, Checked]:
-        say(f"checking {sum(map(len, splits.values()))} rows")
-        connect(fitted)
-        _check_capacity(fitted)  # without it, the checks could wait for ever as well
-        return _check_on_cluster(splits, fitted)
-
-    return load_dataset(job, check_on_cluster)
-
-
-def _check_on_cluster(splits: Mapping[str, list[Row]], job: Job) -> dict[str, Checked]:
-    import ray
-
-    check = ray.remote(check_rows)
-    pending = {
-        name: [check.remote(rows[i : i + _ROWS_PER_TASK], job) for i in range(0, len(rows), _ROWS_PER_TASK)]
-        for name, rows in splits.items()
-    }
-    return {name: [result for part in ray.get(parts) for result in part] for name, parts in pending.items()}
+    They are below `rows` in the job's storage until this process no longer needs them.
+    """
+    for url in urls_of(job).values():
+        data_files(url)  # a cluster is not started for files that are not there
+    connect(job)
+    _check_capacity(job)  # without it, reading could wait for ever as well
+    say("reading and checking all rows")
+    return load_dataset(job, Store.below(f"{job.output.storage}/rows"), spread)
 
 
 Watch = Callable[[list[Record], dict[str, Any]], None]
 """Gets new records and the latest progress about twice a second."""
 
 
-def share(dataset: Dataset) -> dict[str, Any]:
-    """The rows of each split in the cluster's object store, for any number of trainings."""
-    import ray
-
-    return {name: ray.put(rows) for name, rows in dataset.splits.items()}
-
-
 def train(
     job: Job,
-    splits: Mapping[str, Any],
+    splits: Mapping[str, Rows],
     run: RunFolder,
     watch: Watch,
     evaluate: bool = True,
     teacher: str | None = None,
     profile: int = 0,
 ) -> dict[str, Any]:
-    """Train `job` on rows that `share` gave, in the folder of `run`, continuing from its last checkpoint if any.
+    """Train `job` on the rows of a dataset, in the folder of `run`, continuing from its last checkpoint if any.
 
     `teacher` is where `keep_teacher` put it; `profile`: how many steps to look at closely. Returns the evaluation of the best checkpoint, or of the soup (see
     `Worker.finish`), and its URL as `checkpoint`; with `evaluate` off only what is known of the validation rows

@@ -7,16 +7,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from rayfuse.data.batches import Batch, Plan, SampleStore, collate, group_rows, prefetch
+from rayfuse.data.ahead import Loader, Steps, prefetch
+from rayfuse.data.batches import Batch, Plan, SampleStore, collate
 from rayfuse.data.rows import Row
 from rayfuse.data.samples import SampleMaker
-from rayfuse.data.training import training_batch
 from rayfuse.errors import RayfuseError
 from rayfuse.model.alignment.base import Standards
 from rayfuse.model.evaluation import (
@@ -43,7 +44,7 @@ from rayfuse.train.ema import Average
 from rayfuse.train.engine import build_engine, create_model, set_learning_rate
 from rayfuse.train.gradients import gradient_norm, keep_gradient_norm
 from rayfuse.train.guard import Guard, RollBack, Verdict, named
-from rayfuse.train.meter import Measured, Meter, Place, Waiting
+from rayfuse.train.meter import Measured, Meter, Place
 from rayfuse.train.optimizer_state import gather_optimizer, restore_optimizer, set_whole
 from rayfuse.train.precision import choose_precision
 from rayfuse.train.profile import Profile
@@ -71,12 +72,11 @@ _CPU = torch.device("cpu")
 
 def train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
     """Ray Train's entry on each worker. Rank 0 returns the evaluation of the best checkpoint."""
-    import ray
     import ray.train
     import ray.train.torch
 
     job = check(json.loads(config["job"]), Job, "job")
-    splits = {name: ray.get(reference) for name, reference in config["splits"].items()}
+    splits = config["splits"]
     context = ray.train.get_context()
     rank, world, board, run = (
         context.get_world_rank(),
@@ -151,7 +151,7 @@ class Worker:
     def __init__(
         self,
         job: Job,
-        splits: dict[str, list[Row]],
+        splits: Mapping[str, Sequence[Row]],
         options: dict[str, Any],
         rank: int = 0,
         world: int = 1,
@@ -161,14 +161,10 @@ class Worker:
         self._seed()
         maker = SampleMaker(job.inputs, job.tasks)
         self.modalities = maker.modalities
-        self.stores = {name: SampleStore(rows, maker) for name, rows in splits.items()}
-        self.plan = Plan(
-            len(self.stores["train"]),
-            job.train.batch_size,
-            job.train.accumulate,
-            job.train.seed,
-            group_rows(splits["train"], job.tasks),
-        )
+        self.stores = {
+            name: SampleStore(rows, maker, job.compute.keep_samples) for name, rows in splits.items()
+        }
+        self.plan = Plan.of(splits["train"], job)
         self.precision, self.precision_reason = choose_precision(job.train.precision, self.device)
         model = create_model(job, options, world, self.precision)
         self.engine = build_engine(job, model, options, world, self.precision)
@@ -182,6 +178,11 @@ class Worker:
         self.meter = Meter(job, self.device, world)
         self.guard = Guard(job.train.guard, self.precision)
         self.profile_steps(0, "")
+
+    @cached_property
+    def loader(self) -> Loader:
+        """Makes the batches to train on, once the teacher has answered."""
+        return Loader(self.stores["train"], self.plan, self.job, self.rank, self.world, self.teacher)
 
     @property
     def total_steps(self) -> int:
@@ -299,7 +300,7 @@ class Worker:
         """What is left of one pass over the training rows."""
         self.engine.train()
         self.telemetry.resume_clock()
-        ready = Waiting(prefetch(self._micro_batches(epoch, self.position.epoch_step)))
+        ready = self.loader.steps(epoch, self.position.epoch_step)
         for batches, rows in self.profile.watch(ready):
             if not self.guard.skips(self.position.step + 1):
                 self._take_step(batches, rows, ready)
@@ -311,7 +312,7 @@ class Worker:
                 self.save()
         self._look(self.meter.flush())
 
-    def _take_step(self, batches: Sequence[Batch], rows: int, ready: Waiting[Any]) -> None:
+    def _take_step(self, batches: Sequence[Batch], rows: int, ready: Steps) -> None:
         """One optimizer step, measured."""
         with self.telemetry.counting(batches):
             loss, parts = self.train_step(batches, rows)
@@ -460,15 +461,6 @@ class Worker:
             for into, outputs in zip(merged, part, strict=True):
                 into.merge(outputs)
         return merged
-
-    def _micro_batches(self, epoch: int, first: int = 0) -> Iterator[tuple[list[Batch], int]]:
-        store = self.stores["train"]
-        for step in range(first, self.plan.steps):
-            batches = [
-                training_batch(numbers.tolist(), store, self.job, epoch, self.teacher)
-                for numbers in self.plan.step(epoch, step, self.rank, self.world)
-            ]
-            yield batches, self.plan.size(step)
 
     def _evaluation_batches(self, split: str, most: int | None) -> Iterator[Batch]:
         """This rank's rows, in as many batches as any rank needs."""

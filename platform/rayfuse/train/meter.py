@@ -6,16 +6,13 @@ that nothing waits for them. Every worker must hand in every step.
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 import torch
 
 from rayfuse.data.batches import Batch, EncoderBatch
 from rayfuse.spec.job import Job
-
-Item = TypeVar("Item")
 
 _LENGTHS = ("attention_mask", "item_mask", "step_mask", "frame_mask")
 """Features that say which tokens, items, steps or frames of a value are no padding."""
@@ -60,29 +57,6 @@ class Measured:
         """The ranks whose loss is no finite number; all of them where each has one."""
         ranks = range(len(self.losses))
         return [rank for rank in ranks if not math.isfinite(self.losses[rank])] or list(ranks)
-
-
-class Waiting(Generic[Item]):
-    """The same items, and how long one had to wait for them."""
-
-    def __init__(self, items: Iterator[Item]) -> None:
-        self._items = items
-        self._waited = 0.0
-
-    def take(self) -> float:
-        """Seconds spent waiting since the last `take`."""
-        waited, self._waited = self._waited, 0.0
-        return waited
-
-    def __iter__(self) -> Iterator[Item]:
-        return self
-
-    def __next__(self) -> Item:
-        since = time.perf_counter()
-        try:
-            return next(self._items)
-        finally:
-            self._waited += time.perf_counter() - since
 
 
 class Meter:

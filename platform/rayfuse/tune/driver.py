@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from rayfuse.data.store import Rows
 from rayfuse.errors import RayfuseError
 from rayfuse.registry.teacher import fetch_teacher
 from rayfuse.spec.job import Job
@@ -18,11 +19,11 @@ VALUE, EPOCH = "value", "epoch"
 RECORDS, OUTCOME, FAILURE = "records", "outcome", "failure"
 
 
-def drive(config: dict[str, Any], splits: dict[str, Any]) -> None:
+def drive(config: dict[str, Any], splits: dict[str, Rows]) -> None:
     """Train the job of `config`, telling Tune the sweep's metric after every epoch.
 
-    `config`: {"job": JSON, "url": the trial's folder, "metric", "own_rows"}; `splits`: the rows that `launch.share`
-    gave, for jobs without `own_rows`. Ends with an outcome, or with the reason of a failure that another try would
+    `config`: {"job": JSON, "url": the trial's folder, "metric", "own_rows"}; `splits`: the rows of a dataset,
+    for jobs without `own_rows`. Ends with an outcome, or with the reason of a failure that another try would
     not heal; anything else is raised, and Tune tries again.
     """
     reports = _Reports(config["metric"], json.loads(config["job"])["train"]["epochs"])
@@ -30,7 +31,7 @@ def drive(config: dict[str, Any], splits: dict[str, Any]) -> None:
         job = check(json.loads(config["job"]), Job, "job")
         if config["own_rows"]:
             job, dataset = launch.load_rows(job, lambda _: None)
-            splits = launch.share(dataset)
+            splits = dataset.splits
         run = RunFolder(config["url"], RunStatus(config["url"].rpartition("/")[2], ""))
         outcome = launch.train(job, splits, run, reports.watch, False, _teacher(job, splits, run))
     except RayfuseError as error:
@@ -40,13 +41,11 @@ def drive(config: dict[str, Any], splits: dict[str, Any]) -> None:
     reports.send({OUTCOME: outcome, VALUE: history[-1][config["metric"]], EPOCH: len(history)})
 
 
-def _teacher(job: Job, splits: dict[str, Any], run: RunFolder) -> str | None:
+def _teacher(job: Job, splits: dict[str, Rows], run: RunFolder) -> str | None:
     """Where the workers find the job's teacher, if it has one."""
     if job.train.distill is None:
         return None
-    import ray
-
-    folder = fetch_teacher(job, ray.get(splits["train"]))
+    folder = fetch_teacher(job, splits["train"])
     return keep_teacher(folder, run) if folder else None
 
 

@@ -266,12 +266,13 @@ class _Preparation:
 
 
 def _reading(job: Job) -> dict[str, Any]:
-    """The parts of a job that decide which of its rows can be used."""
+    """The parts of a job that decide which of its rows can be used, and what is noted of them."""
     tasks = {name: task.model_dump(exclude={"weight"}) for name, task in job.tasks.items()}
     inputs = {
         name: options.model_dump(exclude={"encoder", "augment"}) for name, options in job.inputs.items()
     }
-    return {"data": job.data.model_dump(), "inputs": inputs, "tasks": tasks}
+    noted = {"group_by_length": job.train.group_by_length}
+    return {"data": job.data.model_dump(), "inputs": inputs, "tasks": tasks, **noted}
 
 
 def _budget_left(space: Space, folder: RunFolder) -> float | None:
@@ -294,7 +295,7 @@ def _tuner(
 
     from rayfuse.tune.driver import drive
 
-    trainable = tune.with_parameters(drive, splits=launch.share(rows.dataset))
+    trainable = tune.with_parameters(drive, splits=rows.dataset.splits)
     return tune.Tuner(
         # A driver that held a CPU could keep it from its own workers. It must name something: a byte of memory.
         tune.with_resources(trainable, {"memory": 1}),

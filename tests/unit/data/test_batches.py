@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import tiny_jobs
 import torch
+from reading import read_all
 
-from rayfuse.data.batches import Plan, SampleStore, collate, drop_inputs, prefetch
-from rayfuse.data.readers import read_rows
+from rayfuse.data.ahead import prefetch
+from rayfuse.data.batches import Plan, SampleStore, collate, drop_inputs
 from rayfuse.data.rows import Row
 from rayfuse.data.samples import Sample, SampleMaker
 from rayfuse.errors import DataError
@@ -62,7 +63,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="module")
 def rows(job: Any) -> list[Row]:
-    return read_rows(job.data.train)[0]
+    return read_all(job.data.train)[0]
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +222,7 @@ def wait_until(done: Any) -> None:
 
 def test_rows_of_a_group_meet_in_a_batch() -> None:
     groups = tuple(n % 10 for n in range(100))
-    plan = Plan(100, 20, seed=1, groups=groups)
+    plan = Plan(100, 20, seed=1, groups=np.array(groups))
     order = [n for step in range(5) for n in everywhere(plan, 0, step, 1)]
     assert sorted(order) == list(range(100))
     assert [len({groups[n] for n in order[i : i + 10]}) for i in range(0, 100, 10)] == [1] * 10
@@ -229,15 +230,4 @@ def test_rows_of_a_group_meet_in_a_batch() -> None:
         assert set(everywhere(plan, 0, step, 1)) == set(everywhere(plan, 0, step, 3))
     later = [n for step in range(5) for n in everywhere(plan, 1, step, 1)]
     assert [groups[n] for n in order[::10]] != [groups[n] for n in later[::10]]
-    assert Plan(100, 20, seed=1, groups=tuple(reversed(groups))).step(0, 0, 0, 1)[0].tolist() != order[:20]
-
-
-def test_groups_are_those_of_the_task_that_wants_them() -> None:
-    from rayfuse.data.batches import group_rows
-    from rayfuse.spec.tasks import RankingTask, RegressionTask
-
-    rows = [Row({"query": value}, "a", i) for i, value in enumerate(["x", 1, "x", None, "1"])]
-    price = RegressionTask(type="regression", column="price")
-    rank = RankingTask(type="ranking", column="clicks", group="query")
-    assert group_rows(rows, {"price": price}) is None
-    assert group_rows(rows, {"price": price, "rank": rank}) == (0, 1, 0, 2, 1)
+    assert Plan(100, 20, seed=1, groups=np.array(groups[::-1])).step(0, 0, 0, 1)[0].tolist() != order[:20]

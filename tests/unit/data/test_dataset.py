@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import tiny_jobs
 
-from rayfuse.data.dataset import Dataset, load_dataset, read_splits, worst_offenders
+from rayfuse.data.bad import BadRows
+from rayfuse.data.dataset import Dataset, load_dataset
+from rayfuse.data.reading import read_job_rows, read_splits
 from rayfuse.data.rows import BadRow, Row
-from rayfuse.data.splits import split_rows
+from rayfuse.data.splits import is_held_out
 from rayfuse.errors import DataError
 
 
@@ -91,7 +93,7 @@ def test_offenders_are_grouped_by_their_reason() -> None:
     bad = [BadRow(f"a.jsonl:{i}", f"image: pictures/{i}.png: no such file") for i in range(5)]
     bad += [BadRow("b.jsonl:1", "answer (column label): label 'x y' is not one of the 3 classes")]
     bad += [BadRow("b.jsonl:2", "answer (column label): label 'z' is not one of the 3 classes")]
-    assert worst_offenders([bad[-1], *bad[:-1]]) == [
+    assert BadRows([bad[-1], *bad[:-1]]).worst_offenders() == [
         "  a.jsonl:0: image: pictures/0.png: no such file",
         "  a.jsonl:1: image: pictures/1.png: no such file",
         "  a.jsonl:2: image: pictures/2.png: no such file",
@@ -103,7 +105,8 @@ def test_offenders_are_grouped_by_their_reason() -> None:
 
 def test_many_reasons_are_counted() -> None:
     letters = "abcdefghijkl"
-    lines = worst_offenders([BadRow("f:1", f"reason {letter}") for letter in letters for _ in range(2)])
+    bad = BadRows(BadRow("f:1", f"reason {letter}") for letter in letters for _ in range(2))
+    lines = bad.worst_offenders()
     assert len(lines) == 21
     assert lines[-1] == "  … and 4 more rows for 2 other reasons"
 
@@ -142,6 +145,13 @@ def test_a_file_of_which_no_line_is_a_row(tmp_path: Path) -> None:
         DataError, match=r"(?s)train.jsonl: none of its 2 rows can be used:\n  .*:1: not JSON"
     ):
         load_dataset(job)
+
+
+@pytest.mark.parametrize(("name", "content"), [("rows.csv", "a,b\n"), ("rows.jsonl", "\ufeff\n")])
+def test_a_file_without_rows(name: str, content: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=f"{name}: holds no rows"):
+        read_job_rows(str(tmp_path / name), tiny_jobs.tiny_job(tmp_path))
 
 
 def test_a_split_of_which_no_row_is_usable(tmp_path: Path) -> None:
@@ -224,16 +234,11 @@ def test_csv_numbers_as_texts_and_labels(tmp_path: Path) -> None:
 
 def test_a_split_depends_on_each_row_alone() -> None:
     rows = [Row({"text": f"{i}", "label": i % 3}, "a.jsonl", i) for i in range(400)]
-    kept, held_out = split_rows(rows, 0.25)
-    assert len(kept) + len(held_out) == 400
+    held_out = {row.values["text"] for row in rows if is_held_out(row, 0.25)}
     assert 70 <= len(held_out) <= 130
-    moved = [Row(dict(reversed(row.values.items())), "b.csv", -row.line) for row in reversed(rows[::2])]
-    _, held_out_of_half = split_rows(moved, 0.25)
-    assert {r.values["text"] for r in held_out_of_half} == {
-        r.values["text"] for r in held_out if r.line % 2 == 0
-    }
-    _, more = split_rows(rows, 0.5)
-    assert {row.line for row in held_out} < {row.line for row in more}
+    moved = [Row(dict(reversed(row.values.items())), "b.csv", -row.line) for row in reversed(rows)]
+    assert {row.values["text"] for row in moved if is_held_out(row, 0.25)} == held_out
+    assert held_out < {row.values["text"] for row in rows if is_held_out(row, 0.5)}
 
 
 def test_the_digest_follows_the_content_and_not_the_order(tmp_path: Path) -> None:

@@ -218,3 +218,11 @@ def test_two_inputs_of_one_name(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"inputs": {', '"inputs": {"text": {}, '))
     with pytest.raises(SpecError, match="key `text` is given twice"):
         load_spec(path, Job)
+
+
+def test_lengths_are_the_sizes_that_are_padded(loaded: tuple[Any, Any], maker: SampleMaker) -> None:
+    masks = {"text": "attention_mask", "clip": "frame_mask", "sensor": "step_mask", "history": "item_mask"}
+    for row in loaded[1].splits["train"][:8]:
+        features = maker.from_row(row).features
+        sizes = [len(item[mask]) for name, mask in masks.items() for item in features.get(name, ())]
+        assert maker.check(row, measure=True).length == sum(sizes)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_jobs
+from reading import read_all
 
-from rayfuse.data.readers import read_rows
 from rayfuse.data.rows import Row
 from rayfuse.data.samples import Sample, SampleMaker
 from rayfuse.errors import BadInput, MissingInput
@@ -27,7 +27,7 @@ def job(folder: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def rows(folder: Path, job: Any) -> list[Row]:
-    return read_rows(str(folder / "train.jsonl"))[0]
+    return read_all(str(folder / "train.jsonl"))[0]
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +138,18 @@ def test_what_a_check_hashes(folder: Path, maker: SampleMaker) -> None:
     assert len({digest(), *(digest(**values) for values in others)}) == 5
 
 
-def test_the_size_of_a_sample_is_that_of_its_features(rows: list[Row], maker: SampleMaker) -> None:
+def test_the_size_of_a_sample_is_that_of_its_features_and_objects(
+    rows: list[Row], maker: SampleMaker
+) -> None:
     sample = maker.from_row(rows[0])
-    assert sample.size == 8 * 8 * 3 * 4 + 40 * 11 * 4 + 2 * 8 * len(rows[0].values["text"])
+    features = 8 * 8 * 3 * 4 + 40 * 11 * 4 + 2 * 8 * len(rows[0].values["text"])
+    assert sample.size == features + 500 * (1 + 4)
+
+
+def test_the_length_of_a_row_is_the_steps_that_batches_are_padded_along(
+    rows: list[Row], maker: SampleMaker
+) -> None:
+    row = next(row for row in rows if "image" in row.values and "audio" in row.values)
+    assert maker.check(row, measure=True).length == len(row.values["text"])
+    assert maker.check(row).length == 0
+    assert maker.check(row).digest == maker.check(row, measure=True).digest

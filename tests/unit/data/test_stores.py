@@ -11,9 +11,9 @@ from typing import Any
 import fsspec
 import pytest
 import tiny_jobs
+from reading import read_all
 
 from rayfuse.data.files import beside
-from rayfuse.data.readers import read_rows
 from rayfuse.data.rows import Row
 from rayfuse.data.samples import SampleMaker
 from rayfuse.errors import BadInput, DataError, NotReachable
@@ -96,7 +96,7 @@ def maker(tmp_path: Path) -> SampleMaker:
 
 @pytest.mark.parametrize("url", STORES, indirect=True)
 def test_rows_and_their_pictures(url: str, maker: SampleMaker) -> None:
-    rows, bad = read_rows(f"{url}/rows/train.jsonl")
+    rows, bad = read_all(f"{url}/rows/train.jsonl")
     assert (len(rows), len(bad)) == (4, 0)
     assert rows[1].file == f"{url}/rows/train.jsonl"
     for row in rows[:3]:
@@ -107,40 +107,40 @@ def test_rows_and_their_pictures(url: str, maker: SampleMaker) -> None:
 
 @pytest.mark.parametrize("url", ["file", "memory", "s3"], indirect=True)
 def test_globs_and_folders(url: str) -> None:
-    for rows, _ in (read_rows(f"{url}/rows/*.jsonl"), read_rows(f"{url}/rows")):
+    for rows, _ in (read_all(f"{url}/rows/*.jsonl"), read_all(f"{url}/rows")):
         assert [row.origin for row in rows][:2] == [f"{rows[0].file}:1", f"{rows[0].file}:2"]
         assert rows[0].file.startswith(url.partition("//")[0])
         assert len(rows) == 4
 
 
 def test_a_page_with_links_is_a_folder_and_a_file_with_links_is_not(http_url: str) -> None:
-    assert len(read_rows(f"{http_url}/rows/")[0]) == 4
-    assert len(read_rows(f"{http_url}/rows/train.jsonl?download=1")[0]) == 4
+    assert len(read_all(f"{http_url}/rows/")[0]) == 4
+    assert len(read_all(f"{http_url}/rows/train.jsonl?download=1")[0]) == 4
 
 
 @pytest.mark.parametrize("url", STORES, indirect=True)
 def test_what_is_not_there(url: str) -> None:
     with pytest.raises(DataError, match="no such file or folder"):
-        read_rows(f"{url}/rows/absent.jsonl")
+        read_all(f"{url}/rows/absent.jsonl")
 
 
 def test_stores_that_refuse_or_do_not_answer(http_url: str, maker: SampleMaker) -> None:
     with pytest.raises(NotReachable, match="secret.jsonl: cannot be read: ClientResponseError: 403"):
-        read_rows(f"{http_url}/secret.jsonl")
+        read_all(f"{http_url}/secret.jsonl")
     with pytest.raises(BadInput, match="image: .*secret.png: cannot be read: ClientResponseError: 403"):
         maker.check(Row({"image": f"{http_url}/secret.png"}, "rows.jsonl", 1))
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
         with pytest.raises(NotReachable, match="rows.jsonl: cannot be read"):
-            read_rows(f"http://127.0.0.1:{port}/rows.jsonl")
+            read_all(f"http://127.0.0.1:{port}/rows.jsonl")
 
 
 def test_s3_without_rights_or_bucket(s3_url: str) -> None:
     with pytest.raises(DataError, match="no such file"):
-        read_rows("s3://no-such-bucket/rows.jsonl")
+        read_all("s3://no-such-bucket/rows.jsonl")
     with pytest.raises(DataError, match="no file matches"):
-        read_rows(f"{s3_url}/*.csv")
+        read_all(f"{s3_url}/*.csv")
 
 
 @pytest.mark.parametrize(

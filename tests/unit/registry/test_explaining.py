@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from tiny_jobs import make_model_folder, make_rows, tiny_job
 
-from rayfuse.data.dataset import read_job_rows
+from rayfuse.data.reading import read_job_rows
 from rayfuse.errors import SpecError
 from rayfuse.model.predictor import Predictor
 from rayfuse.registry import evaluate as evaluating

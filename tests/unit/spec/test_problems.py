@@ -129,6 +129,13 @@ def test_keys_that_are_no_text() -> None:
         check(JOB | {1: 2}, Job, "jobs/x.yaml")
 
 
+def test_batches_by_length_need_inputs_of_any_length() -> None:
+    text = error_of(JOB, "train.group_by_length", True)
+    assert text.startswith("jobs/x.yaml: train.group_by_length: all values of its inputs are of one size")
+    inputs = JOB["inputs"] | {"text": {"type": "text", "encoder": {"type": "conv"}}}
+    assert check(JOB | {"inputs": inputs, "train": {"group_by_length": True}}, Job, "jobs/x.yaml")
+
+
 def test_dropping_inputs_needs_an_optional_one() -> None:
     spec = copy.deepcopy(JOB)
     del spec["inputs"]["audio"]

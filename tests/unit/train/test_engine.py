@@ -10,7 +10,8 @@ import pytest
 import tiny_encoders
 import tiny_jobs
 
-from rayfuse.data.dataset import fit, read_job_rows
+from rayfuse.data.dataset import fit
+from rayfuse.data.reading import read_job_rows
 from rayfuse.errors import SpecError
 from rayfuse.model.fused import FusedModel, trainable_parameters
 from rayfuse.train.engine import full_config, read_options, set_learning_rate

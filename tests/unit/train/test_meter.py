@@ -1,6 +1,5 @@
 """What a step measures, over all workers."""
 
-import time
 from typing import Any
 
 import pytest
@@ -8,7 +7,7 @@ import tiny_jobs
 import torch
 
 from rayfuse.data.batches import Batch, EncoderBatch
-from rayfuse.train.meter import Meter, Place, Waiting
+from rayfuse.train.meter import Meter, Place
 
 CPU = torch.device("cpu")
 PLACE = Place(epoch=0, number=0, step=1, lr=0.01)
@@ -85,15 +84,3 @@ def test_all_ranks_are_suspects_where_each_has_a_loss(job: Any) -> None:
     assert measured is not None
     assert measured.suspects == [0]
     assert measured.gradient_norm == float("inf")
-
-
-def test_waiting_is_measured() -> None:
-    def slow() -> Any:
-        for number in range(3):
-            time.sleep(0.01)
-            yield number
-
-    ready = Waiting(slow())
-    assert list(ready) == [0, 1, 2]
-    assert ready.take() >= 0.03
-    assert ready.take() == 0.0

@@ -185,12 +185,11 @@ class ClassesTask(ColumnTask, ClassLoss):
         refuse_unknown_weights(task.class_weights, task.names)
         if task.class_weights != "balanced":
             return task
-        weights = task.balanced_weights([index for row in rows for index in task._known(row)], len(rows))
+        weights = task.balanced_weights(Counter(i for row in rows for i in task._known(row)), len(rows))
         return task.model_copy(update={"class_weights": dict(zip(task.names, weights, strict=True))})
 
-    def balanced_weights(self, indices: Sequence[int], rows: int) -> list[float]:
-        """The weight of each class: `indices` are the classes of all labels of so many rows."""
-        counts = Counter(indices)
+    def balanced_weights(self, counts: Counter[int], rows: int) -> list[float]:
+        """The weight of each class: `counts` are those of the classes of all labels of so many rows."""
         return balanced([counts[i] for i in range(len(self.names))])
 
     def _found(self, rows: Sequence[TaskRow]) -> list[Any]:

@@ -1,7 +1,7 @@
 """Any number of several classes."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import Field
@@ -56,7 +56,6 @@ class MultiLabelTask(ClassesTask):
         there = {self.index(label) for label in self.labels(value)}
         return [float(i in there) for i in range(len(self.names))]
 
-    def balanced_weights(self, indices: Sequence[int], rows: int) -> list[float]:
+    def balanced_weights(self, counts: Counter[int], rows: int) -> list[float]:
         """How many rows lack each class for one that has it: the weight of its presence."""
-        counts = Counter(indices)
         return [max(rows - counts[i], 1) / counts[i] if counts[i] else 1.0 for i in range(len(self.names))]

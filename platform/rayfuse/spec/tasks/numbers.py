@@ -1,6 +1,8 @@
 """Numbers, and groups that are told by numbers."""
 
 import hashlib
+import math
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
@@ -18,6 +20,16 @@ def finite(value: Any) -> float | None:
     except OverflowError:  # a whole number of hundreds of digits
         return None
     return number if abs(number) <= _LARGEST else None
+
+
+def mean_and_deviation(numbers: Iterable[float]) -> tuple[int, float, float]:
+    """How many numbers there are, their mean and their standard deviation, in one pass (Welford, 1962)."""
+    count, mean, squares = 0, 0.0, 0.0
+    for count, number in enumerate(numbers, start=1):
+        apart = number - mean
+        mean += apart / count
+        squares += apart * (number - mean)
+    return count, mean, math.sqrt(squares / count) if count else 0.0
 
 
 def group_numbers(value: Any) -> list[float]:

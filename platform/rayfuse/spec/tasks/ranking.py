@@ -66,17 +66,15 @@ class RankingTask(ColumnTask):
         return number
 
     def fitted(self, rows: Sequence[TaskRow]) -> "RankingTask":
-        found: dict[str, set[float]] = {}
+        found: dict[str, float] = {}
         for row in rows:
             number = finite(row.values.get(self.column))
-            if number is not None:
-                found.setdefault(str(row.values.get(self.group)), set()).add(number)
-        if not any(len(relevances) > 1 for relevances in found.values()):
-            raise DataError(
-                f"column `{self.column}`: no query (column `{self.group}`) has training rows of different relevance, "
-                "so there is no order to learn; is it the right column?"
-            )
-        return self
+            if number is not None and found.setdefault(str(row.values.get(self.group)), number) != number:
+                return self
+        raise DataError(
+            f"column `{self.column}`: no query (column `{self.group}`) has training rows of different relevance, "
+            "so there is no order to learn; is it the right column?"
+        )
 
     def describe(self, name: str, rows: Sequence[TaskRow]) -> Iterable[str]:
         sizes = Counter(str(row.values.get(self.group)) for row in rows)

@@ -1,14 +1,13 @@
 """A number."""
 
 from collections.abc import Iterable, Sequence
-from statistics import fmean, pstdev
 from typing import Any, Literal, Self
 
 from pydantic import Field
 
 from rayfuse.errors import BadInput, DataError
 from rayfuse.spec.tasks.base import Cell, ColumnTask, Mode, TaskRow, is_absent, shown
-from rayfuse.spec.tasks.numbers import finite
+from rayfuse.spec.tasks.numbers import finite, mean_and_deviation
 
 REGRESSION_METRICS: dict[str, Mode] = {"loss": "min", "mae": "min", "rmse": "min", "r2": "max"}
 
@@ -37,11 +36,11 @@ class RegressionTask(ColumnTask):
         if self.mean is not None and self.deviation is not None:
             return self
         found = (finite(row.values.get(self.column)) for row in rows)
-        numbers = [number for number in found if number is not None]
-        if not numbers:
+        count, mean, deviation = mean_and_deviation(number for number in found if number is not None)
+        if not count:
             raise DataError(f"column `{self.column}`: no numbers in the training rows")
-        mean = fmean(numbers) if self.mean is None else self.mean
-        deviation = (pstdev(numbers) or 1.0) if self.deviation is None else self.deviation
+        mean = mean if self.mean is None else self.mean
+        deviation = (deviation or 1.0) if self.deviation is None else self.deviation
         return self.model_copy(update={"mean": mean, "deviation": deviation})
 
     def target(self, value: Any) -> float:

@@ -1,0 +1,179 @@
+"""Peak memory of the driver and of a training worker by the number of rows, each in a fresh process.
+
+The driver reads, fits, checks and stores rows of text and table columns through Ray, as `rayfuse train` does; the worker
+makes batches of them. What a worker keeps of decoded rows (compute.keep_samples) is a budget of its own, here 0.
+
+python bench/memory.py FORMAT ROWS [ROWS…]      jsonl, csv or parquet
+"""
+
+import csv
+import json
+import pickle
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+SIZES = (10_000, 100_000, 1_000_000)
+FORMATS = ("jsonl", "csv", "parquet")
+STEPS = 300
+BATCH = 64
+LIMIT = 0.05
+_WORDS = [
+    "bright",
+    "delayed",
+    "quiet",
+    "blue",
+    "parcel",
+    "broken",
+    "again",
+    "never",
+    "works",
+    "fine",
+    "battery",
+    "screen",
+    "arrived",
+    "late",
+    "thanks",
+]
+
+
+def run() -> None:
+    """Print the peaks for every format and size, and the ratio of the largest to the smallest."""
+    for kind in FORMATS:
+        measure(kind, SIZES)
+
+
+def measure(kind: str, sizes: tuple[int, ...]) -> None:
+    """Print the peaks of one format."""
+    peaks: dict[str, list[float]] = {"driver": [], "worker": []}
+    for rows in sizes:
+        with tempfile.TemporaryDirectory(prefix="rayfuse-memory-") as folder:
+            _own_process("write", kind, rows, folder)
+            found = _own_process("drive", kind, rows, folder)
+        for name, values in peaks.items():
+            values.append(found[name])
+        print(
+            f"memory      {kind:<8} {rows:>9,} rows   driver {found['driver']:6.1f} MB   worker {found['worker']:6.1f} MB   "
+            f"read and checked in {found['seconds']:.0f} s",
+            flush=True,
+        )
+    for name, values in peaks.items():
+        ratio = max(values) / min(values)
+        print(f"memory      {kind:<8} {name}: largest / smallest {ratio:.3f}   at most {1 + LIMIT}")
+
+
+def _own_process(step: str, *arguments: Any) -> dict[str, Any]:
+    command = [sys.executable, __file__, step, *map(str, arguments)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _peak() -> float:
+    """MB of this process at its peak; `ru_maxrss` would be at least that of the process that started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("VmHWM:"))) * 1024 / 1e6
+
+
+def _rows(count: int) -> Iterator[dict[str, Any]]:
+    import random
+
+    chance = random.Random(0)
+    for number in range(count):
+        text = " ".join(chance.choices(_WORDS, k=chance.randint(2, 30)))
+        yield {
+            "text": f"{number} {text}",
+            "age": chance.randint(18, 90),
+            "price": round(chance.lognormvariate(3, 1), 2),
+            "city": f"city {chance.randint(0, 200)}",
+            "label": chance.choice(["good", "bad", "unsure"]),
+        }
+
+
+def write(kind: str, count: str, folder: str) -> dict[str, Any]:
+    """Write the rows as one file."""
+    path, rows = Path(folder, f"rows.{kind}"), _rows(int(count))
+    if kind == "parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.Table.from_pylist(list(rows)), path)
+    else:
+        with path.open("w", newline="") as file:
+            if kind == "csv":
+                table = csv.DictWriter(file, ["text", "age", "price", "city", "label"])
+                table.writeheader()
+                table.writerows(rows)
+            else:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
+    return {}
+
+
+def drive(kind: str, count: str, folder: str) -> dict[str, Any]:
+    """Read and check the rows on a local Ray, as a driver does; then let a worker make batches of them."""
+    from rayfuse.train import launch
+
+    started = time.perf_counter()
+    job, dataset = launch.load_rows(_job(Path(folder, f"rows.{kind}"), folder), lambda text: None)
+    seconds = time.perf_counter() - started
+    peak = _peak()
+    assert sum(map(len, dataset.splits.values())) == int(count)
+    handed = Path(folder, "handed")
+    handed.write_bytes(pickle.dumps((job, dataset.splits["train"])))
+    return {"driver": peak, "worker": _own_process("work", handed)["peak"], "seconds": seconds}
+
+
+def _job(rows: Path, folder: str) -> Any:
+    from rayfuse.spec.job import Job
+    from rayfuse.spec.load import check
+
+    content = {
+        "kind": "job",
+        "name": "memory",
+        "data": {"train": str(rows)},
+        "inputs": {
+            "text": {"type": "text", "encoder": {"type": "conv"}},
+            "person": {"type": "table", "columns": ["age", "price", "city"], "encoder": {"type": "mlp"}},
+        },
+        "fusion": {"type": "concat"},
+        "tasks": {"answer": {"type": "classification", "column": "label"}},
+        "train": {"batch_size": BATCH, "group_by_length": True},
+        "compute": {"keep_samples": 0},
+        "output": {"storage": f"{folder}/runs"},
+    }
+    return check(content, Job, "job")
+
+
+def work(handed: str) -> dict[str, Any]:
+    """Make batches as a training worker does, from several epochs where there are few rows."""
+    from rayfuse.data.ahead import Loader
+    from rayfuse.data.batches import Plan, SampleStore
+    from rayfuse.data.samples import SampleMaker
+
+    job, rows = pickle.loads(Path(handed).read_bytes())  # noqa: S301 - `drive` wrote it
+    maker = SampleMaker(job.inputs, job.tasks)
+    plan = Plan.of(rows, job)
+    loader = Loader(SampleStore(rows, maker, job.compute.keep_samples), plan, job)
+    done = epoch = 0
+    while done < STEPS:
+        for _ in loader.steps(epoch):
+            done += 1
+            if done == STEPS:
+                break
+        epoch += 1
+    return {"peak": _peak()}
+
+
+_PROCESSES: dict[str, Callable[..., dict[str, Any]]] = {"write": write, "drive": drive, "work": work}
+
+
+if __name__ == "__main__":
+    step, *arguments = sys.argv[1:]
+    if step in _PROCESSES:
+        print(json.dumps(_PROCESSES[step](*arguments)))
+    else:
+        measure(step, tuple(map(int, arguments)))
