@@ -2,7 +2,7 @@
 
 A record is {"time": unix seconds, "step": optimizer steps done, "metrics": {name: number}}, or
 {"progress": {…}} for the progress line, which is not kept. The first has the workers' placement group as "room",
-the one of the first step "started".
+the one of the first step "started"; "said" is a line for people.
 """
 
 from typing import Any

@@ -5,7 +5,7 @@ import math
 import random
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from rayfuse.train.board import Record
 from rayfuse.train.distill import Answers, teacher_answers
 from rayfuse.train.ema import Average
 from rayfuse.train.engine import build_engine, set_learning_rate
+from rayfuse.train.feature_cache import encode_frozen
 from rayfuse.train.precision import choose_precision
 from rayfuse.train.schedule import rate_factor
 from rayfuse.train.soup import Soup, greedy_soup, keep_soup
@@ -77,7 +78,12 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
     if not job.compute.gpus_per_worker:
         torch.set_num_threads(max(1, int(job.compute.cpus_per_worker)))
     rank, world = context.get_world_rank(), context.get_world_size()
-    worker = Worker(job, splits, config["deepspeed"], rank, world, ray.train.torch.get_device())
+    board = config["board"]
+
+    def say(text: str) -> None:
+        ray.get(board.push.remote([_said(text)]))
+
+    worker = Worker(job, splits, config["deepspeed"], rank, world, ray.train.torch.get_device(), say)
     worker.telemetry = Telemetry(config["board"] if worker.rank == 0 else None, worker.device)
     worker.learn_from(config["teacher"])
     checkpoint = ray.train.get_checkpoint()
@@ -104,6 +110,11 @@ def _room() -> Record:
     room = get_current_placement_group()
     assert room is not None, "Ray Train gives every worker group one"
     return {"time": time.time(), "step": 0, "metrics": {}, "room": room.id.hex()}
+
+
+def _said(text: str) -> Record:
+    """A line for people."""
+    return {"time": time.time(), "step": 0, "metrics": {}, "said": text}
 
 
 def _goodness(job: Job, metrics: Mapping[str, Any]) -> float:
@@ -133,12 +144,17 @@ class Worker:
         rank: int = 0,
         world: int = 1,
         device: torch.device = _CPU,
+        say: Callable[[str], None] = print,
     ) -> None:
         self.job, self.rank, self.world, self.device = job, rank, world, device
+        self.precision, self.precision_reason = choose_precision(job.train.precision, self.device)
+        encoded = encode_frozen(job, splits, rank, world, device, self.precision, say)
         self._seed()
-        maker = SampleMaker(job.inputs, job.tasks)
+        maker = SampleMaker(job.inputs, job.tasks, encoded.values)
         self.modalities = maker.modalities
-        self.stores = {name: SampleStore(rows, maker) for name, rows in splits.items()}
+        self.stores = {
+            name: SampleStore(rows, maker, encoded=encoded.numbers[name]) for name, rows in splits.items()
+        }
         self.plan = Plan(
             len(self.stores["train"]),
             job.train.batch_size,
@@ -146,7 +162,6 @@ class Worker:
             job.train.seed,
             group_rows(splits["train"], job.tasks),
         )
-        self.precision, self.precision_reason = choose_precision(job.train.precision, self.device)
         self.engine = build_engine(job, FusedModel(job), options, world, self.precision)
         self.heads = heads_of(self.engine.module)
         self.average = Average(self.engine.module, job.train.ema.decay) if job.train.ema else None

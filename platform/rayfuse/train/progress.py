@@ -23,6 +23,9 @@ class ProgressLine:
     def show(self, records: list[Record], progress: dict[str, Any]) -> None:
         """Say what was validated, and where the current epoch is."""
         for record in records:
+            if "said" in record:
+                self._clear()
+                self._say(record["said"])
             validation = {k: v for k, v in record.get("metrics", {}).items() if k.startswith("validation/")}
             if validation:
                 self._clear()
