@@ -5,6 +5,7 @@
 Workers share the work and wait for one another, so that in training either all of them run an encoder, or none does.
 """
 
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -127,7 +128,7 @@ class _Pass:
             started = time.perf_counter()
             self._encode(distinct[lacking], self._origins(first[lacking], keys))
             self.say(
-                f"cache: {self.name}: {len(lacking)} values encoded in {time.perf_counter() - started:.1f} s"
+                f"cache: {self.name}: {len(lacking)} values added in {time.perf_counter() - started:.1f} s"
             )
         places = self.folder.find(distinct)
         self._check_whole(places)
@@ -156,7 +157,7 @@ class _Pass:
         if gone:
             raise DataError(
                 f"data.cache: {self.folder.url}: {gone} values of `{self.name}` are not there, though they have just "
-                "been looked up or written; does something delete files there? Start again, or write `cache: off`"
+                "been looked up or written; name a folder that all workers share, and from which nobody deletes; or write `cache: off`"
             )
 
     def _keys(self, rows: Sequence[Row]) -> np.ndarray:
@@ -195,18 +196,29 @@ class _Pass:
         return origins
 
     def _encode(self, keys: np.ndarray, origins: list[tuple[str, int, int]]) -> None:
-        """Encode the values that start at `origins`, each worker a part, and add them to the folder."""
+        """Encode the values that start at `origins`, each worker a part, and add them to the folder.
+
+        Other runs may be about the same: each begins at another value and looks now and then at what is there by now.
+        """
         encoder = build_encoder(self.options).to(self.device).eval().requires_grad_(False)
         writer = _Writer(self.folder, encoder.width)
-        each = _ROUND * self.ranks.world
-        for start in range(0, len(keys), each):
-            mine = np.arange(start + self.ranks.rank, min(start + each, len(keys)), self.ranks.world)
-            for numbers, features in prefetch(self._chunks(mine, origins), 1):
+        left = np.roll(np.arange(len(keys)), self.ranks.of_first(lambda: secrets.randbelow(len(keys))))
+        roomy, looked = False, time.monotonic()
+        while len(left):
+            part, left = left[: _ROUND * self.ranks.world], left[_ROUND * self.ranks.world :]
+            for numbers, features in prefetch(
+                self._chunks(part[self.ranks.rank :: self.ranks.world], origins), 1
+            ):
                 made = self._make(encoder, [bytes(keys[number]) for number in numbers], features)
-                if numbers[0] == 0:
+                if not roomy:
                     self._check_room(made, len(keys))
+                    roomy = True
                 writer.add(made)
             self.ranks.gather(None)
+            look = self.ranks.of_first(lambda: time.monotonic() - looked >= _SHARD_SECONDS)  # noqa: B023 - called at once
+            if look and len(left):
+                known = self.ranks.of_first(lambda: self.folder.find(keys).known)
+                left, looked = left[~known[left]], time.monotonic()
         writer.flush()
         self.ranks.gather(None)
 

@@ -271,7 +271,7 @@ def _reading(job: Job) -> dict[str, Any]:
     inputs = {
         name: options.model_dump(exclude={"encoder", "augment"}) for name, options in job.inputs.items()
     }
-    return {"data": job.data.model_dump(), "inputs": inputs, "tasks": tasks}
+    return {"data": job.data.model_dump(exclude={"cache"}), "inputs": inputs, "tasks": tasks}
 
 
 def _budget_left(space: Space, folder: RunFolder) -> float | None:

@@ -18,6 +18,7 @@ from rayfuse.data.batches import SampleStore, collate
 from rayfuse.data.dataset import Dataset, load_dataset
 from rayfuse.data.encoded import TOKENS, Encoded
 from rayfuse.data.samples import SampleMaker
+from rayfuse.data.shards import ShardFolder
 from rayfuse.data.training import training_batch
 from rayfuse.errors import MissingInput, ResourceError
 from rayfuse.modalities.text import TextModality
@@ -178,7 +179,7 @@ def test_the_next_run_encodes_nothing(
     first = encode(job, dataset, lines.append)
     known = first.values["text"].places
     assert lines[0].startswith("cache: text 0 of 3 values known, 0.0 MB at ")
-    assert lines[1].startswith("cache: text: 3 values encoded in ")
+    assert lines[1].startswith("cache: text: 3 values added in ")
     monkeypatch.setattr(feature_cache, "build_encoder", None)
     lines.clear()
     other = changed(job, inputs_text={"optional": True}, train={"epochs": 3}, inputs_image={"size": 16})
@@ -196,6 +197,25 @@ def test_rows_that_came_later_are_added(loaded: tuple[Job, Dataset]) -> None:
     assert not lines[0].startswith(("cache: text 0 of", "cache: text 3 of"))
     assert len(shards(job)) == 2
     assert encoded.values["text"].places.known.all()
+
+
+def test_runs_at_the_same_time_share_the_work(
+    loaded: tuple[Job, Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, dataset = loaded
+    monkeypatch.setattr(feature_cache, "_ROUND", 1)
+    monkeypatch.setattr(feature_cache, "_SHARD_SECONDS", 0.0)
+    write, sizes = ShardFolder.write, []
+
+    def write_and_let_another_run_go_on(self: ShardFolder, made: Any, width: int) -> None:
+        write(self, made, width)
+        sizes.append(len(made))
+        if len(sizes) == 1:
+            encode(job, dataset)
+
+    monkeypatch.setattr(ShardFolder, "write", write_and_let_another_run_go_on)
+    assert encode(job, dataset).values["text"].places.known.all()
+    assert sizes == [1, 1, 1]
 
 
 def test_whatever_changes_the_outputs_changes_the_key(
