@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -77,18 +77,31 @@ class _Tensor:
         return int(np.prod(self.shape)) * np.dtype(DTYPES[self.dtype]).itemsize
 
 
+class _Index(NamedTuple):
+    """Which values a shard has: their keys, S16 (values,), and lengths and words, int32 (values,)."""
+
+    keys: np.ndarray
+    lengths: np.ndarray
+    words: np.ndarray
+
+
 class Shard:
-    """A shard that is whole: where its arrays are, and which values it has."""
+    """A shard that is whole: where its arrays are. It is small where it is pickled for another process."""
 
     def __init__(self, fs: Any, path: str, size: int) -> None:
-        """Reads its header and keys. Raises NotWhole."""
+        """Reads its header. Raises NotWhole."""
         self.fs, self.path, self.size = fs, path, size
         self._tensors = _read_header(fs, path, size)
         if not {"keys", "lengths", "words", "tokens", "starts"} <= self._tensors.keys():
             raise NotWhole("not a shard of a cache")
-        keys = self._read("keys")
-        self.keys = np.ascontiguousarray(keys).view(f"S{KEY_BYTES}").reshape(-1)
-        self.lengths, self.words = self._read("lengths"), self._read("words")
+
+    def index(self) -> _Index:
+        """Reads which values it has."""
+        keys = np.ascontiguousarray(self._read("keys")).view(f"S{KEY_BYTES}").reshape(-1)
+        return _Index(keys, self._read("lengths"), self._read("words"))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("tokens", "starts")}
 
     @property
     def form(self) -> tuple[int, str] | None:
@@ -248,8 +261,8 @@ class ShardFolder:
             np.zeros(count, np.int64),
             np.full(count, NO_WORDS, np.int32),
         )
-        for shard in self._shards([] if problems is None else problems):
-            _locate(shard, keys, places)
+        for shard, index in self._shards([] if problems is None else problems):
+            _locate(shard, index, keys, places)
         forms = {shard.form for shard in places.shards if shard.form}
         if len(forms) > 1:
             raise DataError(
@@ -257,13 +270,14 @@ class ShardFolder:
             )
         return places
 
-    def _shards(self, problems: list[str]) -> Iterator[Shard]:
+    def _shards(self, problems: list[str]) -> Iterator[tuple[Shard, _Index]]:
         """The whole shards, in the order of their names."""
 
-        def opened(entry: tuple[str, int]) -> Shard | None:
+        def opened(entry: tuple[str, int]) -> tuple[Shard, _Index] | None:
             path, size = entry
             try:
-                return Shard(self._fs, path, size)
+                shard = Shard(self._fs, path, size)
+                return shard, shard.index()
             except NotWhole as error:
                 problems.append(
                     f"{self._fs.unstrip_protocol(path)}: {error}; it is ignored and its values are made anew; delete it"
@@ -275,9 +289,9 @@ class ShardFolder:
         entries = self._listed()
         with ThreadPoolExecutor(_READERS) as pool:
             for start in range(0, len(entries), 4 * _READERS):  # `map` would read all of them ahead
-                for shard in pool.map(opened, entries[start : start + 4 * _READERS]):
-                    if shard is not None:
-                        yield shard
+                for found in pool.map(opened, entries[start : start + 4 * _READERS]):
+                    if found is not None:
+                        yield found
 
     def _listed(self) -> list[tuple[str, int]]:
         self._fs.invalidate_cache()
@@ -310,20 +324,20 @@ class ShardFolder:
         )
 
 
-def _locate(shard: Shard, keys: np.ndarray, places: Places) -> None:
+def _locate(shard: Shard, index: _Index, keys: np.ndarray, places: Places) -> None:
     """Note where the shard has values that no shard before it had."""
-    if not len(keys) or not len(shard.keys):
+    if not len(keys) or not len(index.keys):
         return
-    at = np.searchsorted(keys, shard.keys).clip(max=len(keys) - 1)
-    own = np.flatnonzero((keys[at] == shard.keys) & (places.shard[at] < 0))
+    at = np.searchsorted(keys, index.keys).clip(max=len(keys) - 1)
+    own = np.flatnonzero((keys[at] == index.keys) & (places.shard[at] < 0))
     if not len(own):
         return
     at = at[own]
     number = len(places.shards)
     places.shards.append(shard)
-    lengths, words = shard.lengths.clip(min=0).astype(np.int64), shard.words.clip(min=0).astype(np.int64)
+    lengths, words = index.lengths.clip(min=0).astype(np.int64), index.words.clip(min=0).astype(np.int64)
     places.shard[at] = number
     places.first[at] = (np.cumsum(lengths) - lengths)[own]
-    places.length[at] = shard.lengths[own]
+    places.length[at] = index.lengths[own]
     places.first_word[at] = (np.cumsum(words) - words)[own]
-    places.words[at] = shard.words[own]
+    places.words[at] = index.words[own]

@@ -1,5 +1,6 @@
 """Shards: what is written is found again, by anyone, and what is broken is named and ignored."""
 
+import pickle
 import threading
 from hashlib import blake2b
 from pathlib import Path
@@ -61,6 +62,17 @@ def test_values_come_back_as_they_were(url: str, dtype: torch.dtype) -> None:
     assert single[TOKENS].tolist() == [[[4.0] * WIDTH], [[10.0] * WIDTH]]
     assert WORD_STARTS not in single
     assert values.collate([values.blank()])[MASK].tolist() == [[False]]
+
+
+def test_another_process_gets_the_places_and_not_the_values(url: str) -> None:
+    large = Made(key(1), torch.rand(1000, WIDTH))
+    ShardFolder(url).write([large], WIDTH)
+    values = EncodedValues(ShardFolder(url).find(np.array([key(1)], "S16")))
+    found = values.gather(np.array([0]))[TOKENS]
+    assert torch.equal(found[0], large.tokens)
+    sent = pickle.dumps(values)
+    assert len(sent) < 3000 < found.nbytes
+    assert torch.equal(pickle.loads(sent).gather(np.array([0]))[TOKENS], found)
 
 
 def test_writers_at_the_same_time_lose_nothing(url: str) -> None:
