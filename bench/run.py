@@ -1,6 +1,6 @@
 """`make bench`: the figures of docs/performance.md, each as a ratio of two things measured side by side in one run.
 
-python bench/run.py [startup] [throughput] [padding] [memory] [tuning] [demo]      all of them where none is named
+python bench/run.py [startup] [throughput] [cache] [padding] [memory] [tuning] [demo]      all of them where none is named
 """
 
 import json
@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import cache
 import memory
 import padding
 import throughput
@@ -60,6 +61,7 @@ def demo() -> None:
 BENCHES = {
     "startup": startup,
     "throughput": throughput.run,
+    "cache": cache.run,
     "padding": padding.run,
     "memory": memory.run,
     "tuning": tuning.run,

@@ -8,6 +8,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def run() -> None:
     rows = dataset.splits["train"][:ROWS]
     started = time.perf_counter()
     launch.connect(job)
-    found = _in_worker(job, rows)
+    found = in_worker(_measure, job, rows)
     wall = time.perf_counter() - started
     ours, bare = statistics.median(found["ours"]), statistics.median(found["bare"])
     print(
@@ -47,14 +48,15 @@ def run() -> None:
     print(f"throughput  ratio    {ratio:7.3f}   at least {LIMIT}")
 
 
-def _in_worker(job: Any, rows: Any) -> dict[str, Any]:
+def in_worker(measure: Callable[[dict[str, Any]], Any], job: Any, rows: Any) -> dict[str, Any]:
+    """What `measure` returns in one Ray Train worker; it gets the job as JSON and a reference to the rows."""
     import ray
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     with tempfile.TemporaryDirectory() as storage:
         trainer = TorchTrainer(
-            _measure,
+            measure,
             train_loop_config={"job": job.model_dump_json(), "rows": rows},
             torch_config=TorchConfig(backend="gloo"),
             scaling_config=ScalingConfig(
@@ -85,8 +87,8 @@ def _measure(config: dict[str, Any]) -> dict[str, Any]:
     rates: dict[str, list[float]] = {"ours": [], "bare": []}
     for turn in range(ROUNDS + 1):
         epoch = turn % 2
-        ours = _timed(lambda epoch=epoch: worker.train_epoch(epoch), len(worker.stores["train"]))
-        bare = _timed(
+        ours = timed(lambda epoch=epoch: worker.train_epoch(epoch), len(worker.stores["train"]))
+        bare = timed(
             lambda epoch=epoch: _bare_epoch(worker, model, optimizer, epoch), len(worker.stores["train"])
         )
         if turn:  # the first round decodes the rows and warms up
@@ -95,7 +97,8 @@ def _measure(config: dict[str, Any]) -> dict[str, Any]:
     return {**rates, "seconds": time.perf_counter() - started, "precision": worker.precision}
 
 
-def _timed(work: Any, rows: int) -> float:
+def timed(work: Any, rows: int) -> float:
+    """Rows per second of work on so many."""
     started = time.perf_counter()
     work()
     return rows / (time.perf_counter() - started)

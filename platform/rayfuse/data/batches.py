@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from rayfuse.data.checking import GROUPS, LENGTHS
+from rayfuse.data.encoded import with_encoded
 from rayfuse.data.rows import Row
 from rayfuse.data.samples import Sample, SampleMaker
 from rayfuse.data.store import Rows
@@ -105,7 +106,7 @@ def _collate_input(name: str, samples: Sequence[Sample], modality: Modality, bla
     positions: dict[bytes, int] = {}
     distinct: list[Features] = []
     most = max(len(sample.features.get(name, ())) for sample in samples)
-    index = torch.full((len(samples), max(1, most)), -1, dtype=torch.int64)
+    index = np.full((len(samples), max(1, most)), -1, dtype=np.int64)
     for i, sample in enumerate(samples):
         items = zip(sample.keys[name], sample.features[name], strict=True) if name in sample.features else ()
         for item, (key, features) in enumerate(items):
@@ -114,9 +115,9 @@ def _collate_input(name: str, samples: Sequence[Sample], modality: Modality, bla
                 distinct.append(features)
             index[i, item] = positions[key]
     if not distinct and not blanks:
-        return EncoderBatch(None, index)
+        return EncoderBatch(None, torch.from_numpy(index))
     stacked = modality.collate(distinct or [modality.blank()])
-    return EncoderBatch({k: torch.from_numpy(v) for k, v in stacked.items()}, index)
+    return EncoderBatch({k: torch.as_tensor(v) for k, v in stacked.items()}, torch.from_numpy(index))
 
 
 def _collate_targets(targets: list[Target]) -> torch.Tensor:
@@ -220,18 +221,28 @@ def _means(lengths: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 class SampleStore:
-    """Samples of rows by their number; made when first asked for, kept while they fit in memory."""
+    """Samples of rows by their number; made when first asked for, kept while they fit in memory.
 
-    def __init__(self, rows: Sequence[Row], maker: SampleMaker, keep_bytes: int = 1 << 30) -> None:
+    encoded: by input, which of the values that are encoded already each row has: int32 (rows, items), -1 for none.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        maker: SampleMaker,
+        keep_bytes: int = 1 << 30,
+        encoded: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
         self.rows = rows
         self.maker = maker
+        self.encoded = encoded or {}
         self._free = keep_bytes
         self._kept: dict[int, Sample] = {}
 
     def __getitem__(self, number: int) -> Sample:
         sample = self._kept.get(number)
         if sample is None:
-            sample = self._make(self.rows[number])
+            sample = with_encoded(self._make(self.rows[number]), self.encoded, number)
             if sample.size <= self._free:
                 self._free -= sample.size
                 self._kept[number] = sample
@@ -239,7 +250,7 @@ class SampleStore:
 
     def emptied(self, keep_bytes: int) -> "SampleStore":
         """The same rows with nothing kept yet."""
-        return SampleStore(self.rows, self.maker, keep_bytes)
+        return SampleStore(self.rows, self.maker, keep_bytes, self.encoded)
 
     def _make(self, row: Row) -> Sample:
         try:

@@ -10,7 +10,7 @@ import numpy as np
 from rayfuse.data.files import beside, read_file
 from rayfuse.data.rows import Row, is_missing
 from rayfuse.errors import BadInput, MissingInput
-from rayfuse.modalities import MODALITIES, Features, build_modality
+from rayfuse.modalities import MODALITIES, Features, Modality, build_modality
 from rayfuse.spec.inputs import Input
 from rayfuse.spec.tasks import Target, Task
 
@@ -49,12 +49,20 @@ class Opened(NamedTuple):
 
 
 class SampleMaker:
-    """Decodes and processes the inputs of a job."""
+    """Decodes and processes the inputs of a job, but for those that are `encoded` already."""
 
-    def __init__(self, inputs: Mapping[str, Input], tasks: Mapping[str, Task] | None = None) -> None:
+    def __init__(
+        self,
+        inputs: Mapping[str, Input],
+        tasks: Mapping[str, Task] | None = None,
+        encoded: Mapping[str, Modality] | None = None,
+    ) -> None:
         self.inputs = dict(inputs)
+        self.encoded = dict(encoded or {})
         self.tasks = dict(tasks or {})
-        self.modalities = {name: build_modality(options) for name, options in inputs.items()}
+        self.modalities = {
+            name: self.encoded.get(name) or build_modality(options) for name, options in inputs.items()
+        }
 
     def from_row(self, row: Row) -> Sample:
         """Features and targets of a row; raises BadInput that names the input or task."""
@@ -99,12 +107,14 @@ class SampleMaker:
 
     def _opened(self, values: Mapping[str, Any]) -> dict[str, list["_Item"]]:
         """The items of the inputs that are there. Raises MissingInput where one that is required is not."""
-        given = {name: self._items(name, values.get(name)) for name in self.inputs}
+        given = {
+            name: self._items(name, values.get(name)) for name in self.inputs if name not in self.encoded
+        }
         for name, items in given.items():
             self._require(name, items, "missing")
         opened = {name: self._open(name, items) for name, items in given.items()}
         present = {name: items for name, items in opened.items() if items}
-        if not present:
+        if not present and not self.encoded:
             raise MissingInput(f"no input given; this model reads: {', '.join(self.inputs)}")
         return present
 
@@ -114,7 +124,7 @@ class SampleMaker:
         why = "missing"
         for value in values:
             try:
-                items.append(_Item(_key(value), self.modalities[name].decode(value)))
+                items.append(_Item(content_key(value), self.modalities[name].decode(value)))
             except MissingInput as absent:
                 why = f"missing: {absent}"
             except BadInput as error:
@@ -143,7 +153,15 @@ class SampleMaker:
 
     def _row_values(self, row: Row) -> dict[str, Any]:
         """The inputs of a row as `decode` wants them."""
-        return {name: row_value(name, options, row) for name, options in self.inputs.items()}
+        return {
+            name: row_value(name, options, row)
+            for name, options in self.inputs.items()
+            if name not in self.encoded
+        }
+
+    def raw_items(self, name: str, row: Row) -> list[Any]:
+        """The raw values of an input in a row: the bytes of files, else what the row holds. Raises BadInput."""
+        return self._items(name, row_value(name, self.inputs[name], row))
 
     def _targets(self, row: Row) -> dict[str, Target]:
         targets: dict[str, Target] = {}
@@ -192,7 +210,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _key(value: Any) -> bytes:
-    """A hash of a raw value."""
+def content_key(value: Any) -> bytes:
+    """A hash of a raw value: 16 bytes."""
     content = value if isinstance(value, bytes) else repr(value).encode()
     return hashlib.blake2b(content, digest_size=16).digest()

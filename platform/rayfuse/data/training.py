@@ -41,11 +41,12 @@ def training_batch(
     weights: list[float] = []
     source: list[int] = []
     rows: list[int] = []
+    draw = _draw(job)
     for number in numbers:
         seed = (job.train.seed, epoch, number)
         changed = augmented(store[number], job.inputs, seed)
         whole = drop_inputs(changed, job.inputs, job.train.input_dropout, seed)
-        views = _views(whole, job, np.random.default_rng((*seed, _VIEWS)))
+        views = _views(whole, job, draw, np.random.default_rng((*seed, _VIEWS))) if draw else []
         source += [len(samples)] * (1 + len(views))
         weights += [1.0, *[_view_weight(job) / len(views) for _ in views]]
         rows += [number] * (1 + len(views))
@@ -90,10 +91,7 @@ def subsets_of(
     return [[*required, *names] for size in chosen for names in combinations(optional, size)]
 
 
-def _views(sample: Sample, job: Job, chance: np.random.Generator) -> list[Sample]:
-    draw = _draw(job)
-    if draw is None:
-        return []
+def _views(sample: Sample, job: Job, draw: Draw, chance: np.random.Generator) -> list[Sample]:
     return [
         Sample({name: sample.features[name] for name in names}, sample.keys, sample.targets)
         for names in subsets_of(sample, job.inputs, draw, chance)

@@ -66,6 +66,16 @@ def local_folder(model: str) -> str:
     return str(target)
 
 
+def whole_folder(model: str) -> Path:
+    """A pretrained encoder's folder on this machine, fetched first where it is at a URL or on the hub."""
+    folder = Path(local_folder(model))
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(model, allow_patterns=[f"*{ending}" for ending in SAFE_ENDINGS]))
+
+
 def _fetch(fs: Any, files: dict[str, str], target: Path) -> None:
     """Whole or not at all: others may fetch the same, and this may be cut short."""
     target.parent.mkdir(parents=True, exist_ok=True)

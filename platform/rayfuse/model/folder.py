@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from rayfuse.errors import DataError, SpecError
-from rayfuse.modalities.pretrained import SAFE_ENDINGS, local_folder
+from rayfuse.modalities.pretrained import SAFE_ENDINGS, whole_folder
 from rayfuse.model.fused import FusedModel, trained_tensors
 from rayfuse.spec.encoders import pretrained_in
 from rayfuse.spec.job import Job
@@ -100,12 +100,7 @@ def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) ->
 
 def _copy_encoder(model: str, target: Path) -> None:
     """Copy a Hugging Face folder, here or at a URL, or a hub model's, but for what could hold code."""
-    source = Path(local_folder(model))
-    if not source.is_dir():
-        from huggingface_hub import snapshot_download
-
-        source = Path(snapshot_download(model, allow_patterns=[f"*{ending}" for ending in SAFE_ENDINGS]))
-    shutil.copytree(source, target, dirs_exist_ok=True, ignore=_unsafe)
+    shutil.copytree(whole_folder(model), target, dirs_exist_ok=True, ignore=_unsafe)
 
 
 def _unsafe(folder: str, names: list[str]) -> list[str]:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from rayfuse.data.batches import Batch, EncoderBatch
+from rayfuse.data.encoded import MASK, TOKENS, WORD_STARTS
 from rayfuse.errors import SpecError
 from rayfuse.model.alignment import build_alignment
 from rayfuse.model.alignment_losses import AlignedRows, build_alignment_loss
@@ -16,9 +17,6 @@ from rayfuse.model.mixup import Mixing
 from rayfuse.model.tasks import TaskHead, build_task
 from rayfuse.model.tokens import Fused, Tokens
 from rayfuse.spec.job import Job
-
-_WORDS = "word_starts"
-"""A feature that no encoder reads: int64 (values, words), the token where each word begins, -1 for padding."""
 
 
 class FusedModel(nn.Module):
@@ -150,7 +148,11 @@ class FusedModel(nn.Module):
     def _encode(self, name: str, part: EncoderBatch) -> Tokens | None:
         if part.features is None:
             return None
-        return self.encoders[name](**{key: value for key, value in part.features.items() if key != _WORDS})
+        if TOKENS in part.features:
+            return part.features[TOKENS], part.features[MASK]
+        return self.encoders[name](
+            **{key: value for key, value in part.features.items() if key != WORD_STARTS}
+        )
 
 
 def heads_of(model: nn.Module) -> dict[str, TaskHead]:
@@ -182,10 +184,10 @@ def _check_mixing(fusion: FusionModule, heads: Mapping[str, TaskHead]) -> None:
 
 def _words(part: EncoderBatch) -> torch.Tensor | None:
     """Where the words of each sample begin, int64 (batch, words); None for an input that is not made of words."""
-    if part.features is None or _WORDS not in part.features:
+    if part.features is None or WORD_STARTS not in part.features:
         return None
     first = part.index[:, 0]
-    starts = part.features[_WORDS][first.clamp(min=0)]
+    starts = part.features[WORD_STARTS][first.clamp(min=0)]
     return starts.masked_fill((first < 0).unsqueeze(1), -1)
 
 

@@ -27,6 +27,7 @@ from rayfuse.spec.base import (
     UrlMember,
     mapping_or_url,
 )
+from rayfuse.spec.cache import Cache, cache_problems
 from rayfuse.spec.fusion import Fusion
 from rayfuse.spec.inputs import Input, default_columns
 from rayfuse.spec.tasks import Mode, Task, with_default_columns
@@ -44,7 +45,7 @@ FractionSplitOrUrl = Annotated[
 ]
 
 
-class Data(Block):
+class Data(Part):
     train: Url
     """jsonl, csv or parquet: a file, a glob or a folder."""
     validation: FractionSplitOrUrl = FractionSplit(fraction=0.1)
@@ -53,6 +54,12 @@ class Data(Block):
     """Rows that are looked at once, after training."""
     max_bad_rows: Share = 0.01
     """Share of rows that may be unusable before the run stops."""
+    cache: Cache = "auto"
+    """Folder for the outputs of frozen encoders, which then run once for each distinct value of their input instead of
+    once an epoch. `auto`: `cache` in output.storage; inputs with `augment` are left out. `off`: they run every time."""
+
+    def problems(self, job: Any) -> Iterable[tuple[str, str]]:
+        yield from cache_problems(job)
 
 
 def _workers(value: Any) -> Any:
@@ -147,6 +154,7 @@ class Job(Block):
         return self.train.early_stopping.metric if self.train.early_stopping else "loss"
 
     def _parts(self) -> Iterable[tuple[str, Part]]:
+        yield "data", self.data
         for name, options in self.inputs.items():
             yield f"inputs.{name}", options
             yield f"inputs.{name}.encoder", options.encoder

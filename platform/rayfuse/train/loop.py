@@ -42,6 +42,7 @@ from rayfuse.train.checkpoints import Checkpoint, Saver, best_first, find, newes
 from rayfuse.train.distill import Answers, teacher_answers
 from rayfuse.train.ema import Average
 from rayfuse.train.engine import build_engine, create_model, set_learning_rate
+from rayfuse.train.feature_cache import encode_frozen
 from rayfuse.train.gradients import gradient_norm, keep_gradient_norm
 from rayfuse.train.guard import Guard, RollBack, Verdict, named
 from rayfuse.train.meter import Measured, Meter, Place
@@ -89,7 +90,11 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
     if not job.compute.gpus_per_worker:
         torch.set_num_threads(max(1, int(job.compute.cpus_per_worker)))
     device = ray.train.torch.get_device()
-    worker = Worker(job, splits, config["deepspeed"], rank, world, device)
+
+    def say(text: str, step: int = 0) -> None:
+        ray.get(board.push.remote([_said(text, step)]))
+
+    worker = Worker(job, splits, config["deepspeed"], rank, world, device, say)
     worker.telemetry = Telemetry(board if rank == 0 else None, device, world)
     checkpoints = job.train.checkpoint
     worker.agenda = Agenda(checkpoints, rank, world, device, preempted=_preempted)
@@ -99,12 +104,10 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
     worker.learn_from(config["teacher"])
 
     def tell(text: str) -> None:
-        ray.get(
-            board.push.remote([_said(f"rank {rank}: {text}", worker.position.step)])
-        )  # before the process ends
+        say(f"rank {rank}: {text}", worker.position.step)
 
     with Watchdog(job.compute.hang_timeout, tell) as worker.watchdog:
-        worker.go_on(run, tell)
+        worker.go_on(run, say)
         worker.train()
         outcome = worker.finish(run, config["evaluate"])
     worker.telemetry.close()
@@ -156,16 +159,19 @@ class Worker:
         rank: int = 0,
         world: int = 1,
         device: torch.device = _CPU,
+        say: Callable[[str], None] = print,
     ) -> None:
         self.job, self.rank, self.world, self.device = job, rank, world, device
+        self.precision, self.precision_reason = choose_precision(job.train.precision, self.device)
+        encoded = encode_frozen(job, splits, rank, world, device, self.precision, say)
         self._seed()
-        maker = SampleMaker(job.inputs, job.tasks)
+        maker = SampleMaker(job.inputs, job.tasks, encoded.values)
         self.modalities = maker.modalities
         self.stores = {
-            name: SampleStore(rows, maker, job.compute.keep_samples) for name, rows in splits.items()
+            name: SampleStore(rows, maker, job.compute.keep_samples, encoded.numbers[name])
+            for name, rows in splits.items()
         }
         self.plan = Plan.of(splits["train"], job)
-        self.precision, self.precision_reason = choose_precision(job.train.precision, self.device)
         model = create_model(job, options, world, self.precision)
         self.engine = build_engine(job, model, options, world, self.precision)
         keep_gradient_norm(self.engine)

@@ -108,7 +108,7 @@ def upload(folder: Path, url: str) -> None:
 
 def fingerprint(job: Job, digests: Mapping[str, str]) -> str:
     """Same for runs that would train the same thing: where and on how many workers does not matter."""
-    content = job.model_dump(mode="json", exclude={"compute": True, "output": True})
+    content = job.model_dump(mode="json", exclude={"compute": True, "output": True, "data": {"cache"}})
     text = json.dumps([content, dict(digests)], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 

@@ -272,7 +272,7 @@ def _reading(job: Job) -> dict[str, Any]:
         name: options.model_dump(exclude={"encoder", "augment"}) for name, options in job.inputs.items()
     }
     noted = {"group_by_length": job.train.group_by_length}
-    return {"data": job.data.model_dump(), "inputs": inputs, "tasks": tasks, **noted}
+    return {"data": job.data.model_dump(exclude={"cache"}), "inputs": inputs, "tasks": tasks, **noted}
 
 
 def _budget_left(space: Space, folder: RunFolder) -> float | None:

@@ -19,6 +19,11 @@ class EncoderPart(Part):
     lr: float | None = Field(None, gt=0)
     """Learning rate of this encoder; the optimizer's where absent."""
 
+    @property
+    def frozen(self) -> bool:
+        """Whether nothing in it is trained, so that it makes the same of a value every time."""
+        return False
+
 
 class LayeredEncoder(EncoderPart):
     """An encoder with a stack of layers whose learning rates may fall from top to bottom."""

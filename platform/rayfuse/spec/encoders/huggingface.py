@@ -46,6 +46,10 @@ class HuggingFaceEncoder(LayeredEncoder):
     the first layer, 1 what it makes of it; -1 is the last and ends the list (as in Devlin et al., 2019, §5.3)."""
 
     @property
+    def frozen(self) -> bool:
+        return self.train == "frozen" and self.pool != "attention"  # whose weights are learned
+
+    @property
     def adapter(self) -> Lora | IA3 | OFT | None:
         """The adapters that are trained, if any."""
         blocks: dict[str, Lora | IA3 | OFT] = {"lora": self.lora, "ia3": self.ia3, "oft": self.oft}

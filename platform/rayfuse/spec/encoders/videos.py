@@ -34,5 +34,9 @@ class FramesEncoder(EncoderPart):
     """Used with `pool: transformer`: heads of its attention; they share the frames' width."""
     dropout: float = Field(0.1, ge=0, lt=1)
 
+    @property
+    def frozen(self) -> bool:
+        return self.encoder.frozen and self.pool != "transformer"
+
     def problems(self, job: Any) -> Iterable[tuple[str, str]]:
         yield from ((f"encoder.{where}", reason) for where, reason in self.encoder.problems(job))
