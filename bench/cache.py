@@ -66,7 +66,6 @@ def _ratio(over: list[float], under: list[float]) -> float:
 
 
 def _measure(config: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
-    import ray
     import torch
 
     from rayfuse.spec.job import Job
@@ -74,7 +73,7 @@ def _measure(config: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
 
     job = check(json.loads(config["job"]), Job, "job")
     torch.set_num_threads(int(job.compute.cpus_per_worker))
-    return {name: _rates(job, rows) for name, rows in ray.get(config["rows"]).items()}
+    return {name: _rates(job, rows) for name, rows in config["rows"].items()}
 
 
 def _rates(job: Any, rows: list[Any]) -> dict[str, list[float]]:

@@ -1,6 +1,7 @@
 """`make bench`: the figures of docs/performance.md, each as a ratio of two things measured side by side in one run.
 
-python bench/run.py [startup] [throughput] [cache] [padding] [memory] [tuning] [demo]      all of them where none is named
+python bench/run.py [startup] [throughput] [cache] [padding] [memory] [checkpoints] [recovery]
+                    [tuning] [demo]      all of them where none is named
 """
 
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 import cache
 import memory
 import padding
+import surviving
 import throughput
 import tuning
 
@@ -64,6 +66,8 @@ BENCHES = {
     "cache": cache.run,
     "padding": padding.run,
     "memory": memory.run,
+    "checkpoints": surviving.checkpoints,
+    "recovery": surviving.recovery,
     "tuning": tuning.run,
     "demo": demo,
 }

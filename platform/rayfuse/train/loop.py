@@ -248,7 +248,6 @@ class Worker:
         with self.averaged():
             metrics = self.evaluate("validation")[0]
         self.position.epoch += 1
-        self.position.epoch_step = 0
         self.position.history.append(metrics)
         self.position.stopped_early = self._early()
         validation = {f"validation/{k}": v for k, v in metrics.items()}
@@ -317,6 +316,7 @@ class Worker:
                 self._look(self.meter.flush())
                 self.save()
         self._look(self.meter.flush())
+        self.position.epoch_step = 0
 
     def _take_step(self, batches: Sequence[Batch], rows: int, ready: Steps) -> None:
         """One optimizer step, measured."""

@@ -1,0 +1,148 @@
+"""What surviving costs: the size of checkpoints, steps that save beside steps that do not, and a killed worker."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+from throughput import in_worker
+
+ROOT = Path(__file__).parents[1]
+RAYFUSE = Path(sys.executable).with_name("rayfuse")
+SIZE_LIMIT, STEP_LIMIT = 1.02, 1.05
+ROWS, EPOCHS, EVERY = 512, 6, 5
+
+
+def checkpoints() -> None:
+    """Bytes of a checkpoint beside those of weights and optimizer state; seconds of a step that saves beside others."""
+    from rayfuse.data.dataset import load_dataset
+    from rayfuse.demo.run import prepare
+    from rayfuse.spec.job import Job
+    from rayfuse.spec.load import load_spec
+    from rayfuse.train import launch
+
+    prepare(ROOT, print)
+    own = [f"compute.cpus_per_worker={os.cpu_count()}", "compute.workers=1", "train.deepspeed={stage: 2}"]
+    job, dataset = load_dataset(load_spec(ROOT / "jobs" / "digit_arithmetic.yaml", Job, own))
+    launch.connect(job)
+    found = in_worker(_measure, job, dataset.splits["train"][:ROWS])
+    size = found["bytes"] / found["content"]
+    print(
+        f"checkpoints {found['bytes'] / 1e6:.2f} MB for {found['content'] / 1e6:.2f} MB of weights and moments"
+    )
+    print(f"checkpoints size         {size:.4f} of what it holds   at most {SIZE_LIMIT}")
+    ratio = found["saving"] / found["usual"]
+    print(
+        f"checkpoints a step       {found['usual'] * 1e3:.0f} ms, one that saves {found['saving'] * 1e3:.0f} ms (medians)"
+    )
+    print(f"checkpoints ratio        {ratio:.3f}   at most {STEP_LIMIT}")
+
+
+def _measure(config: dict[str, Any]) -> dict[str, float]:
+    import torch
+
+    from rayfuse.model.fused import trainable_parameters
+    from rayfuse.spec.job import Job
+    from rayfuse.spec.load import check
+    from rayfuse.train.checkpoints import Saver, find
+    from rayfuse.train.engine import read_options
+    from rayfuse.train.loop import Worker
+
+    job = check(json.loads(config["job"]), Job, "job")
+    torch.set_num_threads(int(job.compute.cpus_per_worker))
+    worker = Worker(job, {"train": config["rows"]}, read_options(job))
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    with tempfile.TemporaryDirectory() as run:
+        worker.saver = Saver(run, job.train.checkpoint.keep, worker.goodness)
+        began = [time.perf_counter()]
+
+        def due(step: int) -> bool:
+            now = time.perf_counter()
+            seconds[(step - 1) % EVERY == 0].append(now - began[0])  # the step in which the last save went on
+            began[0] = now
+            return step % EVERY == 0
+
+        worker.agenda.due = due  # type: ignore[method-assign]
+        for epoch in range(EPOCHS):
+            began[0] = time.perf_counter()
+            worker.train_epoch(epoch % 2)
+        worker.saver.wait()
+        newest = find(run)[0]
+        size = sum(mark["bytes"] for mark in newest.files.values())
+    content = sum(
+        parameter.numel() * 3 * 4 for parameter in trainable_parameters(worker.engine.module).values()
+    )
+    return {
+        "bytes": size,
+        "content": content,
+        "usual": statistics.median(seconds[False]),
+        "saving": statistics.median(seconds[True]),
+    }
+
+
+def recovery() -> None:
+    """Seconds from kill -9 of a worker to the first new step, and steps that were taken again."""
+    from rayfuse.demo.run import prepare
+
+    prepare(ROOT, print)
+    with tempfile.TemporaryDirectory() as storage:
+        options = [
+            f"output.storage={storage}",
+            "train.epochs=3",
+            "train.checkpoint={steps: 10}",
+            "compute.workers=2",
+        ]
+        command = [str(RAYFUSE), "train", str(ROOT / "jobs" / "digit_arithmetic.yaml"), "--json", "--fresh"]
+        with subprocess.Popen(
+            [*command, *(f"--set={option}" for option in options)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            _wait(lambda: _steps(storage) and max(_steps(storage)) >= 25, process)
+            killed = time.time()
+            next(
+                child
+                for child in psutil.Process(process.pid).children(recursive=True)
+                if "RayTrainWorker" in " ".join(child.cmdline())
+            ).kill()
+            before = max(_steps(storage))
+            _wait(lambda: [r for r in _records(storage) if "going on" in r.get("text", "")], process)
+            _wait(lambda: [r for r in _trained(storage) if r["time"] > killed + 1], process)
+            [back] = [r for r in _records(storage) if "going on" in r.get("text", "")]
+            step = int(back["text"].partition("from step ")[2].split()[0])
+            first = next(r for r in _trained(storage) if r["time"] > back["time"])
+            process.terminate()
+        print(
+            f"recovery    {first['time'] - killed:.1f} s from kill -9 of one of two workers to the first steps after it"
+        )
+        print(
+            f"recovery    went on from step {step}; step {before} had been told: {before - step} again"
+        )
+
+
+def _wait(condition: Any, process: Any) -> None:
+    while not condition():
+        if process.poll() is not None:
+            sys.exit("recovery: rayfuse train ended too early")
+        time.sleep(0.2)
+
+
+def _records(storage: str) -> list[dict[str, Any]]:
+    lines = [
+        line for path in Path(storage).glob("*/*/metrics.jsonl") for line in path.read_text().splitlines(True)
+    ]
+    return [record for line in lines if line.endswith("\n") and "metrics" in (record := json.loads(line))]
+
+
+def _trained(storage: str) -> list[dict[str, Any]]:
+    return [record for record in _records(storage) if "train/loss" in record["metrics"]]
+
+
+def _steps(storage: str) -> list[int]:
+    return [record["step"] for record in _trained(storage)]
