@@ -29,7 +29,9 @@ class Board:
 
 
 def create_board() -> Any:
-    """Start the actor; it ends with the driver."""
+    """Start the actor on the driver's own node; it ends with the driver, and not with any other node."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    return ray.remote(num_cpus=0, max_restarts=-1)(Board).remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(Board).remote()
