@@ -270,8 +270,8 @@ def test_a_broken_newest_checkpoint_is_named_and_left_out(
     training.start()
     code, data, err = training.finish()
     assert code == 0, err
-    [warning] = said(err, "WARNING")
-    assert newest.name in warning
+    [warning] = said(err, newest.name)
+    assert warning.startswith("WARNING ")
     assert file.name in warning
     assert said(err, f"going on from step {int(before.name.partition('-')[2])} ")
     assert_same_answer(data, undisturbed)
