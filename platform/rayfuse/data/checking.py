@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,9 @@ from rayfuse.spec.tasks import Task
 LENGTHS, GROUPS = "lengths", "groups"
 """Names of what is noted of each row: the steps of its inputs, and a number for the group that it belongs to."""
 
+DTYPES: dict[str, np.dtype[Any]] = {LENGTHS: np.dtype(np.int32), GROUPS: np.dtype(np.uint64)}
+_BUCKET_BITS = 6
+_BUCKETS = 2**_BUCKET_BITS
 _FEWEST, _MOST = 500, 10_000
 _PIECES = 256
 """Rows are checked in about so many pieces, of so few to so many rows."""
@@ -30,15 +34,18 @@ _PIECES = 256
 
 @dataclass
 class Checked:
-    """What was found out about the rows of a split."""
+    """What was found out about the rows of a split. What there is of each of them is in files of a folder.
 
+    FOLDER/SPLIT.lengths    int32 (usable rows,)
+    FOLDER/SPLIT.groups     uint64 (usable rows,)
+    FOLDER/SPLIT.BUCKET     uint64: the first halves of the rows' hashes, by their first bits
+    """
+
+    split: str
+    folder: Path
     usable: int = 0
     bad: BadRows = field(default_factory=BadRows)
     bad_numbers: list[np.ndarray] = field(default_factory=list)
-    marks: list[np.ndarray] = field(default_factory=list)
-    """uint64, for each usable row: a part of the hash of what a model learns from it."""
-    lengths: list[np.ndarray] = field(default_factory=list)
-    groups: list[np.ndarray] = field(default_factory=list)
     missing: Counter[str] = field(default_factory=Counter)
     """How many usable rows have nothing of an input."""
     sums: np.ndarray = field(default_factory=lambda: np.zeros(2, np.uint64))
@@ -48,18 +55,54 @@ class Checked:
         """Hash of what a model learns from the rows, whatever their order: of the sum of their hashes."""
         return hashlib.blake2b(self.sums.tobytes() + str(self.usable).encode(), digest_size=16).hexdigest()
 
+    def add(self, start: int, result: Piece) -> None:
+        """Take in what came of checking the rows from number `start` on."""
+        usable = np.frombuffer(result["usable"], bool)
+        self.usable += int(usable.sum())
+        self.bad.merge(BadRows.from_json(result["bad"]))
+        self.bad_numbers.append(start + np.flatnonzero(~usable))
+        self.missing.update(json.loads(result["missing"]))
+        hashes = np.frombuffer(result["hashes"], ">u8").reshape(-1, 2).astype(np.uint64)
+        self.sums = self.sums + hashes.sum(axis=0, dtype=np.uint64)
+        marks = np.sort(hashes[:, 0])
+        buckets = (marks >> np.uint64(64 - _BUCKET_BITS)).astype(np.int64)
+        borders = np.searchsorted(buckets, np.arange(_BUCKETS + 1))
+        for bucket in range(_BUCKETS):
+            self._append(str(bucket), marks[borders[bucket] : borders[bucket + 1]].tobytes())
+        for name in DTYPES:
+            self._append(name, result[name])
 
-def check_splits(splits: Mapping[str, Rows], job: Job, spread: Spread = map) -> dict[str, Checked]:
-    """Check every row of some splits, as they were read."""
+    def marks(self, bucket: int) -> np.ndarray:
+        """The first halves of the hashes in a bucket, sorted: uint64 (any number,)."""
+        path = self.file(str(bucket))
+        marks = np.fromfile(path, np.uint64) if path.exists() else np.empty(0, np.uint64)
+        marks.sort()
+        return marks
+
+    def file(self, name: str) -> Path:
+        """A file of the folder; it is not there where it would be empty."""
+        return self.folder / f"{self.split}.{name}"
+
+    def _append(self, name: str, content: bytes) -> None:
+        if content:
+            with self.file(name).open("ab") as file:
+                file.write(content)
+
+
+def check_splits(
+    splits: Mapping[str, Rows], job: Job, folder: Path, spread: Spread = map
+) -> dict[str, Checked]:
+    """Check every row of some splits, as they were read; an empty `folder` takes what there is of each."""
     pieces = [piece for name, rows in splits.items() for piece in _pieces(name, len(rows))]
     pieces = [{"number": number, **piece} for number, piece in enumerate(pieces)]
-    checked = {name: Checked() for name in splits}
+    checked = {name: Checked(name, folder) for name in splits}
     waiting: dict[int, Piece] = {}
     following = 0
     for result in spread(partial(check_piece, splits=dict(splits), job=job), pieces):
         waiting[result["number"]] = result
         while following in waiting:
-            _add(checked[pieces[following]["split"]], pieces[following], waiting.pop(following))
+            piece = pieces[following]
+            checked[piece["split"]].add(piece["start"], waiting.pop(following))
             following += 1
     return checked
 
@@ -68,19 +111,6 @@ def _pieces(split: str, rows: int) -> Iterator[Piece]:
     size = min(_MOST, max(_FEWEST, rows // _PIECES))
     for start in range(0, rows, size):
         yield {"split": split, "start": start, "stop": min(rows, start + size)}
-
-
-def _add(checked: Checked, piece: Piece, result: Piece) -> None:
-    usable = np.frombuffer(result["usable"], bool)
-    hashes = np.frombuffer(result["hashes"], ">u8").reshape(-1, 2).astype(np.uint64)
-    checked.usable += int(usable.sum())
-    checked.bad.merge(BadRows.from_json(result["bad"]))
-    checked.bad_numbers.append(piece["start"] + np.flatnonzero(~usable))
-    checked.marks.append(hashes[:, 0].copy())
-    checked.sums = checked.sums + hashes.sum(axis=0, dtype=np.uint64)
-    checked.missing.update(json.loads(result["missing"]))
-    checked.lengths.append(np.frombuffer(result["lengths"], np.int32))
-    checked.groups.append(np.frombuffer(result["groups"], np.uint64))
 
 
 def check_piece(piece: Piece, splits: Mapping[str, Rows], job: Job) -> Piece:
@@ -135,10 +165,9 @@ def _group(row: Row, column: str) -> bytes:
 def usable_rows(rows: Rows, checked: Checked) -> Rows:
     """The rows that can be used, with the lengths and groups that were noted of them."""
     kept = rows.without(np.concatenate(checked.bad_numbers))
-    for name, parts in ((LENGTHS, checked.lengths), (GROUPS, checked.groups)):
-        numbers = np.concatenate(parts)
-        if len(numbers) and len(numbers) == len(kept):
-            kept.note(name, numbers)
+    for name, dtype in DTYPES.items():
+        if checked.file(name).exists():
+            kept.note(name, checked.file(name), dtype)
     return kept
 
 
@@ -147,23 +176,17 @@ def duplicates(checked: Mapping[str, Checked]) -> Iterator[str]:
 
     Told by 64 bits of a hash: that any two of a million rows are taken for one has a chance of 3e-8.
     """
-    marks: dict[str, np.ndarray] = {}
-    for name, found in checked.items():
-        marks[name] = np.concatenate(found.marks)
-        found.marks.clear()
-        marks[name].sort()
-        repeated = int((marks[name][1:] == marks[name][:-1]).sum())
-        if repeated:
-            yield f"duplicates: {repeated} rows of {name} repeat another of its rows"
-    for first, second in combinations(marks, 2):
-        shared = sum(_shared(marks[first], part) for part in np.array_split(marks[second], 64))
-        if shared:
-            yield f"WARNING duplicates: {shared} rows of {second} are in {first} too; its metrics flatter the model"
-
-
-def _shared(known: np.ndarray, some: np.ndarray) -> int:
-    """How many of some sorted numbers are among the known sorted ones."""
-    if not len(known):
-        return 0
-    places: Any = np.minimum(np.searchsorted(known, some), len(known) - 1)
-    return int((known[places] == some).sum())
+    repeated: Counter[str] = Counter()
+    shared: Counter[tuple[str, str]] = Counter()
+    for bucket in range(_BUCKETS):
+        marks = {name: found.marks(bucket) for name, found in checked.items()}
+        for name, mine in marks.items():
+            repeated[name] += int((mine[1:] == mine[:-1]).sum())
+        for first, second in combinations(marks, 2):
+            shared[first, second] += int(np.isin(marks[second], marks[first]).sum())
+    for name in checked:
+        if repeated[name]:
+            yield f"duplicates: {repeated[name]} rows of {name} repeat another of its rows"
+    for (first, second), count in shared.items():
+        if count:
+            yield f"WARNING duplicates: {count} rows of {second} are in {first} too; its metrics flatter the model"

@@ -1,12 +1,13 @@
 """The rows of one job: read, split, checked, and described before anything is trained on them.
 
-Rows go to a store and stay there (see rayfuse.data.store): memory does not depend on how many there are, but for a few
-bytes of each while it is checked.
+Rows go to a store and stay there (see rayfuse.data.store): memory does not depend on how many there are.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rayfuse.data.bad import BadRows, none_usable, refuse_too_many_bad
@@ -42,14 +43,15 @@ def load_dataset(job: Job, store: Store | None = None, spread: Spread = map) -> 
     """
     splits, bad = read_splits(job, store, spread)
     job = fit(job, splits["train"])
-    checked = check_splits(splits, job, spread)
     dataset = Dataset({}, bad, {})
-    for name, found in checked.items():
-        dataset.splits[name] = usable_rows(splits[name], found)
-        dataset.digests[name] = found.digest
-        dataset.bad.setdefault(name, BadRows()).merge(found.bad)
-    _refuse_unusable(dataset, job.data.max_bad_rows)
-    dataset.findings = [*describe(dataset, job, checked), *duplicates(checked)]
+    with TemporaryDirectory(prefix="rayfuse-") as scratch:
+        checked = check_splits(splits, job, Path(scratch), spread)
+        for name, found in checked.items():
+            dataset.splits[name] = usable_rows(splits[name], found)
+            dataset.digests[name] = found.digest
+            dataset.bad.setdefault(name, BadRows()).merge(found.bad)
+        _refuse_unusable(dataset, job.data.max_bad_rows)
+        dataset.findings = [*describe(dataset, job, checked), *duplicates(checked)]
     return job, dataset
 
 

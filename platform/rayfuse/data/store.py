@@ -81,14 +81,13 @@ class Store:
         fs, path = fsspec.url_to_fs(self.url)
         return Path(path) if _is_local(fs) else self._copied(fs, path)
 
-    def put(self, folder: Path) -> None:
-        """Move the files of a local folder into the store."""
+    def put(self, file: Path) -> None:
+        """Move a local file into the store."""
         fs, path = fsspec.url_to_fs(self.url)
-        for file in folder.iterdir():
-            if _is_local(fs):
-                shutil.move(file, Path(path, file.name))
-            else:
-                fs.put_file(str(file), f"{path}/{file.name}")
+        if _is_local(fs):
+            shutil.move(file, Path(path, file.name))
+        else:
+            fs.put_file(str(file), f"{path}/{file.name}")
 
     def scratch(self) -> "tempfile.TemporaryDirectory[str]":
         """A folder for files that are to be put into the store."""
@@ -161,7 +160,8 @@ class ShardWriter:
         with self._open:
             self._records.close()
             self._index.close()
-            self._store.put(self._folder)
+            for file in self._folder.iterdir():
+                self._store.put(file)
         self.shards.append(Shard(self._name, self._file, self._rows))
         self._open = None
 
@@ -197,7 +197,7 @@ class Rows(Sequence[Row]):
         bad = np.empty(0, np.int64) if bad is None else bad
         self._skips = bad - np.arange(len(bad))  # usable rows before each bad one
         self._chosen = range(self.stored - len(bad)) if chosen is None else chosen
-        self._notes: set[str] = set()
+        self._notes: dict[str, np.dtype[Any]] = {}
         self._files: dict[int, tuple[IO[bytes], IO[bytes]]] = {}
         self._opening = threading.Lock()
 
@@ -211,23 +211,21 @@ class Rows(Sequence[Row]):
         return Rows(self.store, self.shards, self.split, bad)
 
     def noted(self, name: str) -> np.ndarray | None:
-        """Numbers that `note` wrote, one for each of these rows; None where it wrote none.
+        """Numbers that were noted, one for each of these rows; None where there are none.
 
         Not from this machine's copy, which may have been made before.
         """
         if name not in self._notes:
             return None
-        with fsspec.open(f"{self.store.url}/{self.split}.{name}.npy", "rb") as file:
-            numbers: np.ndarray = np.load(file)
+        with fsspec.open(f"{self.store.url}/{self.split}.{name}", "rb") as file:
+            numbers = np.frombuffer(file.read(), self._notes[name])
         chosen = self._chosen
         return numbers if chosen == range(len(numbers)) else numbers[np.array(chosen, dtype=np.int64)]
 
-    def note(self, name: str, numbers: np.ndarray) -> None:
-        """Keep a number for each row of the split beside them."""
-        with self.store.scratch() as folder:
-            np.save(Path(folder, f"{self.split}.{name}.npy"), numbers)
-            self.store.put(Path(folder))
-        self._notes.add(name)
+    def note(self, name: str, file: Path, dtype: np.dtype[Any]) -> None:
+        """Move a file SPLIT.NAME, with a number for each row of the split, to them."""
+        self.store.put(file)
+        self._notes[name] = dtype
 
     def __len__(self) -> int:
         return len(self._chosen)

@@ -83,11 +83,18 @@ def test_bad_rows_are_counted_without_end_and_named_as_far_as_one_reads() -> Non
     assert "rows for" in many.worst_offenders()[-1]
 
 
-def test_rows_in_several_splits_are_found() -> None:
-    found = {"train": checking.Checked(), "test": checking.Checked()}
-    found["train"].marks = [np.array([5, 1], np.uint64), np.array([2, 2**64 - 1], np.uint64)]
-    found["test"].marks = [np.array([9, 1, 1, 2**64 - 1], np.uint64)]
+def test_rows_in_several_splits_are_found(tmp_path: Path) -> None:
+    marks = {"train": [[5, 1, 2**63], [2, 2**64 - 1, 2**64 - 1]], "test": [[9, 1, 1, 2**64 - 1], [2**63]]}
+    found = {name: checking.Checked(name, tmp_path) for name in marks}
+    for name, parts in marks.items():
+        for part in parts:
+            hashes = b"".join(mark.to_bytes(8, "big") + bytes(8) for mark in part)
+            usable = np.ones(len(part), bool).tobytes()
+            none: Any = {"lengths": b"", "groups": b"", "missing": "{}", "bad": BadRows().to_json()}
+            found[name].add(0, {"usable": usable, "hashes": hashes, **none})
     assert list(checking.duplicates(found)) == [
+        "duplicates: 1 rows of train repeat another of its rows",
         "duplicates: 1 rows of test repeat another of its rows",
-        "WARNING duplicates: 3 rows of test are in train too; its metrics flatter the model",
+        "WARNING duplicates: 4 rows of test are in train too; its metrics flatter the model",
     ]
+    assert [found[name].usable for name in marks] == [6, 5]

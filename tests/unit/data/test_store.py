@@ -98,7 +98,8 @@ def test_notes_follow_their_rows(parent: str, tmp_path: Path, monkeypatch: pytes
     rows = written(Store.below(parent if "://" in parent else str(tmp_path / parent))).without(np.array([3]))
     assert rows.noted("lengths") is None
     assert rows[0]  # this machine's copy is made before the notes
-    rows.note("lengths", np.arange(24, dtype=np.int32))
+    np.arange(24, dtype=np.int32).tofile(tmp_path / "train.lengths")
+    rows.note("lengths", tmp_path / "train.lengths", np.dtype(np.int32))
     there = pickle.loads(pickle.dumps(rows))
     for part in (rows, there, there[5:9], there[1::7], there[::-1]):
         lengths = part.noted("lengths")
