@@ -121,9 +121,7 @@ def recovery() -> None:
         print(
             f"recovery    {first['time'] - killed:.1f} s from kill -9 of one of two workers to the first steps after it"
         )
-        print(
-            f"recovery    went on from step {step}; step {before} had been told: {before - step} again"
-        )
+        print(f"recovery    went on from step {step}; step {before} had been told: {before - step} again")
 
 
 def _wait(condition: Any, process: Any) -> None:

@@ -45,7 +45,9 @@ def _check_pretrained(path: str, model: str) -> None:
 
 def connect(job: Job) -> None:
     """Join the cluster that RAY_ADDRESS names, or start one here that ends with this process."""
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
+    elastic = job.compute.fewest < job.compute.most
+    # An elastic group may wait for a worker on a node that has just gone: it is to ask again what there is.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "60" if elastic else "600")
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         ensure_token()  # before ray is imported; a cluster that exists has its own

@@ -215,4 +215,7 @@ def _make(url: str) -> None:
 
 def _not_writable(url: str, error: Exception) -> ResourceError | NotReachable:
     kind = NotReachable if "://" in url else ResourceError
-    return kind(f"output.storage: {url}: cannot be written: {type(error).__name__}: {error}")
+    return kind(
+        f"output.storage: {url}: cannot be written: {type(error).__name__}: {error}; make room or mend the access, and "
+        "run the same command again to go on"
+    )
