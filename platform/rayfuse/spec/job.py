@@ -7,7 +7,6 @@ from pydantic import (
     BeforeValidator,
     Discriminator,
     Field,
-    PlainValidator,
     Tag,
     WithJsonSchema,
     model_validator,
@@ -75,7 +74,7 @@ def _workers(value: Any) -> Any:
 _COUNT = {"type": "integer", "minimum": 1}
 Workers = Annotated[
     int | tuple[int, int],
-    PlainValidator(_workers),
+    BeforeValidator(_workers),
     WithJsonSchema({"anyOf": [_COUNT, {"type": "array", "items": _COUNT, "minItems": 2, "maxItems": 2}]}),
 ]
 """A number of workers, or the fewest and the most."""
