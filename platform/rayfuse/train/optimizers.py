@@ -18,11 +18,11 @@ def build_optimizer(options: Any, groups: list[Group]) -> torch.optim.Optimizer:
 
 
 def _adamw(options: spec.AdamW, groups: list[Group]) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, betas=options.betas, eps=options.eps)
+    return torch.optim.AdamW(groups, betas=options.betas, eps=options.eps, fused=True)
 
 
 def _sgd(options: spec.SGD, groups: list[Group]) -> torch.optim.Optimizer:
-    return torch.optim.SGD(groups, momentum=options.momentum, nesterov=options.nesterov)
+    return torch.optim.SGD(groups, momentum=options.momentum, nesterov=options.nesterov, fused=True)
 
 
 def _adafactor(options: spec.Adafactor, groups: list[Group]) -> torch.optim.Optimizer:
@@ -107,7 +107,7 @@ class Muon(torch.optim.Optimizer):
                 )
             )
         if others:
-            self._parts.append(torch.optim.AdamW(others, betas=options.betas, eps=options.eps))
+            self._parts.append(torch.optim.AdamW(others, betas=options.betas, eps=options.eps, fused=True))
         super().__init__(groups, {})
 
     @torch.no_grad()
