@@ -1,6 +1,6 @@
 """`make bench`: the figures of docs/performance.md, each as a ratio of two things measured side by side in one run.
 
-python bench/run.py [startup] [throughput] [tuning] [demo]      all of them where none is named
+python bench/run.py [startup] [throughput] [tuning] [plan] [demo]      all of them where none is named
 """
 
 import json
@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import planning
 import throughput
 import tuning
 
@@ -55,7 +56,13 @@ def demo() -> None:
         print(f"demo        accuracy on unseen rows given {inputs:<20} {metrics['answer/accuracy']:.4f}")
 
 
-BENCHES = {"startup": startup, "throughput": throughput.run, "tuning": tuning.run, "demo": demo}
+BENCHES = {
+    "startup": startup,
+    "throughput": throughput.run,
+    "tuning": tuning.run,
+    "plan": planning.run,
+    "demo": demo,
+}
 
 
 if __name__ == "__main__":

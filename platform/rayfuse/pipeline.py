@@ -18,6 +18,7 @@ from rayfuse.spec.job import Job
 from rayfuse.train import launch
 from rayfuse.train.board import Record
 from rayfuse.train.distill import keep_teacher
+from rayfuse.train.plan.comparison import beside_plan
 from rayfuse.train.progress import ProgressLine, without_averages
 from rayfuse.train.runs import RunFolder, new_run, unfinished_run
 
@@ -87,7 +88,9 @@ def _train(
     kept_teacher = keep_teacher(teacher, run) if teacher else None
     evaluation = launch.train(job, launch.share(dataset), run, watch, teacher=kept_teacher)
     named = {f"{evaluation['split']}/{name}": value for name, value in evaluation["metrics"].items()}
-    tracker.log([launch.record(evaluation["steps"], named | by_inputs_metrics(evaluation))])
+    memory, told = beside_plan(job, dataset.splits["train"], evaluation["memory"])
+    line.say(told)
+    tracker.log([launch.record(evaluation["steps"], named | by_inputs_metrics(evaluation) | memory)])
     run.write(_EVALUATION, json.dumps(evaluation, indent=1))
     return evaluation
 

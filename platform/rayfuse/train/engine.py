@@ -133,6 +133,12 @@ def _encoder_rates(job: Job, model: nn.Module) -> dict[str, float]:
     return rates
 
 
+def build_optimizer(job: Job, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """The job's optimizer over groups of parameters."""
+    adamw = job.train.optimizer
+    return torch.optim.AdamW(groups, betas=adamw.betas, eps=adamw.eps)
+
+
 def build_engine(job: Job, model: nn.Module, options: Mapping[str, Any], world: int, precision: str) -> Any:
     """Wrap the model in a DeepSpeed engine with AdamW; every rank must call it."""
     if not job.compute.gpus_per_worker:
@@ -146,8 +152,7 @@ def build_engine(job: Job, model: nn.Module, options: Mapping[str, Any], world: 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.utils.logging.logger.setLevel("WARNING")
     trainable = sum(parameter.numel() for parameter in trainable_parameters(model).values())
-    adamw = job.train.optimizer
-    optimizer = torch.optim.AdamW(parameter_groups(job, model), betas=adamw.betas, eps=adamw.eps)
+    optimizer = build_optimizer(job, parameter_groups(job, model))
     config = full_config(job, options, world, precision, trainable)
     try:
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)

@@ -38,6 +38,7 @@ from rayfuse.train.board import Record
 from rayfuse.train.distill import Answers, teacher_answers
 from rayfuse.train.ema import Average
 from rayfuse.train.engine import build_engine, set_learning_rate
+from rayfuse.train.memory import PeakMemory
 from rayfuse.train.precision import choose_precision
 from rayfuse.train.schedule import rate_factor
 from rayfuse.train.soup import Soup, greedy_soup, keep_soup
@@ -147,6 +148,7 @@ class Worker:
             group_rows(splits["train"], job.tasks),
         )
         self.precision, self.precision_reason = choose_precision(job.train.precision, self.device)
+        self.memory = PeakMemory(self.device)
         self.engine = build_engine(job, FusedModel(job), options, world, self.precision)
         self.heads = heads_of(self.engine.module)
         self.average = Average(self.engine.module, job.train.ema.decay) if job.train.ema else None
@@ -310,6 +312,7 @@ class Worker:
             "best_validation": best_validation,
             "history": self.position.history,
             "precision": self.precision,
+            "memory": self.memory.told(),
         }
 
     def _remember(self) -> dict[str, np.ndarray]:

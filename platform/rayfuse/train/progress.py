@@ -25,13 +25,17 @@ class ProgressLine:
         for record in records:
             validation = {k: v for k, v in record.get("metrics", {}).items() if k.startswith("validation/")}
             if validation:
-                self._clear()
-                self._say(f"step {record['step']:>6}  {_brief(validation)}")
+                self.say(f"step {record['step']:>6}  {_brief(validation)}")
         if progress and self._live:
             self._draw(describe(progress))
         elif progress and time.monotonic() - self._last > _PLAIN_SECONDS:
             self._last = time.monotonic()
             self._say(describe(progress))
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        self._clear()
+        self._say(text)
 
     def close(self) -> None:
         self._clear()
