@@ -1,7 +1,7 @@
 """`make bench`: the figures of docs/performance.md, each as a ratio of two things measured side by side in one run.
 
 python bench/run.py [startup] [throughput] [cache] [padding] [memory] [checkpoints] [recovery]
-                    [tuning] [demo]      all of them where none is named
+                    [tuning] [plan] [demo]      all of them where none is named
 """
 
 import json
@@ -14,6 +14,7 @@ from pathlib import Path
 import cache
 import memory
 import padding
+import planning
 import surviving
 import throughput
 import tuning
@@ -69,6 +70,7 @@ BENCHES = {
     "checkpoints": surviving.checkpoints,
     "recovery": surviving.recovery,
     "tuning": tuning.run,
+    "plan": planning.run,
     "demo": demo,
 }
 

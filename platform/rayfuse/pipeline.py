@@ -19,6 +19,7 @@ from rayfuse.spec.job import Job
 from rayfuse.train import launch
 from rayfuse.train.board import Record
 from rayfuse.train.distill import keep_teacher
+from rayfuse.train.plan.comparison import beside_plan
 from rayfuse.train.progress import ProgressLine, without_averages
 from rayfuse.train.runs import RunFolder, beat, new_run, take_over, unfinished_run
 
@@ -110,7 +111,9 @@ def _train(
 
         evaluation = launch.train(job, dataset.splits, run, watch, teacher=kept_teacher, profile=profile)
         named = {f"{evaluation['split']}/{name}": value for name, value in evaluation["metrics"].items()}
-        log([launch.record(evaluation["steps"], named | by_inputs_metrics(evaluation))])
+        memory, told = beside_plan(job, dataset.splits["train"], evaluation["memory"])
+        line.say(told)
+        log([launch.record(evaluation["steps"], named | by_inputs_metrics(evaluation) | memory)])
     run.write(_EVALUATION, json.dumps(evaluation, indent=1))
     return evaluation
 

@@ -20,6 +20,7 @@ from rayfuse.cli import extras, output
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("rayfuse.cli.demo:demo", "Make real data, train, gate, promote, serve, and ask over HTTP."),
     "train": ("rayfuse.cli.train:train", "Train a job and register the version as candidate."),
+    "plan": ("rayfuse.cli.plan:plan", "Memory and time of a job, and the smallest layout that fits."),
     "tune": ("rayfuse.cli.tune:tune", "Search a sweep's space with trials, and rank them."),
     "evaluate": ("rayfuse.cli.evaluate:evaluate", "Metrics of a model, also for every subset of its inputs."),
     "predict": ("rayfuse.cli.predict:predict", "One answer, from the registry or from an endpoint."),

@@ -45,6 +45,7 @@ from rayfuse.train.engine import build_engine, create_model, set_learning_rate
 from rayfuse.train.feature_cache import encode_frozen
 from rayfuse.train.gradients import gradient_norm, keep_gradient_norm
 from rayfuse.train.guard import Guard, RollBack, Verdict, named
+from rayfuse.train.memory import PeakMemory
 from rayfuse.train.meter import Measured, Meter, Place
 from rayfuse.train.optimizer_state import gather_optimizer, restore_optimizer, set_whole
 from rayfuse.train.precision import choose_precision
@@ -172,6 +173,7 @@ class Worker:
             for name, rows in splits.items()
         }
         self.plan = Plan.of(splits["train"], job)
+        self.memory = PeakMemory(self.device)
         model = create_model(job, options, world, self.precision)
         self.engine = build_engine(job, model, options, world, self.precision)
         keep_gradient_norm(self.engine)
@@ -446,6 +448,7 @@ class Worker:
             "best_validation": best_validation,
             "history": self.position.history,
             "precision": self.precision,
+            "memory": self.memory.told(),
         }
 
     def _remember(self) -> dict[str, np.ndarray]:

@@ -1,6 +1,8 @@
 """Any pretrained encoder in Hugging Face's layout: frozen, with adapters, or trained in part or in full."""
 
 import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -30,6 +32,18 @@ different layers, and weights that happen not to run get no gradient. And causal
 
 _UNUSED = ("masked_spec_embed", "mask_token")
 """Parameters that only pretraining needs: they would get no gradient."""
+
+_READ_WEIGHTS = ContextVar("read_weights", default=True)
+
+
+@contextlib.contextmanager
+def without_weights() -> Iterator[None]:
+    """Within it, pretrained encoders are built from their configuration alone: enough to plan with."""
+    before = _READ_WEIGHTS.set(False)
+    try:
+        yield
+    finally:
+        _READ_WEIGHTS.reset(before)
 
 
 class HuggingFaceEncoder(Encoder):
@@ -138,6 +152,8 @@ def _from_pretrained(model: str) -> tuple[Any, list[str]]:
         for name, value in _STEADY.items():
             if hasattr(config, name):
                 setattr(config, name, value)
+        if not _READ_WEIGHTS.get():
+            return AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False), []
         whole, report = AutoModel.from_pretrained(
             folder,
             config=config,

@@ -1,0 +1,91 @@
+"""What a worker holds under each stage, on numbers that one can add up."""
+
+from typing import Any
+
+import pytest
+
+from rayfuse.train.plan.layouts import Worker, offload_names
+from rayfuse.train.plan.simulation import Moment, Optimizer, Sizes, Step
+
+FROZEN, TRAINED, GROUP = 600, 400, 300
+SIZES = Sizes([], FROZEN + TRAINED, 8, TRAINED, [GROUP, 100], 100)
+STEP = Step(4, 90, Moment(120, 0), Moment(110, 40), 1, 1)
+EVALUATION = 30
+CPU = {"offload_optimizer": {"device": "cpu"}}
+
+
+def worker(stage: int, world: int = 1, gpu: bool = False, **more: Any) -> Worker:
+    parts = world if stage else 1
+    flat = GROUP // parts if stage else 0
+    optimizer = Optimizer(2 * TRAINED // parts, flat, 2 * flat or 50)
+    zero = {"stage": stage, "reduce_bucket_size": 200, **more.pop("zero", {})}
+    options = {"accumulate": 1, "average": False, **more}
+    return Worker(SIZES, STEP, EVALUATION, optimizer, zero, world, on_gpu=gpu, **options)
+
+
+def totals(found: Worker) -> dict[str, int]:
+    return {phase.name: phase.total for phase in found.phases()}
+
+
+def test_stage_0_keeps_everything_on_every_worker() -> None:
+    assert totals(worker(0)) == {
+        "forward and backward": 1008 + 800 + 150,
+        "optimizer step": 1008 + 800 + 400 + 50,
+        "evaluation": 1008 + 800 + 30,
+    }
+    assert (
+        totals(worker(0, world=4))["optimizer step"] == 1008 + 800 + 400 + 400
+    )  # laid side by side to be reduced
+
+
+def test_stages_1_and_2_divide_what_the_optimizer_needs() -> None:
+    one, four = totals(worker(2)), totals(worker(2, world=4))
+    assert one["forward and backward"] == 1008 + 400 + 800 + 150
+    assert one["reduction of gradients"] == 1008 + 400 + 800 + 400 + 400
+    assert one["optimizer step"] == 1008 + 400 + 800 + 400 + 3 * 300
+    assert four["reduction of gradients"] == 1008 + 100 + 200 + 100 + 400 + 300
+    assert four["optimizer step"] == 1008 + 100 + 200 + 100 + 3 * 75
+
+
+def test_a_gpu_gives_all_of_a_buffer_and_a_host_what_was_written() -> None:
+    assert worker(2, gpu=True).phases()[0].device["buffers"] == 800
+    assert worker(2).phases()[0].device["buffers"] == 0
+    assert worker(2, gpu=True, zero={"overlap_comm": True}).phases()[0].device["buffers"] == 1600
+
+
+def test_stage_3_divides_weights_too_and_gathers_them() -> None:
+    phases = {phase.name: phase.device for phase in worker(3, world=4).phases()}
+    assert phases["forward and backward"]["weights"] == 8 + 250
+    assert phases["forward and backward"]["gathered weights"] == 1000
+    assert "gathered weights" not in phases["optimizer step"]
+    few = worker(3, world=4, zero={"stage3_max_live_parameters": 50, "stage3_prefetch_bucket_size": 0})
+    assert few.phases()[0].device["gathered weights"] == 200
+
+
+def test_what_is_offloaded_lies_in_host_memory() -> None:
+    phase = worker(2, world=4, gpu=True, zero=CPU).worst()
+    assert "optimizer" not in phase.device
+    assert phase.host["optimizer"] == 200
+    assert phase.host["master weights"] == 100
+    both = worker(3, world=4, gpu=True, zero={**CPU, "offload_param": {"device": "cpu"}}).worst()
+    assert both.device["weights"] == 8
+    assert both.host["weights"] == 250
+    assert worker(2, zero=CPU).worst().host == {}  # a CPU has nowhere else to put it
+
+
+def test_accumulated_gradients_stay_through_the_next_forward_pass() -> None:
+    assert worker(0, accumulate=2).phases()[0].device["gradients"] == TRAINED
+    assert worker(0).phases()[0].device["gradients"] == 40
+
+
+def test_an_average_of_the_weights() -> None:
+    phases = {phase.name: phase.device for phase in worker(0, average=True).phases()}
+    assert phases["optimizer step"]["averaged weights"] == TRAINED
+    assert phases["evaluation"]["averaged weights"] == 2 * TRAINED
+
+
+@pytest.mark.parametrize(
+    ("zero", "name"), [({}, "none"), (CPU, "optimizer"), ({"offload_optimizer": None}, "none")]
+)
+def test_names_of_offload(zero: Any, name: str) -> None:
+    assert offload_names(zero) == name
