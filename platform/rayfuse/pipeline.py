@@ -97,13 +97,16 @@ def _train(
         evaluation: dict[str, Any] = json.loads(kept)
         return evaluation
 
+    told = {record["epoch"] for record in read_journal(run.path(_JOURNAL)) if "epoch" in record}
     kept_teacher = keep_teacher(teacher, run) if teacher else None
     with event_files(job, run.path("tensorboard"), line.say) as log_events:
 
         def watch(records: list[Record], progress: dict[str, Any]) -> None:
             beat(run)
-            log(records)
-            line.show(records, progress)
+            new = [record for record in records if not ("again" in record and record["epoch"] in told)]
+            told.update(record["epoch"] for record in new if "epoch" in record)
+            log(new)
+            line.show(new, progress)
 
         def log(records: list[Record]) -> None:
             tracker.log(records)
@@ -111,8 +114,8 @@ def _train(
 
         evaluation = launch.train(job, dataset.splits, run, watch, teacher=kept_teacher, profile=profile)
         named = {f"{evaluation['split']}/{name}": value for name, value in evaluation["metrics"].items()}
-        memory, told = beside_plan(job, dataset.splits["train"], evaluation["memory"])
-        line.say(told)
+        memory, compared = beside_plan(job, dataset.splits["train"], evaluation["memory"])
+        line.say(compared)
         log([launch.record(evaluation["steps"], named | by_inputs_metrics(evaluation) | memory)])
     run.write(_EVALUATION, json.dumps(evaluation, indent=1))
     return evaluation

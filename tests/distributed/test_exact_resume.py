@@ -45,7 +45,7 @@ class Losses:
         self.said.append(text)
 
     def record(self, step, metrics, **more) -> None:
-        if "validation/loss" in metrics:
+        if "validation/loss" in metrics and "again" not in more:
             self.found[f"validation {step}"] = metrics["validation/loss"]
 
     def resume_clock(self) -> None:

@@ -3,6 +3,7 @@
 A record is {"time": unix seconds, "step": optimizer steps done, "metrics": {name: number}}, or
 {"progress": {…}} for the progress line, which is not kept. The first has the workers' placement group as "room",
 the one of the first step "started". One for people to read has it as "text".
+One of a validation has its "epoch", and "again" where it may have been told before a restart.
 """
 
 from typing import Any

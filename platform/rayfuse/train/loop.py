@@ -220,6 +220,10 @@ class Worker:
             self.restore(folder)
         if self.position.guard:
             self.guard.restore(self.position.guard)
+        for number, metrics in enumerate(
+            self.position.history, 1
+        ):  # the driver may have died before it heard of all
+            self._tell_validation(metrics, number, number * self.plan.steps, again=1)
         if self.rank == 0:
             say(f"going on from step {checkpoint.step} with {self.world} workers")
 
@@ -252,9 +256,11 @@ class Worker:
         self.position.epoch += 1
         self.position.history.append(metrics)
         self.position.stopped_early = self._early()
-        validation = {f"validation/{k}": v for k, v in metrics.items()}
-        self.telemetry.record(self.position.step, validation, epoch=self.position.epoch)
+        self._tell_validation(metrics, self.position.epoch, self.position.step)
         self.save(metrics)
+
+    def _tell_validation(self, metrics: dict[str, float], epoch: int, step: int, **more: int) -> None:
+        self.telemetry.record(step, {f"validation/{k}": v for k, v in metrics.items()}, epoch=epoch, **more)
 
     def roll_back(self, verdict: Verdict, rows: Sequence[str]) -> None:
         """Go on from before the steps that the guard wants left out; every rank must call it.

@@ -60,7 +60,7 @@ class _Reports:
         self._pending: list[Record] = []
 
     def watch(self, records: list[Record], progress: dict[str, Any]) -> None:
-        for record in records:
+        for record in (record for record in records if "again" not in record):
             self._pending.append(record)
             if self._key in record["metrics"] and record["epoch"] < self._epochs:
                 self.send({VALUE: record["metrics"][self._key], EPOCH: record["epoch"]})
