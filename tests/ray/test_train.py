@@ -20,7 +20,7 @@ from rayfuse.cluster import local
 from rayfuse.cluster.local import LocalCluster
 
 pytestmark = pytest.mark.ray
-MANY = 200
+MANY = 60
 """Epochs of a few steps: enough for something to happen meanwhile."""
 
 
