@@ -17,8 +17,7 @@ def measure() -> int:
     done = subprocess.run(
         [sys.executable, "-m", __name__],
         env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
     )
     if done.returncode:
