@@ -1,6 +1,10 @@
-"""Rows per second of Rayfuse's loop beside a bare PyTorch loop: same rows, batches, model, precision and process.
+"""Rows per second of Rayfuse's loop beside a bare PyTorch loop and beside transformers' Trainer.
 
-The two take turns inside one Ray Train worker, so that whatever else the machine does hits both.
+Same rows, batch size, model, precision and process: they take turns inside one Ray Train worker, so that whatever else
+the machine does hits all of them. Each turn's first goes last in the next. On a machine that is busy all the same, look
+at the ratio of processor seconds: it leaves out the time that others took.
+
+SHARED is the folder that has data/tabular_text, ROUNDS how many turns each takes.
 """
 
 import json
@@ -8,53 +12,114 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-ROUNDS = 24
-ROWS = 256
-LIMIT = 0.9
+SHARED = Path(os.environ.get("SHARED", ROOT.parent / "shared"))
+ROUNDS = int(os.environ.get("ROUNDS", "24"))
+BARE_LIMIT, TRAINER_LIMIT = 0.97, 1.0
+LORA = {"r": 8, "alpha": 16}
+Sides = dict[str, Callable[[int], None]]
+"""What takes turns: each trains on all rows of an epoch when it is called with its number."""
+Turns = dict[str, list[tuple[float, float]]]
+"""Seconds by the clock and of the processors that each turn of each side took."""
 
 
 def run() -> None:
-    """Print rows per second of both, their ratio, and what it took to start."""
-    from rayfuse.data.dataset import load_dataset
+    """Print rows per second of all sides, their ratios, and what it took to start."""
     from rayfuse.demo.run import prepare
-    from rayfuse.spec.job import Job
-    from rayfuse.spec.load import load_spec
-    from rayfuse.train import launch
 
     prepare(ROOT, print)
-    job = load_spec(
-        ROOT / "jobs" / "digit_arithmetic.yaml", Job, [f"compute.cpus_per_worker={os.cpu_count()}"]
-    )
-    job, dataset = load_dataset(
-        job.model_copy(update={"compute": job.compute.model_copy(update={"workers": 1})})
-    )
-    rows = dataset.splits["train"][:ROWS]
+    _beside_bare()
+    _beside_trainer()
+
+
+def _beside_bare() -> None:
+    job, rows = _digits()
     started = time.perf_counter()
-    launch.connect(job)
-    found = _in_worker(job, rows)
+    found = _in_worker(_measure_bare, job, rows)
     wall = time.perf_counter() - started
-    ours, bare = statistics.median(found["ours"]), statistics.median(found["bare"])
     print(
-        f"throughput  start-up: {wall - found['seconds']:.1f} s for Ray, worker and model; {found['precision']}"
+        f"throughput  start-up: {wall - found['seconds']:.1f} s for Ray, worker and models; {found['precision']}"
     )
-    print(f"throughput  rayfuse  {ours:7.1f} rows/s   median of {len(found['ours'])} turns")
-    print(f"throughput  bare     {bare:7.1f} rows/s   median of {len(found['bare'])} turns")
-    ratio = statistics.median(o / b for o, b in zip(found["ours"], found["bare"], strict=True))
-    print(f"throughput  ratio    {ratio:7.3f}   at least {LIMIT}")
+    limits = {f"stage {stage}": BARE_LIMIT for stage in (0, 1, 2)}
+    _print(found["turns"], len(rows), "bare", limits)
 
 
-def _in_worker(job: Any, rows: list[Any]) -> dict[str, Any]:
+def _beside_trainer() -> None:
+    if not (SHARED / "data").is_dir():
+        print(f"throughput  no {SHARED}/data here, so not beside Trainer; set SHARED")
+        return
+    job, rows = _reviews()
+    found = _in_worker(_measure_trainer, job, rows)
+    _print(found["turns"], len(rows), "Trainer", {"rayfuse": TRAINER_LIMIT})
+
+
+def _print(turns: Turns, rows: int, other: str, limits: dict[str, float]) -> None:
+    for name, taken in turns.items():
+        rate = statistics.median(rows / clock for clock, _ in taken)
+        line = f"throughput  {name:<8} {rate:7.1f} rows/s   median of {len(taken)} turns"
+        if name != other:
+            clock, processor = (
+                statistics.median(b[kind] / a[kind] for a, b in zip(taken, turns[other], strict=True))
+                for kind in (0, 1)
+            )
+            limit = f"at least {limits[name]}" if name in limits else "printed"
+            line += f"   {clock:.3f} of {other}'s ({processor:.3f} by processor seconds), {limit}"
+        print(line)
+
+
+def _digits() -> tuple[Any, list[Any]]:
+    """The demo's job: pictures, clips and questions."""
+    return _load(ROOT / "jobs" / "digit_arithmetic.yaml", 256)
+
+
+def _reviews() -> tuple[Any, list[Any]]:
+    """Is a product recommended? Texts alone, with LoRA in all linear maps of MiniLM."""
+    encoder = {"type": "huggingface", "model": str(ROOT / "models/minilm"), "train": "lora", "lora": LORA}
+    content = {
+        "kind": "job",
+        "name": "reviews",
+        "data": {
+            "train": str(SHARED / "data/tabular_text/womens_clothing_reviews_1000.csv"),
+            "max_bad_rows": 0.1,
+        },
+        "inputs": {"text": {"type": "text", "column": "Review Text", "max_tokens": 64, "encoder": encoder}},
+        "fusion": {"type": "concat", "layers": 1},
+        "tasks": {"recommended": {"type": "classification", "column": "Recommended IND"}},
+        "train": {"batch_size": 16},
+        "output": {"storage": "unused"},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "reviews.yaml")
+        path.write_text(json.dumps(content))
+        return _load(path, 128)
+
+
+def _load(spec: Path, most: int) -> tuple[Any, list[Any]]:
+    from rayfuse.data.dataset import load_dataset
+    from rayfuse.spec.job import Job
+    from rayfuse.spec.load import load_spec
+
+    cpus = os.cpu_count()
+    job = load_spec(spec, Job, ["compute.workers=1", f"compute.cpus_per_worker={cpus}"])
+    job, dataset = load_dataset(job)
+    return job, dataset.splits["train"][:most]
+
+
+def _in_worker(measure: Callable[[dict[str, Any]], dict[str, Any]], job: Any, rows: list[Any]) -> Any:
     import ray
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from rayfuse.train import launch
+
+    launch.connect(job)
     with tempfile.TemporaryDirectory() as storage:
         trainer = TorchTrainer(
-            _measure,
+            measure,
             train_loop_config={"job": job.model_dump_json(), "rows": ray.put(rows)},
             torch_config=TorchConfig(backend="gloo"),
             scaling_config=ScalingConfig(
@@ -62,44 +127,70 @@ def _in_worker(job: Any, rows: list[Any]) -> dict[str, Any]:
             ),
             run_config=RunConfig(name="bench", storage_path=storage),
         )
-        found: dict[str, Any] = trainer.fit().return_value
+        found = trainer.fit().return_value
     ray.shutdown()
     return found
 
 
-def _measure(config: dict[str, Any]) -> dict[str, Any]:
+def _job_and_rows(config: dict[str, Any]) -> tuple[Any, list[Any]]:
     import ray
     import torch
 
-    from rayfuse.model.fused import FusedModel
     from rayfuse.spec.job import Job
     from rayfuse.spec.load import check
-    from rayfuse.train.engine import parameter_groups, read_options
-    from rayfuse.train.loop import Worker
 
     job = check(json.loads(config["job"]), Job, "job")
     torch.set_num_threads(int(job.compute.cpus_per_worker))
-    worker = Worker(job, {"train": ray.get(config["rows"])}, read_options(job))
-    model = FusedModel(job).train()
+    return job, ray.get(config["rows"])
+
+
+def _worker(job: Any, rows: list[Any], stage: int) -> Any:
+    from rayfuse.spec.deepspeed import DeepSpeed
+    from rayfuse.train.engine import read_options
+    from rayfuse.train.loop import Worker
+
+    train = job.train.model_copy(update={"deepspeed": DeepSpeed(stage=stage)})
+    job = job.model_copy(update={"train": train})
+    return Worker(job, {"train": rows}, read_options(job))
+
+
+class _Clock:
+    """Seconds since it was made, by the clock and of the processors."""
+
+    def __init__(self) -> None:
+        self.clock, self.processor = time.perf_counter(), time.process_time()
+
+    def read(self) -> tuple[float, float]:
+        return time.perf_counter() - self.clock, time.process_time() - self.processor
+
+
+def _take_turns(sides: Sides) -> Turns:
+    """All rounds but the first, which decodes the rows and warms up."""
+    turns: Turns = {name: [] for name in sides}
+    for turn in range(ROUNDS + 1):
+        for name in list(sides)[:: -1 if turn % 2 else 1]:
+            clock = _Clock()
+            sides[name](turn)
+            if turn:
+                turns[name].append(clock.read())
+    return turns
+
+
+def _measure_bare(config: dict[str, Any]) -> dict[str, Any]:
+    import torch
+
+    from rayfuse.model.fused import FusedModel
+    from rayfuse.train.groups import parameter_groups
+
+    job, rows = _job_and_rows(config)
+    workers = {stage: _worker(job, rows, stage) for stage in (0, 1, 2, 3)}
+    model = FusedModel(job)
     optimizer = torch.optim.AdamW(parameter_groups(job, model), betas=job.train.optimizer.betas)
     started = time.perf_counter()
-    rates: dict[str, list[float]] = {"ours": [], "bare": []}
-    for turn in range(ROUNDS + 1):
-        epoch = turn % 2
-        ours = _timed(lambda epoch=epoch: worker.train_epoch(epoch), len(worker.stores["train"]))
-        bare = _timed(
-            lambda epoch=epoch: _bare_epoch(worker, model, optimizer, epoch), len(worker.stores["train"])
-        )
-        if turn:  # the first round decodes the rows and warms up
-            rates["ours"].append(ours)
-            rates["bare"].append(bare)
-    return {**rates, "seconds": time.perf_counter() - started, "precision": worker.precision}
-
-
-def _timed(work: Any, rows: int) -> float:
-    started = time.perf_counter()
-    work()
-    return rows / (time.perf_counter() - started)
+    sides: Sides = {f"stage {stage}": worker.train_epoch for stage, worker in workers.items()}
+    sides["bare"] = lambda epoch: _bare_epoch(workers[0], model, optimizer, epoch)
+    turns = _take_turns(sides)
+    return {"turns": turns, "seconds": time.perf_counter() - started, "precision": workers[0].precision}
 
 
 def _bare_epoch(worker: Any, model: Any, optimizer: Any, epoch: int) -> None:
@@ -109,6 +200,7 @@ def _bare_epoch(worker: Any, model: Any, optimizer: Any, epoch: int) -> None:
     from rayfuse.data.batches import prefetch
     from rayfuse.train.precision import DTYPES
 
+    model.train()
     dtype = DTYPES[worker.precision]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for batches, rows in prefetch(worker._micro_batches(epoch)):
@@ -119,3 +211,60 @@ def _bare_epoch(worker: Any, model: Any, optimizer: Any, epoch: int) -> None:
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
+
+
+def _measure_trainer(config: dict[str, Any]) -> dict[str, Any]:
+    """Trainer trains once, and waits at the end of each epoch for Rayfuse to train one."""
+    from transformers import TrainerCallback
+
+    job, rows = _job_and_rows(config)
+    worker = _worker(job, rows, stage=2)
+    turns: Turns = {"rayfuse": [], "Trainer": []}
+
+    class TakeTurns(TrainerCallback):
+        def on_epoch_begin(self, *_: Any, **__: Any) -> None:
+            self.clock = _Clock()
+
+        def on_epoch_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+            theirs, turn = self.clock.read(), round(state.epoch) - 1
+            clock = _Clock()
+            worker.train_epoch(turn)
+            if turn:
+                turns["Trainer"].append(theirs)
+                turns["rayfuse"].append(clock.read())
+
+    with tempfile.TemporaryDirectory() as folder:
+        _trainer(job, rows, worker.precision, folder, TakeTurns()).train()
+    return {"turns": turns}
+
+
+def _trainer(job: Any, rows: list[Any], precision: str, folder: str, turns: Any) -> Any:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
+
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # else Trainer would wrap its model for several workers
+        os.environ.pop(name, None)
+    text, train = job.inputs["text"], job.train
+    tokenizer = AutoTokenizer.from_pretrained(text.encoder.model)
+    items = [
+        {
+            **tokenizer(row.values[text.column], truncation=True, max_length=text.max_tokens),
+            "label": int(row.values["Recommended IND"]),
+        }
+        for row in rows
+    ]
+    whole = AutoModelForSequenceClassification.from_pretrained(text.encoder.model, num_labels=2)
+    lora = LoraConfig(r=LORA["r"], lora_alpha=LORA["alpha"], target_modules="all-linear", task_type="SEQ_CLS")
+    options = TrainingArguments(
+        folder,
+        num_train_epochs=ROUNDS + 1,
+        per_device_train_batch_size=train.batch_size,
+        learning_rate=train.optimizer.lr,
+        weight_decay=train.optimizer.weight_decay,
+        use_cpu=True,
+        bf16=precision == "bf16",
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+    model = get_peft_model(whole, lora)
+    return Trainer(model, options, train_dataset=items, processing_class=tokenizer, callbacks=[turns])

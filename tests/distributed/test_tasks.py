@@ -115,7 +115,8 @@ def _train(rank: int, world: int, port: int, job_json: str, folder: Path) -> Non
     from rayfuse.spec.load import check
     from rayfuse.train.engine import read_options
     from rayfuse.train.loop import Worker
-    from rayfuse.train.state import gather_model, gather_optimizer, read_model, write_checkpoint
+    from rayfuse.train.optimizer_state import gather_optimizer
+    from rayfuse.train.state import gather_model, read_model, write_checkpoint
 
     job, dataset = load_dataset(check(json.loads(job_json), Job, "job"))
     worker = Worker(job, dataset.splits, read_options(job), rank, world)

@@ -39,7 +39,7 @@ class Finding:
 @click.pass_context
 @json_option
 def doctor(ctx: click.Context) -> None:
-    """Check this machine: Python, packages, precision, disk, memory, MLflow and Ray's authentication.
+    """Check this machine: Python, packages, precision, disk, memory, builds, MLflow and Ray's authentication.
 
     Exit code 1 where a check fails.
     """
@@ -61,6 +61,7 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
     yield memory(available_memory())
     if Path("/dev/shm").is_dir():
         yield shared_memory(shutil.disk_usage("/dev/shm").free, available_memory())
+    yield build_locks(environment, Path.home())
     yield mlflow(environment)
     yield ray_auth(environment, Path.home())
 
@@ -146,6 +147,17 @@ def shared_memory(free: float, memory: float) -> Finding:
         )
         return Finding("shared memory", "warn", detail, remedy)
     return Finding("shared memory", "ok", detail)
+
+
+def build_locks(environment: Mapping[str, str], home: Path) -> Finding:
+    """Whether compiling an operator of torch or DeepSpeed would wait for ever."""
+    from rayfuse.train.build_locks import stale_locks
+
+    stale = stale_locks(environment, home)
+    if not stale:
+        return Finding("build locks", "ok", "no killed build left one behind")
+    files = " ".join(map(str, stale))
+    return Finding("build locks", "warn", f"left by builds that were killed: {files}", f"rm {files}")
 
 
 def mlflow(environment: Mapping[str, str]) -> Finding:

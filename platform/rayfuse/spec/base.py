@@ -151,7 +151,8 @@ def _bytes(value: Any) -> Any:
     return value
 
 
-def _share(value: Any) -> Any:
+def share(value: Any) -> Any:
+    """Validator of a part of a whole: 1% is 0.01."""
     if isinstance(value, str):
         match = _SHARE.match(value.strip())
         if not match:
@@ -181,7 +182,7 @@ Bytes = Annotated[
 Share = Annotated[
     float,
     Field(ge=0, le=1),
-    BeforeValidator(_share),
+    BeforeValidator(share),
     WithJsonSchema({"anyOf": _TEXT_OR_NUMBER, "examples": ["1%", 0.01]}),
 ]
 """A part of a whole: 0.01 or 1%."""

@@ -1,30 +1,14 @@
 """How a job is trained: optimizer, schedule, and the aids that make more of few rows."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field
 
-from rayfuse.spec.base import Block, NotBuiltYet, Part, Share, Url, UrlMember, mapping_or_url
-
-
-class AdamW(Block):
-    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019)."""
-
-    type: Literal["adamw"] = "adamw"
-    lr: float = Field(1.0e-3, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(1.0e-8, gt=0)
-    """Added to the root of the second moment; gradients far below it move a weight little."""
-
-
-class Schedule(Block):
-    """Learning rate over the steps: linear warm-up, then cosine to zero or constant."""
-
-    type: Literal["cosine", "constant"] = "cosine"
-    warmup: Share = 0.05
-    """Share of all steps in which the rate rises from zero."""
+from rayfuse.spec.base import Block, Part, Url
+from rayfuse.spec.deepspeed import DeepSpeed, DeepSpeedOrUrl
+from rayfuse.spec.optimizers import AdamW, Optimizer, ParameterGroup, refusal
+from rayfuse.spec.schedules import Cosine, Schedule
 
 
 class EarlyStopping(Block):
@@ -33,15 +17,6 @@ class EarlyStopping(Block):
     patience: int = Field(3, ge=1)
     """Epochs without a better value before training ends."""
 
-
-class DeepSpeed(Block):
-    stage: Literal[0, 1, 2, 3] = 2
-    """ZeRO stage: what is divided among the workers (Rajbhandari et al., 2020)."""
-    offload: NotBuiltYet = None
-    """Keep optimizer state or parameters in host memory or on disk."""
-
-
-DeepSpeedOrUrl = Annotated[Annotated[DeepSpeed, Tag("mapping")] | UrlMember, Discriminator(mapping_or_url)]
 
 Draw = Literal["random", "single", "each"]
 """Which of a row's subsets of inputs are trained on beside the whole."""
@@ -92,8 +67,10 @@ class Train(Part):
     """Micro-batches per optimizer step: more of them need less memory."""
     clip: float | None = Field(1.0, gt=0)
     """Largest norm of the gradient; null switches clipping off."""
-    optimizer: AdamW = AdamW()
-    schedule: Schedule = Schedule()
+    optimizer: Optimizer = AdamW()
+    groups: tuple[ParameterGroup, ...] = ()
+    """Rates of chosen parameters; the first pattern that a name matches counts."""
+    schedule: Schedule = Cosine()
     input_dropout: float = Field(0.0, ge=0, lt=1)
     """Probability that an optional input of a training row is left out."""
     subset_loss: SubsetLoss | None = None
@@ -111,6 +88,8 @@ class Train(Part):
     """`auto`: bf16 where the hardware computes in it, else fp32."""
     deepspeed: DeepSpeedOrUrl = DeepSpeed()
     """Options, or a DeepSpeed JSON file."""
+    activation_checkpointing: bool = False
+    """Compute what layers of Transformers make anew in the backward pass instead of keeping it (Chen et al., 2016)."""
     seed: int = Field(0, ge=0)
 
     def problems(self, job: Any) -> Iterable[tuple[str, str]]:
@@ -126,8 +105,15 @@ class Train(Part):
                 "no row has a proper subset of inputs to answer from: it takes two inputs, one of them optional; "
                 "mark one `optional: true`",
             )
-        if self.ema and isinstance(self.deepspeed, DeepSpeed) and self.deepspeed.stage == 3:
+        if isinstance(self.deepspeed, DeepSpeed):
+            yield from self.stage_problems(self.deepspeed.stage)
+
+    def stage_problems(self, stage: int) -> Iterable[tuple[str, str]]:
+        """What does not work under a ZeRO stage, wherever the stage comes from."""
+        if self.ema and stage == 3:
             yield "ema", NO_EMA
+        if reason := refusal(self.optimizer, stage):
+            yield "optimizer.type", reason
 
 
 NO_EMA = "ZeRO stage 3 leaves no worker with whole weights to average; use train.deepspeed.stage 2 or less"

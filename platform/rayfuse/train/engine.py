@@ -1,6 +1,7 @@
 """A DeepSpeed engine around a job's model."""
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -10,12 +11,14 @@ from pydantic import ValidationError
 from torch import nn
 
 from rayfuse.data.files import read_file
-from rayfuse.errors import SpecError
-from rayfuse.model.encoders.stack import depths_from_top
-from rayfuse.model.fused import trainable_parameters
-from rayfuse.spec.encoders import LayeredEncoder, encoders_in
+from rayfuse.errors import RayfuseError, SpecError
+from rayfuse.model.fused import FusedModel, trainable_parameters
+from rayfuse.spec.deepspeed import DeepSpeed
 from rayfuse.spec.job import Job
-from rayfuse.spec.train import NO_EMA, DeepSpeed
+from rayfuse.train.activation_checkpointing import checkpoint_activations
+from rayfuse.train.build_locks import remove_stale
+from rayfuse.train.groups import parameter_groups
+from rayfuse.train.optimizers import build_optimizer
 
 _OURS = {
     "train_batch_size": "train.batch_size",
@@ -30,6 +33,8 @@ _OURS = {
 }
 """Keys of a DeepSpeed file that the job's own fields decide."""
 
+_LOG = logging.getLogger(__name__)
+
 _DTYPE_NAMES = {"bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -40,7 +45,7 @@ def read_options(job: Job) -> dict[str, Any]:
     """
     options = job.train.deepspeed
     if isinstance(options, DeepSpeed):
-        return {"zero_optimization": {"stage": options.stage}}
+        return {"zero_optimization": _zero_options(options)}
     content = _without_auto(_read_json(options))
     for key in content:
         if key in _OURS:
@@ -48,11 +53,20 @@ def read_options(job: Job) -> dict[str, Any]:
                 f"train.deepspeed: {options}: `{key}` is set by {_OURS[key]} of the job; remove it"
             )
     stage = content.get("zero_optimization", {}).get("stage", 0)
-    if stage == 3 and job.train.ema:
-        raise SpecError(f"train.ema: {options}: {NO_EMA}")
     if stage not in (0, 1, 2, 3):
         raise SpecError(f"train.deepspeed: {options}: zero_optimization.stage: {stage!r} is not 0, 1, 2 or 3")
+    for path, reason in job.train.stage_problems(stage):
+        raise SpecError(f"train.{path}: {options}: {reason}")
     return content
+
+
+def _zero_options(options: DeepSpeed) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": options.stage}
+    if options.offload.optimizer:
+        zero["offload_optimizer"] = {"device": options.offload.optimizer}
+    if options.offload.parameters:
+        zero["offload_param"] = {"device": options.offload.parameters}
+    return zero
 
 
 def _read_json(url: str) -> dict[str, Any]:
@@ -80,10 +94,19 @@ def _without_auto(node: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _shares_only(options: DeepSpeed | str) -> bool:
+    """Whether the job's own options ask for nothing but to share state with other workers."""
+    return isinstance(options, DeepSpeed) and options.stage in (1, 2) and not options.offload.optimizer
+
+
 def full_config(
     job: Job, options: Mapping[str, Any], world: int, precision: str, trainable: int
 ) -> dict[str, Any]:
-    """DeepSpeed's configuration. `trainable` numbers bound its buffers, whose defaults suit giant models."""
+    """DeepSpeed's configuration. `trainable` numbers bound its buffers, whose defaults suit giant models.
+
+    One worker shares with nobody, so that stages 1 and 2 of the job's own options are stage 0 without the detour
+    through flat copies; a DeepSpeed file, and what is offloaded, stay as they are.
+    """
     micro = -(-job.train.batch_size // (world * job.train.accumulate))
     bucket = 1 << max(20, trainable.bit_length())  # DeepSpeed wants a multiple of small powers of two
     zero = {
@@ -91,9 +114,13 @@ def full_config(
         "allgather_bucket_size": bucket,
         **options.get("zero_optimization", {}),
     }
+    if world == 1 and _shares_only(job.train.deepspeed):
+        zero["stage"] = 0
     config: dict[str, Any] = {
         "steps_per_print": 2**31,
+        "timers": {"throughput": {"enabled": False}},  # it would wait for the GPU at every step
         "zero_force_ds_cpu_optimizer": False,
+        "zero_allow_untested_optimizer": True,  # what does not work under a stage, the spec refuses
         **options,
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": job.train.accumulate,
@@ -105,60 +132,95 @@ def full_config(
     return config
 
 
-def parameter_groups(job: Job, model: nn.Module) -> list[dict[str, Any]]:
-    """Trainable parameters by learning rate and weight decay; norms, biases and single vectors do not decay."""
-    rates = _encoder_rates(job, model)
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in trainable_parameters(model).items():
-        lr = rates.get(name, job.train.optimizer.lr)
-        decay = job.train.optimizer.weight_decay if parameter.ndim > 1 else 0.0
-        groups.setdefault((lr, decay), []).append(parameter)
-    return [
-        {"params": parameters, "lr": lr, "weight_decay": decay, "base_lr": lr}
-        for (lr, decay), parameters in groups.items()
-    ]
+def create_model(job: Job, options: Mapping[str, Any], world: int, precision: str) -> FusedModel:
+    """The job's model; under ZeRO stage 3 the pretrained parts are divided among the workers as they are read.
 
+    So no worker ever holds one whole. Every rank must call it.
+    """
+    if options.get("zero_optimization", {}).get("stage") != 3:
+        return FusedModel(job)
+    _prepare_deepspeed(job)
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
-def _encoder_rates(job: Job, model: nn.Module) -> dict[str, float]:
-    """Learning rates of the encoders' parameters by name: each encoder's own, and an inner encoder's inside it."""
-    rates: dict[str, float] = {}
-    for name, source in job.inputs.items():
-        lr = job.train.optimizer.lr
-        for path, options in encoders_in(source.encoder):
-            prefix = ".".join(["encoders", name, *path])
-            lr = options.lr or lr
-            factor = options.layer_decay if isinstance(options, LayeredEncoder) else 1.0
-            depths = depths_from_top(model.get_submodule(prefix))
-            rates |= {f"{prefix}.{inner}": lr * factor**depth for inner, depth in depths.items()}
-    return rates
-
-
-def build_optimizer(job: Job, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """The job's optimizer over groups of parameters."""
-    adamw = job.train.optimizer
-    return torch.optim.AdamW(groups, betas=adamw.betas, eps=adamw.eps)
+    config = full_config(job, options, world, precision, trainable=0)
+    chance = torch.get_rng_state()
+    sharding = HfDeepSpeedConfig(config)  # from_pretrained looks for it as long as it lives
+    try:
+        return FusedModel(job)
+    except RayfuseError:
+        raise
+    except Exception as error:  # noqa: BLE001 - transformers 5.23 looks at weights it has divided, as at Whisper's
+        _LOG.warning(
+            "a pretrained encoder cannot be divided as it is read (%s: %s); every worker reads it whole first",
+            type(error).__name__,
+            error,
+        )
+    finally:
+        del sharding
+    torch.set_rng_state(chance)
+    return FusedModel(job)
 
 
 def build_engine(job: Job, model: nn.Module, options: Mapping[str, Any], world: int, precision: str) -> Any:
-    """Wrap the model in a DeepSpeed engine with AdamW; every rank must call it."""
-    if not job.compute.gpus_per_worker:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    """Wrap the model in a DeepSpeed engine with the job's optimizer; every rank must call it."""
+    _prepare_deepspeed(job)
     import deepspeed
-    import deepspeed.ops
     from deepspeed.runtime.config import DeepSpeedConfigError
 
-    # DeepSpeed would compile a shared-memory all-reduce for CPUs with g++ at the first start (over a minute),
-    # and a process killed meanwhile leaves a lock on which every later start waits. Gloo does without it.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.utils.logging.logger.setLevel("WARNING")
-    trainable = sum(parameter.numel() for parameter in trainable_parameters(model).values())
-    optimizer = build_optimizer(job, parameter_groups(job, model))
+    if isinstance(job.train.deepspeed, str):
+        remove_stale()  # only a file can ask for operators that are compiled
+    if job.train.activation_checkpointing:
+        checkpoint_activations(model)
+    trainable = sum(size_of(parameter) for parameter in trainable_parameters(model).values())
+    optimizer = build_optimizer(job.train.optimizer, parameter_groups(job, model))
     config = full_config(job, options, world, precision, trainable)
     try:
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     except (DeepSpeedConfigError, ValidationError) as error:
         raise SpecError(f"train.deepspeed: DeepSpeed refuses its options: {error}") from None
+    if engine.zero_optimization_stage() == 0:
+        _streamline(engine, world)
     return engine
+
+
+def size_of(parameter: nn.Parameter) -> int:
+    """Numbers in a whole parameter, also where this worker holds a part of it."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
+def _prepare_deepspeed(job: Job) -> None:
+    """Set what DeepSpeed reads when it is first imported."""
+    if not job.compute.gpus_per_worker:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+    import deepspeed.ops
+
+    # DeepSpeed would compile a shared-memory all-reduce for CPUs with g++ at the first start (over a minute),
+    # and a process killed meanwhile leaves a lock on which every later start waits. Gloo does without it.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.utils.logging.logger.setLevel("WARNING")
+
+
+def _streamline(engine: Any, world: int) -> None:
+    """Replace what stage 0 does tensor by tensor, walking the whole model, with fewer and larger operations."""
+    parameters = [parameter for parameter in engine.module.parameters() if parameter.requires_grad]
+
+    def clip() -> None:
+        torch.nn.utils.clip_grad_norm_(parameters, engine.gradient_clipping())
+
+    def zero_grad() -> None:
+        for parameter in parameters:
+            parameter.grad = None
+
+    def fill(grads: Any = None, elements_per_buffer: int = 0) -> None:
+        """What is left of reducing gradients with nobody: a parameter without one has a gradient of zero."""
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+
+    engine.clip_fp32_gradients, engine.zero_grad = clip, zero_grad
+    if world == 1:
+        engine.buffered_allreduce_fallback = fill
 
 
 def set_learning_rate(engine: Any, factor: float) -> None:

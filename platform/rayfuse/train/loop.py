@@ -31,28 +31,26 @@ from rayfuse.model.evaluation import (
 )
 from rayfuse.model.explain import importance
 from rayfuse.model.folder import load_weights
-from rayfuse.model.fused import FusedModel, heads_of, trainable_parameters
+from rayfuse.model.fused import heads_of, trainable_parameters
 from rayfuse.spec.job import Job
 from rayfuse.spec.load import check
 from rayfuse.train.board import Record
 from rayfuse.train.distill import Answers, teacher_answers
 from rayfuse.train.ema import Average
-from rayfuse.train.engine import build_engine, set_learning_rate
+from rayfuse.train.engine import build_engine, create_model, set_learning_rate
 from rayfuse.train.memory import PeakMemory
+from rayfuse.train.optimizer_state import gather_optimizer, restore_optimizer, set_whole
 from rayfuse.train.precision import choose_precision
 from rayfuse.train.schedule import rate_factor
 from rayfuse.train.soup import Soup, greedy_soup, keep_soup
 from rayfuse.train.state import (
     Position,
     gather_model,
-    gather_optimizer,
     keep_fitted,
     read_checkpoint,
     read_model,
     read_position,
     read_trained,
-    restore_optimizer,
-    set_whole,
     write_checkpoint,
 )
 from rayfuse.train.stopping import should_stop
@@ -149,7 +147,8 @@ class Worker:
         )
         self.precision, self.precision_reason = choose_precision(job.train.precision, self.device)
         self.memory = PeakMemory(self.device)
-        self.engine = build_engine(job, FusedModel(job), options, world, self.precision)
+        model = create_model(job, options, world, self.precision)
+        self.engine = build_engine(job, model, options, world, self.precision)
         self.heads = heads_of(self.engine.module)
         self.average = Average(self.engine.module, job.train.ema.decay) if job.train.ema else None
         self.teacher: Answers = {}
@@ -172,7 +171,7 @@ class Worker:
         self._load(read_trained(folder))
         if self.average:
             self.average.restore(model)
-        restore_optimizer(self.engine, moments, position.step, self._empty_step)
+        restore_optimizer(self.engine, moments, self._empty_step)
         self.position = position
 
     def train(self) -> None:

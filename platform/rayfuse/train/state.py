@@ -5,13 +5,13 @@ each worker takes its part of them when it starts again.
 
     CHECKPOINT/model.safetensors       trained tensors by name; with train.ema, their average
     CHECKPOINT/trained.safetensors     only with train.ema: the tensors as they were trained
-    CHECKPOINT/optimizer.safetensors   `exp_avg/NAME` and `exp_avg_sq/NAME`, float32
+    CHECKPOINT/optimizer.safetensors   `exp_avg/NAME`…: see `rayfuse.train.optimizer_state`
     CHECKPOINT/position.json           epochs done, optimizer steps done, metrics by epoch
     CHECKPOINT/job.json                the resolved job
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from rayfuse.model.folder import read_tensors
 from rayfuse.model.fused import trainable_parameters, trained_tensors
 from rayfuse.spec.job import Job
 
-_MOMENTS = ("exp_avg", "exp_avg_sq")
 MODEL_FILE = "model.safetensors"
 _TRAINED_FILE = "trained.safetensors"
 _OPTIMIZER_FILE = "optimizer.safetensors"
@@ -52,79 +51,6 @@ def gather_model(engine: Any) -> dict[str, torch.Tensor]:
         for name, parameter in trainable_parameters(engine.module).items():
             whole[name] = safe_get_full_fp32_param(parameter)
     return {name: tensor.detach().cpu().clone() for name, tensor in whole.items()}
-
-
-def gather_optimizer(engine: Any) -> dict[str, torch.Tensor]:
-    """The optimizer's moments of each trained parameter, whole, on the CPU. Every rank must call it."""
-    from deepspeed.utils import safe_get_full_optimizer_state
-
-    _link_optimizer_states(engine)
-    found = {}
-    for name, parameter in trainable_parameters(engine.module).items():
-        for moment in _MOMENTS:
-            if engine.zero_optimization_stage() > 0:
-                tensor = safe_get_full_optimizer_state(parameter, moment)
-            else:  # a parameter that never got a gradient has no state
-                tensor = engine.optimizer.state[parameter].get(moment, torch.zeros_like(parameter))
-            found[f"{moment}/{name}"] = tensor.detach().cpu().clone()
-    return found
-
-
-def restore_optimizer(
-    engine: Any, moments: Mapping[str, torch.Tensor], steps: int, empty_step: Callable[[], None]
-) -> None:
-    """Put the moments back. Every rank must call it.
-
-    DeepSpeed makes its optimizer state at the first step, so `empty_step` takes one that changes nothing
-    (gradients and rate zero) before the state is overwritten.
-    """
-    empty_step()
-    _link_optimizer_states(engine)
-    for name, parameter in trainable_parameters(engine.module).items():
-        for moment in _MOMENTS:
-            value = moments[f"{moment}/{name}"]
-            if engine.zero_optimization_stage() > 0:
-                set_whole(engine, parameter, value, moment)
-            elif moment in engine.optimizer.state[parameter]:
-                engine.optimizer.state[parameter][moment].copy_(value)
-    optimizer = engine.optimizer if engine.zero_optimization_stage() == 0 else engine.optimizer.optimizer
-    for state in optimizer.state.values():
-        if "step" in state:
-            state["step"].fill_(float(steps))
-
-
-def set_whole(
-    engine: Any, parameter: torch.nn.Parameter, value: torch.Tensor, moment: str | None = None
-) -> None:
-    """Put a whole tensor in the place of ZeRO's own float32 copy of a parameter, or of one of its moments.
-
-    Under stage 3 each rank keeps an equal part, the last padded, and DeepSpeed 0.19 cuts only tensors that need none.
-    """
-    from deepspeed import utils
-
-    value = value.to(engine.device)
-    if engine.zero_optimization_stage() == 3:
-        part: Any = parameter.ds_tensor  # type: ignore[attr-defined]
-        mine = value.flatten()[torch.distributed.get_rank() * part.numel() :][: part.numel()]
-        value = torch.nn.functional.pad(mine, (0, part.numel() - mine.numel()))
-        set_parameter, set_moment = utils.safe_set_local_fp32_param, utils.safe_set_local_optimizer_state
-    else:
-        set_parameter, set_moment = utils.safe_set_full_fp32_param, utils.safe_set_full_optimizer_state
-    if moment is None:
-        set_parameter(parameter, value)
-    else:
-        set_moment(parameter, value, moment)
-
-
-def _link_optimizer_states(engine: Any) -> None:
-    """Let ZeRO 1 and 2 find the state of every parameter group.
-
-    DeepSpeed 0.19 links parameters to their state once, after the step of the first group, when torch's
-    optimizer has made no state yet for the others.
-    """
-    if engine.zero_optimization_stage() in (1, 2):
-        engine.optimizer._hp_optimizer_states_linked = False
-        engine.optimizer._lazy_init_hp_params_optimizer_state()
 
 
 def write_checkpoint(
@@ -184,5 +110,5 @@ def read_position(folder: Path) -> Position:
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], Position]:
-    """The model's tensors, moments and position. Raises DataError where the folder is no whole checkpoint."""
+    """The model's tensors, the optimizer's and the position. Raises DataError where the folder is no whole checkpoint."""
     return read_model(folder), read_tensors(folder / _OPTIMIZER_FILE), read_position(folder)

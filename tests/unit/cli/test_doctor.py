@@ -1,6 +1,7 @@
 """`rayfuse doctor`: each check as a decision on given facts."""
 
 import json
+import os
 import threading
 from collections import namedtuple
 from collections.abc import Iterator
@@ -107,6 +108,18 @@ def test_memory_is_what_the_container_may_use(tmp_path: Path, limit: str, free: 
     (group / "memory.max").write_text(f"{limit}\n")
     (group / "memory.current").write_text("1000000000\n")
     assert doctor.available_memory(tmp_path) == free
+
+
+def test_the_lock_of_a_killed_build(tmp_path: Path) -> None:
+    assert doctor.build_locks({}, tmp_path).status == "ok"
+    lock = tmp_path / ".cache/torch_extensions/py311_cpu/async_io/lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    for path in (lock, lock.parent):
+        os.utime(path, (0, 0))
+    finding = doctor.build_locks({}, tmp_path)
+    assert (finding.status, finding.remedy) == ("warn", f"rm {lock}")
+    assert lock.exists()
 
 
 def test_no_tracking_server_is_fine() -> None:

@@ -13,7 +13,8 @@ import tiny_jobs
 from rayfuse.data.dataset import fit, read_job_rows
 from rayfuse.errors import SpecError
 from rayfuse.model.fused import FusedModel, trainable_parameters
-from rayfuse.train.engine import full_config, parameter_groups, read_options, set_learning_rate
+from rayfuse.train.engine import full_config, read_options, set_learning_rate
+from rayfuse.train.groups import parameter_groups
 
 
 def job_with(folder: Path, **overrides: Any) -> Any:
@@ -112,8 +113,83 @@ def test_precision_and_clipping(precision: str, autocast: str | None, tmp_path: 
 @pytest.mark.parametrize(("trainable", "bucket"), [(10, 2**20), (2**20, 2**21), (30_000_000, 2**25)])
 def test_buffers_hold_what_is_trained(trainable: int, bucket: int, tmp_path: Path) -> None:
     job = job_with(tmp_path)
-    zero = full_config(job, read_options(job), 1, "fp32", trainable)["zero_optimization"]
+    zero = full_config(job, read_options(job), 2, "fp32", trainable)["zero_optimization"]
     assert zero == {"stage": 2, "reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
+
+
+def test_one_worker_shares_with_nobody(tmp_path: Path) -> None:
+    def stage(world: int, **deepspeed: Any) -> int:
+        job = job_with(tmp_path, **{"train.deepspeed": deepspeed})
+        return full_config(job, read_options(job), world, "fp32", 1)["zero_optimization"]["stage"]
+
+    assert [stage(1, stage=number) for number in range(4)] == [0, 0, 0, 3]
+    assert [stage(2, stage=number) for number in range(4)] == [0, 1, 2, 3]
+    assert stage(1, stage=2, offload={"optimizer": "cpu"}) == 2
+
+
+def test_offload_in_deepspeeds_words(tmp_path: Path) -> None:
+    offload = {"optimizer": "cpu", "parameters": "cpu"}
+    job = job_with(tmp_path, **{"train.deepspeed": {"stage": 3, "offload": offload}})
+    assert read_options(job)["zero_optimization"] == {
+        "stage": 3,
+        "offload_optimizer": {"device": "cpu"},
+        "offload_param": {"device": "cpu"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("train", "stage", "problem"),
+    [
+        ({"ema": {}}, 3, "train.ema: .*ZeRO stage 3 leaves no worker"),
+        ({"optimizer": {"type": "muon"}}, 1, "train.optimizer.type: .*muon orthogonalises whole matrices"),
+    ],
+)
+def test_a_file_may_not_ask_for_a_stage_that_does_not_fit(
+    train: dict[str, Any], stage: int, problem: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "zero.json"
+    file.write_text(json.dumps({"zero_optimization": {"stage": stage}}))
+    job = job_with(tmp_path, train={**train, "deepspeed": str(file)})
+    with pytest.raises(SpecError, match=problem):
+        read_options(job)
+
+
+def groups_of(folder: Path, *groups: dict[str, Any], **overrides: Any) -> dict[str, tuple[float, float]]:
+    """Rate and decay of each parameter of the tiny job, whose own are 0.01 and 0.01."""
+    job = job_with(folder, **{"train.groups": list(groups), **overrides})
+    job = fit(job, read_job_rows(job.data.train, job)[0])
+    model = FusedModel(job)
+    found = {
+        member: (group["lr"], group["weight_decay"])
+        for group in parameter_groups(job, model)
+        for member in group["params"]
+    }
+    return {name: found[parameter] for name, parameter in trainable_parameters(model).items()}
+
+
+def test_rates_of_chosen_parameters(tmp_path: Path) -> None:
+    found = groups_of(
+        tmp_path,
+        {"match": "encoders.image.*.bias", "lr": 0.5},
+        {"match": "encoders.image.*", "lr": 0.2, "weight_decay": 0.3},
+        {"match": "tasks.*", "weight_decay": 0},
+        **{"inputs.image.encoder.lr": 0.7},
+    )
+    assert found["encoders.image.layers.0.weight"] == (0.2, 0.3)
+    assert found["encoders.image.layers.1.bias"] == (0.5, 0.0)
+    assert found["encoders.image.layers.1.weight"] == (0.2, 0.0)  # of a norm
+    assert found["alignment.text.linear.weight"] == (0.01, 0.01)
+    assert {rates for name, rates in found.items() if name.startswith("tasks.")} == {(0.01, 0.0)}
+
+
+def test_a_pattern_without_a_parameter(tmp_path: Path) -> None:
+    with pytest.raises(SpecError) as caught:
+        groups_of(tmp_path, {"match": "*", "lr": 1.0}, {"match": "encoder.image.*", "lr": 0.1})
+    said, _, near = str(caught.value).partition("near it are: ")
+    assert said.startswith(
+        "train.groups.1.match: `encoder.image.*` is the name of no parameter that is trained"
+    )
+    assert all(name.startswith("encoders.image.") for name in near.split(", "))
 
 
 def test_groups_by_rate_and_decay(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,12 +12,9 @@ import torch
 from rayfuse.errors import DataError
 from rayfuse.train.state import (
     Position,
-    gather_model,
-    gather_optimizer,
     read_checkpoint,
     read_model,
     read_position,
-    restore_optimizer,
     write_checkpoint,
 )
 
@@ -83,48 +79,3 @@ def test_no_folder_at_all(tmp_path: Path) -> None:
     for read in (read_checkpoint, read_model, read_position):
         with pytest.raises(DataError, match="not a whole"):
             read(tmp_path / "absent")
-
-
-def engine_of(model: torch.nn.Module) -> Any:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-    return SimpleNamespace(module=model, optimizer=optimizer, zero_optimization_stage=lambda: 0, device="cpu")
-
-
-class Partly(torch.nn.Module):
-    """One layer of two is used; the other gets no gradient, as some weights of pretrained models."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.used, self.unused = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.used(x)
-
-
-def take_step(engine: Any) -> None:
-    engine.optimizer.zero_grad()
-    engine.module(torch.ones(1, 2)).sum().backward()
-    engine.optimizer.step()
-
-
-def test_an_optimizer_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("deepspeed")
-    torch.manual_seed(0)
-    first = engine_of(Partly())
-    for _ in range(3):
-        take_step(first)
-    weights, moments = gather_model(first), gather_optimizer(first)
-    assert weights.keys() == dict(first.module.named_parameters()).keys()
-    assert moments["exp_avg/used.weight"].any()
-    assert not moments["exp_avg/unused.weight"].any()
-
-    second = engine_of(Partly())
-    second.module.load_state_dict(weights)
-    restore_optimizer(second, moments, 3, lambda: take_step(second))
-    second.module.load_state_dict(weights)  # as the step that makes the state must change nothing
-    for engine in (first, second):
-        take_step(engine)
-    for name, tensor in gather_model(first).items():
-        torch.testing.assert_close(tensor, gather_model(second)[name], msg=name)
-    for name, tensor in gather_optimizer(first).items():
-        torch.testing.assert_close(tensor, gather_optimizer(second)[name], msg=name)

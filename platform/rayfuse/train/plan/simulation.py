@@ -29,7 +29,9 @@ from rayfuse.model.encoders.huggingface import without_weights
 from rayfuse.model.encoders.networks import Recurrent
 from rayfuse.model.fused import FusedModel, trainable_parameters
 from rayfuse.spec.job import Job
-from rayfuse.train.engine import build_optimizer, parameter_groups
+from rayfuse.train.activation_checkpointing import checkpoint_activations
+from rayfuse.train.groups import parameter_groups
+from rayfuse.train.optimizers import build_optimizer
 from rayfuse.train.plan.typical import typical_batch
 from rayfuse.train.precision import DTYPES
 
@@ -111,6 +113,8 @@ class Simulation:
             self.model = FusedModel(job)
         with self._mode:
             _as_on_cpu(self.model)
+        if job.train.activation_checkpointing:
+            checkpoint_activations(self.model)
         for module in self.model.modules():
             if isinstance(module, Recurrent):
                 module.forward = partial(_unpacked, module)  # type: ignore[method-assign]
@@ -181,7 +185,7 @@ class Simulation:
             for group in groups:
                 for parameter in group["params"]:
                     parameter.grad = torch.empty_like(parameter)
-            optimizer = build_optimizer(self.job, groups)
+            optimizer = build_optimizer(self.job.train.optimizer, groups)
             before = live.now
             optimizer.step()
             state = live.now - before

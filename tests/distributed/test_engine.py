@@ -1,0 +1,216 @@
+"""Two workers with every optimizer, offloaded state and divided pretrained encoders learn what stage 0 learns.
+
+Each goes on from the checkpoint of stage 0 after one epoch, or begins anew. All runs of a test share two processes,
+because starting them takes longest.
+"""
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import tiny_encoders
+import tiny_jobs
+import torch
+import torch.multiprocessing as mp
+
+HOST = {"optimizer": "cpu"}
+ALL_HOST = {"optimizer": "cpu", "parameters": "cpu"}
+ADAMW = {"type": "adamw", "eps": 1e-6}
+SGD = {"type": "sgd", "nesterov": True, "lr": 0.05}
+LION = {"type": "lion", "lr": 1e-4}
+MUON, ADAFACTOR = {"type": "muon"}, {"type": "adafactor"}
+
+
+def run_on_two_workers(folder: Path, jobs: dict[str, Any]) -> None:
+    """Train each job: one epoch to FOLDER/NAME and another to FOLDER/NAME-on, or only the second for `X from NAME`."""
+    plain = {name: job.model_dump_json() for name, job in jobs.items()}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    mp.spawn(_rank, (port, plain, folder), nprocs=2)
+
+
+def _rank(rank: int, port: int, jobs: dict[str, str], folder: Path) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.distributed.init_process_group("gloo")
+    for name, job_json in jobs.items():
+        if name.startswith("create"):
+            _create(rank, folder / name, json.loads(job_json))
+            continue
+        _train(rank, folder / name, json.loads(job_json))
+        torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def _create(rank: int, folder: Path, content: Any) -> None:
+    """Write the weights of a new model, and whether a worker holds those that it read whole."""
+    import deepspeed
+    from safetensors.torch import save_file
+
+    from rayfuse.data.dataset import load_dataset
+    from rayfuse.spec.job import Job
+    from rayfuse.spec.load import check
+    from rayfuse.train.engine import create_model, read_options
+
+    job, _ = load_dataset(check(content, Job, "job"))
+    torch.manual_seed(0)
+    model = create_model(job, read_options(job), world=2, precision="fp32")
+    parts = [
+        part
+        for name, part in model.named_parameters()
+        if name.startswith("encoders") and "base_layer" in name
+    ]
+    divided = [hasattr(part, "ds_id") and not part.numel() for part in parts]
+    with deepspeed.zero.GatheredParameters([part for part in model.parameters() if hasattr(part, "ds_id")]):
+        tensors = {
+            name: part.detach().clone().contiguous()
+            for name, part in model.named_parameters()
+            if part.numel()
+        }
+    if rank == 0:
+        folder.mkdir(parents=True)
+        save_file({**tensors, "whole": torch.tensor(not any(divided))}, folder / "model.safetensors")
+
+
+def _train(rank: int, folder: Path, content: Any) -> None:
+    from rayfuse.data.dataset import load_dataset
+    from rayfuse.spec.job import Job
+    from rayfuse.spec.load import check
+    from rayfuse.train.engine import read_options
+    from rayfuse.train.loop import Worker
+
+    job, dataset = load_dataset(check(content, Job, "job"))
+    worker = Worker(job, dataset.splits, read_options(job), rank, world=2)
+    _, _, start = folder.name.partition(" from ")
+    if start:
+        worker.restore(folder.with_name(start))
+    else:
+        worker._seed(0)
+        worker.train_epoch(0)
+        _write(worker, folder)
+    worker._seed(1)  # dropout is the same in both
+    worker.train_epoch(1)
+    _write(worker, folder.with_name(f"{folder.name}-on"))
+
+
+def _write(worker: Any, folder: Path) -> None:
+    from rayfuse.train.optimizer_state import gather_optimizer
+    from rayfuse.train.state import gather_model, write_checkpoint
+
+    model, state = gather_model(worker.engine), gather_optimizer(worker.engine)
+    if worker.rank == 0:
+        folder.mkdir(parents=True)
+        write_checkpoint(folder, worker.job, model, state, worker.position)
+
+
+def make_job(folder: Path, optimizer: dict[str, Any], stage: int = 0, **overrides: Any) -> Any:
+    """Batches of 6 rows; some have no picture."""
+    if not (folder / "train.jsonl").exists():
+        tiny_jobs.make_rows(folder, 32, "train", audio=True)
+        tiny_jobs.make_rows(folder, 3, "test", audio=True)
+        tiny_jobs.roughen(folder)
+        tiny_encoders.bert(folder / "bert")
+    bert = {"type": "huggingface", "model": str(folder / "bert"), "train": "lora"}
+    settings = {
+        "train.batch_size": 6,
+        "train.deepspeed.stage": stage,
+        "inputs.image.encoder.dropout": 0.0,
+        "inputs.text.encoder": bert,
+        "train.optimizer": {"lr": 0.003, **optimizer},
+        **overrides,
+    }
+    return tiny_jobs.tiny_job(folder, **settings)
+
+
+def off(folder: Path, first: str, second: str) -> float:
+    """How far apart two runs end, as a part of how far the weights went in the second epoch."""
+    kind = second.removesuffix("-on").rpartition(" from ")[2]
+    found, wanted, before = read(folder / first), read(folder / second), read(folder / kind)
+    for part in ("model", "optimizer"):
+        assert found[part].keys() == wanted[part].keys()
+    state = {name: torch.zeros_like(tensor) for name, tensor in wanted["optimizer"].items()}
+    return max(
+        gap(found["model"], wanted["model"]) / gap(before["model"], read(folder / f"{kind}-on")["model"]),
+        gap(found["optimizer"], wanted["optimizer"]) / gap(state, wanted["optimizer"]),
+    )
+
+
+def gap(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    return sum(float((tensor - second[name]).square().sum()) for name, tensor in first.items()) ** 0.5
+
+
+def read(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    from safetensors.torch import load_file
+
+    return {name: load_file(folder / f"{name}.safetensors") for name in ("model", "optimizer")}
+
+
+def test_every_optimizer(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    jobs = {
+        "sgd": make_job(data, SGD),
+        "stage 1 from sgd": make_job(data, SGD, 1),
+        "stage 3 from sgd": make_job(data, SGD, 3),
+        "lion": make_job(data, LION),
+        "stage 2 from lion": make_job(data, LION, 2),
+        "stage 3 from lion": make_job(data, LION, 3),
+        "muon": make_job(data, MUON),
+        "stage 0 from muon": make_job(data, MUON),
+        "adafactor": make_job(data, ADAFACTOR),
+        "stage 0 from adafactor": make_job(data, ADAFACTOR),
+    }
+    run_on_two_workers(tmp_path, jobs)
+    starts = {name: name.partition(" from ")[2] for name in jobs if " from " in name}
+    found = {name: off(tmp_path, f"{name}-on", f"{start}-on") for name, start in starts.items()}
+    assert max(found.values()) < 1e-4, found
+
+
+def test_offload_and_divided_encoders(tmp_path: Path) -> None:
+    data, forget = tmp_path / "data", {"train.activation_checkpointing": True}
+    jobs = {
+        "adamw": make_job(data, ADAMW),
+        "optimizer of stage 1 from adamw": make_job(data, ADAMW, 1, **{"train.deepspeed.offload": HOST}),
+        "optimizer of stage 2 from adamw": make_job(data, ADAMW, 2, **{"train.deepspeed.offload": HOST}),
+        "both of stage 3 from adamw": make_job(data, ADAMW, 3, **{"train.deepspeed.offload": ALL_HOST}),
+        "forgetful stage 2 from adamw": make_job(data, ADAMW, 2, **forget),
+        "forgetful stage 3": make_job(data, ADAMW, 3, **forget),
+    }
+    run_on_two_workers(tmp_path, jobs)
+    found = {name: off(tmp_path, f"{name}-on", "adamw-on") for name in list(jobs)[1:]}
+    found["anew"] = off(tmp_path, "forgetful stage 3", "adamw")
+    assert max(found.values()) < 1e-4, found
+
+
+def test_pretrained_encoders_are_divided_as_they_are_read(tmp_path: Path) -> None:
+    """PiSSA decomposes weights, which takes them whole. Whisper is read whole, because transformers fails on it."""
+    from safetensors.torch import load_file
+
+    data = tmp_path / "data"
+    jobs = {}
+    for stage in (0, 3):
+        jobs[f"create text {stage}"] = make_job(
+            data, ADAMW, stage, **{"inputs.text.encoder.lora": {"init": "pissa"}}
+        )
+        speech = {
+            "type": "huggingface",
+            "model": str(tiny_encoders.whisper(data / "whisper")),
+            "train": "lora",
+        }
+        audio = {
+            "type": "audio",
+            "sample_rate": 16000,
+            "max_seconds": 0.1,
+            "optional": True,
+            "encoder": speech,
+        }
+        jobs[f"create audio {stage}"] = make_job(data, ADAMW, stage, **{"inputs.audio": audio})
+    run_on_two_workers(tmp_path, jobs)
+    for kind in ("text", "audio"):
+        first, second = (load_file(tmp_path / f"create {kind} {stage}/model.safetensors") for stage in (0, 3))
+        assert (second.pop("whole") == 1) == (kind == "audio")
+        assert first.pop("whole") == 1
+        torch.testing.assert_close(second, first, rtol=0, atol=1e-6)
