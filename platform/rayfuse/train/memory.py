@@ -23,7 +23,7 @@ class PeakMemory:
         if self._on_gpu:
             torch.cuda.reset_peak_memory_stats(device)
             return
-        _import_what_training_will()
+        load_libraries()
         self.baseline = resident()
         with suppress(OSError):  # a container may forbid it; the peak is then that of the whole process
             _CLEAR.write_text(_RESET_PEAK)
@@ -41,11 +41,15 @@ class PeakMemory:
         return {"peak_bytes": self.bytes(), "baseline_bytes": self.baseline, "on_gpu": self._on_gpu}
 
 
-def _import_what_training_will() -> None:
-    """So that libraries count as what was there already, and not as the model's."""
+def load_libraries() -> None:
+    """Import what training will and run some kernels, so that none of it counts as the model's later on."""
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401 - brings along torch's compiler
     import transformers  # noqa: F401
+
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.nn.TransformerEncoderLayer(16, 2, 16, batch_first=True)(torch.ones(2, 4, 16)).sum().backward()
+        torch.nn.Conv2d(3, 4, 3)(torch.ones(2, 3, 8, 8)).sum().backward()
 
 
 def resident() -> int:

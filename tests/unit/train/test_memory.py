@@ -10,7 +10,7 @@ SIZE = 64_000_000
 
 
 def test_a_peak_is_seen_after_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_import_what_training_will", lambda: None)
+    monkeypatch.setattr(memory, "load_libraries", lambda: None)
     peak = PeakMemory(torch.device("cpu"))
     assert peak.baseline > 10_000_000
     torch.ones(SIZE // 4).sum()
@@ -21,7 +21,7 @@ def test_a_peak_is_seen_after_it_is_over(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_an_earlier_peak_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_import_what_training_will", lambda: None)
+    monkeypatch.setattr(memory, "load_libraries", lambda: None)
     torch.ones(SIZE).sum()
     peak = PeakMemory(torch.device("cpu"))
     assert peak.bytes() < peak.baseline + SIZE

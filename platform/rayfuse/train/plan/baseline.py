@@ -21,11 +21,11 @@ def measure() -> int:
 def _train_nothing() -> int:
     os.environ |= {"DS_ACCELERATOR": "cpu", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     import torch
-    import transformers  # noqa: F401
 
     import rayfuse.train.loop  # noqa: F401
-    from rayfuse.train.memory import resident
+    from rayfuse.train.memory import load_libraries, resident
 
+    load_libraries()
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     import deepspeed
     import deepspeed.ops
