@@ -8,18 +8,29 @@ import os
 import subprocess
 import sys
 
+from rayfuse.errors import ResourceError
+
 
 def measure() -> int:
-    """Bytes, from a fresh process; it takes some seconds."""
+    """Bytes, from a fresh process; it takes some seconds. Raises ResourceError where that fails."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(
-        [sys.executable, "-m", __name__], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", __name__],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    return int(done.stdout.split()[-1]) if done.returncode == 0 else 0
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["it was killed"])[-1]
+        raise ResourceError(f"a worker's process cannot be started here to see what it takes: {reason}")
+    return int(done.stdout.split()[-1])
 
 
 def _train_nothing() -> int:
     os.environ |= {"DS_ACCELERATOR": "cpu", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    import ray.train
+    import ray.train.torch  # noqa: F401
     import torch
 
     import rayfuse.train.loop  # noqa: F401
