@@ -14,12 +14,7 @@ from rayfuse.errors import ResourceError
 def measure() -> int:
     """Bytes, from a fresh process; it takes some seconds. Raises ResourceError where that fails."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run(
-        [sys.executable, "-m", __name__],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    done = subprocess.run([sys.executable, "-m", __name__], env=environment, capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["it was killed"])[-1]
         raise ResourceError(f"a worker's process cannot be started here to see what it takes: {reason}")

@@ -111,10 +111,10 @@ class Simulation:
         self._mode = FakeTensorMode()
         with without_weights(), torch.device("meta"):
             self.model = FusedModel(job)
-        if job.train.activation_checkpointing:
-            checkpoint_activations(self.model)
         with self._mode:
             _as_on_cpu(self.model)
+        if job.train.activation_checkpointing:
+            checkpoint_activations(self.model)
         for module in self.model.modules():
             if isinstance(module, Recurrent):
                 module.forward = partial(_unpacked, module)  # type: ignore[method-assign]

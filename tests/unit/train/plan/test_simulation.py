@@ -100,16 +100,21 @@ def test_the_most_that_a_step_needs_is_what_torch_allocates(tmp_path: Path) -> N
     assert 0 < simulation.evaluation(ROWS) < step.kept
 
 
-def test_optimizer_state_is_that_of_the_real_optimizer(tmp_path: Path) -> None:
-    job = lora(tmp_path)
+@pytest.mark.parametrize("kind", ["adamw", "sgd", "adafactor", "lion", "muon"])
+def test_optimizer_state_is_that_of_the_real_optimizer(kind: str, tmp_path: Path) -> None:
+    options = {"train.optimizer": {"type": kind}, "train.deepspeed": {"stage": 0}}
+    job = fitted_job(tmp_path, **options)
     model = FusedModel(job)
     optimizer = build_optimizer(job.train.optimizer, parameter_groups(job, model))
     for parameter in trainable_parameters(model).values():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     wanted = bytes_of(t for state in optimizer.state.values() for t in state.values())
-    simulation = Simulation(job, "fp32")
-    assert simulation.optimizer(None).state == wanted
+    assert Simulation(job, "fp32").optimizer(None).state == wanted
+
+
+def test_optimizer_on_parts_of_flat_groups(tmp_path: Path) -> None:
+    simulation = Simulation(fitted_job(tmp_path), "fp32")
     flat = simulation.optimizer(2)
     assert flat.state == pytest.approx(simulation.sizes().trained, rel=0.01)  # half of two moments
     assert flat.flat == pytest.approx(max(simulation.sizes().groups) / 2, abs=16)
@@ -133,6 +138,18 @@ def test_parts_that_look_at_values(overrides: dict[str, Any], tmp_path: Path) ->
     step = Simulation(fitted_job(tmp_path, **overrides), "fp32").step(4)
     assert step.flops > 0
     assert step.most_together.total >= step.kept > 0
+
+
+def test_activation_checkpointing_keeps_less_and_computes_more(tmp_path: Path) -> None:
+    encoder = {"type": "transformer", "width": 32, "layers": 3, "heads": 2}
+    inputs = {"text": {"type": "text", "max_tokens": 16, "encoder": encoder}}
+    plain, forgetful = (
+        Simulation(fitted_job(tmp_path, inputs=inputs, **more), "fp32").step(ROWS)
+        for more in ({}, {"train.activation_checkpointing": True})
+    )
+    assert forgetful.kept < 0.5 * plain.kept
+    assert forgetful.most_activations.total < plain.most_activations.total
+    assert 1.2 * plain.flops < forgetful.flops < 1.4 * plain.flops
 
 
 def test_more_rows_and_longer_texts_take_more(tmp_path: Path) -> None:
