@@ -101,13 +101,13 @@ def read_steps(folder: Path) -> list[list[float]]:
     return steps
 
 
-def assert_same(first: Path, second: Path) -> None:
+def assert_same(first: Path, second: Path, atol: float = 5e-6) -> None:
     """To a small part of a step, which is up to 0.003."""
     mine, theirs = read_tensors(first), read_tensors(second)
     assert mine.keys() == theirs.keys()
     for name, tensor in mine.items():
         torch.testing.assert_close(
-            tensor, theirs[name], rtol=1e-3, atol=5e-6, msg=lambda text, n=name: f"{n}: {text}"
+            tensor, theirs[name], rtol=1e-3, atol=atol, msg=lambda text, n=name: f"{n}: {text}"
         )
 
 
@@ -147,6 +147,10 @@ def test_accumulating_changes_nothing(alone: Path, tmp_path: Path) -> None:
     assert_same(alone, train_in_processes(tmp_path / "out", job, world=1, stop=EPOCHS))
 
 
+_STANDARDIZED = 2e-5
+"""These vectors' mean is up to 148 times their deviation: taking it away makes rounding so much larger. Without
+`align.standardize` the same runs agree to 2e-7."""
+
 AIDS = {
     "train.ema": {"decay": 0.9},
     "train.subset_loss": {"draw": "random"},
@@ -163,7 +167,7 @@ def test_aids_depend_on_the_rows_alone_and_resume_exactly(tmp_path: Path) -> Non
     job = make_job(tmp_path, 2, **AIDS)
     together = train_in_processes(tmp_path / "out", job, 2, EPOCHS, start=half)
     assert (together / "trained.safetensors").exists()
-    assert_same(alone, together)
+    assert_same(alone, together, _STANDARDIZED)
     assert_same_evaluation(alone, together)
 
 
@@ -171,7 +175,7 @@ def test_aids_under_stage_3(tmp_path: Path) -> None:
     aids = {name: value for name, value in AIDS.items() if name != "train.ema"}
     alone = train_in_processes(tmp_path / "alone", make_job(tmp_path, 0, **aids), world=1, stop=1)
     together = train_in_processes(tmp_path / "out", make_job(tmp_path, 3, **aids), world=2, stop=1)
-    assert_same(alone, together)
+    assert_same(alone, together, _STANDARDIZED)
 
 
 def assert_same_evaluation(first: Path, second: Path) -> None:

@@ -21,7 +21,7 @@ def test_a_cluster_reads_and_checks_as_one_process_does(ray_cluster: LocalCluste
     rows = (tmp_path / "train.jsonl").read_text().splitlines()
     (tmp_path / "train.jsonl").write_text("\n".join([*rows, '{"text": null, "label": "red"}', "no row"]))
     fitted, here = load_dataset(job)
-    with ray.init(log_to_driver=False, logging_level="ERROR"):
+    with ray.init(log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True):
         again, there = load_dataset(job, Store.below(str(tmp_path / "rows")), spread)
         assert again == fitted
         assert there.digests == here.digests
