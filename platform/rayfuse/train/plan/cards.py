@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from rayfuse.errors import SpecError
 from rayfuse.spec.problems import nearest
+from rayfuse.train.flops import peak_of
 
 GIB = 1 << 30
 SHARE_OF_PEAK = 0.4
@@ -26,29 +27,34 @@ class Card:
 
     name: str
     memory: int
-    half: float
-    """In 16 bits."""
     single: float
     """In float32, without TF32, which torch does not use unless told to."""
     bf16: bool = True
     """Whether it computes in bf16."""
 
+    @property
+    def half(self) -> float:
+        """In 16 bits."""
+        peak = peak_of(self.name)
+        assert peak is not None, f"{self.name} has no peak in rayfuse.train.flops"
+        return peak
+
 
 CARDS = {
     card.name: card
     for card in (
-        Card("B200", 178 * GIB, 2250e12, 75e12),
-        Card("H200", 140 * GIB, 989e12, 67e12),
-        Card("H100", 79 * GIB, 989e12, 67e12),
-        Card("A100-80GB", 79 * GIB, 312e12, 19.5e12),
-        Card("A100", 39 * GIB, 312e12, 19.5e12),
-        Card("L40S", 44 * GIB, 362e12, 91.6e12),
-        Card("L4", 22 * GIB, 121e12, 30.3e12),
-        Card("A10", 22 * GIB, 125e12, 31.2e12),
-        Card("RTX4090", 23 * GIB, 165e12, 82.6e12),
-        Card("RTX3090", 23 * GIB, 71e12, 35.6e12),
-        Card("V100", 31 * GIB, 125e12, 15.7e12, bf16=False),
-        Card("T4", 14 * GIB, 65e12, 8.1e12, bf16=False),
+        Card("B200", 178 * GIB, 75e12),
+        Card("H200", 140 * GIB, 67e12),
+        Card("H100", 79 * GIB, 67e12),
+        Card("A100-80GB", 79 * GIB, 19.5e12),
+        Card("A100", 39 * GIB, 19.5e12),
+        Card("L40S", 44 * GIB, 91.6e12),
+        Card("L4", 22 * GIB, 30.3e12),
+        Card("A10", 22 * GIB, 31.2e12),
+        Card("RTX 4090", 23 * GIB, 82.6e12),
+        Card("RTX 3090", 23 * GIB, 35.6e12),
+        Card("V100", 31 * GIB, 15.7e12, bf16=False),
+        Card("T4", 14 * GIB, 8.1e12, bf16=False),
     )
 }
 """By name; memory as the driver reports it free, rounded down, peaks from the makers' data sheets."""
@@ -56,7 +62,7 @@ CARDS = {
 
 def card(name: str) -> Card:
     """A known card by its name in any case, with or without spaces. Raises SpecError where it is not known."""
-    known = {each.lower(): each for each in CARDS}
+    known = {each.lower().replace(" ", ""): each for each in CARDS}
     plain = name.lower().replace(" ", "")
     if plain not in known:
         near = nearest(plain, list(known))

@@ -124,3 +124,8 @@ def test_a_run_that_cannot_be_planned_is_not_lost(tmp_path: Path) -> None:
     metrics, line = beside_plan(job, [], {"peak_bytes": 7, "baseline_bytes": 1, "on_gpu": True})
     assert metrics == {"memory/peak_bytes": 7.0}
     assert "not planned: " in line
+
+
+def test_every_card_has_a_peak() -> None:
+    assert all(each.half > each.single for each in cards.CARDS.values())
+    assert cards.card("rtx 4090") is cards.CARDS["RTX 4090"]
