@@ -1,5 +1,6 @@
 """Workers as plain processes over gloo, without Ray: steps and checkpoints do not depend on how many there are."""
 
+import json
 import os
 import socket
 from pathlib import Path
@@ -28,8 +29,6 @@ def train_in_processes(folder: Path, job, world: int, stop: int, start: Path | N
 def _rank(
     rank: int, world: int, port: int, job_json: str, stop: int, start: Path | None, folder: Path
 ) -> None:
-    import json
-
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": str(world)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -95,8 +94,6 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 def read_steps(folder: Path) -> list[list[float]]:
     """Loss, gradient norm, rows and learning rate of each step, over all workers."""
-    import json
-
     steps: list[list[float]] = json.loads((folder / "steps.json").read_text())
     return steps
 
@@ -147,6 +144,51 @@ def test_accumulating_changes_nothing(alone: Path, tmp_path: Path) -> None:
     assert_same(alone, train_in_processes(tmp_path / "out", job, world=1, stop=EPOCHS))
 
 
+def make_disjoint_job(folder: Path, stage: int, accumulate: int = 1):
+    """One of two workers has rows with a picture alone, the other with a text alone, in the whole first epoch."""
+    from rayfuse.data.batches import Plan
+
+    batch = 4
+    job = make_job(
+        folder,
+        stage,
+        **{
+            "train.batch_size": batch,
+            "train.accumulate": accumulate,
+            "train.input_dropout": 0.0,
+            "data.validation": str(folder / "train.jsonl"),
+            "data.test": str(folder / "train.jsonl"),
+            "inputs.image.optional": True,
+            "inputs.text.optional": True,
+        },
+    )
+    rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if "image" in row][:24]
+    plan = Plan(len(rows), batch, accumulate, job.train.seed)
+    for rank, gone in ((0, "text"), (1, "image")):
+        for step in range(plan.steps):
+            for numbers in plan.step(0, step, rank, 2):
+                for number in numbers:
+                    rows[number].pop(gone)
+    assert all(("image" in row) != ("text" in row) for row in rows)
+    tiny_jobs.write_rows(folder / "train.jsonl", rows)
+    return job
+
+
+@pytest.mark.parametrize(
+    ("stage", "accumulate"),
+    [(2, 1), (3, 2), *(pytest.param(stage, 2, marks=pytest.mark.slow) for stage in (0, 1, 2))],
+)
+def test_ranks_whose_rows_hold_disjoint_inputs_for_a_whole_epoch(
+    stage: int, accumulate: int, tmp_path: Path
+) -> None:
+    job = make_disjoint_job(tmp_path, stage, accumulate)
+    together = train_in_processes(tmp_path / "together", job, world=2, stop=1)
+    zero = job.train.model_copy(update={"deepspeed": job.train.deepspeed.model_copy(update={"stage": 0})})
+    alone = train_in_processes(tmp_path / "alone", job.model_copy(update={"train": zero}), world=1, stop=1)
+    assert_same(alone, together)
+
+
 _STANDARDIZED = 2e-5
 """These vectors' mean is up to 148 times their deviation: taking it away makes rounding so much larger. Without
 `align.standardize` the same runs agree to 2e-7."""
@@ -179,8 +221,6 @@ def test_aids_under_stage_3(tmp_path: Path) -> None:
 
 
 def assert_same_evaluation(first: Path, second: Path) -> None:
-    import json
-
     mine, theirs = (json.loads((folder / "evaluation.json").read_text()) for folder in (first, second))
     for a, b in zip(mine[0] + mine[1], theirs[0] + theirs[1], strict=True):
         assert a == pytest.approx(b, abs=1e-4)
