@@ -190,7 +190,7 @@ def test_a_lost_node_shrinks_the_run_and_a_new_one_lets_it_grow(
         elastic = {
             "compute.workers": [1, 2],
             "compute.resize_interval": 4,
-            "inputs.image.encoder.options.seconds": 0.3,
+            "inputs.image.encoder.options.seconds": 1.5,
         }
         training = Training(prepare(tmp_path, **elastic), nodes)
         training.wait_for_step(chance.randrange(5, 15))
