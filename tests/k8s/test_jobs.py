@@ -96,7 +96,7 @@ def test_a_job_is_stopped_half_way(
     assert (code, answer["name"], answer["status"]) == (0, "stops", "PENDING")
     wait_for(lambda: jobs.get("stops").status == "RUNNING")
     log = jobs.logs("stops", follow=True)
-    assert next(line for line in log if "validation/loss" in line).startswith("step ")
+    assert next(line for line in log if "  validation  loss " in line).startswith("epoch ")
 
     info = jobs.stop("stops")
     assert (info.status, info.exit_code) == ("STOPPED", None)
