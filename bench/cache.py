@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from throughput import in_worker, timed
+from throughput import SHARED, in_worker, timed
 
 ROOT = Path(__file__).parents[1]
 ROUNDS = 10
@@ -22,12 +22,14 @@ ROWS = 512
 FASTER = 20.0
 SLOWER = 1.3
 RECIPE = [
+    f"data.train={SHARED}/data/avmnist_smil/arith_train.jsonl",
+    "data.test=null",
     "inputs.image.augment=[]",
     "inputs.image.encoder={type: conv, width: 4}",
     "inputs.audio.augment=[]",
     "inputs.audio.encoder={type: conv, width: 4}",
     "inputs.audio.mels=20",
-    "inputs.text.encoder={type: huggingface, model: '${MODELS:-../models}/minilm', train: frozen}",
+    f"inputs.text.encoder={{type: huggingface, model: {ROOT}/models/minilm, train: frozen}}",
     "align.dim=32",
     "train.batch_size=256",
     "fusion={type: concat}",
@@ -43,6 +45,9 @@ def run() -> None:
     from rayfuse.spec.load import load_spec
     from rayfuse.train import launch
 
+    if not (SHARED / "data").is_dir():
+        print(f"cache       skipped: it takes {SHARED}/data/avmnist_smil; set SHARED")
+        return
     with tempfile.TemporaryDirectory() as storage:
         own = [f"output.storage={storage}", f"compute.cpus_per_worker={os.cpu_count()}"]
         job, dataset = load_dataset(load_spec(ROOT / "jobs" / "arithmetic.yaml", Job, [*RECIPE, *own]))

@@ -1,22 +1,22 @@
 """Share of tokens that are padding in an epoch of real reviews, with batches by length and without."""
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from throughput import SHARED
+
 ROOT = Path(__file__).parents[1]
-DATA = Path(os.environ.get("DATA", ROOT.parent / "shared" / "data"))
-MODELS = Path(os.environ.get("MODELS", ROOT / "models"))
+MODELS = ROOT / "models"
 LIMIT = 0.10
 BATCH = 32
 
 
 def run() -> None:
-    """Print the share for both; needs the reviews of $DATA/tabular_text and the tokenizer of $MODELS/minilm."""
-    reviews = DATA / "tabular_text" / "womens_clothing_reviews_1000.csv"
+    """Print the share for both; needs the reviews of $SHARED/data/tabular_text and the tokenizer of models/minilm."""
+    reviews = SHARED / "data" / "tabular_text" / "womens_clothing_reviews_1000.csv"
     if not reviews.is_file() or not (MODELS / "minilm").is_dir():
-        print(f"padding     skipped: it takes {reviews} and {MODELS / 'minilm'}; set DATA and MODELS")
+        print(f"padding     skipped: it takes {reviews} and {MODELS / 'minilm'}; set SHARED")
         return
     shares = {by_length: _share(reviews, by_length) for by_length in (False, True)}
     print(f"padding     in the order of the seed     {shares[False]:6.1%} of tokens")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-MODELS = Path(os.environ.get("MODELS", ROOT / "models"))
+MODELS = ROOT / "models"
 STEPS = 3
 LIMIT = 0.1
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
@@ -158,7 +158,7 @@ def _train(path: str) -> dict[str, Any]:
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     worker = Worker(job, dataset.splits, read_options(job))
     worker.train_epoch(0)
-    worker.evaluate("validation")
+    worker.evaluator.metrics("validation")
     measured = worker.memory.told()
 
     from rayfuse.train.plan.comparison import predict

@@ -2,6 +2,8 @@
 
 python bench/run.py [startup] [throughput] [cache] [padding] [memory] [checkpoints] [recovery]
                     [tuning] [plan] [demo]      all of them where none is named
+
+SHARED is the folder whose data/ has the public data sets; what needs one is left out where it is not there.
 """
 
 import json

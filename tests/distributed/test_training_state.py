@@ -56,7 +56,7 @@ def _rank(
         worker.end_epoch()
     model, moments = gather_model(worker.engine), gather_optimizer(worker.engine)
     with worker.averaged():
-        evaluation = worker.evaluate("test", [("image", "text"), ("text",)])
+        evaluation = worker.evaluator.metrics("test", [("image", "text"), ("text",)])
     if rank == 0:
         average = worker.average.tensors if worker.average else None
         write_checkpoint(folder, job, model, moments, worker.position, average)

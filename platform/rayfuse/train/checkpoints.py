@@ -8,7 +8,9 @@ import errno
 import hashlib
 import json
 import logging
+import os
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -16,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 
@@ -32,6 +34,8 @@ _FINAL = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 _BLOCK = 1 << 22
 
 log = logging.getLogger(__name__)
+
+Done = TypeVar("Done")
 
 Say = Callable[[str], None]
 Goodness = Callable[[Mapping[str, Any]], float]
@@ -102,7 +106,8 @@ class Saver:
         self.run, self.keep, self.goodness = run, keep, goodness
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        _remove_halves(run)
+        self._known = find(run)  # the one written last comes first
+        _remove_halves(run, self._known)
 
     def save(self, step: int, metrics: dict[str, float] | None, write: Callable[[Path], None]) -> None:
         """Have `write` put its files into a folder, which becomes the checkpoint of `step`.
@@ -124,23 +129,46 @@ class Saver:
         if error is not None:
             raise error
 
+    def before(self, step: int) -> Checkpoint | None:
+        """The newest checkpoint of a step before; later ones are removed, or a restart would go on from them."""
+        self.wait()
+        for checkpoint in self._known:
+            if checkpoint.step >= step:
+                remove(checkpoint.url)
+        self._known = [checkpoint for checkpoint in self._known if checkpoint.step < step]
+        return next(iter(self._known), None)
+
+    def best(self) -> list[Checkpoint]:
+        """The checkpoints that were validated, the best first, once the last of them is whole."""
+        self.wait()
+        return best_first(self._known, self.goodness)
+
     def _work(self, step: int, metrics: dict[str, float] | None, write: Callable[[Path], None]) -> None:
         url = f"{self.run}/{_FOLDER}/step-{step:08d}"
+        _yield_to_training()
         try:
-            _write(url, step, metrics, write)
+            written = _write(url, step, metrics, write)
+            self._known = [written, *(checkpoint for checkpoint in self._known if checkpoint.step != step)]
             self._remove_others()
         except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
             self._error = error
 
     def _remove_others(self) -> None:
         """Failing to clean up is no reason to stop: the next time does it."""
-        known = find(self.run)
-        for checkpoint in known:
-            if checkpoint not in kept(known, self.keep, self.goodness):
-                try:
-                    remove(checkpoint.url)
-                except Exception as error:  # noqa: BLE001 - each store has its own errors
-                    log.warning("%s: cannot be removed: %s", checkpoint.url, error)
+        staying = kept(self._known, self.keep, self.goodness)
+        for checkpoint in [checkpoint for checkpoint in self._known if checkpoint not in staying]:
+            try:
+                remove(checkpoint.url)
+                self._known.remove(checkpoint)
+            except Exception as error:  # noqa: BLE001 - each store has its own errors
+                log.warning("%s: cannot be removed: %s", checkpoint.url, error)
+
+
+def _yield_to_training() -> None:
+    """Let this thread have the processors that training leaves: where Linux runs it, each thread is as nice as it says."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def kept(known: list[Checkpoint], keep: Keep, goodness: Goodness) -> list[Checkpoint]:
@@ -154,13 +182,15 @@ def best_first(known: Iterable[Checkpoint], goodness: Goodness) -> list[Checkpoi
     return [checkpoint for _, _, checkpoint in sorted(validated, key=lambda t: t[:2], reverse=True)]
 
 
-def _write(url: str, step: int, metrics: dict[str, float] | None, write: Callable[[Path], None]) -> None:
+def _write(
+    url: str, step: int, metrics: dict[str, float] | None, write: Callable[[Path], None]
+) -> Checkpoint:
     fs, path = fsspec.url_to_fs(url)
     local = "://" not in url
     with tempfile.TemporaryDirectory(prefix="rayfuse-checkpoint-") as scratch:
         folder = Path(url if local else scratch)
 
-        def produce() -> None:
+        def produce() -> Checkpoint:
             if fs.exists(path):
                 remove(url)  # of a run that went on from an earlier one
             folder.mkdir(parents=True, exist_ok=True)
@@ -170,24 +200,24 @@ def _write(url: str, step: int, metrics: dict[str, float] | None, write: Callabl
                 fs.makedirs(path, exist_ok=True)
                 for name in files:
                     fs.put_file(f"{folder}/{name}", f"{path}/{name}")
-            whole = asdict(Checkpoint(url, step, metrics, files))
-            del whole["url"]
-            fs.pipe_file(f"{path}/{_COMPLETE}", json.dumps(whole, indent=1).encode())
+            written = Checkpoint(url, step, metrics, files)
+            told = {key: value for key, value in asdict(written).items() if key != "url"}
+            fs.pipe_file(f"{path}/{_COMPLETE}", json.dumps(told, indent=1).encode())
+            return written
 
         try:
-            _persist(produce, url, "written")
+            return _persist(produce, url, "written")
         except BaseException:
             with suppress(Exception):  # half a checkpoint takes the place that is missing
                 remove(url)
             raise
 
 
-def _persist(work: Callable[[], None], url: str, what: str) -> None:
+def _persist(work: Callable[[], Done], url: str, what: str) -> Done:
     """Do `work`, again while a storage fails that may come back."""
     for pause in (*_PAUSES, None):
         try:
-            work()
-            return
+            return work()
         except Exception as error:  # noqa: BLE001 - each store has its own errors
             if isinstance(error, FileNotFoundError) and what == "read":
                 raise DataError(f"{url}: not a whole checkpoint: {error}") from None
@@ -203,6 +233,7 @@ def _persist(work: Callable[[], None], url: str, what: str) -> None:
                 ) from None
             log.warning("%s cannot be %s yet, trying again in %g s: %s", url, what, pause, error)
             time.sleep(pause)
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _verify(folder: Path, checkpoint: Checkpoint) -> None:
@@ -233,10 +264,10 @@ def remove(url: str) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _remove_halves(run: str) -> None:
+def _remove_halves(run: str, known: Iterable[Checkpoint]) -> None:
     """Remove what a worker that died left half-written."""
     fs, path = fsspec.url_to_fs(f"{run}/{_FOLDER}")
-    whole = {checkpoint.url.rsplit("/", 1)[-1] for checkpoint in find(run)}
+    whole = {checkpoint.url.rsplit("/", 1)[-1] for checkpoint in known}
     with suppress(FileNotFoundError):
         for folder in fs.ls(path, detail=False):
             name = folder.rstrip("/").rsplit("/", 1)[-1]

@@ -203,7 +203,7 @@ def _trainer(job: Job, run: RunFolder, config: dict[str, Any]) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from rayfuse.train.loop import train_worker
+    from rayfuse.train.entry import train_worker
 
     storage, filesystem = _storage(run.url.rpartition("/")[0])
     compute = job.compute

@@ -1,9 +1,7 @@
-"""What every worker does: continue from the checkpoint, train, validate, report; then look at the test rows once."""
+"""What every rank does: continue from the checkpoint, train, validate, report; then look at the test rows once."""
 
-import json
 import math
 import random
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
@@ -14,34 +12,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from rayfuse.data.ahead import Loader, Steps, prefetch
+from rayfuse.data.ahead import Loader, Steps
 from rayfuse.data.batches import Batch, Plan, SampleStore, collate
 from rayfuse.data.rows import Row
 from rayfuse.data.samples import SampleMaker
 from rayfuse.errors import RayfuseError
 from rayfuse.model.alignment.base import Standards
-from rayfuse.model.evaluation import (
-    Outputs,
-    Subset,
-    calibrate,
-    collect,
-    details,
-    remember,
-    score,
-    subset_name,
-    subsets,
-)
-from rayfuse.model.explain import importance
 from rayfuse.model.folder import load_weights
-from rayfuse.model.fused import heads_of, trainable_parameters
+from rayfuse.model.fused import trainable_parameters
 from rayfuse.spec.job import Job
-from rayfuse.spec.load import check
 from rayfuse.train.agenda import Agenda
-from rayfuse.train.board import Record
-from rayfuse.train.checkpoints import Checkpoint, Saver, best_first, find, newest, opened, remove
+from rayfuse.train.checkpoints import Checkpoint, Saver, newest, opened
 from rayfuse.train.distill import Answers, teacher_answers
 from rayfuse.train.ema import Average
 from rayfuse.train.engine import build_engine, create_model, set_learning_rate
+from rayfuse.train.evaluator import Evaluator
 from rayfuse.train.feature_cache import encode_frozen
 from rayfuse.train.gradients import gradient_norm, keep_gradient_norm
 from rayfuse.train.guard import Guard, RollBack, Verdict, named
@@ -66,74 +51,9 @@ from rayfuse.train.stopping import should_stop
 from rayfuse.train.telemetry import Telemetry
 from rayfuse.train.watchdog import Watchdog
 
-_EVALUATION_BATCH = 256
 _ROWS_OBSERVED = 1024
 """Training rows that set the scale of what encoders make."""
 _CPU = torch.device("cpu")
-
-
-def train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
-    """Ray Train's entry on each worker. Rank 0 returns the evaluation of the best checkpoint."""
-    import ray.train
-    import ray.train.torch
-
-    job = check(json.loads(config["job"]), Job, "job")
-    splits = config["splits"]
-    context = ray.train.get_context()
-    rank, world, board, run = (
-        context.get_world_rank(),
-        context.get_world_size(),
-        config["board"],
-        config["run"],
-    )
-    if rank == 0:
-        board.push.remote([_room()])
-    if not job.compute.gpus_per_worker:
-        torch.set_num_threads(max(1, int(job.compute.cpus_per_worker)))
-    device = ray.train.torch.get_device()
-
-    def say(text: str, step: int = 0) -> None:
-        ray.get(board.push.remote([_said(text, step)]))
-
-    worker = Worker(job, splits, config["deepspeed"], rank, world, device, say)
-    worker.telemetry = Telemetry(board if rank == 0 else None, device, world)
-    checkpoints = job.train.checkpoint
-    worker.agenda = Agenda(checkpoints, rank, world, device, preempted=_preempted)
-    if rank == 0:
-        worker.saver = Saver(run, checkpoints.keep_for(job.train.soup), worker.goodness)
-        worker.profile_steps(config["profile"], run)
-    worker.learn_from(config["teacher"])
-
-    def tell(text: str) -> None:
-        say(f"rank {rank}: {text}", worker.position.step)
-
-    with Watchdog(job.compute.hang_timeout, tell) as worker.watchdog:
-        worker.go_on(run, say)
-        worker.train()
-        outcome = worker.finish(run, config["evaluate"])
-    worker.telemetry.close()
-    return outcome if rank == 0 else None
-
-
-def _room() -> Record:
-    """Tells the driver which placement group the workers run in."""
-    from ray.util import get_current_placement_group
-
-    room = get_current_placement_group()
-    assert room is not None, "Ray Train gives every worker group one"
-    return {"time": time.time(), "step": 0, "metrics": {}, "room": room.id.hex()}
-
-
-def _said(text: str, step: int) -> Record:
-    """A line for people."""
-    return {"time": time.time(), "step": step, "metrics": {}, "text": text}
-
-
-def _preempted() -> bool:
-    """Whether a node of this run is about to be taken away; every rank must ask."""
-    import ray.train
-
-    return ray.train.get_preemption_info() is not None
 
 
 def _weights(checkpoints: Iterable[Checkpoint]) -> Iterator[dict[str, torch.Tensor]]:
@@ -177,7 +97,7 @@ class Worker:
         model = create_model(job, options, world, self.precision)
         self.engine = build_engine(job, model, options, world, self.precision)
         keep_gradient_norm(self.engine)
-        self.heads = heads_of(self.engine.module)
+        self.evaluator = Evaluator(job, self.engine, self.stores, maker.modalities, rank, world, device)
         self.average = Average(self.engine.module, job.train.ema.decay) if job.train.ema else None
         self.teacher: Answers = {}
         self.position = Position()
@@ -252,7 +172,7 @@ class Worker:
     def end_epoch(self) -> None:
         """Validate, take note, and save."""
         with self.averaged():
-            metrics = self.evaluate("validation")[0]
+            metrics = self.evaluator.metrics("validation")[0]
         self.position.epoch += 1
         self.position.history.append(metrics)
         self.position.stopped_early = self._early()
@@ -268,7 +188,7 @@ class Worker:
         `rows` are those of the step that it did not like.
         """
         self.meter.flush()
-        before = [self._checkpoint_before(verdict.leave_out[0])] if self.saver else [None]
+        before = [self.saver.before(verdict.leave_out[0])] if self.saver else [None]
         if self.world > 1:
             torch.distributed.broadcast_object_list(before, src=0)
         [checkpoint] = before
@@ -282,16 +202,6 @@ class Worker:
             f"{verdict.reason}{named(rows)}; back to step {checkpoint.step}, leaving out steps {first} to {last}",
         )
 
-    def _checkpoint_before(self, step: int) -> Checkpoint | None:
-        """The newest of a step before; later ones are removed, or a restart would go on from them."""
-        assert self.saver is not None
-        self.saver.wait()
-        found = find(self.saver.run)
-        for checkpoint in found:
-            if checkpoint.step >= step:
-                remove(checkpoint.url)
-        return next((checkpoint for checkpoint in found if checkpoint.step < step), None)
-
     def standardize(self) -> None:
         """Let the alignment see some training rows, where the job wants it to bring them to one scale."""
         parts = [module for module in self.engine.module.modules() if isinstance(module, Standards)]
@@ -299,7 +209,7 @@ class Worker:
             return
         for part in parts:
             part.observe()
-        self._collect("train", None, _ROWS_OBSERVED)
+        self.evaluator.collect("train", most=_ROWS_OBSERVED)
         for part in parts:
             if self.world > 1:
                 torch.distributed.all_reduce(part.observed)
@@ -388,13 +298,9 @@ class Worker:
                 parts[name] = parts.get(name, 0.0) + part.detach().float()
         return total, parts
 
-    def evaluate(self, split: str, chosen: Sequence[Subset] | None = None) -> list[dict[str, float]]:
-        """Metrics over all rows of a split, the same on every rank; for each of the subsets if given."""
-        return [score(self.heads, self.job, outputs) for outputs in self._collect(split, chosen)]
-
     def finish(self, run: str, evaluate: bool) -> dict[str, Any]:
         """What training came to, from the run's checkpoints; with `evaluate` also the soup and its evaluation."""
-        best = self._best(run)
+        best = self._best()
         with opened(best[0]) as folder:
             position, weights = read_position(folder), read_model(folder)
         outcome = {**self.outcome(position.history[-1]), "checkpoint": best[0].url}
@@ -417,35 +323,14 @@ class Worker:
 
         def reached(weights: Mapping[str, torch.Tensor]) -> dict[str, float]:
             self._load(weights)
-            return self.evaluate("validation")[0]
+            return self.evaluator.metrics("validation")[0]
 
         return greedy_soup(checkpoints, reached, self.goodness)
 
     def evaluate_best(self, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-        """The best weights once on the test rows, else on the validation rows: as they are, with every subset of the
-        inputs, and what each input contributed.
-
-        Before that they are calibrated on the validation rows; `fitted` holds the buffers that were set.
-        """
+        """Put the best weights in place, for good, and evaluate them: see `Evaluator.of_best`."""
         self._load(weights)
-        fitted = {**self._remember(), **calibrate(self.heads, *self._collect("validation", None))}
-        split = "test" if "test" in self.stores else "validation"
-        inputs = list(self.job.inputs)
-        chosen = subsets(inputs)
-        as_they_are, *_ = self._collect(split, None)
-        collected = self._collect(split, [*chosen, ()])  # without any input: what contributions start from
-        by_inputs = [score(self.heads, self.job, outputs) for outputs in collected[:-1]]
-        return {
-            "split": split,
-            "rows": len(self.stores[split]),
-            "metrics": score(self.heads, self.job, as_they_are),
-            "by_inputs": {
-                subset_name(names): metrics for names, metrics in zip(chosen, by_inputs, strict=True)
-            },
-            "details": details(self.heads, as_they_are),
-            "explain": importance(self.heads, inputs, dict(zip([*chosen, ()], collected, strict=True))),
-            "fitted": fitted,
-        }
+        return self.evaluator.of_best()
 
     def outcome(self, best_validation: dict[str, float]) -> dict[str, Any]:
         """What training came to."""
@@ -456,36 +341,6 @@ class Worker:
             "precision": self.precision,
             "memory": self.memory.told(),
         }
-
-    def _remember(self) -> dict[str, np.ndarray]:
-        """Show training rows to the tasks that want some."""
-        most = max(head.remembers for head in self.heads.values())
-        return remember(self.heads, *self._collect("train", None, most)) if most else {}
-
-    def _collect(self, split: str, chosen: Sequence[Subset] | None, most: int | None = None) -> list[Outputs]:
-        """Outputs of the rows of a split, or of at most so many that are spread over it; the same on every rank."""
-        self.engine.eval()
-        batches = (batch.to(self.device) for batch in prefetch(self._evaluation_batches(split, most)))
-        mine = collect(self.engine, self.heads, batches, chosen)
-        if self.world == 1:
-            return mine
-        gathered: list[Any] = [None] * self.world
-        torch.distributed.all_gather_object(gathered, mine)
-        merged = [Outputs() for _ in mine]
-        for part in gathered:
-            for into, outputs in zip(merged, part, strict=True):
-                into.merge(outputs)
-        return merged
-
-    def _evaluation_batches(self, split: str, most: int | None) -> Iterator[Batch]:
-        """This rank's rows, in as many batches as any rank needs."""
-        store = self.stores[split]
-        rows = range(0, len(store), -(-len(store) // most) if most else 1)
-        longest = -(-len(rows) // self.world)
-        mine = rows[self.rank :: self.world]
-        for start in range(0, longest, _EVALUATION_BATCH):
-            numbers = mine[start : start + _EVALUATION_BATCH]
-            yield collate([store[n] for n in numbers], self.modalities, blanks=True)
 
     def _empty_step(self) -> None:
         self.engine.train()
@@ -543,12 +398,9 @@ class Worker:
 
         self.saver.save(position.step, metrics, write)
 
-    def _best(self, run: str) -> list[Checkpoint]:
+    def _best(self) -> list[Checkpoint]:
         """The run's checkpoints that were validated, the best first, once the last of them is whole; rank 0 looks."""
-        found: list[Any] = [None]
-        if self.saver is not None:
-            self.saver.wait()
-            found = [best_first(find(run), self.goodness)]
+        found: list[Any] = [self.saver.best()] if self.saver else [None]
         if self.world > 1:
             torch.distributed.broadcast_object_list(found, src=0)
         best: list[Checkpoint] = found[0]

@@ -27,7 +27,7 @@ def _train_nothing() -> int:
     import ray.train.torch  # noqa: F401
     import torch
 
-    import rayfuse.train.loop  # noqa: F401
+    import rayfuse.train.entry  # noqa: F401
     from rayfuse.train.memory import load_libraries, resident
 
     load_libraries()
