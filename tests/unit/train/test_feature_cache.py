@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +21,10 @@ from rayfuse.data.encoded import TOKENS, Encoded
 from rayfuse.data.samples import SampleMaker
 from rayfuse.data.shards import ShardFolder
 from rayfuse.data.training import training_batch
-from rayfuse.errors import MissingInput, ResourceError
+from rayfuse.errors import MissingInput, ResourceError, SpecError
 from rayfuse.modalities.text import TextModality
 from rayfuse.model.encoders import identity
+from rayfuse.model.encoders.base import FrozenEncoder
 from rayfuse.model.encoders.huggingface import HuggingFaceEncoder
 from rayfuse.model.evaluation import collect, score, subsets
 from rayfuse.model.fused import FusedModel, heads_of, trainable_parameters
@@ -245,6 +247,59 @@ def test_whatever_changes_the_outputs_changes_the_key(
     monkeypatch.setattr(identity, "version", lambda name: "9.9")
     others.append(folder_of(job))
     assert len({first, *others}) == 7
+
+
+OWN = """
+import torch
+from torch import nn
+
+from rayfuse.model.encoders import Encoder
+from rayfuse.model.tokens import one_token
+
+
+class Corner(Encoder):
+    width = 12
+
+    def __init__(self, options, source):
+        super().__init__(options, source)
+        self.scale = nn.Parameter({scale})
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, pixel_values):
+        return one_token(self.dropout(pixel_values[..., :2, :2].flatten(1)) * self.scale)
+"""
+
+
+def own_job(folder: Path, monkeypatch: pytest.MonkeyPatch, scale: str) -> Job:
+    """A job whose pictures have a frozen encoder of one's own, in a module that is imported anew."""
+    (folder / "own_corner.py").write_text(OWN.format(scale=scale))
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "own_corner", raising=False)
+    return tiny_jobs.tiny_job(
+        folder, **{"inputs.image.encoder": {"type": "own_corner:Corner", "train": "frozen"}}
+    )
+
+
+def test_a_frozen_encoder_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, dataset = load_dataset(own_job(tmp_path, monkeypatch, "torch.tensor(2.0)"))
+    without = trained(job, dataset, Encoded())
+    encoded = encode(job, dataset)
+    assert "encoders.image.encoder.scale" not in trainable_parameters(FusedModel(job))
+    first = encoded.values["image"].places.shards[0].path
+    monkeypatch.setattr(FrozenEncoder, "forward", None)
+    assert trained(job, dataset, encoded) == pytest.approx(without, rel=1e-6, abs=1e-6)
+    monkeypatch.undo()
+    job = own_job(tmp_path, monkeypatch, "torch.tensor(3.0)")
+    other = encode(job, dataset).values["image"].places.shards[0].path
+    assert Path(other).parent != Path(first).parent
+
+
+def test_one_that_draws_its_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, dataset = load_dataset(own_job(tmp_path, monkeypatch, "torch.randn(1)"))
+    with pytest.raises(
+        SpecError, match=r"own_corner:Corner: `train: frozen` .* draws some of them at random"
+    ):
+        encode(job, dataset)
 
 
 def test_a_broken_shard_is_made_anew(loaded: tuple[Job, Dataset]) -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from rayfuse.model.custom import custom_options, load_class
-from rayfuse.model.encoders.base import Encoder
+from rayfuse.model.encoders.base import Encoder, FrozenEncoder
 from rayfuse.model.encoders.conv_audio import ConvAudioEncoder
 from rayfuse.model.encoders.conv_image import ConvImageEncoder
 from rayfuse.model.encoders.conv_text import ConvTextEncoder
@@ -62,7 +62,8 @@ def build_block(kind: str, encoder: Any, source: Any) -> Encoder:
     """
     if isinstance(encoder, CustomEncoder):
         found = load_class(encoder.type, Encoder)
-        return found(custom_options(encoder, found), source)
+        built = found(custom_options(encoder, found), source)
+        return FrozenEncoder(built) if encoder.frozen else built
     return ENCODERS[kind, encoder.type](encoder, source)
 
 

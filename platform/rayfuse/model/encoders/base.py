@@ -24,6 +24,25 @@ class Encoder(nn.Module, ABC):
         """Tokens of each row's input."""
 
 
+class FrozenEncoder(Encoder):
+    """Another encoder of which nothing is trained; it always runs as in evaluation."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__(None, None)
+        self.encoder = encoder.requires_grad_(False)
+        self.width = encoder.width
+
+    def forward(self, **features: torch.Tensor) -> Tokens:
+        explains = any(tensor.requires_grad for tensor in features.values())  # asks which pixels counted
+        with torch.set_grad_enabled(explains):
+            return self.encoder(**features)
+
+    def train(self, mode: bool = True) -> "FrozenEncoder":
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+
 def conv_stack(channels: int, width: int, dropout: float, first_stride: int = 1) -> nn.Sequential:
     """Three convolutions over a picture-like (rows, channels, height, width), then one vector.
 

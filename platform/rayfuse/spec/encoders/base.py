@@ -36,6 +36,18 @@ class LayeredEncoder(EncoderPart):
 class CustomEncoder(Custom, LayeredEncoder):
     """A subclass of rayfuse.model.encoders.Encoder, by import path."""
 
+    train: Literal["frozen"] | None = None
+    """`frozen`: nothing of it is trained, it runs as in evaluation, and what it makes of a value is kept by the cache.
+    Absent: the class decides what is trained."""
+
+    @property
+    def frozen(self) -> bool:
+        return self.train == "frozen"
+
+    def problems(self, job: Any) -> Iterable[tuple[str, str]]:
+        if self.frozen and self.layer_decay != 1:
+            yield "layer_decay", "a frozen encoder has no learning rates; leave it out, or leave `train` out"
+
 
 class WidthInHeads(EncoderPart):
     """An encoder with attention."""
