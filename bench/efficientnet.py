@@ -7,6 +7,7 @@ tensors whose names are kept here.
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from rayfuse.model.encoders import Encoder
@@ -15,6 +16,9 @@ from rayfuse.spec.base import Block
 
 _STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))  # fmt: skip
 """Of each stage: blocks, kernel, stride of the first, expansion, channels."""
+_INNER = (4, 10)
+"""The last blocks of the third and fifth stages, of 40 and 112 channels."""
+_ALL_CHANNELS = 2 * 40 + 2 * 112 + 320 + 2 * 1280
 
 
 class EfficientNetLite0(Encoder):
@@ -26,11 +30,15 @@ class EfficientNetLite0(Encoder):
         train_blocks: int = 0
         """How many of the 16 blocks, from the last, are trained; 0 trains nothing."""
         dropout: float = 0.2
-
-    width = 1280
+        sizes: list[int] = Field(default_factory=list)
+        """Pixels to which pictures are scaled; what is made of all sizes stands side by side. Empty: as they come."""
+        inner: bool = False
+        """Whether averages and maxima of inner blocks, and maxima of the last, stand beside the average of the last."""
 
     def __init__(self, options: Options, source: Any) -> None:
         super().__init__(options, source)
+        self.sizes, self.inner = options.sizes, options.inner
+        self.width = max(1, len(options.sizes)) * (_ALL_CHANNELS if options.inner else 1280)
         self._conv_stem = nn.Conv2d(3, 32, 3, 2, padding=1, bias=False)
         self._bn0 = _norm(32)
         self._blocks = nn.ModuleList(_blocks())
@@ -46,12 +54,22 @@ class EfficientNetLite0(Encoder):
             part.requires_grad_(options.train_blocks > 0)
 
     def forward(self, pixel_values: torch.Tensor) -> Tokens:  # type: ignore[override]
-        x = pixel_values.contiguous(memory_format=torch.channels_last)
+        scaled = [_scaled(pixel_values, size) for size in self.sizes] or [pixel_values]
+        return one_token(self.dropout(torch.cat([self._vectors(pixels) for pixels in scaled], dim=1)))
+
+    def _vectors(self, pixels: torch.Tensor) -> torch.Tensor:
+        x = pixels.contiguous(memory_format=torch.channels_last)
         x = nn.functional.relu6(self._bn0(self._conv_stem(x)))
-        for block in self._blocks:
+        inner = []
+        for number, block in enumerate(self._blocks):
             x = block(x)
+            if number in _INNER:
+                inner += [x.mean(dim=(2, 3)), x.amax(dim=(2, 3))]
+        last = x.mean(dim=(2, 3))
         x = nn.functional.relu6(self._bn1(self._conv_head(x)))
-        return one_token(self.dropout(x.mean(dim=(2, 3))))
+        if not self.inner:
+            return x.mean(dim=(2, 3))
+        return torch.cat([*inner, last, x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)
 
     def train(self, mode: bool = True) -> "EfficientNetLite0":
         """Batch norm keeps its statistics: a row's encoding must not depend on its neighbours."""
@@ -60,6 +78,10 @@ class EfficientNetLite0(Encoder):
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
         return self
+
+
+def _scaled(pixels: torch.Tensor, size: int) -> torch.Tensor:
+    return nn.functional.interpolate(pixels, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
 
 
 class _MBConv(nn.Module):

@@ -23,6 +23,10 @@ class LinearAlign(_Align):
     """One linear map and a layer norm per input, to a common width."""
 
     type: Literal["linear"] = "linear"
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Of the numbers that the map reads."""
+    norm: bool = True
+    """Whether the layer norm follows."""
 
 
 class MLPAlign(_Align):

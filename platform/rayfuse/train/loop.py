@@ -30,6 +30,7 @@ from rayfuse.train.evaluator import Evaluator
 from rayfuse.train.feature_cache import encode_frozen
 from rayfuse.train.gradients import gradient_norm, keep_gradient_norm
 from rayfuse.train.guard import Guard, RollBack, Verdict, named
+from rayfuse.train.host_copies import Copies, copy_to_cpu
 from rayfuse.train.memory import PeakMemory
 from rayfuse.train.meter import Measured, Meter, Place
 from rayfuse.train.optimizer_state import gather_optimizer, restore_optimizer, set_whole
@@ -101,6 +102,8 @@ class Worker:
         self.average = Average(self.engine.module, job.train.ema.decay) if job.train.ema else None
         self.teacher: Answers = {}
         self.position = Position()
+        self.copies: Copies = {}
+        self.averages: Copies = {}
         self.telemetry = Telemetry(None, self.device)
         self.agenda = Agenda(job.train.checkpoint, rank, world, device)
         self.meter = Meter(job, self.device, world)
@@ -383,13 +386,14 @@ class Worker:
 
     def save(self, metrics: dict[str, float] | None = None) -> None:
         """Begin to write a checkpoint, with the validation metrics at the end of an epoch; every rank gathers."""
-        model, moments = gather_model(self.engine), gather_optimizer(self.engine)
+        if self.saver is not None:
+            self.saver.wait()  # it writes the copies of the last one
+        into = self.copies if self.saver else None
+        model, moments = gather_model(self.engine, into), gather_optimizer(self.engine, into)
         self.agenda.saved()
         if self.saver is None:
             return
-        average = (
-            {name: t.cpu().clone() for name, t in self.average.tensors.items()} if self.average else None
-        )
+        average = copy_to_cpu(self.average.tensors, self.averages) if self.average else None
         self.position.guard = self.guard.state()
         position = deepcopy(self.position)
 

@@ -12,19 +12,23 @@ import torch
 
 from rayfuse.errors import DataError
 from rayfuse.model.fused import trainable_parameters
+from rayfuse.train.host_copies import Copies, copy_to_cpu
 
 _STEP = "step"
 
 
-def gather_optimizer(engine: Any) -> dict[str, torch.Tensor]:
-    """The optimizer's state, whole, on the CPU; nothing before its first step. Every rank must call it."""
+def gather_optimizer(engine: Any, into: Copies | None = None) -> dict[str, torch.Tensor]:
+    """The optimizer's state, whole, copied to the CPU, over the copies of an earlier call; nothing before its first step.
+
+    Every rank must call it.
+    """
     from deepspeed.utils import safe_get_full_optimizer_state
 
     _link_optimizer_states(engine)
     divided = _divided(engine)
-    found = {}
+    found: dict[str, torch.Tensor] = {}
     if steps := [state[_STEP] for state in _states(engine) if _STEP in state]:
-        found[_STEP] = steps[0].detach().float().cpu().clone()
+        found[_STEP] = steps[0].float()
     for name, parameter in trainable_parameters(engine.module).items():
         if engine.zero_optimization_stage() == 0:
             whole = {
@@ -33,8 +37,8 @@ def gather_optimizer(engine: Any) -> dict[str, torch.Tensor]:
             }
         else:
             whole = {key: safe_get_full_optimizer_state(parameter, key) for key in divided}
-        found |= {f"{key}/{name}": tensor.detach().cpu().clone() for key, tensor in whole.items()}
-    return found
+        found |= {f"{key}/{name}": tensor for key, tensor in whole.items()}
+    return copy_to_cpu(found, into)
 
 
 def restore_optimizer(engine: Any, saved: Mapping[str, torch.Tensor], empty_step: Callable[[], None]) -> None:

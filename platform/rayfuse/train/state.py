@@ -23,6 +23,7 @@ from rayfuse.errors import DataError
 from rayfuse.model.folder import read_tensors
 from rayfuse.model.fused import trainable_parameters, trained_tensors
 from rayfuse.spec.job import Job
+from rayfuse.train.host_copies import Copies, copy_to_cpu
 
 MODEL_FILE = "model.safetensors"
 _TRAINED_FILE = "trained.safetensors"
@@ -52,15 +53,15 @@ class Position:
     """See `Guard.state`."""
 
 
-def gather_model(engine: Any) -> dict[str, torch.Tensor]:
-    """The trained tensors, whole, on the CPU. Every rank must call it."""
+def gather_model(engine: Any, into: Copies | None = None) -> dict[str, torch.Tensor]:
+    """The trained tensors, whole, copied to the CPU, over the copies of an earlier call. Every rank must call it."""
     from deepspeed.utils import safe_get_full_fp32_param
 
     whole = dict(trained_tensors(engine.module))
     if engine.zero_optimization_stage() > 0:
         for name, parameter in trainable_parameters(engine.module).items():
             whole[name] = safe_get_full_fp32_param(parameter)
-    return {name: tensor.detach().cpu().clone() for name, tensor in whole.items()}
+    return copy_to_cpu(whole, into)
 
 
 def write_checkpoint(

@@ -13,8 +13,9 @@ class LinearAlignment(Alignment):
 
     def __init__(self, options: LinearAlign, width: int) -> None:
         super().__init__(options, width)
+        self.dropout = nn.Dropout(options.dropout)
         self.linear = nn.Linear(width, options.dim)
-        self.norm = nn.LayerNorm(options.dim)
+        self.norm = nn.LayerNorm(options.dim) if options.norm else nn.Identity()
 
     def align(self, tokens: torch.Tensor, mask: torch.Tensor) -> Tokens:
-        return self.norm(self.linear(tokens)), mask
+        return self.norm(self.linear(self.dropout(tokens))), mask
