@@ -5,15 +5,13 @@ because starting them takes longest.
 """
 
 import json
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
+import ranks
 import tiny_encoders
 import tiny_jobs
 import torch
-import torch.multiprocessing as mp
 
 HOST = {"optimizer": "cpu"}
 ALL_HOST = {"optimizer": "cpu", "parameters": "cpu"}
@@ -26,24 +24,16 @@ MUON, ADAFACTOR = {"type": "muon"}, {"type": "adafactor"}
 def run_on_two_workers(folder: Path, jobs: dict[str, Any]) -> None:
     """Train each job: one epoch to FOLDER/NAME and another to FOLDER/NAME-on, or only the second for `X from NAME`."""
     plain = {name: job.model_dump_json() for name, job in jobs.items()}
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    mp.spawn(_rank, (port, plain, folder), nprocs=2)
+    ranks.spawn(_rank, 2, plain, folder)
 
 
-def _rank(rank: int, port: int, jobs: dict[str, str], folder: Path) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.distributed.init_process_group("gloo")
+def _rank(rank: int, world: int, jobs: dict[str, str], folder: Path) -> None:
     for name, job_json in jobs.items():
         if name.startswith("create"):
             _create(rank, folder / name, json.loads(job_json))
             continue
         _train(rank, folder / name, json.loads(job_json))
         torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
 
 
 def _create(rank: int, folder: Path, content: Any) -> None:

@@ -2,18 +2,16 @@
 
 import contextlib
 import json
-import os
 import random
-import socket
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ranks
 import tiny_jobs
 import torch
-import torch.multiprocessing as mp
 
 EPOCHS = 3
 AIDS = {
@@ -59,26 +57,18 @@ def train(
 
     `before` may meddle with the worker of each rank. The losses by step, and those of each validation.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(_rank, (world, port, job.model_dump_json(), stop, before, folder), nprocs=world)
+    ranks.spawn(_rank, world, job.model_dump_json(), stop, before, folder)
     return json.loads((folder / "losses.json").read_text())
 
 
 def _rank(
     rank: int,
     world: int,
-    port: int,
     job_json: str,
     stop: int | None,
     before: Callable[[Any], None] | None,
     folder: Path,
 ) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": str(world)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.distributed.init_process_group("gloo")
     from rayfuse.data.dataset import load_dataset
     from rayfuse.spec.job import Job
     from rayfuse.spec.load import check
@@ -111,7 +101,6 @@ def _rank(
         (folder / "losses.json").write_text(json.dumps(losses.found))
         (folder / "said.txt").write_text("\n".join(losses.said))
     torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
 
 
 def make_job(folder: Path, **overrides):

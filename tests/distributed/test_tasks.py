@@ -1,33 +1,17 @@
 """Losses that look at several rows, on several workers: what one worker learns, two learn as well."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
+import ranks
 import tiny_jobs
 import torch
-import torch.multiprocessing as mp
 
 from rayfuse.model.gathering import gather_rows
 
 SIZES = (3, 0, 2)
 PAIR = {"inputs": ["image", "text"], "dim": 8}
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def join(rank: int, world: int, port: int) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": str(world)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.distributed.init_process_group("gloo")
 
 
 def test_without_a_process_group_rows_stay_what_they_are() -> None:
@@ -38,12 +22,11 @@ def test_without_a_process_group_rows_stay_what_they_are() -> None:
 
 
 def test_rows_of_differently_many_workers_meet() -> None:
-    mp.spawn(_gather, (free_port(),), nprocs=len(SIZES))
+    ranks.spawn(_gather, len(SIZES))
 
 
-def _gather(rank: int, port: int) -> None:
+def _gather(rank: int, world: int) -> None:
     """The loss of each worker is its rank times the sum of squares of all rows: 0 + 1 + 2 = 3 times 2x in all."""
-    join(rank, len(SIZES), port)
     rows = (torch.arange(SIZES[rank] * 2.0).view(-1, 2) + 10 * rank).requires_grad_()
     found, start = gather_rows(rows)
     assert found.shape == (sum(SIZES), 2)
@@ -52,7 +35,6 @@ def _gather(rank: int, port: int) -> None:
     assert found[-1].tolist() == [22, 23]
     (rank * (found**2).sum()).backward()
     torch.testing.assert_close(rows.grad, 6 * rows.detach())
-    torch.distributed.destroy_process_group()
 
 
 def make_job(folder: Path, stage: int):
@@ -92,7 +74,7 @@ def test_two_workers_learn_what_one_does(stage: int, tmp_path: Path) -> None:
 
     job = make_job(tmp_path, stage)
     for world in (1, 2):
-        mp.spawn(_train, (world, free_port(), job.model_dump_json(), tmp_path / str(world)), nprocs=world)
+        ranks.spawn(_train, world, job.model_dump_json(), tmp_path / str(world))
     alone, together = (load_file(tmp_path / name / "model.safetensors") for name in "12")
     for name, tensor in alone.items():
         torch.testing.assert_close(
@@ -108,8 +90,7 @@ def test_two_workers_learn_what_one_does(stage: int, tmp_path: Path) -> None:
         assert found[0]["metrics"][name] == pytest.approx(found[1]["metrics"][name], abs=1e-4)
 
 
-def _train(rank: int, world: int, port: int, job_json: str, folder: Path) -> None:
-    join(rank, world, port)
+def _train(rank: int, world: int, job_json: str, folder: Path) -> None:
     from rayfuse.data.dataset import load_dataset
     from rayfuse.spec.job import Job
     from rayfuse.spec.load import check
@@ -129,4 +110,3 @@ def _train(rank: int, world: int, port: int, job_json: str, folder: Path) -> Non
     evaluation = worker.evaluate_best(read_model(folder))
     if rank == 0:
         (folder / "evaluation.json").write_text(json.dumps(evaluation))
-    torch.distributed.destroy_process_group()

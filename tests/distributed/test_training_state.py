@@ -1,38 +1,24 @@
 """Workers as plain processes over gloo, without Ray: steps and checkpoints do not depend on how many there are."""
 
 import json
-import os
-import socket
 from pathlib import Path
 
 import pytest
+import ranks
 import tiny_jobs
 import torch
-import torch.multiprocessing as mp
 
 EPOCHS = 2
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def train_in_processes(folder: Path, job, world: int, stop: int, start: Path | None = None) -> Path:
     """Train until epoch `stop` on `world` processes, from the checkpoint `start` if given; write a checkpoint."""
     folder.mkdir(parents=True)
-    mp.spawn(_rank, (world, free_port(), job.model_dump_json(), stop, start, folder), nprocs=world)
+    ranks.spawn(_rank, world, job.model_dump_json(), stop, start, folder)
     return folder
 
 
-def _rank(
-    rank: int, world: int, port: int, job_json: str, stop: int, start: Path | None, folder: Path
-) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": str(world)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.distributed.init_process_group("gloo")
+def _rank(rank: int, world: int, job_json: str, stop: int, start: Path | None, folder: Path) -> None:
     from rayfuse.data.dataset import load_dataset
     from rayfuse.spec.job import Job
     from rayfuse.spec.load import check
@@ -62,7 +48,6 @@ def _rank(
         write_checkpoint(folder, job, model, moments, worker.position, average)
         (folder / "evaluation.json").write_text(json.dumps([worker.position.history, evaluation]))
         (folder / "steps.json").write_text(json.dumps(steps))
-    torch.distributed.destroy_process_group()
 
 
 def make_job(folder: Path, stage: int, **overrides):

@@ -10,7 +10,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -258,7 +257,7 @@ def test_a_broken_newest_checkpoint_is_named_and_left_out(
     training.wait_for_step(moment(chance))
     training.process.send_signal(signal.SIGKILL)
     training.process.communicate()
-    time.sleep(5)  # its workers end with it
+    wait_for(lambda: not workers(nodes), training.process)
     *_, before, newest = training.checkpoints()
     file = newest / chance.choice(["model.safetensors", "optimizer.safetensors"])
     content = bytearray(file.read_bytes())

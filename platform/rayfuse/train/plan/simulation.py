@@ -7,7 +7,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,10 +24,12 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from rayfuse.data.batches import Batch, EncoderBatch
+from rayfuse.data.encoded import MASK, TOKENS, WORD_STARTS
 from rayfuse.errors import RayfuseError
 from rayfuse.model.encoders.huggingface import without_weights
 from rayfuse.model.encoders.networks import Recurrent
 from rayfuse.model.fused import FusedModel, trainable_parameters
+from rayfuse.spec.cache import cached_inputs
 from rayfuse.spec.job import Job
 from rayfuse.train.activation_checkpointing import checkpoint_activations
 from rayfuse.train.groups import parameter_groups
@@ -109,7 +111,10 @@ class Simulation:
     def __init__(self, job: Job, precision: str) -> None:
         self.job, self.precision = job, precision
         self._mode = FakeTensorMode()
-        with without_weights(), torch.device("meta"):
+        with warnings.catch_warnings(), without_weights(), torch.device("meta"):
+            warnings.filterwarnings(
+                "ignore", ".*copying from a non-meta parameter"
+            )  # one's own weights stay out
             self.model = FusedModel(job)
         with self._mode:
             _as_on_cpu(self.model)
@@ -153,7 +158,7 @@ class Simulation:
     def step(self, rows: int) -> Step:
         """One micro-batch of `rows` rows."""
         self.model.train()
-        batch = self._fake(typical_batch(self.job, rows))
+        batch = self._batch(rows)
         counted = FlopCounterMode(display=False)
         with self._faking(), counted, _Live(self._kept(batch)) as live, _gradients_apart(self.model, live):
             held = _bytes(_tensors(batch))
@@ -171,7 +176,7 @@ class Simulation:
     def evaluation(self, rows: int) -> int:
         """Most bytes of a forward pass that no backward pass follows, beyond the model."""
         self.model.eval()
-        batch = self._fake(typical_batch(self.job, rows))
+        batch = self._batch(rows)
         with self._faking(), torch.no_grad(), _Live(self._kept(batch)) as live, self._autocast():
             self.model(batch)
         return live.most_activations.total + _bytes(_tensors(batch))
@@ -209,6 +214,20 @@ class Simulation:
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast("cpu", dtype=DTYPES[self.precision])
+
+    def _batch(self, rows: int) -> Batch:
+        """As it reaches the model: in the place of what a frozen encoder reads, what the cache has of it."""
+        batch = self._fake(typical_batch(self.job, rows))
+        inputs = dict(batch.inputs)
+        for name in cached_inputs(self.job):
+            part = inputs[name]
+            assert part.features is not None, "typical rows have every input"
+            read = {key: value for key, value in part.features.items() if key != WORD_STARTS}
+            with self._faking(), torch.no_grad(), self._autocast():
+                tokens, mask = self.model.encoders[name](**read)
+            kept = {key: value for key, value in part.features.items() if key == WORD_STARTS}
+            inputs[name] = replace(part, features={TOKENS: tokens, MASK: mask, **kept})
+        return replace(batch, inputs=inputs)
 
     def _fake(self, batch: Batch) -> Batch:
         fake = self._mode.from_tensor

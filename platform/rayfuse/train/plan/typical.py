@@ -13,6 +13,7 @@ from rayfuse.errors import BadInput, SpecError
 from rayfuse.modalities import Features, Modality, build_modality
 from rayfuse.modalities.sequence import History
 from rayfuse.modalities.video import Clip
+from rayfuse.spec.cache import cached_inputs
 from rayfuse.spec.inputs import CategoryColumn, Input, NumberColumn, TableInput
 from rayfuse.spec.job import Job
 from rayfuse.spec.tasks import Target
@@ -161,8 +162,11 @@ class _Typical:
 
 
 def sample_bytes(job: Job) -> int:
-    """Bytes of the features of one row."""
-    return _Typical(job)[0].size
+    """Bytes of the features of one row that a worker reads, which leaves out inputs whose encoders ran before."""
+    sample = _Typical(job)[0]
+    for name in cached_inputs(job):
+        del sample.features[name]
+    return sample.size
 
 
 def _longest_value(options: Input, modality: Modality, words: bool) -> Features:

@@ -15,7 +15,7 @@ from rayfuse.model.fused import FusedModel, trainable_parameters
 from rayfuse.train.groups import parameter_groups
 from rayfuse.train.optimizers import build_optimizer
 from rayfuse.train.plan.simulation import Simulation
-from rayfuse.train.plan.typical import typical_batch
+from rayfuse.train.plan.typical import sample_bytes, typical_batch
 
 ROWS = 16
 
@@ -157,3 +157,14 @@ def test_more_rows_and_longer_texts_take_more(tmp_path: Path) -> None:
     small, large = simulation.step(4), simulation.step(8)
     assert large.kept == pytest.approx(2 * small.kept, rel=0.01)
     assert large.flops == 2 * small.flops
+
+
+def test_a_cached_encoder_does_not_run_in_a_step(tmp_path: Path) -> None:
+    encoder = {"type": "huggingface", "model": str(tiny_encoders.bert(tmp_path / "bert"))}
+    job = fitted_job(tmp_path, **{"inputs.text.encoder": encoder})
+    off = job.model_copy(update={"data": job.data.model_copy(update={"cache": "off"})})
+    cached, each_time = (Simulation(chosen, "fp32") for chosen in (job, off))
+    assert cached.sizes() == each_time.sizes()
+    assert cached.step(ROWS).flops < each_time.step(ROWS).flops
+    assert cached.evaluation(64) < each_time.evaluation(64)
+    assert sample_bytes(job) < sample_bytes(off)

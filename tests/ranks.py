@@ -1,0 +1,26 @@
+"""Ranks of a training as plain processes over gloo, without Ray."""
+
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.multiprocessing as mp
+
+
+def spawn(work: Callable[..., None], world: int, *arguments: Any) -> None:
+    """Call `work(rank, world, *arguments)` in so many processes that are one process group, one thread each."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    mp.spawn(_join, (work, world, port, arguments), nprocs=world)
+
+
+def _join(rank: int, work: Callable[..., None], world: int, port: int, arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": str(world)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.distributed.init_process_group("gloo")
+    work(rank, world, *arguments)
+    torch.distributed.destroy_process_group()
