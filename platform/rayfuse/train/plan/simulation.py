@@ -3,6 +3,7 @@
 Masks are taken to be all true, as in the fullest batch.
 """
 
+import gc
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -126,7 +127,7 @@ class Simulation:
 
     @contextmanager
     def _faking(self) -> Iterator[None]:
-        with warnings.catch_warnings(), self._mode:
+        with warnings.catch_warnings(), self._mode, _quick_collections():
             warnings.simplefilter("ignore")  # of modules that look at a tensor's address
             try:
                 yield
@@ -246,8 +247,15 @@ class Simulation:
         )
 
 
+_GROWN = 1.01
+"""Storages must be this much larger than before, for garbage to be collected before they count."""
+
+
 class _Live(TorchDispatchMode):
-    """Follows the bytes of the storages that operations make, from first to last reference; not those of `kept`."""
+    """Follows the bytes of the storages that operations make, from first to last reference; not those of `kept`.
+
+    What only garbage refers to does not count, whenever Python collects it.
+    """
 
     def __init__(self, kept: Sequence[torch.Tensor]) -> None:
         super().__init__()
@@ -256,6 +264,7 @@ class _Live(TorchDispatchMode):
         self.forget_peaks()
 
     def forget_peaks(self) -> None:
+        self._collected = self.now
         self.most_activations = self.most_together = Moment(self.now, 0)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -269,6 +278,9 @@ class _Live(TorchDispatchMode):
         return result
 
     def _look(self) -> None:
+        if self.now > _GROWN * self._collected:
+            gc.collect()
+            self._collected = max(self.now, self._collected)
         moment = Moment(self.base + self.now - self.gradients, self.gradients)
         if moment.activations > self.most_activations.activations:
             self.most_activations = moment
@@ -286,6 +298,16 @@ class _Live(TorchDispatchMode):
 
         self._known[key] = weakref.ref(storage, freed)
         self.now += size
+
+
+@contextmanager
+def _quick_collections() -> Iterator[None]:
+    """Python's garbage is looked for among new objects alone."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager
