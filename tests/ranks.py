@@ -1,5 +1,6 @@
 """Ranks of a training as plain processes over gloo, without Ray."""
 
+import multiprocessing
 import os
 import socket
 from collections.abc import Callable
@@ -8,13 +9,20 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
+IMPORTED = ["deepspeed", "peft", "transformers.integrations.deepspeed", "rayfuse.train.loop"]
+"""What the server of all ranks imports once, before it forks them: that takes much longer than their work."""
+
 
 def spawn(work: Callable[..., None], world: int, *arguments: Any) -> None:
     """Call `work(rank, world, *arguments)` in so many processes that are one process group, one thread each."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    mp.spawn(_join, (work, world, port, arguments), nprocs=world)
+    os.environ.setdefault(
+        "DS_ACCELERATOR", "cpu"
+    )  # read when it is first imported, which is now before `work`
+    multiprocessing.set_forkserver_preload(IMPORTED)
+    mp.start_processes(_join, (work, world, port, arguments), nprocs=world, start_method="forkserver")
 
 
 def _join(rank: int, work: Callable[..., None], world: int, port: int, arguments: tuple[Any, ...]) -> None:
