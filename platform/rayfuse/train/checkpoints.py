@@ -8,9 +8,7 @@ import errno
 import hashlib
 import json
 import logging
-import os
 import shutil
-import sys
 import tempfile
 import threading
 import time
@@ -31,7 +29,6 @@ _PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds between attempts to reach a storage that fails."""
 _FINAL = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 """What no second attempt mends."""
-_BLOCK = 1 << 22
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +142,6 @@ class Saver:
 
     def _work(self, step: int, metrics: dict[str, float] | None, write: Callable[[Path], None]) -> None:
         url = f"{self.run}/{_FOLDER}/step-{step:08d}"
-        _yield_to_training()
         try:
             written = _write(url, step, metrics, write)
             self._known = [written, *(checkpoint for checkpoint in self._known if checkpoint.step != step)]
@@ -162,13 +158,6 @@ class Saver:
                 self._known.remove(checkpoint)
             except Exception as error:  # noqa: BLE001 - each store has its own errors
                 log.warning("%s: cannot be removed: %s", checkpoint.url, error)
-
-
-def _yield_to_training() -> None:
-    """Let this thread have the processors that training leaves: where Linux runs it, each thread is as nice as it says."""
-    if sys.platform == "linux":
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def kept(known: list[Checkpoint], keep: Keep, goodness: Goodness) -> list[Checkpoint]:
@@ -246,10 +235,8 @@ def _verify(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def _mark(file: Path) -> dict[str, Any]:
-    digest = hashlib.blake2b(digest_size=16)
     with file.open("rb") as content:
-        while block := content.read(_BLOCK):
-            digest.update(block)
+        digest = hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16))
     return {"bytes": file.stat().st_size, "blake2b": digest.hexdigest()}
 
 
