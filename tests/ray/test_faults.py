@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 import tiny_jobs
+import waiting
 from nodes import Nodes
 from s3_server import S3, Cuttable, s3_server
 from small_disk import SmallDisk
@@ -257,7 +258,7 @@ def test_a_broken_newest_checkpoint_is_named_and_left_out(
     training.wait_for_step(moment(chance))
     training.process.send_signal(signal.SIGKILL)
     training.process.communicate()
-    wait_for(lambda: not workers(nodes), training.process)
+    waiting.wait_for(lambda: not workers(nodes))
     *_, before, newest = training.checkpoints()
     file = newest / chance.choice(["model.safetensors", "optimizer.safetensors"])
     content = bytearray(file.read_bytes())
