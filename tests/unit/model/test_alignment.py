@@ -101,3 +101,15 @@ def test_tokens_are_brought_to_one_scale(kind: str) -> None:
 def test_standards_are_the_same_after_loading(tmp_path: Path) -> None:
     align = VARIANTS["linear"] | {"standardize": True}
     train_and_reload(tmp_path, tiny_jobs.tiny_job(tmp_path, align=align, fusion=FUSIONS[0]))
+
+
+def test_a_linear_one_drops_numbers_in_training_alone_and_may_leave_its_norm_out() -> None:
+    options: Any = TypeAdapter(Align).validate_python(
+        {"type": "linear", "dim": 16, "dropout": 0.5, "norm": False}
+    )
+    part = build_alignment(options, 12)
+    tokens, mask = torch.randn(4, 1, 12), torch.ones(4, 1, dtype=torch.bool)
+    assert not torch.equal(part.train().align(tokens, mask)[0], part.align(tokens, mask)[0])
+    torch.testing.assert_close(
+        part.eval().align(tokens, mask)[0], tokens @ part.linear.weight.T + part.linear.bias
+    )

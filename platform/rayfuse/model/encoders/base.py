@@ -1,6 +1,7 @@
 """What every encoder offers."""
 
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ class FrozenEncoder(Encoder):
 
     def forward(self, **features: torch.Tensor) -> Tokens:
         explains = any(tensor.requires_grad for tensor in features.values())  # asks which pixels counted
-        with torch.set_grad_enabled(explains):
+        with nullcontext() if explains else torch.no_grad():
             return self.encoder(**features)
 
     def train(self, mode: bool = True) -> "FrozenEncoder":
