@@ -159,6 +159,17 @@ def test_every_optimizer(tmp_path: Path) -> None:
     assert max(found.values()) < 1e-4, found
 
 
+def test_bf16_with_frozen_weights_that_are_rounded_and_under_stage_3_are_not(tmp_path: Path) -> None:
+    data, half = tmp_path / "data", {"train.precision": "bf16"}
+    jobs = {
+        "sgd": make_job(data, SGD, **half),
+        **{f"stage {stage} from sgd": make_job(data, SGD, stage, **half) for stage in (1, 2, 3)},
+    }
+    run_on_two_workers(tmp_path, jobs)
+    found = {name: off(tmp_path, f"{name}-on", "sgd-on") for name in list(jobs)[1:]}
+    assert max(found.values()) < 0.05, found
+
+
 def test_offload_and_divided_encoders(tmp_path: Path) -> None:
     data, forget = tmp_path / "data", {"train.activation_checkpointing": True}
     jobs = {

@@ -19,6 +19,7 @@ from rayfuse.train.activation_checkpointing import checkpoint_activations
 from rayfuse.train.build_locks import remove_stale
 from rayfuse.train.groups import parameter_groups
 from rayfuse.train.optimizers import build_optimizer
+from rayfuse.train.precision import round_frozen
 
 _OURS = {
     "train_batch_size": "train.batch_size",
@@ -135,10 +136,13 @@ def full_config(
 def create_model(job: Job, options: Mapping[str, Any], world: int, precision: str) -> FusedModel:
     """The job's model; under ZeRO stage 3 the pretrained parts are divided among the workers as they are read.
 
-    So no worker ever holds one whole. Every rank must call it.
+    So no worker ever holds one whole, and all weights stay float32. Else frozen ones are rounded, see `round_frozen`.
+    Every rank must call it.
     """
     if options.get("zero_optimization", {}).get("stage") != 3:
-        return FusedModel(job)
+        model = FusedModel(job)
+        round_frozen(model, precision)
+        return model
     _prepare_deepspeed(job)
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
 

@@ -1,8 +1,10 @@
 """Choose the number format that the hardware computes in."""
 
 import torch
+from torch import nn
 
 from rayfuse.errors import SpecError
+from rayfuse.model.encoders.huggingface import HuggingFaceEncoder
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -24,6 +26,19 @@ def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
             f"asked for, though this {device.type} only emulates bf16 and will be many times slower",
         )
     return wanted, "asked for"
+
+
+def round_frozen(model: nn.Module, precision: str) -> None:
+    """Keep the frozen weights of pretrained encoders' linear maps in the format in which autocast uses them.
+
+    It would round them at every use, to the same numbers. Model folders hold the weights as they were read.
+    """
+    if precision == "fp32":
+        return
+    for encoder in model.modules():
+        if isinstance(encoder, HuggingFaceEncoder):
+            for linear in encoder.frozen_linears():
+                linear.to(DTYPES[precision])
 
 
 def computes_bf16(device: torch.device) -> bool:

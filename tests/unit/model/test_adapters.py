@@ -17,6 +17,7 @@ from rayfuse.model.encoders.adapters import with_adapters
 from rayfuse.model.folder import load_model
 from rayfuse.model.fused import FusedModel, trained_tensors
 from rayfuse.spec.encoders import IA3, OFT, Lora
+from rayfuse.train.precision import round_frozen
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "gaussian": {"train": "lora", "lora": {"r": 2, "init": "gaussian"}},
@@ -168,3 +169,34 @@ def transposed() -> Any:
 def test_what_does_not_fit_is_refused(options: Any, model: Callable[[], Any], problem: str) -> None:
     with pytest.raises(SpecError, match=problem):
         with_adapters(model(), options)
+
+
+@pytest.mark.parametrize(
+    "kind", ["frozen", "last:1", "gaussian", "ia3", "ia3 in the last layer", "oft", "dora", "pissa"]
+)
+def test_rounding_frozen_weights_once_changes_nothing_under_autocast(
+    kind: str, models: Path, rows: Path
+) -> None:
+    def encoder() -> nn.Module:
+        torch.manual_seed(0)
+        return text_encoder(rows, models / "bert", **VARIANTS.get(kind, {"train": kind}))
+
+    first, second = encoder(), encoder()
+    round_frozen(second, "bf16")
+    rounded = [p for p in second.parameters() if p.dtype == torch.bfloat16]
+    assert bool(rounded) == (kind not in ("dora", "pissa"))
+    assert not any(p.requires_grad for p in rounded)
+    for one, other in zip(learned_under_autocast(first), learned_under_autocast(second), strict=True):
+        assert torch.equal(one, other)
+
+
+def learned_under_autocast(encoder: Any) -> list[torch.Tensor]:
+    """What an encoder makes of a text, and the gradients of what it trains."""
+    torch.manual_seed(0)
+    ids = torch.tensor([[2, 4, 5, 3], [2, 6, 3, 0]])
+    with torch.autocast("cpu", torch.bfloat16):
+        made, _ = encoder(input_ids=ids, attention_mask=(ids > 0).long())
+    trained = [p for p in encoder.parameters() if p.requires_grad]
+    if trained:
+        made.float().square().sum().backward()
+    return [made, *(p.grad for p in trained)]

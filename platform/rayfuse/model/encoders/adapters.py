@@ -42,6 +42,16 @@ def with_adapters(model: Any, options: Lora | IA3 | OFT) -> Any:
     return adapted
 
 
+def multiplies_only(options: Lora | IA3 | OFT) -> bool:
+    """Whether adapters leave frozen weights as they are, and do no more than multiply with them."""
+    return not isinstance(options, Lora) or not (options.dora or options.init.startswith(_REPLACES_WEIGHTS))
+
+
+def is_adapter(module: str) -> bool:
+    """Whether the name of a module is one that PEFT gives to parts of its own."""
+    return any(part.startswith(("lora_", "ia3_", "oft_")) for part in module.split("."))
+
+
 def adapted_modules(model: nn.Module, options: Lora | IA3 | OFT, kind: str = "lora") -> str | list[str]:
     """What PEFT gets as its target modules: names as they were given, or full ones in the last layers."""
     if options.layers is None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from rayfuse.errors import DataError, SpecError
 from rayfuse.modalities.pretrained import local_folder, whisper_positions
-from rayfuse.model.encoders.adapters import with_adapters
+from rayfuse.model.encoders.adapters import is_adapter, multiplies_only, with_adapters
 from rayfuse.model.encoders.base import Encoder
 from rayfuse.model.encoders.pooling import Pooling
 from rayfuse.model.encoders.stack import depths_from_top, largest_stack
@@ -93,6 +93,15 @@ class HuggingFaceEncoder(Encoder):
         states = self.model(**features, output_hidden_states=True).hidden_states
         # Inner states have no norm after them, and the last has: one scale for all.
         return torch.cat([nn.functional.layer_norm(states[n], states[n].shape[-1:]) for n in chosen], dim=-1)
+
+    def frozen_linears(self) -> Iterator[nn.Linear]:
+        """Linear maps whose weights no training changes, and which nothing uses but to multiply with them."""
+        if self.options.adapter is not None and not multiplies_only(self.options.adapter):
+            return
+        for name, module in self.model.named_modules():
+            own = type(module) is nn.Linear and not is_adapter(name)
+            if own and not any(parameter.requires_grad for parameter in module.parameters()):
+                yield module
 
     def train(self, mode: bool = True) -> "HuggingFaceEncoder":
         """A frozen encoder always runs as in evaluation: its dropout must not disturb what does not learn.

@@ -1,7 +1,7 @@
 """Bytes of one worker under each ZeRO stage and offload, as this version of DeepSpeed lays them out.
 
-Weights are float32 whatever the precision: autocast makes copies of lower precision while it computes, which count
-among the activations. Rajbhandari et al. (2020) describe what the stages divide; which buffers hold it meanwhile, and
+Trained weights are float32 whatever the precision: autocast makes copies of lower precision while it computes, which
+count among the activations. Rajbhandari et al. (2020) describe what the stages divide; which buffers hold it meanwhile, and
 when, was read from DeepSpeed's sources (runtime/zero/stage_1_and_2.py, stage3.py, runtime/engine.py).
 """
 

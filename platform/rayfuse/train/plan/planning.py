@@ -1,9 +1,9 @@
 """The plan of a job: what it holds under each layout, which is the smallest that fits, and how long it takes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from rayfuse.data.dataset import fit
@@ -108,8 +108,18 @@ class Plan:
     """What was read and what was assumed."""
 
 
+class _Model:
+    """A simulated model, in which each batch size is simulated once."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        self.sizes = simulation.sizes()
+        self.step: Callable[[int], Step] = cache(simulation.step)
+        self.evaluation: Callable[[int], int] = cache(simulation.evaluation)
+        self.optimizer: Callable[[int | None], Optimizer] = cache(simulation.optimizer)
+
+
 class Planner:
-    """Answers about one job; each batch size is simulated once."""
+    """Answers about one job."""
 
     def __init__(self, job: Job, rows: int, question: Question, told: Sequence[str] = ()) -> None:
         """A fitted job whose inputs are as long as is planned for, and how many training rows it has."""
@@ -118,10 +128,8 @@ class Planner:
         self.options = read_options(job)
         self.on_gpu = bool(question.gpus or job.compute.gpus_per_worker)
         self.precision = self._choose_precision()
-        self.simulation = Simulation(self.job, self.precision)
-        self.sizes = self.simulation.sizes()
-        self._steps: dict[int, Step] = {}
-        self._optimizers: dict[int | None, Optimizer] = {}
+        self._models: dict[bool, _Model] = {}
+        self.sizes = self._model(0).sizes
 
     @classmethod
     def of(cls, job: Job, question: Question) -> "Planner":
@@ -156,11 +164,12 @@ class Planner:
         ]
         stage = int(zero.get("stage", 0))
         rows = -(-self.job.train.batch_size // (workers * accumulate))
+        model = self._model(stage)
         worker = Worker(
-            self.sizes,
-            self._step(rows),
-            self._evaluation,
-            self._optimizer(workers if stage else None),
+            model.sizes,
+            model.step(rows),
+            model.evaluation(self._rows_of_evaluation()),
+            model.optimizer(workers if stage else None),
             zero,
             workers,
             accumulate,
@@ -177,6 +186,11 @@ class Planner:
         own = self.memory(self.job.compute.most, self.options, self.job.train.accumulate)
         return self._with_process(own, base).phase.total
 
+    @cached_property
+    def _stage(self) -> int:
+        """That of the job as it stands."""
+        return int(self.options.get("zero_optimization", {}).get("stage", 0))
+
     def _choose_precision(self) -> str:
         wanted = self.job.train.precision
         if wanted != "auto":
@@ -191,24 +205,19 @@ class Planner:
 
         return choose_precision(wanted, torch.device("cpu"))[0]
 
-    def _step(self, rows: int) -> Step:
-        if rows not in self._steps:
-            self._steps[rows] = self.simulation.step(rows)
-        return self._steps[rows]
+    def _model(self, stage: int) -> "_Model":
+        """The model as a ZeRO stage has it: in float32 the same for all."""
+        divided = stage == 3 and self.precision != "fp32"
+        if divided not in self._models:
+            self._models[divided] = _Model(Simulation(self.job, self.precision, divided))
+        return self._models[divided]
 
-    @cached_property
-    def _evaluation(self) -> int:
-        validation = max(1, self._validation_rows() // self.job.compute.most)
-        return self.simulation.evaluation(min(_EVALUATION_BATCH, validation))
+    def _rows_of_evaluation(self) -> int:
+        return min(_EVALUATION_BATCH, max(1, self._validation_rows() // self.job.compute.most))
 
     def _validation_rows(self) -> int:
         share = self.job.data.validation
         return round(self.rows * share.fraction) if isinstance(share, FractionSplit) else self.rows
-
-    def _optimizer(self, parts: int | None) -> Optimizer:
-        if parts not in self._optimizers:
-            self._optimizers[parts] = self.simulation.optimizer(parts)
-        return self._optimizers[parts]
 
     def _layouts(self) -> list[Layout]:
         """Every stage with what it may offload, on as many workers as there are GPUs or as the job has."""
@@ -271,21 +280,23 @@ class Planner:
         rows = self._rows_of_batch()
         found = []
         for share in (1.0, 0.5):
-            simulation = self.simulation if share == 1 else self._shorter(share)
-            if simulation is None:
+            model = self._model(self._stage) if share == 1 else self._shorter(share)
+            if model is None:
                 continue
             for count in dict.fromkeys((rows, max(1, rows // 2), max(1, rows // 4))):
-                step = self._step(count) if share == 1 else simulation.step(count)
+                step = model.step(count)
                 found.append(Activations(count, share, step.kept, step.most_activations.activations))
         return found
 
-    def _shorter(self, share: float) -> Simulation | None:
+    def _shorter(self, share: float) -> "_Model | None":
         lengths = {
             name: max(1, getattr(options, LENGTHS[options.type]) * share)
             for name, options in self.job.inputs.items()
             if options.type in LENGTHS
         }
-        return Simulation(with_lengths(self.job, lengths), self.precision) if lengths else None
+        if not lengths:
+            return None
+        return _Model(Simulation(with_lengths(self.job, lengths), self.precision, self._stage == 3))
 
     def _time(self) -> Time | None:
         workers = self.question.gpus or self.job.compute.most
@@ -294,7 +305,7 @@ class Planner:
             return None
         train = self.job.train
         rows = -(-train.batch_size // (workers * train.accumulate))
-        batch = self._step(rows)
+        batch = self._model(self._stage).step(rows)
         each = max(batch.flops / rate, batch.calls * cards.CALL_SECONDS if self.on_gpu else 0.0)
         step, steps = train.accumulate * each, -(-self.rows // train.batch_size) * train.epochs
         validation = _SHARE_OF_FORWARD * each / rows * self._validation_rows() / workers * train.epochs

@@ -36,7 +36,7 @@ from rayfuse.train.activation_checkpointing import checkpoint_activations
 from rayfuse.train.groups import parameter_groups
 from rayfuse.train.optimizers import build_optimizer
 from rayfuse.train.plan.typical import typical_batch
-from rayfuse.train.precision import DTYPES
+from rayfuse.train.precision import DTYPES, round_frozen
 
 _aten = torch.ops.aten
 
@@ -107,9 +107,12 @@ class Optimizer:
 
 
 class Simulation:
-    """A fitted job on fake tensors. Raises RayfuseError where the shapes of a part depend on what its inputs hold."""
+    """A fitted job on fake tensors, its weights as ZeRO 0 to 2 have them or, `divided`, as ZeRO 3 has.
 
-    def __init__(self, job: Job, precision: str) -> None:
+    Raises RayfuseError where the shapes of a part depend on what its inputs hold.
+    """
+
+    def __init__(self, job: Job, precision: str, divided: bool = False) -> None:
         self.job, self.precision = job, precision
         self._mode = FakeTensorMode()
         with warnings.catch_warnings(), without_weights(), torch.device("meta"):
@@ -117,6 +120,8 @@ class Simulation:
                 "ignore", ".*copying from a non-meta parameter"
             )  # one's own weights stay out
             self.model = FusedModel(job)
+        if not divided:
+            round_frozen(self.model, precision)
         with self._mode:
             _as_on_cpu(self.model)
         if job.train.activation_checkpointing:

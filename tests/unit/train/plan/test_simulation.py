@@ -16,6 +16,7 @@ from rayfuse.train.groups import parameter_groups
 from rayfuse.train.optimizers import build_optimizer
 from rayfuse.train.plan.simulation import Simulation
 from rayfuse.train.plan.typical import sample_bytes, typical_batch
+from rayfuse.train.precision import round_frozen
 
 ROWS = 16
 
@@ -52,10 +53,12 @@ def test_sizes_are_those_of_the_real_model(tmp_path: Path) -> None:
     assert of_text.trained == sum(p.numel() for n, p in trained.items() if n.startswith("encoders.text."))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_activations_are_what_autograd_saves(precision: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("precision", "divided"), [("fp32", False), ("bf16", False), ("bf16", True)])
+def test_activations_are_what_autograd_saves(precision: str, divided: bool, tmp_path: Path) -> None:
     job = lora(tmp_path)
     model, batch = FusedModel(job).train(), typical_batch(job, ROWS)
+    if not divided:
+        round_frozen(model, precision)
     own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
     saved: dict[int, torch.UntypedStorage] = {}
 
@@ -70,7 +73,9 @@ def test_activations_are_what_autograd_saves(precision: str, tmp_path: Path) -> 
             outputs = model(batch)
         model.total_loss(model.losses(outputs, batch), batch)
     wanted = sum(storage.nbytes() for storage in saved.values())
-    kept = Simulation(job, precision).step(ROWS).kept
+    simulation = Simulation(job, precision, divided)
+    assert simulation.sizes().weights == bytes_of(model.parameters())
+    kept = simulation.step(ROWS).kept
     assert wanted <= kept <= 1.05 * wanted  # what is kept beside: the batch, outputs and losses
 
 
