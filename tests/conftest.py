@@ -1,5 +1,6 @@
 """What all tests share: the marker of their folder, and the data that lies beside some checkouts."""
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.path.relative_to(ROOT / "tests").parts[0]
         if folder in MARKED_FOLDERS:
             item.add_marker(folder)
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported and collected stays to the end: Python need not look through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

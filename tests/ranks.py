@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import socket
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -30,5 +31,9 @@ def _join(rank: int, work: Callable[..., None], world: int, port: int, arguments
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": str(world)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.distributed.init_process_group("gloo")
-    work(rank, world, *arguments)
+    with tempfile.TemporaryDirectory(
+        prefix="rayfuse-rank-"
+    ) as scratch:  # such processes clear nothing up at exit
+        tempfile.tempdir = scratch
+        work(rank, world, *arguments)
     torch.distributed.destroy_process_group()

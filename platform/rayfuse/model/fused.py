@@ -198,6 +198,10 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """What training changes, by name: trainable parameters and stored buffers (running statistics)."""
-    stored = set(model.state_dict())
-    buffers = {name: buffer for name, buffer in model.named_buffers() if name in stored}
+    passing = {
+        f"{place}.{name}" if place else name
+        for place, module in model.named_modules()
+        for name in module._non_persistent_buffers_set
+    }
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name not in passing}
     return {**trainable_parameters(model), **buffers}
