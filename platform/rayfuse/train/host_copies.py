@@ -17,8 +17,9 @@ def copy_to_cpu(tensors: Mapping[str, torch.Tensor], into: Copies | None = None)
     for name, tensor in tensors.items():
         if name not in into:
             into[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-    copied = {name: tensor.detach() for name, tensor in tensors.items()}
-    torch._foreach_copy_([into[name] for name in copied], list(copied.values()), non_blocking=True)
+    if tensors:
+        sources = [tensor.detach() for tensor in tensors.values()]
+        torch._foreach_copy_([into[name] for name in tensors], sources, non_blocking=True)
     if any(tensor.is_cuda for tensor in tensors.values()):
         torch.cuda.synchronize()
     return {name: into[name] for name in tensors}
