@@ -116,11 +116,17 @@ class Loader:
             yield make.batches(epoch, self._numbers(epoch, step)), self._plan.size(step)
 
     def _made_elsewhere(self, epoch: int, first: int) -> Iterator[Step]:
-        self._wanted.set((epoch, self._numbers(epoch, step)) for step in range(first, self._plan.steps))
-        for step, batches in enumerate(self._processes, first):
-            if isinstance(batches, RayfuseError):
-                raise batches
-            yield batches, self._plan.size(step)
+        self._wanted.next = ((epoch, self._numbers(epoch, step)) for step in range(first, self._plan.steps))
+        made = iter(self._processes)
+        try:
+            for step, batches in enumerate(made, first):
+                if isinstance(batches, RayfuseError):
+                    raise batches
+                yield batches, self._plan.size(step)
+        finally:
+            self._wanted.next = iter(())
+            for _ in made:  # at its end, PyTorch waits 5 s for each process whose batches nobody took
+                pass
 
     @cached_property
     def _wanted(self) -> "_Wanted":
@@ -150,13 +156,11 @@ class _Wanted(torch.utils.data.Sampler[Any]):
     """What the processes are to make next: an epoch and the row numbers of each micro-batch."""
 
     def __init__(self) -> None:
-        self._wanted: Iterator[Any] = iter(())
-
-    def set(self, wanted: Iterator[Any]) -> None:
-        self._wanted = wanted
+        self.next: Iterator[Any] = iter(())
 
     def __iter__(self) -> Iterator[Any]:
-        return self._wanted
+        while (wanted := next(self.next, None)) is not None:
+            yield wanted
 
 
 class _Maker(torch.utils.data.Dataset[Any]):

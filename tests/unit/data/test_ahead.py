@@ -1,5 +1,6 @@
 """Batches made ahead are those made on the spot, from any step on, in threads and in processes."""
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,17 @@ def test_processes_make_the_same_batches_and_may_be_left_early(loaded: Any) -> N
     steps.close()
     assert everything(made.steps(0)) == list(on_the_spot(loaded, 0, 0))
     assert everything(made.steps(3, first=2)) == list(on_the_spot(loaded, 3, 2))
+
+
+def test_processes_that_are_left_early_end_by_themselves(loaded: Any) -> None:
+    made, _, _ = loader(loaded, processes=2)
+    steps = made.steps(0)
+    next(steps)
+    steps.close()
+    processes = made._processes._iterator._workers
+    del made, steps
+    gc.collect()
+    assert [process.exitcode for process in processes] == [0, 0]  # else PyTorch had to terminate them
 
 
 @pytest.mark.parametrize("processes", [0, 1])
