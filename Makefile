@@ -13,7 +13,7 @@ help:
 	@echo "make setup   install Rayfuse with all extras into $(VENV), with the versions of constraints.txt"
 	@echo "make demo    real data, train, gate, promote, serve, and ask over HTTP"
 	@echo "make check   linters, types, import contracts, and the commands in the README"
-	@echo "make test    unit tests, every shipped spec, and tests on a local Ray and a small Kubernetes"
+	@echo "make test    unit tests, every shipped spec, every variant trained and loaded, a local Ray and a small Kubernetes"
 	@echo "make slow    tests that take minutes"
 	@echo "make bench   measurements"
 	@echo "make bench-quality DATA=… MODELS=… STORAGE=…   accuracy on public data, three seeds each; hours on a CPU"
@@ -42,6 +42,7 @@ demo: setup
 
 test: setup
 	$(PYTEST) -n 2 tests/unit tests/specs
+	$(PYTEST) -n 2 tests/training
 	$(PYTEST) -m "not slow" tests/distributed tests/mlflow tests/ray
 	$(PYTEST) -m "not slow" tests/k8s
 

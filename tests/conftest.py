@@ -1,6 +1,7 @@
 """What all tests share: the marker of their folder, and the data that lies beside some checkouts."""
 
 import gc
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ def pytest_collection_finish() -> None:
     """What has been imported and collected stays to the end: Python need not look through it again."""
     gc.collect()
     gc.freeze()
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 
 
 @pytest.fixture(scope="session")

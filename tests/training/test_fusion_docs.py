@@ -13,7 +13,7 @@ from rayfuse.model.fusion import FUSIONS
 from rayfuse.spec.job import Job
 from rayfuse.spec.load import check
 
-PAGE = (Path(__file__).parents[3] / "docs/fusion.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs/fusion.md").read_text()
 SPECS = [yaml.safe_load(block)["fusion"] for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]
 [CODE] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
