@@ -43,9 +43,11 @@ from rayfuse.train.state import (
     gather_model,
     keep_fitted,
     read_checkpoint,
+    read_loss_scale,
     read_model,
     read_position,
     read_trained,
+    restore_loss_scale,
     write_checkpoint,
 )
 from rayfuse.train.stopping import should_stop
@@ -157,6 +159,7 @@ class Worker:
         self._load(read_trained(folder))
         if self.average:
             self.average.restore(model)
+        restore_loss_scale(self.engine, position.loss_scale)
         self.position = position
 
     def train(self) -> None:
@@ -395,6 +398,7 @@ class Worker:
             return
         average = copy_to_cpu(self.average.tensors, self.averages) if self.average else None
         self.position.guard = self.guard.state()
+        self.position.loss_scale = read_loss_scale(self.engine)
         position = deepcopy(self.position)
 
         def write(folder: Path) -> None:

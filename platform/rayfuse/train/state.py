@@ -51,6 +51,8 @@ class Position:
     """Steps done of the epoch that has begun."""
     guard: dict[str, Any] = field(default_factory=dict)
     """See `Guard.state`."""
+    loss_scale: dict[str, Any] = field(default_factory=dict)
+    """See `read_loss_scale`."""
 
 
 def gather_model(engine: Any, into: Copies | None = None) -> dict[str, torch.Tensor]:
@@ -62,6 +64,24 @@ def gather_model(engine: Any, into: Copies | None = None) -> dict[str, torch.Ten
         for name, parameter in trainable_parameters(engine.module).items():
             whole[name] = safe_get_full_fp32_param(parameter)
     return copy_to_cpu(whole, into)
+
+
+def read_loss_scale(engine: Any) -> dict[str, Any]:
+    """By what fp16 multiplies losses, and how long it has held; nothing in other precisions."""
+    scaler = _loss_scaler(engine)
+    return scaler.state_dict() if scaler else {}
+
+
+def restore_loss_scale(engine: Any, saved: Mapping[str, Any]) -> None:
+    """Put back what `read_loss_scale` gave. In another precision than that of the checkpoint, a scale begins anew."""
+    scaler = _loss_scaler(engine)
+    if scaler and saved:
+        scaler.load_state_dict(dict(saved))
+
+
+def _loss_scaler(engine: Any) -> Any:
+    """PyTorch's: DeepSpeed has it in the engine under stage 0, else in its optimizer."""
+    return engine.torch_autocast_z0_gradscaler or getattr(engine.optimizer, "torch_autocast_gradscaler", None)
 
 
 def write_checkpoint(

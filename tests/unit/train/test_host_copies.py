@@ -35,7 +35,7 @@ def test_a_save_waits_for_the_one_before_it(tmp_path: Path, monkeypatch: Any) ->
     monkeypatch.setattr(loop, "gather_optimizer", lambda engine, into: {})
     monkeypatch.setattr(loop, "write_checkpoint", write)
     worker: Any = SimpleNamespace(
-        saver=Saver(str(tmp_path), Keep(last=2, best=1), lambda metrics: 0.0), engine=None, copies={}, averages={},
+        saver=Saver(str(tmp_path), Keep(last=2, best=1), lambda metrics: 0.0), engine=SimpleNamespace(torch_autocast_z0_gradscaler=None, optimizer=None), copies={}, averages={},
         average=None, job=None, position=loop.Position(step=1), agenda=SimpleNamespace(saved=lambda: None),
         guard=SimpleNamespace(state=dict),
     )  # fmt: skip

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ from rayfuse.errors import DataError
 from rayfuse.train.state import (
     Position,
     read_checkpoint,
+    read_loss_scale,
     read_model,
     read_position,
+    restore_loss_scale,
     write_checkpoint,
 )
 
@@ -79,3 +82,41 @@ def test_no_folder_at_all(tmp_path: Path) -> None:
     for read in (read_checkpoint, read_model, read_position):
         with pytest.raises(DataError, match="not a whole"):
             read(tmp_path / "absent")
+
+
+class Scaled:
+    """What DeepSpeed's engine has of fp16: under stage 0 in itself, else in its optimizer."""
+
+    def __init__(self, stage: int) -> None:
+        self.weight = torch.ones(1, requires_grad=True)
+        self.sgd = torch.optim.SGD([self.weight], lr=0.0)
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=64.0, growth_interval=3)
+        self.torch_autocast_z0_gradscaler = self.scaler if stage == 0 else None
+        self.optimizer = SimpleNamespace(torch_autocast_gradscaler=self.scaler) if stage else self.sgd
+
+    def step(self, loss: float = 1.0) -> float:
+        self.scaler.scale(self.weight.sum() * loss).backward()
+        self.scaler.step(self.sgd)
+        self.scaler.update()
+        self.weight.grad = None
+        return self.scaler.get_scale()
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_the_scale_of_losses_goes_on(stage: int, tmp_path: Path) -> None:
+    whole, first, second = (Scaled(stage) for _ in range(3))
+    losses = [1.0, 1.0, 1.0, 1.0, float("inf"), 1.0, 1.0, 1.0]
+    wanted = [whole.step(loss) for loss in losses]
+    assert wanted[-3:] == [64.0, 64.0, 128.0]  # a scale that began anew would not have grown yet
+    found = [first.step(loss) for loss in losses[:6]]
+    position = Position(step=6, loss_scale=read_loss_scale(first))
+    write_checkpoint(tmp_path, tiny_jobs.tiny_job(tmp_path / "data"), {}, {}, position)
+    restore_loss_scale(second, read_position(tmp_path).loss_scale)
+    assert [*found, *(second.step(loss) for loss in losses[6:])] == wanted
+
+
+def test_other_precisions_have_no_scale() -> None:
+    engine = SimpleNamespace(torch_autocast_z0_gradscaler=None, optimizer=torch.optim.SGD([torch.ones(1)]))
+    assert read_loss_scale(engine) == {}
+    restore_loss_scale(engine, {"scale": 2.0})
+    restore_loss_scale(Scaled(0), {})
