@@ -144,12 +144,13 @@ _VALUES = {"text": _text, "image": _image, "audio": _audio, "series": _series}
 
 
 def _train(path: str) -> dict[str, Any]:
-    """Train and validate as a worker does, look at the process, and only then plan."""
+    """Train, save and validate as a worker does, look at the process, and only then plan."""
     import torch
 
     from rayfuse.data.dataset import load_dataset
     from rayfuse.spec.job import Job
     from rayfuse.spec.load import load_spec
+    from rayfuse.train.checkpoints import Saver
     from rayfuse.train.engine import read_options
     from rayfuse.train.loop import Worker
 
@@ -157,8 +158,12 @@ def _train(path: str) -> dict[str, Any]:
     job, dataset = load_dataset(load_spec(path, Job, []))
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     worker = Worker(job, dataset.splits, read_options(job))
-    worker.train_epoch(0)
-    worker.evaluator.metrics("validation")
+    worker.saver = Saver(job.output.storage, job.train.checkpoint.keep, worker.goodness)
+    for epoch in range(2):
+        worker.train_epoch(epoch)
+        worker.evaluator.metrics("validation")
+        worker.save()
+    worker.saver.wait()
     measured = worker.memory.told()
 
     from rayfuse.train.plan.comparison import predict

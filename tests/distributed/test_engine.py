@@ -88,10 +88,11 @@ def _train(rank: int, folder: Path, content: Any) -> None:
 
 
 def _write(worker: Any, folder: Path) -> None:
+    from rayfuse.train.host_copies import copy_to_cpu
     from rayfuse.train.optimizer_state import gather_optimizer
     from rayfuse.train.state import gather_model, write_checkpoint
 
-    model, state = gather_model(worker.engine), gather_optimizer(worker.engine)
+    model, state = copy_to_cpu(gather_model(worker.engine)), copy_to_cpu(gather_optimizer(worker.engine))
     if worker.rank == 0:
         folder.mkdir(parents=True)
         write_checkpoint(folder, worker.job, model, state, worker.position)

@@ -95,6 +95,7 @@ def _train(rank: int, world: int, job_json: str, folder: Path) -> None:
     from rayfuse.spec.job import Job
     from rayfuse.spec.load import check
     from rayfuse.train.engine import read_options
+    from rayfuse.train.host_copies import copy_to_cpu
     from rayfuse.train.loop import Worker
     from rayfuse.train.optimizer_state import gather_optimizer
     from rayfuse.train.state import gather_model, read_model, write_checkpoint
@@ -102,7 +103,7 @@ def _train(rank: int, world: int, job_json: str, folder: Path) -> None:
     job, dataset = load_dataset(check(json.loads(job_json), Job, "job"))
     worker = Worker(job, dataset.splits, read_options(job), rank, world)
     worker.train_epoch(0)
-    model, moments = gather_model(worker.engine), gather_optimizer(worker.engine)
+    model, moments = copy_to_cpu(gather_model(worker.engine)), copy_to_cpu(gather_optimizer(worker.engine))
     if rank == 0:
         folder.mkdir()
         write_checkpoint(folder, job, model, moments, worker.position)

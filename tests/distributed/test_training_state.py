@@ -23,6 +23,7 @@ def _rank(rank: int, world: int, job_json: str, stop: int, start: Path | None, f
     from rayfuse.spec.job import Job
     from rayfuse.spec.load import check
     from rayfuse.train.engine import read_options
+    from rayfuse.train.host_copies import copy_to_cpu
     from rayfuse.train.loop import Worker
     from rayfuse.train.optimizer_state import gather_optimizer
     from rayfuse.train.state import gather_model, write_checkpoint
@@ -40,7 +41,7 @@ def _rank(rank: int, world: int, job_json: str, stop: int, start: Path | None, f
     while worker.position.epoch < stop:
         worker.train_epoch(worker.position.epoch)
         worker.end_epoch()
-    model, moments = gather_model(worker.engine), gather_optimizer(worker.engine)
+    model, moments = copy_to_cpu(gather_model(worker.engine)), copy_to_cpu(gather_optimizer(worker.engine))
     with worker.averaged():
         evaluation = worker.evaluator.metrics("test", [("image", "text"), ("text",)])
     if rank == 0:

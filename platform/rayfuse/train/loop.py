@@ -2,10 +2,12 @@
 
 import math
 import random
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -389,14 +391,14 @@ class Worker:
 
     def save(self, metrics: dict[str, float] | None = None) -> None:
         """Begin to write a checkpoint, with the validation metrics at the end of an epoch; every rank gathers."""
-        if self.saver is not None:
-            self.saver.wait()  # it writes the copies of the last one
-        into = self.copies if self.saver else None
-        model, moments = gather_model(self.engine, into), gather_optimizer(self.engine, into)
         self.agenda.saved()
+        gathered = gather_model(self.engine), gather_optimizer(self.engine)
         if self.saver is None:
+            deque(chain(*gathered), maxlen=0)
             return
-        average = copy_to_cpu(self.average.tensors, self.averages) if self.average else None
+        self.saver.wait()  # it writes the copies of the last one
+        model, moments = (copy_to_cpu(tensors, self.copies) for tensors in gathered)
+        average = copy_to_cpu(self.average.tensors.items(), self.averages) if self.average else None
         self.position.guard = self.guard.state()
         self.position.loss_scale = read_loss_scale(self.engine)
         position = deepcopy(self.position)

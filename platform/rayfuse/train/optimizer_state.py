@@ -12,33 +12,29 @@ import torch
 
 from rayfuse.errors import DataError
 from rayfuse.model.fused import trainable_parameters
-from rayfuse.train.host_copies import Copies, copy_to_cpu
 
 _STEP = "step"
 
 
-def gather_optimizer(engine: Any, into: Copies | None = None) -> dict[str, torch.Tensor]:
-    """The optimizer's state, whole, copied to the CPU, over the copies of an earlier call; nothing before its first step.
+def gather_optimizer(engine: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """The optimizer's state by name, whole, one tensor after the other; nothing before its first step.
 
-    Every rank must call it.
+    Every rank must go through them.
     """
     from deepspeed.utils import safe_get_full_optimizer_state
 
     _link_optimizer_states(engine)
     divided = _divided(engine)
-    found: dict[str, torch.Tensor] = {}
     if steps := [state[_STEP] for state in _states(engine) if _STEP in state]:
-        found[_STEP] = steps[0].float()
+        yield _STEP, steps[0].float()
     for name, parameter in trainable_parameters(engine.module).items():
         if engine.zero_optimization_stage() == 0:
-            whole = {
-                key: engine.optimizer.state[parameter][key]
-                for key in _keys(engine.optimizer.state[parameter])
-            }
+            state = engine.optimizer.state[parameter]
+            for key in _keys(state):
+                yield f"{key}/{name}", state[key]
         else:
-            whole = {key: safe_get_full_optimizer_state(parameter, key) for key in divided}
-        found |= {f"{key}/{name}": tensor for key, tensor in whole.items()}
-    return copy_to_cpu(found, into)
+            for key in divided:
+                yield f"{key}/{name}", safe_get_full_optimizer_state(parameter, key)
 
 
 def restore_optimizer(engine: Any, saved: Mapping[str, torch.Tensor], empty_step: Callable[[], None]) -> None:

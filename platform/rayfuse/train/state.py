@@ -11,7 +11,7 @@ each worker takes its part of them when it starts again.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,8 @@ import torch
 
 from rayfuse.errors import DataError
 from rayfuse.model.folder import read_tensors
-from rayfuse.model.fused import trainable_parameters, trained_tensors
+from rayfuse.model.fused import trained_tensors
 from rayfuse.spec.job import Job
-from rayfuse.train.host_copies import Copies, copy_to_cpu
 
 MODEL_FILE = "model.safetensors"
 _TRAINED_FILE = "trained.safetensors"
@@ -55,15 +54,13 @@ class Position:
     """See `read_loss_scale`."""
 
 
-def gather_model(engine: Any, into: Copies | None = None) -> dict[str, torch.Tensor]:
-    """The trained tensors, whole, copied to the CPU, over the copies of an earlier call. Every rank must call it."""
+def gather_model(engine: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """The trained tensors by name, whole, one after the other. Every rank must go through them."""
     from deepspeed.utils import safe_get_full_fp32_param
 
-    whole = dict(trained_tensors(engine.module))
-    if engine.zero_optimization_stage() > 0:
-        for name, parameter in trainable_parameters(engine.module).items():
-            whole[name] = safe_get_full_fp32_param(parameter)
-    return copy_to_cpu(whole, into)
+    for name, tensor in trained_tensors(engine.module).items():
+        divided = engine.zero_optimization_stage() > 0 and isinstance(tensor, torch.nn.Parameter)
+        yield name, safe_get_full_fp32_param(tensor) if divided else tensor
 
 
 def read_loss_scale(engine: Any) -> dict[str, Any]:

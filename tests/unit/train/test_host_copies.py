@@ -16,11 +16,11 @@ from rayfuse.train.host_copies import copy_to_cpu
 
 def test_later_copies_go_over_earlier_ones() -> None:
     into: dict[str, torch.Tensor] = {}
-    first = copy_to_cpu({"a": torch.ones(3)}, into)
-    second = copy_to_cpu({"a": torch.full((3,), 2.0)}, into)
+    first = copy_to_cpu([("a", torch.ones(3))], into)
+    second = copy_to_cpu([("a", torch.full((3,), 2.0))], into)
     assert second["a"].data_ptr() == first["a"].data_ptr()
     assert second["a"].tolist() == [2, 2, 2]
-    assert copy_to_cpu({"a": torch.ones(3)})["a"].data_ptr() != first["a"].data_ptr()
+    assert copy_to_cpu([("a", torch.ones(3))])["a"].data_ptr() != first["a"].data_ptr()
 
 
 def test_a_save_waits_for_the_one_before_it(tmp_path: Path, monkeypatch: Any) -> None:
@@ -31,8 +31,8 @@ def test_a_save_waits_for_the_one_before_it(tmp_path: Path, monkeypatch: Any) ->
         assert may_write.wait(30)
         save_file(model, folder / "model.safetensors")
 
-    monkeypatch.setattr(loop, "gather_model", lambda engine, into: copy_to_cpu(weights, into))
-    monkeypatch.setattr(loop, "gather_optimizer", lambda engine, into: {})
+    monkeypatch.setattr(loop, "gather_model", lambda engine: weights.items())
+    monkeypatch.setattr(loop, "gather_optimizer", lambda engine: ())
     monkeypatch.setattr(loop, "write_checkpoint", write)
     worker: Any = SimpleNamespace(
         saver=Saver(str(tmp_path), Keep(last=2, best=1), lambda metrics: 0.0), engine=SimpleNamespace(torch_autocast_z0_gradscaler=None, optimizer=None), copies={}, averages={},

@@ -118,7 +118,15 @@ class Worker:
             amounts["optimizer"] = self.optimizer.state
         if self.average:
             amounts["averaged weights"] = self._trained
+        if not self.on_gpu:
+            amounts["checkpoint"] = self._copies
         return amounts
+
+    @property
+    def _copies(self) -> int:
+        """What the first worker keeps of the last checkpoint, whole, to copy the next one over it."""
+        moments = self.optimizer.state * (self.world if self.stage else 1)
+        return self._trained + moments + (self._trained if self.average else 0)
 
     def _gathered(self) -> Amounts:
         """Whole parameters under stage 3: they stay while they will soon be used again."""
@@ -188,10 +196,10 @@ class Worker:
 
     def _host(self) -> Amounts:
         """What is kept in host memory beside a GPU."""
-        amounts: Amounts = {}
+        amounts: Amounts = {"checkpoint": self._copies} if self.on_gpu else {}
         if self._offloads_optimizer:
             copies = 2 if self.stage < 3 else 1  # the weights in transit, and the gradients
-            amounts = {
+            amounts |= {
                 "master weights": self._share,
                 "optimizer": self.optimizer.state,
                 "gradients": self._share if self.stage < 3 else 2 * self._share,

@@ -12,6 +12,9 @@ SIZES = Sizes([], FROZEN + TRAINED, 8, TRAINED, [GROUP, 100], 100)
 STEP = Step(4, 90, Moment(120, 0), Moment(110, 40), 1, 1)
 EVALUATION = 30
 CPU = {"offload_optimizer": {"device": "cpu"}}
+COPIES = 3 * TRAINED
+"""Weights and both moments of the last checkpoint."""
+ALWAYS = FROZEN + TRAINED + 8 + COPIES
 
 
 def worker(stage: int, world: int = 1, gpu: bool = False, **more: Any) -> Worker:
@@ -29,22 +32,22 @@ def totals(found: Worker) -> dict[str, int]:
 
 def test_stage_0_keeps_everything_on_every_worker() -> None:
     assert totals(worker(0)) == {
-        "forward and backward": 1008 + 800 + 150,
-        "optimizer step": 1008 + 800 + 400 + 50,
-        "evaluation": 1008 + 800 + 30,
+        "forward and backward": ALWAYS + 800 + 150,
+        "optimizer step": ALWAYS + 800 + 400 + 50,
+        "evaluation": ALWAYS + 800 + 30,
     }
     assert (
-        totals(worker(0, world=4))["optimizer step"] == 1008 + 800 + 400 + 400
+        totals(worker(0, world=4))["optimizer step"] == ALWAYS + 800 + 400 + 400
     )  # laid side by side to be reduced
 
 
 def test_stages_1_and_2_divide_what_the_optimizer_needs() -> None:
     one, four = totals(worker(2)), totals(worker(2, world=4))
-    assert one["forward and backward"] == 1008 + 400 + 800 + 150
-    assert one["reduction of gradients"] == 1008 + 400 + 800 + 400 + 400
-    assert one["optimizer step"] == 1008 + 400 + 800 + 400 + 3 * 300
-    assert four["reduction of gradients"] == 1008 + 100 + 200 + 100 + 400 + 300
-    assert four["optimizer step"] == 1008 + 100 + 200 + 100 + 3 * 75
+    assert one["forward and backward"] == ALWAYS + 400 + 800 + 150
+    assert one["reduction of gradients"] == ALWAYS + 400 + 800 + 400 + 400
+    assert one["optimizer step"] == ALWAYS + 400 + 800 + 400 + 3 * 300
+    assert four["reduction of gradients"] == ALWAYS + 100 + 200 + 100 + 400 + 300
+    assert four["optimizer step"] == ALWAYS + 100 + 200 + 100 + 3 * 75
 
 
 def test_a_gpu_gives_all_of_a_buffer_and_a_host_what_was_written() -> None:
@@ -89,3 +92,10 @@ def test_an_average_of_the_weights() -> None:
 )
 def test_names_of_offload(zero: Any, name: str) -> None:
     assert offload_names(zero) == name
+
+
+def test_the_copies_of_the_last_checkpoint_stay_in_host_memory() -> None:
+    assert worker(2, world=4).phases()[0].device["checkpoint"] == COPIES
+    on_gpu = worker(2, world=4, gpu=True, average=True).worst()
+    assert on_gpu.host == {"checkpoint": COPIES + TRAINED}
+    assert "checkpoint" not in on_gpu.device
