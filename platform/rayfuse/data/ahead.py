@@ -118,12 +118,14 @@ class Loader:
     def _made_elsewhere(self, epoch: int, first: int) -> Iterator[Step]:
         self._wanted.next = ((epoch, self._numbers(epoch, step)) for step in range(first, self._plan.steps))
         made = iter(self._processes)
+        batches: list[Batch] | RayfuseError | None = None
         try:
             for step, batches in enumerate(made, first):
                 if isinstance(batches, RayfuseError):
                     raise batches
                 yield batches, self._plan.size(step)
         finally:
+            batches = None  # an error and the frame that raised it would keep each other, and the processes
             self._wanted.next = iter(())
             for _ in made:  # at its end, PyTorch waits 5 s for each process whose batches nobody took
                 pass

@@ -92,8 +92,13 @@ def test_an_error_keeps_its_kind_and_its_words(processes: int, tmp_path: Path) -
     made, _, _ = loader((job, dataset), processes)
     with pytest.raises(
         DataError, match=r"^.*train.jsonl:\d+: image: .*: no such file; it could be read when"
-    ):
+    ) as raised:
         next(made.steps(0))
+    del raised
+    if processes:
+        [process] = made._processes._iterator._workers
+        del made
+        assert process.exitcode == 0
 
 
 def test_the_time_that_is_waited_is_counted() -> None:
