@@ -11,6 +11,9 @@ import tiny_jobs
 import torch
 
 from rayfuse.errors import DataError
+from rayfuse.spec.checkpointing import Keep
+from rayfuse.train import loop
+from rayfuse.train.checkpoints import Saver, find
 from rayfuse.train.state import (
     Position,
     read_checkpoint,
@@ -103,15 +106,26 @@ class Scaled:
 
 
 @pytest.mark.parametrize("stage", [0, 2])
-def test_the_scale_of_losses_goes_on(stage: int, tmp_path: Path) -> None:
+def test_the_scale_of_losses_goes_on(stage: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, first, second = (Scaled(stage) for _ in range(3))
     losses = [1.0, 1.0, 1.0, 1.0, float("inf"), 1.0, 1.0, 1.0]
     wanted = [whole.step(loss) for loss in losses]
     assert wanted[-3:] == [64.0, 64.0, 128.0]  # a scale that began anew would not have grown yet
     found = [first.step(loss) for loss in losses[:6]]
-    position = Position(step=6, loss_scale=read_loss_scale(first))
-    write_checkpoint(tmp_path, tiny_jobs.tiny_job(tmp_path / "data"), {}, {}, position)
-    restore_loss_scale(second, read_position(tmp_path).loss_scale)
+    for name in ("gather_model", "gather_optimizer"):
+        monkeypatch.setattr(loop, name, lambda engine: ())
+    saver = Saver(str(tmp_path), Keep(last=1, best=1), lambda metrics: 0.0)
+    parts: dict[str, Any] = {"average": None, "copies": {}, "agenda": SimpleNamespace(saved=lambda: None)}
+    job, guard = tiny_jobs.tiny_job(tmp_path / "data"), SimpleNamespace(state=dict)
+    writer: Any = SimpleNamespace(
+        engine=first, saver=saver, job=job, guard=guard, position=Position(step=6), **parts
+    )
+    loop.Worker.save(writer)
+    saver.wait()
+    reader: Any = SimpleNamespace(
+        engine=second, average=None, _load=lambda weights: None, _empty_step=lambda: None
+    )
+    loop.Worker.restore(reader, Path(find(str(tmp_path))[0].url))
     assert [*found, *(second.step(loss) for loss in losses[6:])] == wanted
 
 
