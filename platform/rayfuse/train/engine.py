@@ -61,6 +61,11 @@ def read_options(job: Job) -> dict[str, Any]:
     return content
 
 
+def stage_of(options: Mapping[str, Any]) -> int:
+    """The ZeRO stage that DeepSpeed's options ask for."""
+    return int(options.get("zero_optimization", {}).get("stage", 0))
+
+
 def _zero_options(options: DeepSpeed) -> dict[str, Any]:
     zero: dict[str, Any] = {"stage": options.stage}
     if options.offload.optimizer:
@@ -139,7 +144,7 @@ def create_model(job: Job, options: Mapping[str, Any], world: int, precision: st
     So no worker ever holds one whole, and all weights stay float32. Else frozen ones are rounded, see `round_frozen`.
     Every rank must call it.
     """
-    if options.get("zero_optimization", {}).get("stage") != 3:
+    if stage_of(options) != 3:
         model = FusedModel(job)
         round_frozen(model, precision)
         return model

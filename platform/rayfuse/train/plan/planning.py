@@ -3,14 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cache
 from typing import Any
 
 from rayfuse.data.dataset import fit
 from rayfuse.data.reading import read_job_rows
 from rayfuse.errors import DataError, NotReachable, SpecError
 from rayfuse.spec.job import FractionSplit, Job
-from rayfuse.train.engine import full_config, read_options
+from rayfuse.train.engine import full_config, read_options, stage_of
 from rayfuse.train.plan import baseline, cards
 from rayfuse.train.plan.layouts import Phase, Worker, offload_names
 from rayfuse.train.plan.simulation import Optimizer, Simulation, Sizes, Step
@@ -177,19 +177,22 @@ class Planner:
             bool(self.job.train.ema),
         )
         phase = worker.worst()
-        asked = int(options.get("zero_optimization", {}).get("stage", 0))
         host = sum(phase.host.values()) + self._samples()
-        return Layout(workers, asked, offload_names(zero), accumulate, rows, phase, self._room(workers), host)
+        return Layout(
+            workers,
+            stage_of(options),
+            offload_names(zero),
+            accumulate,
+            rows,
+            phase,
+            self._room(workers),
+            host,
+        )
 
     def predicted(self, base: int) -> int:
         """Bytes at the peak of one worker of the job as it stands; `base` of them are its process's."""
         own = self.memory(self.job.compute.most, self.options, self.job.train.accumulate)
         return self._with_process(own, base).phase.total
-
-    @cached_property
-    def _stage(self) -> int:
-        """That of the job as it stands."""
-        return int(self.options.get("zero_optimization", {}).get("stage", 0))
 
     def _choose_precision(self) -> str:
         wanted = self.job.train.precision
@@ -280,7 +283,7 @@ class Planner:
         rows = self._rows_of_batch()
         found = []
         for share in (1.0, 0.5):
-            model = self._model(self._stage) if share == 1 else self._shorter(share)
+            model = self._model(stage_of(self.options)) if share == 1 else self._shorter(share)
             if model is None:
                 continue
             for count in dict.fromkeys((rows, max(1, rows // 2), max(1, rows // 4))):
@@ -296,7 +299,9 @@ class Planner:
         }
         if not lengths:
             return None
-        return _Model(Simulation(with_lengths(self.job, lengths), self.precision, self._stage == 3))
+        return _Model(
+            Simulation(with_lengths(self.job, lengths), self.precision, stage_of(self.options) == 3)
+        )
 
     def _time(self) -> Time | None:
         workers = self.question.gpus or self.job.compute.most
@@ -305,7 +310,7 @@ class Planner:
             return None
         train = self.job.train
         rows = -(-train.batch_size // (workers * train.accumulate))
-        batch = self._model(self._stage).step(rows)
+        batch = self._model(stage_of(self.options)).step(rows)
         each = max(batch.flops / rate, batch.calls * cards.CALL_SECONDS if self.on_gpu else 0.0)
         step, steps = train.accumulate * each, -(-self.rows // train.batch_size) * train.epochs
         validation = _SHARE_OF_FORWARD * each / rows * self._validation_rows() / workers * train.epochs
