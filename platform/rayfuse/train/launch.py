@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import fsspec
+import torch
 
 from rayfuse.data.cluster import spread
 from rayfuse.data.dataset import Dataset, load_dataset
@@ -22,15 +23,18 @@ from rayfuse.spec.encoders import pretrained_in
 from rayfuse.spec.job import Job
 from rayfuse.train.board import Record, create_board
 from rayfuse.train.engine import read_options
+from rayfuse.train.precision import choose_precision
 from rayfuse.train.runs import RunFolder, check_storage
 
 _POLL_SECONDS = 0.5
 
 
 def preflight(job: Job) -> None:
-    """Raise for what would stop the job later: storage, pretrained models, DeepSpeed's options."""
+    """Raise for what would stop the job later: storage, DeepSpeed's options, precision, pretrained models."""
     check_storage(job.output.storage)
     read_options(job)
+    if not job.compute.gpus_per_worker:
+        choose_precision(job.train.precision, torch.device("cpu"))
     for name, options in job.inputs.items():
         for path, encoder in pretrained_in(options.encoder):
             _check_pretrained(".".join(["inputs", name, "encoder", *path, "model"]), encoder.model)

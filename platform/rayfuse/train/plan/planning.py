@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
+import torch
+
 from rayfuse.data.dataset import fit
 from rayfuse.data.reading import read_job_rows
 from rayfuse.errors import DataError, NotReachable, SpecError
@@ -16,6 +18,7 @@ from rayfuse.train.plan.layouts import Phase, Worker, offload_names
 from rayfuse.train.plan.simulation import Optimizer, Simulation, Sizes, Step
 from rayfuse.train.plan.typical import LENGTHS, longest, sample_bytes, with_lengths
 from rayfuse.train.plan.typical import assumed as assume
+from rayfuse.train.precision import choose_precision
 
 _EVALUATION_BATCH = 256
 _PREFETCHED = 3
@@ -196,17 +199,13 @@ class Planner:
 
     def _choose_precision(self) -> str:
         wanted = self.job.train.precision
+        if not self.on_gpu:
+            return choose_precision(wanted, torch.device("cpu"))[0]
         if wanted != "auto":
             return wanted
-        if self.on_gpu:
-            has = self.question.card is None or self.question.card.bf16
-            self.told.append(f"assumed: precision auto is {'bf16' if has else 'fp32'} on this GPU")
-            return "bf16" if has else "fp32"
-        import torch
-
-        from rayfuse.train.precision import choose_precision
-
-        return choose_precision(wanted, torch.device("cpu"))[0]
+        has = self.question.card is None or self.question.card.bf16
+        self.told.append(f"assumed: precision auto is {'bf16' if has else 'fp32'} on this GPU")
+        return "bf16" if has else "fp32"
 
     def _model(self, stage: int) -> "_Model":
         """The model as a ZeRO stage has it: in float32 the same for all."""

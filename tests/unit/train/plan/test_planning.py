@@ -67,6 +67,13 @@ def test_stages_need_less_and_less_of_a_gpu(tmp_path: Path) -> None:
     assert found.own.workers == 2  # of the job itself, whatever GPUs there are
 
 
+def test_fp16_is_planned_on_gpus_alone(tmp_path: Path) -> None:
+    job = small_job(tmp_path, **{"train.precision": "fp16"})
+    assert Planner.of(job, question(gpus=2, card=cards.card("h100"))).precision == "fp16"
+    with pytest.raises(SpecError, match="train.precision: fp16 needs a GPU"):
+        Planner.of(job, question())
+
+
 def test_the_smallest_layout_accumulates_before_it_gives_up(tmp_path: Path) -> None:
     job = small_job(tmp_path, **{"train.batch_size": 16, "compute.workers": 1})
     whole = Planner.of(job, question(rows=8, gpus=1, card=cards.card("T4")))
