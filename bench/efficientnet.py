@@ -16,13 +16,16 @@ from rayfuse.spec.base import Block
 
 _STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))  # fmt: skip
 """Of each stage: blocks, kernel, stride of the first, expansion, channels."""
-_INNER = (4, 10)
-"""The last blocks of the third and fifth stages, of 40 and 112 channels."""
-_ALL_CHANNELS = 2 * 40 + 2 * 112 + 320 + 2 * 1280
+_INNER = {4: 40, 7: 80, 10: 112, 14: 192}
+"""Channels of the last blocks of the third to sixth stages."""
+_INNER_WIDTH = 2 * sum(_INNER.values()) + 320
 
 
 class EfficientNetLite0(Encoder):
-    """pixel_values: float (rows, 3, height, width) in [-1, 1] → one token of 1280; the statistics of its norms stay."""
+    """pixel_values: float (rows, 3, height, width) in [-1, 1] → one token; the statistics of its norms stay.
+
+    It is 1280 wide, with `inner` 1168, and so much more often as there are sizes.
+    """
 
     class Options(Block):
         weights: str
@@ -33,12 +36,12 @@ class EfficientNetLite0(Encoder):
         sizes: list[int] = Field(default_factory=list)
         """Pixels to which pictures are scaled; what is made of all sizes stands side by side. Empty: as they come."""
         inner: bool = False
-        """Whether averages and maxima of inner blocks, and maxima of the last, stand beside the average of the last."""
+        """Averages and maxima of inner blocks and the average of the last, in place of what ImageNet's classes are told by."""
 
     def __init__(self, options: Options, source: Any) -> None:
         super().__init__(options, source)
         self.sizes, self.inner = options.sizes, options.inner
-        self.width = max(1, len(options.sizes)) * (_ALL_CHANNELS if options.inner else 1280)
+        self.width = max(1, len(options.sizes)) * (_INNER_WIDTH if options.inner else 1280)
         self._conv_stem = nn.Conv2d(3, 32, 3, 2, padding=1, bias=False)
         self._bn0 = _norm(32)
         self._blocks = nn.ModuleList(_blocks())
@@ -65,11 +68,9 @@ class EfficientNetLite0(Encoder):
             x = block(x)
             if number in _INNER:
                 inner += [x.mean(dim=(2, 3)), x.amax(dim=(2, 3))]
-        last = x.mean(dim=(2, 3))
-        x = nn.functional.relu6(self._bn1(self._conv_head(x)))
-        if not self.inner:
-            return x.mean(dim=(2, 3))
-        return torch.cat([*inner, last, x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)
+        if self.inner:
+            return torch.cat([*inner, x.mean(dim=(2, 3))], dim=1)
+        return nn.functional.relu6(self._bn1(self._conv_head(x))).mean(dim=(2, 3))
 
     def train(self, mode: bool = True) -> "EfficientNetLite0":
         """Batch norm keeps its statistics: a row's encoding must not depend on its neighbours."""

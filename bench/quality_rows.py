@@ -58,12 +58,20 @@ def _series(line: str) -> Row:
 
 
 def captions(source: Path, target: Path) -> None:
-    """OpenMoji: a picture and its caption per row; to train on also one with the picture's tags in place of it."""
+    """OpenMoji: a picture and its caption per row; to train on also one with the picture's tags in place of it.
+
+    train.jsonl is to choose by validation.jsonl with, all.jsonl holds the rows of both.
+    """
     folder = source / "openmoji_captions"
-    for split, name in {"train": "train", "validation": "val", "test": "test"}.items():
-        rows = [{**row, "image": str(folder / row["image"])} for row in read(folder / f"{name}.jsonl")]
+    splits = {
+        split: [{**row, "image": str(folder / row["image"])} for row in read(folder / f"{name}.jsonl")]
+        for split, name in {"train": "train", "validation": "val", "test": "test"}.items()
+    }
+    for split in ("validation", "test"):
+        write(target / f"{split}.jsonl", splits[split])
+    for name, rows in {"train": splits["train"], "all": splits["train"] + splits["validation"]}.items():
         tagged = [{**row, "caption": ", ".join(row["tags"])} for row in rows if row["tags"]]
-        write(target / f"{split}.jsonl", rows + (tagged if split == "train" else []))
+        write(target / f"{name}.jsonl", rows + tagged)
 
 
 def sounds(source: Path, target: Path) -> None:

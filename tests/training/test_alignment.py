@@ -17,14 +17,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "linear": {"type": "linear", "dim": 16},
     "mlp": {"type": "mlp", "dim": 16, "hidden": 24, "layers": 3},
     "transformer": {"type": "transformer", "dim": 16, "queries": 3, "layers": 2, "heads": 2},
+    "identity": {"type": "identity", "dim": 16},
 }
+WIDTH = 16
+"""Of what the encoders of the tiny job make."""
 FUSIONS = [{"type": "concat", "hidden": 16}, {"type": "transformer", "layers": 1, "heads": 2}]
 
 
 def aligned(kind: str) -> Any:
     torch.manual_seed(0)
     options: Any = TypeAdapter(Align).validate_python(VARIANTS[kind])
-    return build_alignment(options, 12).eval()
+    return build_alignment(options, WIDTH).eval()
 
 
 def test_every_alignment_is_tested() -> None:
@@ -42,7 +45,7 @@ def test_every_alignment_trains_and_is_the_same_after_loading(
 @pytest.mark.parametrize("kind", list(VARIANTS))
 def test_masked_tokens_and_neighbours_change_nothing(kind: str) -> None:
     alignment = aligned(kind)
-    tokens, mask = torch.randn(3, 5, 12), torch.ones(3, 5, dtype=torch.bool)
+    tokens, mask = torch.randn(3, 5, WIDTH), torch.ones(3, 5, dtype=torch.bool)
     mask[0, 2:] = False
     index = torch.tensor([[0], [1], [2]])
     whole, counts = alignment((tokens, mask), index)
@@ -57,7 +60,7 @@ def test_masked_tokens_and_neighbours_change_nothing(kind: str) -> None:
 def test_queries_make_as_many_tokens_of_every_input() -> None:
     alignment = aligned("transformer")
     torch.nn.init.normal_(alignment.placeholder)
-    tokens, mask = torch.randn(2, 7, 12), torch.ones(2, 7, dtype=torch.bool)
+    tokens, mask = torch.randn(2, 7, WIDTH), torch.ones(2, 7, dtype=torch.bool)
     mask[1] = False  # a value without a single token
     found, counts = alignment((tokens, mask), torch.tensor([[0, -1], [1, 0], [-1, -1]]))
     assert found.shape == (3, 6, 16)
@@ -77,8 +80,8 @@ def test_heads_that_do_not_divide_the_width_are_refused(tmp_path: Path) -> None:
 def test_tokens_are_brought_to_one_scale(kind: str) -> None:
     torch.manual_seed(0)
     options: Any = TypeAdapter(Align).validate_python(VARIANTS[kind] | {"standardize": True})
-    part = build_alignment(options, 12).eval()
-    tokens = torch.randn(64, 3, 12) * torch.linspace(0.1, 5, 12) + 40
+    part = build_alignment(options, WIDTH).eval()
+    tokens = torch.randn(64, 3, WIDTH) * torch.linspace(0.1, 5, WIDTH) + 40
     tokens[..., 7] = 3.0
     mask = torch.ones(64, 3, dtype=torch.bool)
     mask[:, 2] = False
@@ -90,8 +93,8 @@ def test_tokens_are_brought_to_one_scale(kind: str) -> None:
         part((tokens[40:], mask[40:]), index[:24])
     part.standards.settle()
     scaled = part.standards(tokens, mask)[mask]
-    torch.testing.assert_close(scaled.mean(dim=0), torch.zeros(12), atol=1e-4, rtol=0)
-    wanted = torch.ones(12)
+    torch.testing.assert_close(scaled.mean(dim=0), torch.zeros(WIDTH), atol=1e-4, rtol=0)
+    wanted = torch.ones(WIDTH)
     wanted[7] = 0  # what does not differ stays as it is
     torch.testing.assert_close(scaled.std(dim=0, correction=0), wanted, atol=1e-3, rtol=0)
     after, _ = part((tokens, mask), index)
@@ -103,12 +106,46 @@ def test_standards_are_the_same_after_loading(tmp_path: Path) -> None:
     train_and_reload(tmp_path, tiny_jobs.tiny_job(tmp_path, align=align, fusion=FUSIONS[0]))
 
 
+def test_identity_leaves_tokens_as_they_are_and_refuses_another_width() -> None:
+    tokens, mask = torch.randn(2, 3, WIDTH), torch.ones(2, 3, dtype=torch.bool)
+    found, _ = aligned("identity")((tokens, mask), torch.tensor([[1], [0]]))
+    torch.testing.assert_close(found, tokens[[1, 0]], atol=0, rtol=0)
+    options: Any = TypeAdapter(Align).validate_python(VARIANTS["identity"])
+    with pytest.raises(
+        SpecError, match="as wide as the encoder makes them, 12, and dim is 16; write dim: 12"
+    ):
+        build_alignment(options, 12)
+
+
+def test_an_input_may_be_aligned_in_a_way_of_its_own(tmp_path: Path) -> None:
+    own = VARIANTS["identity"] | {"standardize": True}
+    job = tiny_jobs.tiny_job(tmp_path, align=VARIANTS["mlp"], **{"inputs.text.align": own})
+    model, _ = train_and_reload(tmp_path, job)
+    kinds = {name: type(part) for name, part in model.alignment.items()}
+    assert kinds == {"image": ALIGNMENTS["mlp"], "text": ALIGNMENTS["identity"]}
+
+
+@pytest.mark.parametrize(
+    ("own", "problem"),
+    [
+        ({"dim": 8}, "inputs.text.align.dim: 8, but align.dim is 16, the width of all inputs"),
+        (
+            {"loss": {"type": "contrastive"}},
+            "inputs.text.align.loss: losses draw inputs together; write them under",
+        ),
+    ],
+)
+def test_what_an_alignment_of_its_own_may_not_say(own: dict[str, Any], problem: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=problem):
+        tiny_jobs.tiny_job(tmp_path, **{"inputs.text.align": VARIANTS["linear"] | own})
+
+
 def test_a_linear_one_drops_numbers_in_training_alone_and_may_leave_its_norm_out() -> None:
     options: Any = TypeAdapter(Align).validate_python(
         {"type": "linear", "dim": 16, "dropout": 0.5, "norm": False}
     )
-    part = build_alignment(options, 12)
-    tokens, mask = torch.randn(4, 1, 12), torch.ones(4, 1, dtype=torch.bool)
+    part = build_alignment(options, WIDTH)
+    tokens, mask = torch.randn(4, 1, WIDTH), torch.ones(4, 1, dtype=torch.bool)
     assert not torch.equal(part.train().align(tokens, mask)[0], part.align(tokens, mask)[0])
     torch.testing.assert_close(
         part.eval().align(tokens, mask)[0], tokens @ part.linear.weight.T + part.linear.bias

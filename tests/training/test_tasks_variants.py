@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_encoders
 import tiny_jobs
 import torch
 from jsonschema import Draft202012Validator
@@ -149,6 +150,26 @@ def test_a_task_is_trained_and_reloaded(name: str, folder: Path, tmp_path: Path)
         for given in (batch, batch.subset(["text"])):
             for answer in heads["answer"].answers(model(given)["answer"]):
                 schema.validate(json.loads(json.dumps(answer, allow_nan=False)))
+
+
+def test_retrieval_takes_pictures_to_where_a_frozen_encoder_puts_their_texts(
+    folder: Path, tmp_path: Path
+) -> None:
+    text = {
+        "type": "text",
+        "max_tokens": 16,
+        "encoder": {"type": "huggingface", "model": str(tiny_encoders.bert(tmp_path / "bert"))},
+        "align": {"type": "identity", "dim": 16},
+    }
+    task = {"type": "retrieval", **PAIR, "dim": 16, "projection": "none", "loss": "cosine"}
+    overrides = {"inputs.text": text, "tasks": {"answer": task}, "train.early_stopping": None}
+    model, batch = train_and_reload(tmp_path, tiny_jobs.tiny_job(folder, **overrides))
+    with torch.no_grad():
+        encoded = model.encode(batch)["text"]
+        assert encoded is not None
+        found = model.answer(model.fuse(model.encode(batch), batch))["answer"][:, 1, :-1]
+    vectors = torch.nn.functional.normalize(encoded[0][batch.inputs["text"].index[:, 0], 0], dim=1)
+    torch.testing.assert_close(torch.nn.functional.normalize(found, dim=1), vectors)
 
 
 def job_of(folder: Path, name: str) -> Any:

@@ -29,7 +29,10 @@ class FusedModel(nn.Module):
         super().__init__()
         self.encoders = nn.ModuleDict({name: build_encoder(options) for name, options in job.inputs.items()})
         self.alignment = nn.ModuleDict(
-            {name: build_alignment(job.align, encoder.width) for name, encoder in self.encoders.items()}  # type: ignore[arg-type]
+            {
+                name: build_alignment(job.align_of(name), encoder.width)  # type: ignore[arg-type]
+                for name, encoder in self.encoders.items()
+            }
         )
         self.fusion = build_fusion(job.fusion, job.align.dim, list(job.inputs))
         self.tasks = nn.ModuleDict(

@@ -54,12 +54,12 @@ class TransformerAlign(_Align):
     def problems(self, job: Any) -> Iterable[tuple[str, str]]:
         if self.dim % self.heads:
             yield "heads", f"{self.heads} heads do not divide dim {self.dim}"
-        tagging = [name for name, task in job.tasks.items() if task.type == "tagging"]
-        if tagging:
-            yield (
-                "type",
-                f"transformer: its queries mix the words that task {tagging[0]} tags; choose linear or mlp",
-            )
+
+
+class IdentityAlign(_Align):
+    """What the encoder makes, as it is, and `dim` wide: nothing is trained."""
+
+    type: Literal["identity"]
 
 
 def _linear_unless_said(value: Any) -> str:
@@ -71,6 +71,7 @@ def _linear_unless_said(value: Any) -> str:
 Align = Annotated[
     Annotated[LinearAlign, Tag("linear")]
     | Annotated[MLPAlign, Tag("mlp")]
-    | Annotated[TransformerAlign, Tag("transformer")],
+    | Annotated[TransformerAlign, Tag("transformer")]
+    | Annotated[IdentityAlign, Tag("identity")],
     Discriminator(_linear_unless_said),
 ]

@@ -31,10 +31,8 @@ class FusionPart(Part):
 
 def _may_give_tokens(job: Any, name: str) -> bool:
     """False only where it is sure that an input comes as one vector."""
-    source, align = job.inputs[name], job.align
+    source, align = job.inputs[name], job.align_of(name)
     items = getattr(source, "max_items", 1)
-    if isinstance(align, Custom):
-        return True
     if hasattr(align, "queries"):
         return bool(align.queries * items > 1)
     pool = getattr(source.encoder, "pool", "none" if isinstance(source.encoder, Custom) else "mean")

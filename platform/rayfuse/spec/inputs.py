@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from rayfuse.spec.align import Align
 from rayfuse.spec.augment import AudioAugment, ImageAugment, SeriesAugment, TextAugment
 from rayfuse.spec.base import Block, Part, column_may_be_left_out
 from rayfuse.spec.encoders import (
@@ -30,6 +31,8 @@ class _Input(Part):
     """Rows and requests may leave this input out."""
     max_items: int = Field(1, ge=1, le=256)
     """Above 1, rows and requests give a list of up to so many values, such as several pictures."""
+    align: Align | None = None
+    """How it is brought to the common width; where left out, as `align` of the job says."""
 
     @property
     def columns_read(self) -> dict[str, Cell]:

@@ -138,6 +138,10 @@ class Job(Block):
     def registered_name(self) -> str:
         return self.output.model or self.name
 
+    def align_of(self, name: str) -> Align:
+        """How an input is brought to the common width."""
+        return self.inputs[name].align or self.align
+
     def metrics(self) -> dict[str, Mode]:
         """Every metric that this job reports, and whether more or less of it is better."""
         named = {
@@ -157,11 +161,19 @@ class Job(Block):
         for name, options in self.inputs.items():
             yield f"inputs.{name}", options
             yield f"inputs.{name}.encoder", options.encoder
+            if options.align:
+                yield f"inputs.{name}.align", options.align
         yield "align", self.align
         yield from ((f"align.loss.{i}", loss) for i, loss in enumerate(self.align.loss))
         yield "fusion", self.fusion
         yield from ((f"tasks.{name}", task) for name, task in self.tasks.items())
         yield "train", self.train
+
+    def _check_own_alignment(self, path: str, own: Align | None) -> None:
+        if own and own.dim != self.align.dim:
+            _refuse(f"{path}.dim", f"{own.dim}, but align.dim is {self.align.dim}, the width of all inputs")
+        if own and own.loss:
+            _refuse(f"{path}.loss", "losses draw inputs together; write them under `align` of the job")
 
     @model_validator(mode="after")
     def _check(self) -> "Job":
@@ -173,6 +185,8 @@ class Job(Block):
         for path, part in self._parts():
             for where, reason in part.problems(self):
                 _refuse(f"{path}.{where}", reason)
+        for name, options in self.inputs.items():
+            self._check_own_alignment(f"inputs.{name}.align", options.align)
         micro_batches = self.compute.most * self.train.accumulate
         if self.train.batch_size < micro_batches:
             _refuse(

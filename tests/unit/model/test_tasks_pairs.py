@@ -148,6 +148,15 @@ def test_the_hardest_negative_sets_the_margin() -> None:
     torch.testing.assert_close(loss, torch.tensor([0.4, 0.4, 0.0]))  # 1 instead of 0.8, and 0.2 more
 
 
+def test_cosine_draws_pairs_together_and_looks_at_no_others() -> None:
+    head = retrieval(loss="cosine")
+    first, second = torch.eye(2), torch.tensor([[1.0, 0.0], [3.0, 4.0]])
+    outputs = torch.from_numpy(outputs_of(7 * first.numpy(), second.numpy()))
+    torch.testing.assert_close(head.loss(outputs, torch.full((2, 2), torch.nan)), torch.tensor([0.0, 0.2]))
+    outputs[1, 0, -1] = 0  # without its first input
+    torch.testing.assert_close(head.loss(outputs, torch.full((2, 2), torch.nan)), torch.zeros(2))
+
+
 def test_retrieval_metrics_by_hand() -> None:
     scores = np.array([[4, 1, 2.5, 3], [1, 4, 2.6, 3.5], [3, 3.9, 2, 1], [5, 6, 7, 4]])
     found = retrieval().metrics(outputs_of(scores, np.eye(4)), np.repeat(ALONE, 4, 0))

@@ -231,7 +231,8 @@ def test_whatever_changes_the_outputs_changes_the_key(
         return encode_frozen(job, dataset.splits, 0, 1, CPU, precision, lambda _: None).values["text"].places.shards[0].path.split("/")[-2]  # fmt: skip
 
     first = folder_of(job)
-    moved = changed(job, inputs_text_encoder={"model": str(bert), "lr": 0.1}, inputs_text={"optional": True})
+    around = {"optional": True, "align": job.align}
+    moved = changed(job, inputs_text_encoder={"model": str(bert), "lr": 0.1}, inputs_text=around)
     assert folder_of(moved) == first
     others = [
         folder_of(changed(job, inputs_text={"max_tokens": 3})),

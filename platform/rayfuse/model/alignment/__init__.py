@@ -1,6 +1,7 @@
 """How the encoded inputs are brought to one width."""
 
 from rayfuse.model.alignment.base import Alignment
+from rayfuse.model.alignment.identity import IdentityAlignment
 from rayfuse.model.alignment.linear import LinearAlignment
 from rayfuse.model.alignment.mlp import MLPAlignment
 from rayfuse.model.alignment.transformer import TransformerAlignment
@@ -10,6 +11,7 @@ ALIGNMENTS: dict[str, type[Alignment]] = {
     "linear": LinearAlignment,
     "mlp": MLPAlignment,
     "transformer": TransformerAlignment,
+    "identity": IdentityAlignment,
 }
 
 

@@ -19,8 +19,8 @@ from rayfuse.spec.inputs import Input
 _FORMAT = 1
 _OF_TRAINING = ("train", "lr", "layer_decay", "lora", "ia3", "oft")
 """Options of encoders that act only where something is trained."""
-_OF_ROWS = {"encoder", "optional", "max_items", "column", "augment"}
-"""Options of inputs that say where values come from, and not what is made of one."""
+_AROUND = {"encoder", "optional", "max_items", "column", "augment", "align"}
+"""Options of inputs that say where values come from and what comes after, and not what is made of one."""
 _VERSIONS = ("rayfuse", "transformers", "torch")
 """What prepares values and runs encoders; another version may do so otherwise."""
 
@@ -50,7 +50,7 @@ def encoder_identity(options: Input, numbers: str) -> dict[str, Any]:
     return {
         "format": _FORMAT,
         "encoder": encoder,
-        "input": options.model_dump(mode="json", exclude=_OF_ROWS),
+        "input": options.model_dump(mode="json", exclude=_AROUND),
         "numbers": numbers,
         "versions": {name: version(name) for name in _VERSIONS},
     }

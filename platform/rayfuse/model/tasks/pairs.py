@@ -29,6 +29,8 @@ class PairVectors(nn.Module):
 
 
 def _projection(options: PairTask, dim: int) -> nn.Module:
+    if options.projection == "none":
+        return nn.Identity()
     if options.projection == "linear":
         return nn.Linear(dim, options.dim, bias=False)
     return nn.Sequential(

@@ -45,6 +45,9 @@ class RetrievalHead(PairHead):
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The mean of both directions; 0 for a row without a pair."""
+        if self.kind == "cosine":
+            first, second, there = unpacked(outputs)
+            return (1 - nn.functional.cosine_similarity(first, second, dim=1)) * there
         mine = torch.cat([outputs.float().flatten(1), targets.float()], dim=1)
         rows, start = gather_rows(mine) if self.training else (mine, 0)
         belongs, all_belong = targets, rows[:, -self.target_width :]

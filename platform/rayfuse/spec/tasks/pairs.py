@@ -16,8 +16,8 @@ class PairTask(BaseTask):
     """The two inputs."""
     dim: int = Field(128, ge=2, le=8192)
     """Width of the vectors."""
-    projection: Literal["linear", "mlp"] = "mlp"
-    """What makes an aligned input's mean token a vector: one linear map, or two with a GELU between them."""
+    projection: Literal["none", "linear", "mlp"] = "mlp"
+    """What makes an aligned input's mean token a vector: nothing, one linear map, or two with a GELU between them."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Within the MLP."""
 
@@ -25,3 +25,5 @@ class PairTask(BaseTask):
         yield from input_problems(job, "inputs", self.inputs)
         if self.inputs[0] == self.inputs[1]:
             yield "inputs", f"`{self.inputs[0]}` is named twice; a pair is of two inputs"
+        if self.projection == "none" and self.dim != job.align.dim:
+            yield "dim", f"{self.dim}, but with `projection: none` it must be align.dim, {job.align.dim}"

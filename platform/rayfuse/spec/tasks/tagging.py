@@ -19,7 +19,7 @@ TAGGING_METRICS: dict[str, Mode] = {
     "recall": "max",
     "f1": "max",
 }
-_KEEP_POSITIONS = ("linear", "mlp")
+_KEEP_POSITIONS = ("linear", "mlp", "identity")
 """Alignments whose tokens are those of the encoder."""
 
 
@@ -57,10 +57,11 @@ class TaggingTask(ColumnTask, ClassLoss):
                 f"the encoder of `{self.input}` makes one vector of the whole text, and tags need one for each "
                 f"word; write `pool: none` under inputs.{self.input}.encoder (type huggingface)",
             )
-        if job.align.type not in _KEEP_POSITIONS and not isinstance(job.align, Custom):
+        align = job.align_of(self.input)
+        if align.type not in _KEEP_POSITIONS:
             yield (
                 "input",
-                f"align.type {job.align.type} does not keep the places of words; use one of: {', '.join(_KEEP_POSITIONS)}",
+                f"align.type {align.type} does not keep the places of words; use one of: {', '.join(_KEEP_POSITIONS)}",
             )
 
     def read(self, values: Mapping[str, Any], inputs: Mapping[str, Any]) -> list[float]:
