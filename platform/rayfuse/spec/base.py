@@ -38,7 +38,6 @@ class Block(BaseModel):
         frozen=True,
         protected_namespaces=(),
         defer_build=True,
-        use_attribute_docstrings=True,
         allow_inf_nan=False,
     )
 

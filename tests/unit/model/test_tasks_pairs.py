@@ -153,6 +153,10 @@ def test_cosine_draws_pairs_together_and_looks_at_no_others() -> None:
     first, second = torch.eye(2), torch.tensor([[1.0, 0.0], [3.0, 4.0]])
     outputs = torch.from_numpy(outputs_of(7 * first.numpy(), second.numpy()))
     torch.testing.assert_close(head.loss(outputs, torch.full((2, 2), torch.nan)), torch.tensor([0.0, 0.2]))
+    assert head.details(outputs.numpy(), np.repeat(ALONE, 2, 0)) == {
+        "candidates": 2,
+        "learned_temperature": None,
+    }
     outputs[1, 0, -1] = 0  # without its first input
     torch.testing.assert_close(head.loss(outputs, torch.full((2, 2), torch.nan)), torch.zeros(2))
 

@@ -36,7 +36,8 @@ class RetrievalHead(PairHead):
         self.hardness, self.margin = options.hardness, options.margin
         self.vectors = PairVectors(options, dim)
         self.register_buffer("bank", torch.zeros(2, options.bank, options.dim))
-        self.log_scale = nn.Parameter(torch.full((1,), _FIRST_SCALE).log())
+        scale = torch.full((1,), _FIRST_SCALE).log()
+        self.log_scale = nn.Parameter(scale, requires_grad=self.kind != "cosine")
 
     def forward(self, fused: Fused) -> torch.Tensor:
         vectors, there = self.vectors(fused)
@@ -144,10 +145,10 @@ class RetrievalHead(PairHead):
         return both | {f"{way}_{name}": v for way, part in found.items() for name, v in part.items()}
 
     def details(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
-        """How many rows were compared, and the temperature that was learned (null where there were none)."""
+        """How many rows were compared, and the temperature that was learned (null where there were none, or is none)."""
         first, _, there = unpacked_arrays(outputs)
         scales = np.linalg.norm(first[there], axis=1)
-        learned = 1 / float(scales.mean()) if len(scales) else None
+        learned = 1 / float(scales.mean()) if len(scales) and self.kind != "cosine" else None
         return {"candidates": len(scales), "learned_temperature": learned}
 
     def _ranks(self, outputs: np.ndarray, targets: np.ndarray) -> Sequence[np.ndarray]:
