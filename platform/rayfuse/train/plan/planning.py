@@ -292,7 +292,7 @@ class Planner:
 
     def _shorter(self, share: float) -> "_Model | None":
         lengths = {
-            name: max(1, getattr(options, LENGTHS[options.type]) * share)
+            name: _part(getattr(options, LENGTHS[options.type]), share)
             for name, options in self.job.inputs.items()
             if options.type in LENGTHS
         }
@@ -331,6 +331,11 @@ class Planner:
         peak = card.single if self.precision == "fp32" else card.half
         share = cards.SHARE_OF_PEAK
         return peak * share, f"{share:.0%} of {card.name}'s {peak / 1e12:g} TFLOP/s in {self.precision}"
+
+
+def _part(length: float, share: float) -> float:
+    """A share of a length in seconds, or of one that is counted, of which one stays."""
+    return length * share if isinstance(length, float) else max(1, length * share)
 
 
 def _known(job: Job, question: Question) -> tuple[Job, int, Question, list[str]]:

@@ -67,6 +67,11 @@ def test_stages_need_less_and_less_of_a_gpu(tmp_path: Path) -> None:
     assert found.own.workers == 2  # of the job itself, whatever GPUs there are
 
 
+def test_clips_of_less_than_a_second(tmp_path: Path) -> None:
+    found = Planner.of(tiny_jobs.tiny_job(tmp_path, audio=True), question()).plan()
+    assert {each.share for each in found.activations} == {1, 0.5}
+
+
 def test_fp16_is_planned_on_gpus_alone(tmp_path: Path) -> None:
     job = small_job(tmp_path, **{"train.precision": "fp16"})
     assert Planner.of(job, question(gpus=2, card=cards.card("h100"))).precision == "fp16"
