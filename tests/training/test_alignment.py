@@ -9,8 +9,10 @@ import torch
 from pydantic import TypeAdapter
 from variants import train_and_reload
 
+from rayfuse.data.dataset import load_dataset
 from rayfuse.errors import SpecError
 from rayfuse.model.alignment import ALIGNMENTS, build_alignment
+from rayfuse.model.fused import FusedModel
 from rayfuse.spec.align import Align
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -106,15 +108,15 @@ def test_standards_are_the_same_after_loading(tmp_path: Path) -> None:
     train_and_reload(tmp_path, tiny_jobs.tiny_job(tmp_path, align=align, fusion=FUSIONS[0]))
 
 
-def test_identity_leaves_tokens_as_they_are_and_refuses_another_width() -> None:
+def test_identity_leaves_tokens_as_they_are_and_refuses_another_width(tmp_path: Path) -> None:
     tokens, mask = torch.randn(2, 3, WIDTH), torch.ones(2, 3, dtype=torch.bool)
     found, _ = aligned("identity")((tokens, mask), torch.tensor([[1], [0]]))
     torch.testing.assert_close(found, tokens[[1, 0]], atol=0, rtol=0)
-    options: Any = TypeAdapter(Align).validate_python(VARIANTS["identity"])
+    job = tiny_jobs.tiny_job(tmp_path, align=VARIANTS["identity"] | {"dim": 12}, fusion=FUSIONS[0])
     with pytest.raises(
-        SpecError, match="as wide as the encoder makes them, 12, and dim is 16; write dim: 12"
+        SpecError, match="inputs.image: align: identity .* 16, and dim is 12; write dim: 16, or another"
     ):
-        build_alignment(options, 12)
+        FusedModel(load_dataset(job)[0])
 
 
 def test_an_input_may_be_aligned_in_a_way_of_its_own(tmp_path: Path) -> None:

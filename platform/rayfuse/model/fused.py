@@ -9,7 +9,7 @@ from torch import nn
 from rayfuse.data.batches import Batch, EncoderBatch
 from rayfuse.data.encoded import MASK, TOKENS, WORD_STARTS
 from rayfuse.errors import SpecError
-from rayfuse.model.alignment import build_alignment
+from rayfuse.model.alignment import Alignment, build_alignment
 from rayfuse.model.alignment_losses import AlignedRows, build_alignment_loss
 from rayfuse.model.encoders import build_encoder
 from rayfuse.model.fusion import FusionModule, Joined, build_fusion
@@ -29,10 +29,7 @@ class FusedModel(nn.Module):
         super().__init__()
         self.encoders = nn.ModuleDict({name: build_encoder(options) for name, options in job.inputs.items()})
         self.alignment = nn.ModuleDict(
-            {
-                name: build_alignment(job.align_of(name), encoder.width)  # type: ignore[arg-type]
-                for name, encoder in self.encoders.items()
-            }
+            {name: _alignment(job, name, encoder.width) for name, encoder in self.encoders.items()}  # type: ignore[arg-type]
         )
         self.fusion = build_fusion(job.fusion, job.align.dim, list(job.inputs))
         self.tasks = nn.ModuleDict(
@@ -156,6 +153,13 @@ class FusedModel(nn.Module):
         return self.encoders[name](
             **{key: value for key, value in part.features.items() if key != WORD_STARTS}
         )
+
+
+def _alignment(job: Job, name: str, width: int) -> Alignment:
+    try:
+        return build_alignment(job.align_of(name), width)
+    except SpecError as error:
+        raise SpecError(f"inputs.{name}: {error}") from None
 
 
 def heads_of(model: nn.Module) -> dict[str, TaskHead]:
