@@ -57,7 +57,7 @@ class TransformerAlign(_Align):
 
 
 class IdentityAlign(_Align):
-    """What the encoder makes, as it is, and `dim` wide: nothing is trained."""
+    """What the encoder makes, as it is; it must be `dim` wide."""
 
     type: Literal["identity"]
 

@@ -19,7 +19,7 @@ class _Generate(GenerateJsonSchema):
 
     def model_schema(self, schema: Any) -> JsonSchemaValue:
         """With what stands below each attribute of the class. Pydantic's own `use_attribute_docstrings` reads the sources
-        whenever a class is imported, which takes longer than all else of a short command."""
+        whenever a class is imported, for which short commands should not wait."""
         found = super().model_schema(schema)
         for kind in schema["cls"].__mro__:
             for name, text in _described(kind.__module__).get(kind.__qualname__, {}).items():
