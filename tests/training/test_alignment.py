@@ -21,15 +21,20 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "transformer": {"type": "transformer", "dim": 16, "queries": 3, "layers": 2, "heads": 2},
     "identity": {"type": "identity", "dim": 16},
 }
-WIDTH = 16
-"""Of what the encoders of the tiny job make."""
+WIDTH = 12
+"""Of the tokens made here; the encoders of the tiny job make them 16 wide."""
 FUSIONS = [{"type": "concat", "hidden": 16}, {"type": "transformer", "layers": 1, "heads": 2}]
+
+
+def built(kind: str, **more: Any) -> Any:
+    width = {"dim": WIDTH} if kind == "identity" else {}
+    options: Any = TypeAdapter(Align).validate_python(VARIANTS[kind] | width | more)
+    return build_alignment(options, WIDTH)
 
 
 def aligned(kind: str) -> Any:
     torch.manual_seed(0)
-    options: Any = TypeAdapter(Align).validate_python(VARIANTS[kind])
-    return build_alignment(options, WIDTH).eval()
+    return built(kind).eval()
 
 
 def test_every_alignment_is_tested() -> None:
@@ -81,8 +86,7 @@ def test_heads_that_do_not_divide_the_width_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", list(VARIANTS))
 def test_tokens_are_brought_to_one_scale(kind: str) -> None:
     torch.manual_seed(0)
-    options: Any = TypeAdapter(Align).validate_python(VARIANTS[kind] | {"standardize": True})
-    part = build_alignment(options, WIDTH).eval()
+    part = built(kind, standardize=True).eval()
     tokens = torch.randn(64, 3, WIDTH) * torch.linspace(0.1, 5, WIDTH) + 40
     tokens[..., 7] = 3.0
     mask = torch.ones(64, 3, dtype=torch.bool)
@@ -143,10 +147,7 @@ def test_what_an_alignment_of_its_own_may_not_say(own: dict[str, Any], problem: 
 
 
 def test_a_linear_one_drops_numbers_in_training_alone_and_may_leave_its_norm_out() -> None:
-    options: Any = TypeAdapter(Align).validate_python(
-        {"type": "linear", "dim": 16, "dropout": 0.5, "norm": False}
-    )
-    part = build_alignment(options, WIDTH)
+    part = built("linear", dropout=0.5, norm=False)
     tokens, mask = torch.randn(4, 1, WIDTH), torch.ones(4, 1, dtype=torch.bool)
     assert not torch.equal(part.train().align(tokens, mask)[0], part.align(tokens, mask)[0])
     torch.testing.assert_close(
