@@ -1,6 +1,8 @@
 """Train a job for two steps, save it, load it, and compare: what every variant of every part must stand."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -8,8 +10,9 @@ import torch
 from rayfuse.data.batches import Batch, collate
 from rayfuse.data.dataset import load_dataset
 from rayfuse.data.samples import SampleMaker
-from rayfuse.model.folder import load_model, save_model
+from rayfuse.model.folder import load_model, load_weights, save_model
 from rayfuse.model.fused import FusedModel, trained_tensors
+from rayfuse.train.adapters import adapter_beginnings
 from rayfuse.train.engine import parameter_groups
 
 STEPS = 2
@@ -25,7 +28,9 @@ def train_and_reload(folder: Path, job: Any, rows: int = 16) -> tuple[FusedModel
     job, dataset = load_dataset(job)
     maker = SampleMaker(job.inputs, job.tasks)
     batch = collate([maker.from_row(row) for row in dataset.splits["train"][:rows]], maker.modalities)
-    model = FusedModel(job).train()
+    model = FusedModel(job)
+    begin(model, [batch])
+    model.train()
     before = {name: tensor.detach().clone() for name, tensor in trained_tensors(model).items()}
     _train(model, job, batch)
     after = trained_tensors(model)
@@ -33,6 +38,13 @@ def train_and_reload(folder: Path, job: Any, rows: int = 16) -> tuple[FusedModel
     assert any(not torch.equal(before[name], tensor) for name, tensor in after.items())
     _compare(folder, job, model.eval(), batch)
     return model, batch
+
+
+def begin(model: FusedModel, batches: Sequence[Batch]) -> None:
+    """Let adapters begin by what the batches tell, as training does before its first step."""
+    evaluator: Any = SimpleNamespace(batches=lambda split, most: iter(batches), device=torch.device("cpu"))
+    begun = adapter_beginnings(model, "fp32", evaluator, world=1)
+    load_weights(model, {**trained_tensors(model), **begun})
 
 
 def _train(model: FusedModel, job: Any, batch: Batch) -> None:

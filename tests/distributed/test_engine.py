@@ -80,6 +80,7 @@ def _train(rank: int, folder: Path, content: Any) -> None:
         worker.restore(folder.with_name(start))
     else:
         worker._seed(0)
+        worker.begin()
         worker.train_epoch(0)
         _write(worker, folder)
     worker._seed(1)  # dropout is the same in both
@@ -185,6 +186,29 @@ def test_offload_and_divided_encoders(tmp_path: Path) -> None:
     found = {name: off(tmp_path, f"{name}-on", "adamw-on") for name in list(jobs)[1:]}
     found["anew"] = off(tmp_path, "forgetful stage 3", "adamw")
     assert max(found.values()) < 1e-4, found
+
+
+def test_adapters_that_begin_by_training_rows(tmp_path: Path) -> None:
+    """Under every stage they begin alike, and go on so."""
+    data = tmp_path / "data"
+
+    def job(init: str, stage: int) -> Any:
+        return make_job(data, SGD, stage, **{"inputs.text.encoder.lora": {"r": 2, "init": init}})
+
+    stages = {"eva": (2, 3), "corda": (2,), "lora_ga": (2,), "loftq": (2,)}
+    jobs = {
+        name: job(init, stage)
+        for init, others in stages.items()
+        for name, stage in [
+            (init, 0),
+            *((f"{init} anew {s}", s) for s in others),
+            (f"stage 1 from {init}", 1),
+        ]
+    }
+    run_on_two_workers(tmp_path, jobs)
+    found = {name: off(tmp_path, f"{name}-on", f"{name.split()[-1]}-on") for name in jobs if " from " in name}
+    found |= {name: off(tmp_path, name, name.split()[0]) for name in jobs if " anew " in name}
+    assert max(found.values()) < 1e-3, found
 
 
 def test_pretrained_encoders_are_divided_as_they_are_read(tmp_path: Path) -> None:

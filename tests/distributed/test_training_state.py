@@ -33,7 +33,7 @@ def _rank(rank: int, world: int, job_json: str, stop: int, start: Path | None, f
     if start:
         worker.restore(start)
     else:
-        worker.standardize()
+        worker.begin()
     steps: list[tuple[float, ...]] = []
     worker.telemetry.step = lambda one, *_: steps.append(
         (one.loss, one.gradient_norm, one.rows, one.place.lr)

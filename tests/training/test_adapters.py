@@ -26,6 +26,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "mica": {"train": "lora", "lora": {"r": 2, "init": "mica"}},
     "pissa": {"train": "lora", "lora": {"r": 2, "init": "pissa"}},
     "pissa_niter_2": {"train": "lora", "lora": {"r": 2, "init": "pissa_niter_2"}},
+    "eva": {"train": "lora", "lora": {"r": 2, "init": "eva"}},
+    "corda": {"train": "lora", "lora": {"r": 2, "init": "corda"}},
+    "lora_ga": {"train": "lora", "lora": {"r": 2, "init": "lora_ga"}},
+    "loftq": {"train": "lora", "lora": {"r": 2, "init": "loftq"}},
+    "corda and dora": {"train": "lora", "lora": {"r": 2, "init": "corda", "dora": True}},
     "patterns": {
         "train": "lora",
         "lora": {"r": 2, "rank_pattern": {"query": 4}, "alpha_pattern": {r"layer\.1\..*key": 1}},
@@ -70,7 +75,7 @@ def test_every_adapter_trains_and_is_the_same_after_loading(
     assert all(any(word in name for word in words) for name in trained)
 
 
-@pytest.mark.parametrize("init", ["default", "pissa"])
+@pytest.mark.parametrize("init", ["default", "pissa", "eva", "corda", "lora_ga", "loftq"])
 def test_transposed_linear_maps(init: str, models: Path, rows: Path, tmp_path: Path) -> None:
     train_and_reload(
         tmp_path, job_of(rows, models / "gpt2", train="lora", lora={"r": 2, "init": init}, pool="last")
@@ -172,7 +177,19 @@ def test_what_does_not_fit_is_refused(options: Any, model: Callable[[], Any], pr
 
 
 @pytest.mark.parametrize(
-    "kind", ["frozen", "last:1", "gaussian", "ia3", "ia3 in the last layer", "oft", "dora", "pissa"]
+    "kind",
+    [
+        "frozen",
+        "last:1",
+        "gaussian",
+        "ia3",
+        "ia3 in the last layer",
+        "oft",
+        "dora",
+        "pissa",
+        "corda",
+        "loftq",
+    ],
 )
 def test_rounding_frozen_weights_once_changes_nothing_under_autocast(
     kind: str, models: Path, rows: Path
@@ -184,7 +201,7 @@ def test_rounding_frozen_weights_once_changes_nothing_under_autocast(
     first, second = encoder(), encoder()
     round_frozen(second, "bf16")
     rounded = [p for p in second.parameters() if p.dtype == torch.bfloat16]
-    assert bool(rounded) == (kind not in ("dora", "pissa"))
+    assert bool(rounded) == (kind not in ("dora", "pissa", "corda"))
     assert not any(p.requires_grad for p in rounded)
     for one, other in zip(learned_under_autocast(first), learned_under_autocast(second), strict=True):
         assert torch.equal(one, other)

@@ -1,6 +1,7 @@
 """The model that a job describes: encoders → alignment → fusion → tasks."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 from rayfuse.data.batches import Batch, EncoderBatch
 from rayfuse.data.encoded import MASK, TOKENS, WORD_STARTS
 from rayfuse.errors import SpecError
-from rayfuse.model.alignment import Alignment, build_alignment
+from rayfuse.model.alignment import build_alignment
 from rayfuse.model.alignment_losses import AlignedRows, build_alignment_loss
 from rayfuse.model.encoders import build_encoder
 from rayfuse.model.fusion import FusionModule, Joined, build_fusion
@@ -27,10 +28,13 @@ class FusedModel(nn.Module):
 
     def __init__(self, job: Job) -> None:
         super().__init__()
-        self.encoders = nn.ModuleDict({name: build_encoder(options) for name, options in job.inputs.items()})
-        self.alignment = nn.ModuleDict(
-            {name: _alignment(job, name, encoder.width) for name, encoder in self.encoders.items()}  # type: ignore[arg-type]
-        )
+        self.encoders, self.alignment = nn.ModuleDict(), nn.ModuleDict()
+        for name, options in job.inputs.items():
+            with _named(name):
+                self.encoders[name] = build_encoder(options)
+        for name, encoder in self.encoders.items():
+            with _named(name):
+                self.alignment[name] = build_alignment(job.align_of(name), encoder.width)  # type: ignore[arg-type]
         self.fusion = build_fusion(job.fusion, job.align.dim, list(job.inputs))
         self.tasks = nn.ModuleDict(
             {name: build_task(options, job.align.dim) for name, options in job.tasks.items()}
@@ -155,9 +159,11 @@ class FusedModel(nn.Module):
         )
 
 
-def _alignment(job: Job, name: str, width: int) -> Alignment:
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Errors within it say which input they are about."""
     try:
-        return build_alignment(job.align_of(name), width)
+        yield
     except SpecError as error:
         raise SpecError(f"inputs.{name}: {error}") from None
 

@@ -27,6 +27,8 @@ from rayfuse.spec.base import (
     mapping_or_url,
 )
 from rayfuse.spec.cache import Cache, cache_problems
+from rayfuse.spec.deepspeed import DeepSpeed
+from rayfuse.spec.encoders import Lora, pretrained_in
 from rayfuse.spec.fusion import Fusion
 from rayfuse.spec.inputs import Input, default_columns
 from rayfuse.spec.tasks import Mode, Task, with_default_columns
@@ -142,6 +144,18 @@ class Job(Block):
         """How an input is brought to the common width."""
         return self.inputs[name].align or self.align
 
+    def stage_problems(self, stage: int) -> Iterable[tuple[str, str]]:
+        """What does not work under a ZeRO stage, wherever the stage comes from: fields, and why."""
+        yield from ((f"train.{where}", reason) for where, reason in self.train.stage_problems(stage))
+        for name, options in self.inputs.items():
+            for path, encoder in pretrained_in(options.encoder):
+                if isinstance(encoder.adapter, Lora):
+                    place = ".".join(["inputs", name, "encoder", *path, "lora"])
+                    yield from (
+                        (f"{place}.{where}", reason)
+                        for where, reason in encoder.adapter.stage_problems(stage)
+                    )
+
     def metrics(self) -> dict[str, Mode]:
         """Every metric that this job reports, and whether more or less of it is better."""
         named = {
@@ -185,6 +199,9 @@ class Job(Block):
         for path, part in self._parts():
             for where, reason in part.problems(self):
                 _refuse(f"{path}.{where}", reason)
+        if isinstance(self.train.deepspeed, DeepSpeed):
+            for path, reason in self.stage_problems(self.train.deepspeed.stage):
+                _refuse(path, reason)
         for name, options in self.inputs.items():
             self._check_own_alignment(f"inputs.{name}.align", options.align)
         micro_batches = self.compute.most * self.train.accumulate

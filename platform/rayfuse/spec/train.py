@@ -121,8 +121,6 @@ class Train(Part):
                 "group_by_length",
                 f"all values of its inputs are of one size; leave it out (it is for: {', '.join(_OF_ANY_LENGTH)})",
             )
-        if isinstance(self.deepspeed, DeepSpeed):
-            yield from self.stage_problems(self.deepspeed.stage)
 
     def stage_problems(self, stage: int) -> Iterable[tuple[str, str]]:
         """What does not work under a ZeRO stage, wherever the stage comes from."""

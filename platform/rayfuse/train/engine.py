@@ -56,8 +56,8 @@ def read_options(job: Job) -> dict[str, Any]:
     stage = content.get("zero_optimization", {}).get("stage", 0)
     if stage not in (0, 1, 2, 3):
         raise SpecError(f"train.deepspeed: {options}: zero_optimization.stage: {stage!r} is not 0, 1, 2 or 3")
-    for path, reason in job.train.stage_problems(stage):
-        raise SpecError(f"train.{path}: {options}: {reason}")
+    for path, reason in job.stage_problems(stage):
+        raise SpecError(f"{path}: {options}: {reason}")
     return content
 
 

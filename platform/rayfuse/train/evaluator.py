@@ -53,7 +53,7 @@ class Evaluator:
     ) -> list[Outputs]:
         """Outputs of the rows of a split, or of at most so many that are spread over it."""
         self.engine.eval()
-        batches = (batch.to(self.device) for batch in prefetch(self._batches(split, most)))
+        batches = (batch.to(self.device) for batch in prefetch(self.batches(split, most)))
         mine = collect(self.engine, self.heads, batches, chosen)
         if self.world == 1:
             return mine
@@ -95,8 +95,8 @@ class Evaluator:
         most = max(head.remembers for head in self.heads.values())
         return remember(self.heads, *self.collect("train", most=most)) if most else {}
 
-    def _batches(self, split: str, most: int | None) -> Iterator[Batch]:
-        """This rank's rows, in as many batches as any rank needs."""
+    def batches(self, split: str, most: int | None = None) -> Iterator[Batch]:
+        """This rank's part of a split's rows, or of at most so many, in as many batches as any rank needs."""
         store = self.stores[split]
         rows = range(0, len(store), -(-len(store) // most) if most else 1)
         longest = -(-len(rows) // self.world)

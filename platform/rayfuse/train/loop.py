@@ -23,6 +23,7 @@ from rayfuse.model.alignment.base import Standards
 from rayfuse.model.folder import load_weights
 from rayfuse.model.fused import trainable_parameters
 from rayfuse.spec.job import Job
+from rayfuse.train.adapters import adapter_beginnings
 from rayfuse.train.agenda import Agenda
 from rayfuse.train.checkpoints import Checkpoint, Saver, newest, opened
 from rayfuse.train.distill import Answers, teacher_answers
@@ -167,7 +168,7 @@ class Worker:
     def train(self) -> None:
         """Train the epochs that are left; each ends with validation, a report and a checkpoint."""
         if not self.position.step:
-            self.standardize()
+            self.begin()
         self.telemetry.record(self.position.step, {}, started=self.position.epoch)
         while self.position.epoch < self.job.train.epochs and not self.position.stopped_early:
             try:
@@ -210,8 +211,17 @@ class Worker:
             f"{verdict.reason}{named(rows)}; back to step {checkpoint.step}, leaving out steps {first} to {last}",
         )
 
-    def standardize(self) -> None:
-        """Let the alignment see some training rows, where the job wants it to bring them to one scale."""
+    def begin(self) -> None:
+        """Before the first step, let adapters and alignments see some training rows, where the job wants it."""
+        begun = adapter_beginnings(self.engine.module, self.precision, self.evaluator, self.world)
+        if begun:
+            self._load({**dict(gather_model(self.engine)), **begun})
+            if self.average:
+                self.average.restore(trainable_parameters(self.engine.module))
+        self._standardize()
+
+    def _standardize(self) -> None:
+        """Let the alignment bring what encoders make to one scale."""
         parts = [module for module in self.engine.module.modules() if isinstance(module, Standards)]
         if not parts:
             return

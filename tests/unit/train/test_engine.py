@@ -56,6 +56,19 @@ def test_a_file_at_any_url(tmp_path: Path) -> None:
     assert read_options(job) == {"zero_optimization": {"stage": 1}}
 
 
+@pytest.mark.parametrize("init", ["corda", "lora_ga", "loftq"])
+def test_stage_3_is_refused_where_frozen_weights_change(init: str, tmp_path: Path) -> None:
+    problem = rf"inputs\.text\.encoder\.lora\.init: .*{init} changes frozen weights, .* or choose eva"
+    lora = {"type": "huggingface", "model": "/nowhere", "train": "lora", "lora": {"init": init}}
+    with pytest.raises(SpecError, match=problem):
+        job_with(tmp_path, **{"inputs.text.encoder": lora, "train.deepspeed": {"stage": 3}})
+    zero = tmp_path / "zero.json"
+    zero.write_text('{"zero_optimization": {"stage": 3}}')
+    job = job_with(tmp_path, **{"inputs.text.encoder": lora, "train.deepspeed": str(zero)})
+    with pytest.raises(SpecError, match=problem):
+        read_options(job)
+
+
 @pytest.mark.parametrize(
     ("content", "problem"),
     [

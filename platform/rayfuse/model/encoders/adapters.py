@@ -2,18 +2,18 @@
 
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from rayfuse.errors import DataError, SpecError
+from rayfuse.model.encoders.adapter_starts import ADAPTER, STARTS, begin_rounded, lora_layers
 from rayfuse.model.encoders.stack import largest_stack
 from rayfuse.spec.encoders import IA3, OFT, Lora
 
-_NAME = "default"
-_REPLACES_WEIGHTS = ("pissa", "olora")
+_REPLACES_WEIGHTS = ("pissa", "olora", "corda", "lora_ga")
 """Initialisations that move a part of the frozen weights into the adapter."""
 
 
@@ -81,7 +81,8 @@ def _lora_config(model: nn.Module, options: Lora, targets: str | list[str]) -> A
     from peft import LoraConfig
 
     scale: Any = options.alpha  # peft's annotation says int, and it only ever divides it
-    init: Any = True if options.init == "default" else options.init
+    later = options.init in STARTS or options.init == "loftq"
+    init: Any = True if options.init == "default" or later else options.init
     if options.init == "olora" and any(isinstance(module, _linear_kinds()[1]) for module in model.modules()):
         raise SpecError(
             f"lora.init: olora does not know the transposed weights of a {type(model).__name__}; choose pissa"
@@ -144,14 +145,16 @@ def _check_saved(adapted: nn.Module, kind: str, wanted: Iterable[str]) -> None:
 
 
 def _finish_lora(adapted: nn.Module, options: Lora) -> None:
-    from peft.tuners.lora import LoraLayer
-
-    layers = {name: module for name, module in adapted.named_modules() if isinstance(module, LoraLayer)}
+    layers = lora_layers(adapted)
     patterns = (("rank_pattern", options.rank_pattern), ("alpha_pattern", options.alpha_pattern))
     for field, pattern in patterns:
         for key in pattern:
             if not any(re.match(rf"(.*\.)?({key})$", name) for name in layers):
                 raise SpecError(f"lora.{field}: `{key}` fits the name of no module that has an adapter")
+    if options.init in STARTS or options.init == "loftq":
+        _check_start(layers, options)
+    if options.init == "loftq":
+        begin_rounded(layers.values())
     if options.init.startswith(_REPLACES_WEIGHTS):
         for layer in layers.values():
             _keep_beginning(layer)
@@ -160,14 +163,32 @@ def _finish_lora(adapted: nn.Module, options: Lora) -> None:
             _keep_frozen(layer)
 
 
+def _check_start(layers: Mapping[str, Any], options: Lora) -> None:
+    """Raise SpecError where an adapter cannot begin as it is asked to."""
+    for name, layer in layers.items():
+        base, rank = layer.get_base_layer(), layer.r[ADAPTER]
+        if not isinstance(base, _linear_kinds()):
+            raise SpecError(
+                f"lora.init: {options.init} is for linear maps, and {name} is a {type(base).__name__}; leave it out "
+                "of lora.targets, or choose `default`"
+            )
+        needed = 2 * rank if options.init == "lora_ga" else rank
+        there = min(layer.in_features, layer.out_features)
+        if needed > there:
+            raise SpecError(
+                f"lora.r: {rank}, but {options.init} needs {needed} singular vectors of {name}, which has {there}; "
+                f"write {there * rank // needed} or less"
+            )
+
+
 def _keep_beginning(layer: Any) -> None:
     """Save with the model what the adapter began as, and on loading subtract that from the frozen weights.
 
     A singular value decomposition differs between machines, where some singular values are nearly equal by as much as
     the values themselves; so what was subtracted must not be computed anew.
     """
-    layer.register_buffer("first_a", layer.lora_A[_NAME].weight.detach().clone())
-    layer.register_buffer("first_b", layer.lora_B[_NAME].weight.detach().clone())
+    layer.register_buffer("first_a", layer.lora_A[ADAPTER].weight.detach().clone())
+    layer.register_buffer("first_b", layer.lora_B[ADAPTER].weight.detach().clone())
 
     def restore(module: Any, state: dict[str, torch.Tensor], prefix: str, *_: Any) -> None:
         a, b = state.get(f"{prefix}first_a"), state.get(f"{prefix}first_b")
@@ -183,21 +204,21 @@ def _keep_beginning(layer: Any) -> None:
                 "ZeRO-3 cannot change them; write train.deepspeed: {stage: 2}, or go on where it began"
             )
         with torch.no_grad():
-            weight += module.scaling[_NAME] * (change.T if module.fan_in_fan_out else change)
+            weight += module.scaling[ADAPTER] * (change.T if module.fan_in_fan_out else change)
 
     layer.register_load_state_dict_pre_hook(restore)
 
 
 def _keep_frozen(layer: Any) -> None:
     """Save with the model the half of the adapter that is frozen, which is as hard to compute anew."""
-    frozen = layer.lora_B[_NAME].weight
+    frozen = layer.lora_B[ADAPTER].weight
     layer.register_buffer("first_b", frozen.detach().clone())
 
     def restore(module: Any, state: dict[str, torch.Tensor], prefix: str, *_: Any) -> None:
         b = state.get(f"{prefix}first_b")
         if b is not None and b.shape == module.first_b.shape:
             with torch.no_grad():
-                module.lora_B[_NAME].weight.copy_(b)
+                module.lora_B[ADAPTER].weight.copy_(b)
 
     layer.register_load_state_dict_pre_hook(restore)
 
@@ -207,8 +228,8 @@ def _check_blocks(adapted: nn.Module, options: OFT) -> None:
     from peft.tuners.oft import OFTLayer
 
     for name, module in adapted.named_modules():
-        if isinstance(module, OFTLayer) and module.oft_block_size[_NAME] != options.block_size:
+        if isinstance(module, OFTLayer) and module.oft_block_size[ADAPTER] != options.block_size:
             raise SpecError(
                 f"oft.block_size: {options.block_size} does not divide the {module.in_features} inputs of "
-                f"{name}; write another, such as {module.oft_block_size[_NAME]}"
+                f"{name}; write another, such as {module.oft_block_size[ADAPTER]}"
             )

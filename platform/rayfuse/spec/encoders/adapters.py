@@ -9,25 +9,14 @@ from pydantic_core import PydanticCustomError
 
 from rayfuse.spec.base import Part
 
-_INITS = ("default", "gaussian", "orthogonal", "olora", "mica", "pissa")
-_NEED_MORE = {
-    "eva": "a calibration pass over data",
-    "corda": "a calibration pass over data",
-    "lora_ga": "gradients of a calibration pass",
-    "loftq": "quantized weights",
-}
+_INITS = ("default", "gaussian", "orthogonal", "olora", "mica", "pissa", "eva", "corda", "lora_ga", "loftq")
+_NEED_WHOLE_WEIGHTS = ("corda", "lora_ga", "loftq")
 
 
 def _known_init(value: str) -> str:
     if value in _INITS or re.fullmatch(r"pissa_niter_\d{1,3}", value):
         return value
     known = f"one of: {', '.join(_INITS)}, pissa_niter_N"
-    if value in _NEED_MORE:
-        raise PydanticCustomError(
-            "init",
-            "an initialisation that needs {needed}, which no run makes; {known}",
-            {"needed": _NEED_MORE[value], "known": known},
-        )
     raise PydanticCustomError("init", "not an initialisation; {known}", {"known": known})
 
 
@@ -61,8 +50,14 @@ class Lora(Adapter):
     init: Annotated[str, AfterValidator(_known_init)] = "default"
     """How adapters begin: `default` (no change of the output), `gaussian` (the same, drawn otherwise), `orthogonal`,
     `pissa` (the weights' largest singular vectors; Meng et al., 2024), `pissa_niter_N` (the same, found by N rounds of
-    a faster approximation), `olora` (from a QR decomposition; Büyükakyüz, 2024), or `mica` (only A is trained, on the
-    smallest singular vectors). What pissa and olora take over is subtracted from the frozen weights."""
+    a faster approximation), `olora` (from a QR decomposition; Büyükakyüz, 2024), `mica` (only A is trained, on the
+    smallest singular vectors), or `loftq` (frozen weights are rounded to 4 bits, and adapters repair most of it; Li et
+    al., 2023). Three look at training rows first: `eva` (A along what the inputs of each map vary in most; Paischer et
+    al., 2024), `corda` (the part of the weights that matters most to those inputs; Yang et al., 2024) and `lora_ga`
+    (along the gradient of the loss; Wang et al., 2024). What pissa, olora, corda and lora_ga take over is subtracted
+    from the frozen weights."""
+    init_rows: int = Field(256, ge=1)
+    """Training rows that eva, corda and lora_ga look at, spread over all of them."""
 
     def problems(self, job: Any) -> Iterable[tuple[str, str]]:
         odd = [rank for rank in (self.r, *self.rank_pattern.values()) if rank % 2]
@@ -70,6 +65,15 @@ class Lora(Adapter):
             yield "r", f"rank {odd[0]} is odd, and orthogonal initialisation needs even ones"
         if self.init == "mica" and self.dora:
             yield "dora", "does not go with init: mica, which freezes B; choose one of them"
+
+    def stage_problems(self, stage: int) -> Iterable[tuple[str, str]]:
+        """What does not work under a ZeRO stage."""
+        if self.init in _NEED_WHOLE_WEIGHTS and stage == 3:
+            yield (
+                "init",
+                f"{self.init} changes frozen weights, which ZeRO stage 3 leaves no worker whole; write "
+                "train.deepspeed.stage 2 or less, or choose eva",
+            )
 
 
 class IA3(Adapter):

@@ -238,7 +238,7 @@ class Planner:
             {**self.options, "zero_optimization": {**rest, "stage": stage, **offload}}
             for offload in offloads
             for stage in range(4)
-            if stage >= {0: 0, 1: 1, 2: 3}[len(offload)] and not any(self.job.train.stage_problems(stage))
+            if stage >= {0: 0, 1: 1, 2: 3}[len(offload)] and not any(self.job.stage_problems(stage))
         ]
 
     def _smallest(self, base: int) -> Layout | None:
