@@ -211,10 +211,14 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """What training changes, by name: trainable parameters and stored buffers (running statistics)."""
-    passing = {
-        f"{place}.{name}" if place else name
-        for place, module in model.named_modules()
-        for name in module._non_persistent_buffers_set
-    }
-    buffers = {name: buffer for name, buffer in model.named_buffers() if name not in passing}
-    return {**trainable_parameters(model), **buffers}
+    parameters: dict[nn.Parameter, str] = {}
+    buffers: dict[str, torch.Tensor] = {}
+    for place, module in model.named_modules():  # once: every checkpoint goes through it while training waits
+        before = f"{place}." if place else ""
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.requires_grad:
+                parameters.setdefault(parameter, before + name)
+        for name, buffer in module._buffers.items():
+            if buffer is not None and name not in module._non_persistent_buffers_set:
+                buffers[before + name] = buffer
+    return {name: parameter for parameter, name in parameters.items()} | buffers

@@ -17,6 +17,9 @@ class Agenda:
     too: whether a node of this run is about to go away (Ray Train's notice).
     """
 
+    warned = False
+    """Whether a node of this run was about to go away at the last look."""
+
     def __init__(
         self,
         options: Checkpointing,
@@ -28,7 +31,6 @@ class Agenda:
     ) -> None:
         self.options, self.rank, self.world, self.device = options, rank, world, device
         self._preempted, self._clock = preempted, clock
-        self._warned = False
         self._saved = self._looked = clock()
         self._steps = 0
         self._next = 1
@@ -56,7 +58,7 @@ class Agenda:
     def _notice(self) -> bool:
         """Whether a notice came that was not there at the last look."""
         if not self._preempted():
-            self._warned = False
+            self.warned = False
             return False
-        self._warned, before = True, self._warned
+        self.warned, before = True, self.warned
         return not before

@@ -13,22 +13,25 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import fsspec
 
 from rayfuse.errors import DataError, NotReachable, ResourceError
 from rayfuse.spec.checkpointing import Keep
+from rayfuse.train.pace import Pace
 
 _FOLDER = "checkpoints"
 _COMPLETE = "complete.json"
 _PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds between attempts to reach a storage that fails."""
-_PIECE = 1 << 20
+_PIECE = 1 << 18
 """Bytes of a file that are read at a time."""
+SHARE_BESIDE_TRAINING = 0.01
+"""Of one processor's time for writing a checkpoint, where processors are what trains."""
 _FINAL = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 """What no second attempt mends."""
 
@@ -99,10 +102,15 @@ def newest(run: str, say: Say) -> Checkpoint | None:
 
 
 class Saver:
-    """Writes the checkpoints of one run in a thread, one after the other, and removes those that are not kept."""
+    """Writes the checkpoints of one run in a thread, one after the other, and removes those that are not kept.
 
-    def __init__(self, run: str, keep: Keep, goodness: Goodness) -> None:
-        self.run, self.keep, self.goodness = run, keep, goodness
+    The thread takes no more than a share of one processor's time, for as long as nobody waits for it. As a context,
+    what is being written when it ends becomes whole, also where an error ends it.
+    """
+
+    def __init__(self, run: str, keep: Keep, goodness: Goodness, share: float = 1.0) -> None:
+        self.run, self.keep, self.goodness, self._share = run, keep, goodness, share
+        self._pace = Pace(share)
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._known = find(run)  # the one written last comes first
@@ -115,6 +123,7 @@ class Saver:
         written, NotReachable where it did not answer for half a minute.
         """
         self.wait()
+        self._pace = Pace(self._share)
         self._thread = threading.Thread(
             target=self._work, args=(step, metrics, write), name="checkpoint", daemon=True
         )
@@ -122,11 +131,27 @@ class Saver:
 
     def wait(self) -> None:
         """Return when the last checkpoint is whole; raises as `save`."""
+        self.hurry()
         if self._thread is not None:
             self._thread.join()
         error, self._error = self._error, None
         if error is not None:
             raise error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with suppress(Exception) if kind else nullcontext():
+            self.wait()
+
+    def hurry(self) -> None:
+        """Have the checkpoint that is being written whole soon."""
+        self._pace.hurry()
+
+    def pause(self) -> None:
+        """For `write` to call between small parts of its work."""
+        self._pace.pause()
 
     def before(self, step: int) -> Checkpoint | None:
         """The newest checkpoint of a step before; later ones are removed, or a restart would go on from them."""
@@ -144,8 +169,9 @@ class Saver:
 
     def _work(self, step: int, metrics: dict[str, float] | None, write: Callable[[Path], None]) -> None:
         url = f"{self.run}/{_FOLDER}/step-{step:08d}"
+        self._pace.begin()
         try:
-            written = _write(url, step, metrics, write)
+            written = _write(url, step, metrics, write, self._pace.pause)
             self._known = [written, *(checkpoint for checkpoint in self._known if checkpoint.step != step)]
             self._remove_others()
         except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
@@ -174,7 +200,11 @@ def best_first(known: Iterable[Checkpoint], goodness: Goodness) -> list[Checkpoi
 
 
 def _write(
-    url: str, step: int, metrics: dict[str, float] | None, write: Callable[[Path], None]
+    url: str,
+    step: int,
+    metrics: dict[str, float] | None,
+    write: Callable[[Path], None],
+    pause: Callable[[], None],
 ) -> Checkpoint:
     fs, path = fsspec.url_to_fs(url)
     local = "://" not in url
@@ -186,7 +216,7 @@ def _write(
                 remove(url)  # of a run that went on from an earlier one
             folder.mkdir(parents=True, exist_ok=True)
             write(folder)
-            files = {file.name: _mark(file) for file in folder.iterdir()}
+            files = {file.name: _mark(file, pause) for file in folder.iterdir()}
             if not local:
                 fs.makedirs(path, exist_ok=True)
                 for name in files:
@@ -236,12 +266,13 @@ def _verify(folder: Path, checkpoint: Checkpoint) -> None:
             raise DataError(f"{checkpoint.url}: {name} is not what was written there")
 
 
-def _mark(file: Path) -> dict[str, Any]:
+def _mark(file: Path, pause: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """What tells a file from a spoilt one, and costs training that goes on meanwhile little."""
     checksum = 0
     with file.open("rb") as content:
         while piece := content.read(_PIECE):
             checksum = zlib.crc32(piece, checksum)
+            pause()
     return {"bytes": file.stat().st_size, "crc32": f"{checksum:08x}"}
 
 

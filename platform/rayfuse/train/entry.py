@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from rayfuse.spec.job import Job
 from rayfuse.spec.load import check
 from rayfuse.train.agenda import Agenda
 from rayfuse.train.board import Record
-from rayfuse.train.checkpoints import Saver
+from rayfuse.train.checkpoints import SHARE_BESIDE_TRAINING, Saver
 from rayfuse.train.loop import Worker
 from rayfuse.train.telemetry import Telemetry
 from rayfuse.train.watchdog import Watchdog
@@ -44,14 +45,15 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
     checkpoints = job.train.checkpoint
     worker.agenda = Agenda(checkpoints, rank, world, device, preempted=_preempted)
     if rank == 0:
-        worker.saver = Saver(run, checkpoints.keep_for(job.train.soup), worker.goodness)
+        share = SHARE_BESIDE_TRAINING if device.type == "cpu" else 1.0
+        worker.saver = Saver(run, checkpoints.keep_for(job.train.soup), worker.goodness, share)
         worker.profile_steps(config["profile"], run)
     worker.learn_from(config["teacher"])
 
     def tell(text: str) -> None:
         say(f"rank {rank}: {text}", worker.position.step)
 
-    with Watchdog(job.compute.hang_timeout, tell) as worker.watchdog:
+    with Watchdog(job.compute.hang_timeout, tell) as worker.watchdog, worker.saver or nullcontext():
         worker.go_on(run, say)
         worker.train()
         outcome = worker.finish(run, config["evaluate"])

@@ -403,10 +403,11 @@ class Worker:
         """Begin to write a checkpoint, with the validation metrics at the end of an epoch; every rank gathers."""
         self.agenda.saved()
         gathered = gather_model(self.engine), gather_optimizer(self.engine)
-        if self.saver is None:
+        saver = self.saver
+        if saver is None:
             deque(chain(*gathered), maxlen=0)
             return
-        self.saver.wait()  # it writes the copies of the last one
+        saver.wait()  # it writes the copies of the last one
         model, moments = (copy_to_cpu(tensors, self.copies) for tensors in gathered)
         average = copy_to_cpu(self.average.tensors.items(), self.averages) if self.average else None
         self.position.guard = self.guard.state()
@@ -414,9 +415,11 @@ class Worker:
         position = deepcopy(self.position)
 
         def write(folder: Path) -> None:
-            write_checkpoint(folder, self.job, model, moments, position, average)
+            write_checkpoint(folder, self.job, model, moments, position, average, saver.pause)
 
-        self.saver.save(position.step, metrics, write)
+        saver.save(position.step, metrics, write)
+        if self.agenda.warned:
+            saver.hurry()
 
     def _best(self) -> list[Checkpoint]:
         """The run's checkpoints that were validated, the best first, once the last of them is whole; rank 0 looks."""

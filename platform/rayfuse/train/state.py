@@ -11,7 +11,7 @@ each worker takes its part of them when it starts again.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from rayfuse.errors import DataError
 from rayfuse.model.folder import read_tensors
 from rayfuse.model.fused import trained_tensors
 from rayfuse.spec.job import Job
+from rayfuse.train.tensor_file import write_tensors
 
 MODEL_FILE = "model.safetensors"
 _TRAINED_FILE = "trained.safetensors"
@@ -88,15 +89,17 @@ def write_checkpoint(
     optimizer: Mapping[str, torch.Tensor],
     position: Position,
     average: Mapping[str, torch.Tensor] | None = None,
+    pause: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write the gathered state, with the average of the parameters if one is kept; one rank does."""
-    from safetensors.torch import save_file
+    """Write the gathered state, with the average of the parameters if one is kept; one rank does.
 
+    `pause` is called between small parts of it.
+    """
     if average is not None:
-        save_file({name: tensor.contiguous() for name, tensor in model.items()}, folder / _TRAINED_FILE)
-        model = {**model, **{name: tensor.cpu() for name, tensor in average.items()}}
-    save_file({name: tensor.contiguous() for name, tensor in model.items()}, folder / MODEL_FILE)
-    save_file({name: tensor.contiguous() for name, tensor in optimizer.items()}, folder / _OPTIMIZER_FILE)
+        write_tensors(folder / _TRAINED_FILE, model, pause)
+        model = {**model, **average}
+    write_tensors(folder / MODEL_FILE, model, pause)
+    write_tensors(folder / _OPTIMIZER_FILE, optimizer, pause)
     (folder / _POSITION_FILE).write_text(json.dumps(asdict(position)))
     (folder / _JOB_FILE).write_text(job.model_dump_json(indent=1))
 

@@ -36,7 +36,7 @@ def test_a_save_waits_for_the_one_before_it(tmp_path: Path, monkeypatch: Any) ->
     monkeypatch.setattr(loop, "write_checkpoint", write)
     worker: Any = SimpleNamespace(
         saver=Saver(str(tmp_path), Keep(last=2, best=1), lambda metrics: 0.0), engine=SimpleNamespace(torch_autocast_z0_gradscaler=None, optimizer=None), copies={}, averages={},
-        average=None, job=None, position=loop.Position(step=1), agenda=SimpleNamespace(saved=lambda: None),
+        average=None, job=None, position=loop.Position(step=1), agenda=SimpleNamespace(saved=lambda: None, warned=False),
         guard=SimpleNamespace(state=dict),
     )  # fmt: skip
     loop.Worker.save(worker)

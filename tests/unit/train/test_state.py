@@ -115,7 +115,11 @@ def test_the_scale_of_losses_goes_on(stage: int, tmp_path: Path, monkeypatch: py
     for name in ("gather_model", "gather_optimizer"):
         monkeypatch.setattr(loop, name, lambda engine: ())
     saver = Saver(str(tmp_path), Keep(last=1, best=1), lambda metrics: 0.0)
-    parts: dict[str, Any] = {"average": None, "copies": {}, "agenda": SimpleNamespace(saved=lambda: None)}
+    parts: dict[str, Any] = {
+        "average": None,
+        "copies": {},
+        "agenda": SimpleNamespace(saved=lambda: None, warned=False),
+    }
     job, guard = tiny_jobs.tiny_job(tmp_path / "data"), SimpleNamespace(state=dict)
     writer: Any = SimpleNamespace(
         engine=first, saver=saver, job=job, guard=guard, position=Position(step=6), **parts
