@@ -42,7 +42,10 @@ def train_and_reload(folder: Path, job: Any, rows: int = 16) -> tuple[FusedModel
 
 def begin(model: FusedModel, batches: Sequence[Batch]) -> None:
     """Let adapters begin by what the batches tell, as training does before its first step."""
-    evaluator: Any = SimpleNamespace(batches=lambda split, most: iter(batches), device=torch.device("cpu"))
+    job = SimpleNamespace(train=SimpleNamespace(batch_size=16, accumulate=1))
+    evaluator: Any = SimpleNamespace(
+        job=job, world=1, batches=lambda split, most, size: iter(batches), device=torch.device("cpu")
+    )
     begun = adapter_beginnings(model, "fp32", evaluator, world=1)
     load_weights(model, {**trained_tensors(model), **begun})
 

@@ -10,6 +10,7 @@ from rayfuse.model.encoders.adapter_starts import STARTS, Start
 from rayfuse.model.encoders.huggingface import HuggingFaceEncoder
 from rayfuse.model.fused import FusedModel
 from rayfuse.spec.encoders import Lora
+from rayfuse.train.engine import micro_batch
 from rayfuse.train.evaluator import Evaluator
 from rayfuse.train.precision import DTYPES
 
@@ -46,9 +47,9 @@ def adapter_beginnings(
 def _look_at_rows(
     start: Start, name: str, model: FusedModel, precision: str, evaluator: Evaluator, most: int
 ) -> None:
-    """Show rows to the adapters of the encoder of an input."""
+    """Show rows to the adapters of the encoder of an input, as many at a time as a step takes: gradients need memory."""
     model.eval()
-    for batch in evaluator.batches("train", most):
+    for batch in evaluator.batches("train", most, micro_batch(evaluator.job, evaluator.world)):
         moved = batch.to(evaluator.device)
         loss = partial(_loss, model, precision, moved)
         if (moved.inputs[name].index >= 0).any():

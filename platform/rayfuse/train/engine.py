@@ -113,7 +113,6 @@ def full_config(
     One worker shares with nobody, so that stages 1 and 2 of the job's own options are stage 0 without the detour
     through flat copies; a DeepSpeed file, and what is offloaded, stay as they are.
     """
-    micro = -(-job.train.batch_size // (world * job.train.accumulate))
     bucket = 1 << max(20, trainable.bit_length())  # DeepSpeed wants a multiple of small powers of two
     zero = {
         "reduce_bucket_size": bucket,
@@ -128,7 +127,7 @@ def full_config(
         "zero_force_ds_cpu_optimizer": False,
         "zero_allow_untested_optimizer": True,  # what does not work under a stage, the spec refuses
         **options,
-        "train_micro_batch_size_per_gpu": micro,
+        "train_micro_batch_size_per_gpu": micro_batch(job, world),
         "gradient_accumulation_steps": job.train.accumulate,
         "gradient_clipping": job.train.clip or 0.0,
         "zero_optimization": zero,
@@ -190,6 +189,11 @@ def build_engine(job: Job, model: nn.Module, options: Mapping[str, Any], world: 
     if engine.zero_optimization_stage() == 0:
         _streamline(engine, world)
     return engine
+
+
+def micro_batch(job: Job, world: int) -> int:
+    """The most rows that a worker has in memory at a time."""
+    return -(-job.train.batch_size // (world * job.train.accumulate))
 
 
 def size_of(parameter: nn.Parameter) -> int:

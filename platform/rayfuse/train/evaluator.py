@@ -95,12 +95,13 @@ class Evaluator:
         most = max(head.remembers for head in self.heads.values())
         return remember(self.heads, *self.collect("train", most=most)) if most else {}
 
-    def batches(self, split: str, most: int | None = None) -> Iterator[Batch]:
-        """This rank's part of a split's rows, or of at most so many, in as many batches as any rank needs."""
+    def batches(self, split: str, most: int | None = None, size: int = _BATCH) -> Iterator[Batch]:
+        """This rank's part of a split's rows, or of at most so many, in as many batches of `size` rows as any rank
+        needs."""
         store = self.stores[split]
         rows = range(0, len(store), -(-len(store) // most) if most else 1)
         longest = -(-len(rows) // self.world)
         mine = rows[self.rank :: self.world]
-        for start in range(0, longest, _BATCH):
-            numbers = mine[start : start + _BATCH]
+        for start in range(0, longest, size):
+            numbers = mine[start : start + size]
             yield collate([store[n] for n in numbers], self.modalities, blanks=True)
