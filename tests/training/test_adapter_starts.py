@@ -195,7 +195,7 @@ def test_nf4_rounds_to_the_nearest_of_16_numbers() -> None:
     assert not round_to_nf4(torch.zeros(3, 3)).any()
 
 
-def test_loftq_repairs_much_of_what_rounding_loses(rows: Path, bert: Path) -> None:
+def test_loftq_repairs_what_rounding_loses_as_well_as_its_rank_can(rows: Path, bert: Path) -> None:
     original = {name: module for name, module in plain(bert).named_modules() if isinstance(module, nn.Linear)}
     adapted = built(rows, bert, "loftq", r=8)[0].encoders["text"].model
     repairs = products(adapted)  # type: ignore[arg-type]

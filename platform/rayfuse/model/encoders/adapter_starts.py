@@ -216,7 +216,7 @@ def round_to_nf4(weight: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def begin_rounded(layers: Iterable[Any]) -> None:
-    """Round the frozen weights to 4 bits, and let the adapters begin as what repairs most of it (LoftQ, Li et al., 2023).
+    """Round the frozen weights to 4 bits, and let adapters begin as the best repair of their rank (LoftQ, Li et al., 2023).
 
     That is the paper's method with one iteration. The rounded weights depend on the frozen ones alone.
     """

@@ -51,8 +51,8 @@ class Lora(Adapter):
     """How adapters begin: `default` (no change of the output), `gaussian` (the same, drawn otherwise), `orthogonal`,
     `pissa` (the weights' largest singular vectors; Meng et al., 2024), `pissa_niter_N` (the same, found by N rounds of
     a faster approximation), `olora` (from a QR decomposition; Büyükakyüz, 2024), `mica` (only A is trained, on the
-    smallest singular vectors), or `loftq` (frozen weights are rounded to 4 bits, and adapters repair most of it; Li et
-    al., 2023). Three look at training rows first: `eva` (A along what the inputs of each map vary in most; Paischer et
+    smallest singular vectors), or `loftq` (frozen weights are rounded to 4 bits, and adapters begin as the best repair
+    of their rank; Li et al., 2023). Three look at training rows first: `eva` (A along what the inputs of each map vary in most; Paischer et
     al., 2024), `corda` (the part of the weights that matters most to those inputs; Yang et al., 2024) and `lora_ga`
     (along the gradient of the loss; Wang et al., 2024). What pissa, olora, corda and lora_ga take over is subtracted
     from the frozen weights."""
