@@ -161,7 +161,7 @@ def test_only_rows_that_have_the_input_are_seen(rows: Path, bert: Path) -> None:
     model, batch = built(rows, bert, "eva")
     empty = batch.subset(["image"])
     with pytest.raises(
-        DataError, match=r"encoders.text: lora.init: .* sent 0 vectors .* raise lora.init_rows"
+        DataError, match=r"inputs.text: lora.init: .* sent 0 vectors .* raise lora.init_rows"
     ):
         begin(model, [empty])
     begin(model, [empty, batch])
@@ -175,7 +175,7 @@ def test_only_rows_that_have_the_input_are_seen(rows: Path, bert: Path) -> None:
 
 def test_a_loss_without_gradients_is_refused(rows: Path, bert: Path) -> None:
     model, batch = built(rows, bert, "lora_ga")
-    with pytest.raises(DataError, match=r"encoders.text: lora.init: lora_ga: the loss .* does not depend"):
+    with pytest.raises(DataError, match=r"inputs.text: lora.init: lora_ga: the loss .* does not depend"):
         begin(model, [batch.subset(["image"])])
 
 

@@ -36,7 +36,7 @@ def adapter_beginnings(
         try:
             begun = dict(start.tensors())
         except DataError as error:
-            raise DataError(f"{place}: {error}") from None
+            raise DataError(f"inputs.{name}: {error}") from None
         if world > 1:  # another machine may decompose otherwise
             for tensor in begun.values():
                 torch.distributed.broadcast(tensor, src=0)
