@@ -160,9 +160,7 @@ def along(first: torch.Tensor, second: torch.Tensor) -> float:
 def test_only_rows_that_have_the_input_are_seen(rows: Path, bert: Path) -> None:
     model, batch = built(rows, bert, "eva")
     empty = batch.subset(["image"])
-    with pytest.raises(
-        DataError, match=r"inputs.text: lora.init: .* sent 0 vectors .* raise lora.init_rows"
-    ):
+    with pytest.raises(DataError, match=r"inputs.text: lora.init: .* sent 0 vectors .* raise lora.init_rows"):
         begin(model, [empty])
     begin(model, [empty, batch])
     alone, _ = built(rows, bert, "eva")

@@ -5,7 +5,6 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -50,12 +49,17 @@ class SeriesModality(Modality):
         whole = cls(options)
         kind = Sampled if options.scaling == "robust" else Moments
         channels = [kind() for _ in range(options.count)]
+        reason = "none has one"
         for value in values:
-            with suppress(BadInput):  # named again when all rows are checked
-                for channel, readings in zip(channels, whole.decode(value), strict=True):
-                    channel.add(readings[~np.isnan(readings)])
+            try:
+                decoded = whole.decode(value)
+            except BadInput as error:  # named again when all rows are checked
+                reason = f"the last one: {error}"
+                continue
+            for channel, readings in zip(channels, decoded, strict=True):
+                channel.add(readings[~np.isnan(readings)])
         if not any(channel.count for channel in channels):
-            raise DataError("no training row has a series that can be read")
+            raise DataError(f"no training row has a series that can be read; {reason}")
         found = [_scale(options, number, channel) for number, channel in enumerate(channels)]
         center, scale = map(list, zip(*found, strict=True))
         return options.model_copy(

@@ -90,6 +90,8 @@ def test_scales_come_from_the_training_rows() -> None:
 def test_what_teaches_nothing() -> None:
     with pytest.raises(DataError, match="no training row has a series"):
         SeriesModality.fitted(options(), [5, None])
+    with pytest.raises(DataError, match="can be read; the last one: 3 channels, but this input has 2"):
+        SeriesModality.fitted(options(), [[[1], [2], [3]]])
     with pytest.raises(DataError, match="channel y: no training row has a reading of it"):
         SeriesModality.fitted(options(), [[[1, 2], [None, None]]])
 
