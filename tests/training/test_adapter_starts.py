@@ -33,7 +33,9 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("rows")
 
 
-def built(rows: Path, bert: Path, init: str, count: int = 12, **lora: Any) -> tuple[FusedModel, Batch]:
+def built(
+    rows: Path, bert: Path, init: str, part: slice = slice(12), **lora: Any
+) -> tuple[FusedModel, Batch]:
     """A model in evaluation mode whose adapters have not seen any row yet, and a batch of rows for them to see."""
     encoder = {"type": "huggingface", "model": str(bert), "train": "lora"}
     encoder["lora"] = {"r": RANK, "init": init, **lora}
@@ -41,7 +43,7 @@ def built(rows: Path, bert: Path, init: str, count: int = 12, **lora: Any) -> tu
     maker = SampleMaker(job.inputs, job.tasks)
     torch.manual_seed(1)
     model = FusedModel(job).eval()
-    return model, collate([maker.from_row(row) for row in dataset.splits["train"][:count]], maker.modalities)
+    return model, collate([maker.from_row(row) for row in dataset.splits["train"][part]], maker.modalities)
 
 
 def texts(batch: Batch) -> dict[str, torch.Tensor]:
@@ -106,7 +108,7 @@ def test_corda_takes_over_what_peft_takes_over(rows: Path, bert: Path) -> None:
     from peft.tuners.lora.config import CordaConfig
     from peft.tuners.lora.corda import preprocess_corda
 
-    model, batch = built(rows, bert, "corda", count=1)  # PEFT reads one text at a time
+    model, batch = built(rows, bert, "corda", slice(1))  # PEFT reads one text at a time
     begin(model, [batch])
     config = LoraConfig(
         r=RANK,
@@ -169,6 +171,21 @@ def test_only_rows_that_have_the_input_are_seen(rows: Path, bert: Path) -> None:
         torch.testing.assert_close(
             layer.lora_A[ADAPTER].weight, lora_layers(alone)[name].lora_A[ADAPTER].weight
         )
+
+
+@pytest.mark.parametrize("init", ["eva", "corda", "lora_ga"])
+def test_rows_count_alike_however_they_are_shared_out(init: str, rows: Path, bert: Path) -> None:
+    """Over batches here; over workers, what each saw is added in the same way. A batch encodes equal texts once."""
+    found = []
+    for parts in ([slice(12)], [slice(5), slice(5, 12)]):
+        model, _ = built(rows, bert, init)
+        begin(model, [built(rows, bert, init, numbers)[1] for numbers in parts])
+        found.append(
+            {name: layer.lora_A[ADAPTER].weight.detach() for name, layer in lora_layers(model).items()}
+        )
+    whole, shared = found
+    for name, a in whole.items():
+        torch.testing.assert_close(shared[name].T @ shared[name], a.T @ a, rtol=1e-3, atol=1e-4)
 
 
 def test_a_loss_without_gradients_is_refused(rows: Path, bert: Path) -> None:

@@ -52,8 +52,9 @@ def _look_at_rows(
     for batch in evaluator.batches("train", most, micro_batch(evaluator.job, evaluator.world)):
         moved = batch.to(evaluator.device)
         loss = partial(_loss, model, precision, moved)
-        if (moved.inputs[name].index >= 0).any():
-            start.look(loss)
+        index = moved.inputs[name].index
+        if (index >= 0).any():
+            start.look(loss, torch.bincount(index[index >= 0]))
         else:  # other workers may wait for this one, but what stands in for absent values is not to be seen
             with torch.no_grad():
                 loss()

@@ -28,10 +28,12 @@ class Start(ABC):
     `observed` has what each saw, summed up, by the layer's name, so that workers can add theirs.
     """
 
+    dtype = torch.float32
+
     def __init__(self, encoder: nn.Module) -> None:
         self.encoder, self.layers = encoder, lora_layers(encoder)
         self.observed = {
-            name: torch.zeros(self.size(layer), device=layer.get_base_layer().weight.device)
+            name: torch.zeros(self.size(layer), dtype=self.dtype, device=layer.get_base_layer().weight.device)
             for name, layer in self.layers.items()
         }
 
@@ -40,8 +42,11 @@ class Start(ABC):
         """The size of what is observed of a layer."""
 
     @abstractmethod
-    def look(self, loss: Callable[[], torch.Tensor]) -> None:
-        """Observe one batch, by calling what runs the model on it and returns the loss."""
+    def look(self, loss: Callable[[], torch.Tensor], counts: torch.Tensor) -> None:
+        """Observe one batch, by calling what runs the model on it and returns the loss.
+
+        `counts`, int64 (values,): how often the batch has each of the distinct values that it encodes.
+        """
 
     @abstractmethod
     def begin(self, layer: Any, observed: torch.Tensor) -> Pair:
@@ -59,23 +64,29 @@ class Start(ABC):
 
 
 class _ByInputs(Start):
-    """Looks at what goes into each linear map, but for padding: count, sum and products, float32 (in + 1, in + 1)."""
+    """Looks at what goes into each linear map, but for padding: count, sum and products, float64 (in + 1, in + 1).
+
+    Means can be a thousand times as large as what differs between inputs, and their squares a million times.
+    """
+
+    dtype = torch.float64
 
     def size(self, layer: Any) -> tuple[int, ...]:
         return layer.in_features + 1, layer.in_features + 1
 
     @torch.no_grad()
-    def look(self, loss: Callable[[], torch.Tensor]) -> None:
+    def look(self, loss: Callable[[], torch.Tensor], counts: torch.Tensor) -> None:
         mask: list[torch.Tensor | None] = [None]
 
         def begin(module: nn.Module, args: Any, features: dict[str, torch.Tensor]) -> None:
             mask[0] = features.get("attention_mask")
 
         def take_in(name: str, given: torch.Tensor) -> None:
-            counts = mask[0]
-            seen = given[counts.bool()] if counts is not None and counts.shape == given.shape[:-1] else given
-            seen = seen.float().flatten(0, -2)
-            seen = torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1)
+            seen, times = given.double(), _times(counts, given)
+            if mask[0] is not None and mask[0].shape == times.shape:
+                seen, times = seen[mask[0].bool()], times[mask[0].bool()]
+            seen = torch.cat([seen, torch.ones_like(seen[..., :1])], dim=-1) * times.sqrt().unsqueeze(-1)
+            seen = seen.flatten(0, -2)
             self.observed[name].addmm_(seen.T, seen)
 
         with ExitStack() as hooks:
@@ -110,7 +121,7 @@ class Eva(_ByInputs):
 
     def begin_by(self, layer: Any, mean: torch.Tensor, products: torch.Tensor) -> Pair:
         _, directions = torch.linalg.eigh(products - torch.outer(mean, mean))
-        a = directions.flip(1)[:, : layer.r[ADAPTER]].T
+        a = directions.flip(1)[:, : layer.r[ADAPTER]].T.float()
         return a, a.new_zeros(layer.out_features, len(a))
 
 
@@ -123,11 +134,11 @@ class Corda(_ByInputs):
     def begin_by(self, layer: Any, mean: torch.Tensor, products: torch.Tensor) -> Pair:
         damping = _DAMPING * products.diagonal().mean()
         products = products + damping * torch.eye(len(products), device=products.device)
-        left, strengths, right = torch.linalg.svd(weight_of(layer) @ products, full_matrices=False)
+        left, strengths, right = torch.linalg.svd(weight_of(layer).double() @ products, full_matrices=False)
         rank = layer.r[ADAPTER]
         root = (strengths[:rank] / layer.scaling[ADAPTER]).sqrt()
-        unweighted = torch.linalg.solve(products.double(), right[:rank].T.double()).T.to(right)
-        return root[:, None] * unweighted, left[:, :rank] * root
+        unweighted = torch.linalg.solve(products, right[:rank].T).T
+        return (root[:, None] * unweighted).float(), (left[:, :rank] * root).float()
 
 
 class LoraGA(Start):
@@ -140,7 +151,7 @@ class LoraGA(Start):
         return tuple(weight_of(layer).shape)
 
     @torch.enable_grad()
-    def look(self, loss: Callable[[], torch.Tensor]) -> None:
+    def look(self, loss: Callable[[], torch.Tensor], counts: torch.Tensor) -> None:
         weights = [layer.get_base_layer().weight.requires_grad_(True) for layer in self.layers.values()]
         gradients = torch.autograd.grad(loss(), weights, allow_unused=True)
         for (name, layer), weight, found in zip(self.layers.items(), weights, gradients, strict=True):
@@ -162,6 +173,18 @@ class LoraGA(Start):
 
 STARTS: dict[str, type[Start]] = {"eva": Eva, "corda": Corda, "lora_ga": LoraGA}
 """Initialisations that look at training rows, by what `lora.init` calls them."""
+
+
+def _times(counts: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+    """How often each vector of a map's inputs, (…, in), counts: float64 (…).
+
+    The frames of a video, and windows of a picture, come one after the other.
+    """
+    each, rest = divmod(len(given), len(counts))
+    times = torch.ones_like(given[..., 0], dtype=torch.float64)
+    if rest == 0:
+        times *= counts.repeat_interleave(each).view(-1, *[1] * (given.ndim - 2))
+    return times
 
 
 @contextmanager
