@@ -206,6 +206,13 @@ def test_adapters_that_begin_by_training_rows(tmp_path: Path) -> None:
         ]
     }
     run_on_two_workers(tmp_path, jobs)
+    for init in ("corda", "lora_ga"):
+        moved = [part for name, part in read(tmp_path / init)["model"].items() if name.endswith("first_b")]
+        assert moved
+        assert all(part.any() for part in moved), f"{init} began without looking at rows"
+    directions = [part for name, part in read(tmp_path / "eva")["model"].items() if ".lora_A." in name]
+    for part in directions:  # of length 1, and little changed since; the default's are half as long
+        torch.testing.assert_close(part.norm(dim=1), torch.ones(2), rtol=0, atol=0.1)
     found = {name: off(tmp_path, f"{name}-on", f"{name.split()[-1]}-on") for name in jobs if " from " in name}
     found |= {name: off(tmp_path, name, name.split()[0]) for name in jobs if " anew " in name}
     assert max(found.values()) < 1e-3, found

@@ -10,14 +10,17 @@ import torch
 from torch import nn
 from variants import begin
 
-from rayfuse.data.batches import Batch, collate
+from rayfuse.data.batches import Batch, EncoderBatch, collate
 from rayfuse.data.dataset import load_dataset
 from rayfuse.data.samples import SampleMaker
 from rayfuse.errors import DataError, SpecError
-from rayfuse.model.encoders.adapter_starts import ADAPTER, lora_layers, round_to_nf4, weight_of
+from rayfuse.model.encoders import build_encoder
+from rayfuse.model.encoders.adapter_starts import ADAPTER, Eva, lora_layers, round_to_nf4, weight_of
 from rayfuse.model.encoders.adapters import with_adapters
 from rayfuse.model.fused import FusedModel
 from rayfuse.spec.encoders import Lora
+from rayfuse.spec.inputs import ImageInput
+from rayfuse.train.adapters import _counts
 
 RANK = 3
 
@@ -186,6 +189,35 @@ def test_rows_count_alike_however_they_are_shared_out(init: str, rows: Path, ber
     whole, shared = found
     for name, a in whole.items():
         torch.testing.assert_close(shared[name].T @ shared[name], a.T @ a, rtol=1e-3, atol=1e-4)
+
+
+def test_frames_count_as_often_as_their_videos_and_padding_never(tmp_path: Path) -> None:
+    source: Any = ImageInput.model_validate(
+        {
+            "type": "image",
+            "column": "image",
+            "encoder": {
+                "type": "huggingface",
+                "model": str(tiny_encoders.vit(tmp_path / "vit")),
+                "train": "lora",
+            },
+        }
+    )
+    encoder = build_encoder(source)
+    video = EncoderBatch({"frame_mask": torch.tensor([[1, 0], [1, 1]])}, torch.tensor([[1], [0], [-1], [1]]))
+    counts = _counts(video)
+    assert counts.tolist() == [1, 0, 2, 2]
+    assert not _counts(EncoderBatch(video.features, torch.full((3, 1), -1))).any()
+    frames = torch.randn(4, 3, 16, 16)
+
+    def seen(pixels: torch.Tensor, counts: torch.Tensor) -> dict[str, torch.Tensor]:
+        start = Eva(encoder)
+        start.look(lambda: encoder(pixel_values=pixels)[0], counts)
+        return start.observed
+
+    wanted = seen(frames[[0, 2, 2, 3, 3]], torch.ones(5))
+    for name, observed in seen(frames, counts).items():
+        torch.testing.assert_close(observed, wanted[name])
 
 
 def test_a_loss_without_gradients_is_refused(rows: Path, bert: Path) -> None:

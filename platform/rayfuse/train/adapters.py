@@ -4,7 +4,7 @@ from functools import partial
 
 import torch
 
-from rayfuse.data.batches import Batch
+from rayfuse.data.batches import Batch, EncoderBatch
 from rayfuse.errors import DataError
 from rayfuse.model.encoders.adapter_starts import STARTS, Start
 from rayfuse.model.encoders.huggingface import HuggingFaceEncoder
@@ -52,12 +52,21 @@ def _look_at_rows(
     for batch in evaluator.batches("train", most, micro_batch(evaluator.job, evaluator.world)):
         moved = batch.to(evaluator.device)
         loss = partial(_loss, model, precision, moved)
-        index = moved.inputs[name].index
-        if (index >= 0).any():
-            start.look(loss, torch.bincount(index[index >= 0]))
+        if (counts := _counts(moved.inputs[name])).any():
+            start.look(loss, counts)
         else:  # other workers may wait for this one, but what stands in for absent values is not to be seen
             with torch.no_grad():
                 loss()
+
+
+def _counts(part: EncoderBatch) -> torch.Tensor:
+    """How often a batch has each distinct value of an input, int64 (values,); of a video, each frame, none of padding."""
+    features = part.features or {}
+    values = max((len(tensor) for tensor in features.values()), default=0)
+    counts = torch.bincount(part.index[part.index >= 0], minlength=values)
+    if "frame_mask" in features:
+        counts = counts.unsqueeze(1) * features["frame_mask"]
+    return counts.flatten()
 
 
 def _loss(model: FusedModel, precision: str, batch: Batch) -> torch.Tensor:

@@ -45,7 +45,8 @@ class Start(ABC):
     def look(self, loss: Callable[[], torch.Tensor], counts: torch.Tensor) -> None:
         """Observe one batch, by calling what runs the model on it and returns the loss.
 
-        `counts`, int64 (values,): how often the batch has each of the distinct values that it encodes.
+        `counts`, int64 (values,): how often the batch has each of the distinct values that it encodes, or of their
+        frames.
         """
 
     @abstractmethod
@@ -178,7 +179,7 @@ STARTS: dict[str, type[Start]] = {"eva": Eva, "corda": Corda, "lora_ga": LoraGA}
 def _times(counts: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
     """How often each vector of a map's inputs, (…, in), counts: float64 (…).
 
-    The frames of a video, and windows of a picture, come one after the other.
+    The windows of a picture come one after the other.
     """
     each, rest = divmod(len(given), len(counts))
     times = torch.ones_like(given[..., 0], dtype=torch.float64)

@@ -52,10 +52,10 @@ class Lora(Adapter):
     `pissa` (the weights' largest singular vectors; Meng et al., 2024), `pissa_niter_N` (the same, found by N rounds of
     a faster approximation), `olora` (from a QR decomposition; Büyükakyüz, 2024), `mica` (only A is trained, on the
     smallest singular vectors), or `loftq` (frozen weights are rounded to 4 bits, and adapters begin as the best repair
-    of their rank; Li et al., 2023). Three look at training rows first: `eva` (A along what the inputs of each map vary in most; Paischer et
-    al., 2024), `corda` (the part of the weights that matters most to those inputs; Yang et al., 2024) and `lora_ga`
-    (along the gradient of the loss; Wang et al., 2024). What pissa, olora, corda and lora_ga take over is subtracted
-    from the frozen weights."""
+    of their rank; Li et al., 2023). Three look at training rows first: `eva` (A along what the inputs of each map vary
+    in most; Paischer et al., 2024), `corda` (the part of the weights that matters most to those inputs; Yang et al.,
+    2024) and `lora_ga` (along the gradient of the loss; Wang et al., 2024). What pissa, olora, corda and lora_ga take
+    over is subtracted from the frozen weights."""
     init_rows: int = Field(256, ge=1)
     """Training rows that eva, corda and lora_ga look at, spread over all of them."""
 
