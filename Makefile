@@ -7,13 +7,15 @@ STAMP := $(VENV)/.rayfuse-setup
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench bench-quality slow clean
+.PHONY: help setup demo test test-fast check figures bench bench-quality slow clean
 
 help:
 	@echo "make setup   install Rayfuse with all extras into $(VENV), with the versions of constraints.txt"
 	@echo "make demo    real data, train, gate, promote, serve, and ask over HTTP"
-	@echo "make check   linters, types, import contracts, and the commands in the README"
+	@echo "make check   linters, spelling and banned words, types, import contracts, and the commands in the README"
 	@echo "make test    unit tests, every shipped spec, every variant trained and loaded, a local Ray and a small Kubernetes"
+	@echo "make test-fast   the part of it that starts neither Ray nor Kubernetes"
+	@echo "make figures     size, documentation and language of the code, and start-up times, with their limits"
 	@echo "make slow    tests that take minutes"
 	@echo "make bench   measurements"
 	@echo "make bench-quality DATA=… MODELS=… STORAGE=…   accuracy on public data, three seeds each; hours on a CPU"
@@ -21,7 +23,7 @@ help:
 
 setup: $(STAMP)
 
-# torch first: any build that is there already is kept, else pip's default one comes.
+# torch first: an installed build is not replaced; otherwise pip installs its default one.
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install --constraint constraints.txt torch
 	$(BIN)/pip install --constraint constraints.txt --editable '.[tune,serve,demo,dev]'
@@ -40,18 +42,24 @@ $(BIN)/python:
 demo: setup
 	$(BIN)/rayfuse demo
 
-test: setup
-	$(PYTEST) -n 2 tests/unit tests/specs
-	$(PYTEST) -n 2 tests/training
+test: test-fast
 	$(PYTEST) -m "not slow" tests/distributed tests/mlflow tests/ray
 	$(PYTEST) -m "not slow" tests/k8s
+
+test-fast: setup
+	$(PYTEST) -n 2 tests/unit tests/specs
+	$(PYTEST) -n 2 tests/training
 
 check: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/codespell -D - -D docs/banned_words.txt
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(PYTEST) -q tests/specs/test_readme.py
+	$(PYTEST) -q tests/specs/test_readme.py tests/specs/test_language.py
+
+figures: setup
+	$(BIN)/python bench/figures.py
 
 bench: setup
 	$(BIN)/python bench/run.py

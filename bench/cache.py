@@ -1,9 +1,9 @@
-"""What a cached frozen encoder saves: rows per second from the second epoch on, with the cache, without, and of bare PyTorch.
+"""Rows per second with and without the feature cache, and of plain PyTorch, from the second epoch on.
 
-The recipe jobs/arithmetic.yaml with MiniLM frozen instead of adapted, small convolutional encoders that are trained,
-batches of 256, and without what changes rows at random. All take turns inside one Ray Train worker. Equal texts of a batch are encoded once
-even without the cache, and `arith` has 12 questions; so it is measured as it is, and with the row's number before each
-question, which makes all of them differ.
+The recipe jobs/arithmetic.yaml with MiniLM frozen, small trained convolutional encoders, batches of 256, and no random
+changes of rows. All alternate in one Ray Train worker. Equal texts of a batch are encoded once even without the cache,
+and `arith` has 12 questions; so it is measured unchanged, and with the row's index in front of each question, so that
+all questions differ.
 """
 
 import json
@@ -25,10 +25,10 @@ RECIPE = [
     f"data.train={SHARED}/data/avmnist_smil/arith_train.jsonl",
     "data.test=null",
     "inputs.image.augment=[]",
-    "inputs.image.encoder={type: conv, width: 4}",
+    "inputs.image.encoder={type: conv, hidden_size: 4}",
     "inputs.audio.augment=[]",
-    "inputs.audio.encoder={type: conv, width: 4}",
-    "inputs.audio.mels=20",
+    "inputs.audio.encoder={type: conv, hidden_size: 4}",
+    "inputs.audio.n_mels=20",
     f"inputs.text.encoder={{type: huggingface, model: {ROOT}/models/minilm, train: frozen}}",
     "align.dim=32",
     "train.batch_size=256",
@@ -39,25 +39,25 @@ RECIPE = [
 
 
 def run() -> None:
-    """Print rows per second of all, and the ratios of paired turns."""
+    """Print rows per second of all, and the ratios of paired epochs."""
     from rayfuse.data.dataset import load_dataset
     from rayfuse.spec.job import Job
     from rayfuse.spec.load import load_spec
-    from rayfuse.train import launch
+    from rayfuse.train.ray_session import connect
 
     if not (SHARED / "data").is_dir():
-        print(f"cache       skipped: it takes {SHARED}/data/avmnist_smil; set SHARED")
+        print(f"cache       skipped: requires {SHARED}/data/avmnist_smil; set SHARED")
         return
     with tempfile.TemporaryDirectory() as storage:
         own = [f"output.storage={storage}", f"compute.cpus_per_worker={os.cpu_count()}"]
         job, dataset = load_dataset(load_spec(ROOT / "jobs" / "arithmetic.yaml", Job, [*RECIPE, *own]))
         rows = dataset.splits["train"][:ROWS]
-        own_questions = [
+        distinct_questions = [
             replace(row, values={**row.values, "text": f"{number}: {row.values['text']}"})
             for number, row in enumerate(rows)
         ]
-        launch.connect(job)
-        found = in_worker(_measure, job, {"as it is": rows, "a question each": own_questions})
+        connect(job)
+        found = in_worker(_measure, job, {"unchanged": rows, "distinct questions": distinct_questions})
     for name, rates in found.items():
         for kind, values in rates.items():
             print(f"cache       arith, {name:<16} {kind:<10} {statistics.median(values):8.1f} rows/s")
@@ -74,20 +74,20 @@ def _measure(config: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
     import torch
 
     from rayfuse.spec.job import Job
-    from rayfuse.spec.load import check
+    from rayfuse.spec.load import validate_spec
 
-    job = check(json.loads(config["job"]), Job, "job")
+    job = validate_spec(json.loads(config["job"]), Job, "job")
     torch.set_num_threads(int(job.compute.cpus_per_worker))
     return {name: _rates(job, rows) for name, rows in config["rows"].items()}
 
 
 def _rates(job: Any, rows: list[Any]) -> dict[str, list[float]]:
-    from rayfuse.train.engine import read_options
-    from rayfuse.train.loop import Worker
+    from rayfuse.train.build_trainer import build_trainer
+    from rayfuse.train.engine import load_deepspeed_config
 
-    off = job.model_copy(update={"data": job.data.model_copy(update={"cache": "off"})})
-    cached = Worker(job, {"train": rows}, read_options(job))
-    uncached = Worker(off, {"train": rows}, read_options(job))
+    off = job.model_copy(update={"data": job.data.model_copy(update={"feature_cache": "off"})})
+    cached = build_trainer(job, {"train": rows}, load_deepspeed_config(job))
+    uncached = build_trainer(off, {"train": rows}, load_deepspeed_config(job))
     bare = _Bare(cached)
     turns = {"uncached": uncached.train_epoch, "cached": cached.train_epoch, "bare": bare.train_epoch}
     rates: dict[str, list[float]] = {name: [] for name in turns}
@@ -100,24 +100,24 @@ def _rates(job: Any, rows: list[Any]) -> dict[str, list[float]]:
 
 
 class _Bare:
-    """What one would write without Rayfuse: the whole data as tensors in memory, and the same model."""
+    """Plain PyTorch loop: the same model, with all data as tensors in memory."""
 
     def __init__(self, worker: Any) -> None:
         import torch
 
-        from rayfuse.data.batches import collate
+        from rayfuse.data.collate import collate
         from rayfuse.model.fused import FusedModel
-        from rayfuse.train.engine import parameter_groups
+        from rayfuse.train.param_groups import build_param_groups
 
-        self.worker, store = worker, worker.stores["train"]
-        whole = collate([store[number] for number in range(len(store))], worker.modalities)
+        self.worker, store = worker, worker.data.sample_caches["train"]
+        whole = collate([store[number] for number in range(len(store))], worker.data.modalities)
         self.features = {
             name: {key: tensor[part.index[:, 0]] for key, tensor in part.features.items()}
             for name, part in whole.inputs.items()
         }
         self.targets = whole.targets
         self.model = FusedModel(worker.job).train()
-        self.optimizer = torch.optim.AdamW(parameter_groups(worker.job, self.model))
+        self.optimizer = torch.optim.AdamW(build_param_groups(worker.job, self.model))
         self.parameters = [
             parameter for group in self.optimizer.param_groups for parameter in group["params"]
         ]
@@ -125,12 +125,12 @@ class _Bare:
     def train_epoch(self, epoch: int) -> None:
         import torch
 
-        from rayfuse.data.batches import Batch, EncoderBatch
+        from rayfuse.data.collate import Batch, EncoderBatch
         from rayfuse.train.precision import DTYPES
 
-        plan, dtype = self.worker.plan, DTYPES[self.worker.precision]
-        for step in range(plan.steps):
-            rows = torch.from_numpy(plan.step(epoch, step, 0, 1)[0])
+        plan, dtype = self.worker.data.sampler, DTYPES[self.worker.precision]
+        for step in range(plan.steps_per_epoch):
+            rows = torch.from_numpy(plan.step_indices(epoch, step, 0, 1)[0])
             each = torch.arange(len(rows)).unsqueeze(1)
             inputs = {
                 name: EncoderBatch({key: tensor[rows] for key, tensor in features.items()}, each)

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, pretrained on ImageNet, as an encoder of one's own: the recipes of pictures name it by import path.
+"""EfficientNet-Lite0, pretrained on ImageNet, as a custom encoder: the image recipes name it by import path.
 
 Tan and Le, 2019; the Lite variants (2020) have ReLU6 and no squeeze-and-excitation. The weights come as a file of
 tensors whose names are kept here.
@@ -11,32 +11,34 @@ from pydantic import Field
 from torch import nn
 
 from rayfuse.model.encoders import Encoder
-from rayfuse.model.tokens import Tokens, one_token
-from rayfuse.spec.base import Block
+from rayfuse.model.tokens import Tokens, as_single_token
+from rayfuse.spec.base import SpecModel
 
 _STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))  # fmt: skip
-"""Of each stage: blocks, kernel, stride of the first, expansion, channels."""
+"""Blocks, kernel size, stride of the first block, expansion and channels of each stage."""
 _INNER = {4: 40, 7: 80, 10: 112, 14: 192}
 """Channels of the last blocks of the third to sixth stages."""
 _INNER_WIDTH = 2 * sum(_INNER.values()) + 320
 
 
 class EfficientNetLite0(Encoder):
-    """pixel_values: float (rows, 3, height, width) in [-1, 1] → one token; the statistics of its norms stay.
+    """Encode float (rows, 3, height, width) `pixel_values` in [-1, 1] as one token, with fixed batch norm statistics.
 
-    It is 1280 wide, with `inner` 1168, and so much more often as there are sizes.
+    The token is 1280 wide, 1168 with `inner`, times the number of `sizes`.
     """
 
-    class Options(Block):
+    class Options(SpecModel):
+        """Options of the spec."""
+
         weights: str
-        """The file of tensors."""
+        """File with the weights."""
         train_blocks: int = 0
-        """How many of the 16 blocks, from the last, are trained; 0 trains nothing."""
+        """Number of trained blocks of the 16, counted from the last; 0 trains nothing."""
         dropout: float = 0.2
         sizes: list[int] = Field(default_factory=list)
-        """Pixels to which pictures are scaled; what is made of all sizes stands side by side. Empty: as they come."""
+        """Sizes in pixels to which images are resized; the outputs of all sizes are concatenated. Empty: no resizing."""
         inner: bool = False
-        """Averages and maxima of inner blocks and the average of the last, in place of what ImageNet's classes are told by."""
+        """Use mean and maximum of inner blocks and the mean of the last one instead of the classifier's features."""
 
     def __init__(self, options: Options, source: Any) -> None:
         super().__init__(options, source)
@@ -58,7 +60,7 @@ class EfficientNetLite0(Encoder):
 
     def forward(self, pixel_values: torch.Tensor) -> Tokens:  # type: ignore[override]
         scaled = [_scaled(pixel_values, size) for size in self.sizes] or [pixel_values]
-        return one_token(self.dropout(torch.cat([self._vectors(pixels) for pixels in scaled], dim=1)))
+        return as_single_token(self.dropout(torch.cat([self._vectors(pixels) for pixels in scaled], dim=1)))
 
     def _vectors(self, pixels: torch.Tensor) -> torch.Tensor:
         x = pixels.contiguous(memory_format=torch.channels_last)
@@ -73,7 +75,7 @@ class EfficientNetLite0(Encoder):
         return nn.functional.relu6(self._bn1(self._conv_head(x))).mean(dim=(2, 3))
 
     def train(self, mode: bool = True) -> "EfficientNetLite0":
-        """Batch norm keeps its statistics: a row's encoding must not depend on its neighbours."""
+        """Set the mode, with batch norm always in evaluation mode: rows must not depend on each other."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -86,9 +88,9 @@ def _scaled(pixels: torch.Tensor, size: int) -> torch.Tensor:
 
 
 class _MBConv(nn.Module):
-    """An inverted residual block (Sandler et al., 2018)."""
+    """Inverted residual block (Sandler et al., 2018)."""
 
-    def __init__(self, before: int, after: int, kernel: int, stride: int, expansion: int) -> None:
+    def __init__(self, before: int, after: int, kernel_size: int, stride: int, expansion: int) -> None:
         super().__init__()
         inner = before * expansion
         self.expands = expansion > 1
@@ -96,7 +98,7 @@ class _MBConv(nn.Module):
             self._expand_conv = nn.Conv2d(before, inner, 1, bias=False)
             self._bn0 = _norm(inner)
         self._depthwise_conv = nn.Conv2d(
-            inner, inner, kernel, stride, padding=kernel // 2, groups=inner, bias=False
+            inner, inner, kernel_size, stride, padding=kernel_size // 2, groups=inner, bias=False
         )
         self._bn1 = _norm(inner)
         self._project_conv = nn.Conv2d(inner, after, 1, bias=False)

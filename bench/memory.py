@@ -1,7 +1,7 @@
-"""Peak memory of the driver and of a training worker by the number of rows, each in a fresh process.
+"""Peak memory of the driver and of a training worker by the number of rows, each in a new process.
 
-The driver reads, fits, checks and stores rows of text and table columns through Ray, as `rayfuse train` does; the worker
-makes batches of them. What a worker keeps of decoded rows (compute.keep_samples) is a budget of its own, here 0.
+The driver ingests, fits and validates rows of text and table columns through Ray, as `rayfuse train` does; the worker
+builds batches of them. The cache of decoded rows (compute.sample_cache) has its own limit, here 0.
 
 python bench/memory.py FORMAT ROWS [ROWS…]      jsonl, csv or parquet
 """
@@ -27,7 +27,7 @@ _WORDS = [
     "delayed",
     "quiet",
     "blue",
-    "parcel",
+    "package",
     "broken",
     "again",
     "never",
@@ -52,13 +52,13 @@ def measure(kind: str, sizes: tuple[int, ...]) -> None:
     peaks: dict[str, list[float]] = {"driver": [], "worker": []}
     for rows in sizes:
         with tempfile.TemporaryDirectory(prefix="rayfuse-memory-") as folder:
-            _own_process("write", kind, rows, folder)
-            found = _own_process("drive", kind, rows, folder)
+            _run_process("write", kind, rows, folder)
+            found = _run_process("drive", kind, rows, folder)
         for name, values in peaks.items():
             values.append(found[name])
         print(
             f"memory      {kind:<8} {rows:>9,} rows   driver {found['driver']:6.1f} MB   worker {found['worker']:6.1f} MB   "
-            f"read and checked in {found['seconds']:.0f} s",
+            f"loaded in {found['seconds']:.0f} s",
             flush=True,
         )
     for name, values in peaks.items():
@@ -66,7 +66,7 @@ def measure(kind: str, sizes: tuple[int, ...]) -> None:
         print(f"memory      {kind:<8} {name}: largest / smallest {ratio:.3f}   at most {1 + LIMIT}")
 
 
-def _own_process(step: str, *arguments: Any) -> dict[str, Any]:
+def _run_process(step: str, *arguments: Any) -> dict[str, Any]:
     command = [sys.executable, __file__, step, *map(str, arguments)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -74,7 +74,7 @@ def _own_process(step: str, *arguments: Any) -> dict[str, Any]:
 
 
 def _peak() -> float:
-    """MB of this process at its peak; `ru_maxrss` would be at least that of the process that started it."""
+    """Return the peak memory of this process in MB; `ru_maxrss` would include that of its parent process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("VmHWM:"))) * 1024 / 1e6
 
@@ -114,7 +114,7 @@ def write(kind: str, count: str, folder: str) -> dict[str, Any]:
 
 
 def drive(kind: str, count: str, folder: str) -> dict[str, Any]:
-    """Read and check the rows on a local Ray, as a driver does; then let a worker make batches of them."""
+    """Load the rows on a local Ray, as a driver does; then build batches of them in a worker."""
     from rayfuse.train import launch
 
     started = time.perf_counter()
@@ -122,14 +122,14 @@ def drive(kind: str, count: str, folder: str) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     peak = _peak()
     assert sum(map(len, dataset.splits.values())) == int(count)
-    handed = Path(folder, "handed")
-    handed.write_bytes(pickle.dumps((job, dataset.splits["train"])))
-    return {"driver": peak, "worker": _own_process("work", handed)["peak"], "seconds": seconds}
+    pickled = Path(folder, "dataset.pickle")
+    pickled.write_bytes(pickle.dumps((job, dataset.splits["train"])))
+    return {"driver": peak, "worker": _run_process("work", pickled)["peak"], "seconds": seconds}
 
 
 def _job(rows: Path, folder: str) -> Any:
     from rayfuse.spec.job import Job
-    from rayfuse.spec.load import check
+    from rayfuse.spec.load import validate_spec
 
     content = {
         "kind": "job",
@@ -137,30 +137,30 @@ def _job(rows: Path, folder: str) -> Any:
         "data": {"train": str(rows)},
         "inputs": {
             "text": {"type": "text", "encoder": {"type": "conv"}},
-            "person": {"type": "table", "columns": ["age", "price", "city"], "encoder": {"type": "mlp"}},
+            "person": {"type": "tabular", "columns": ["age", "price", "city"], "encoder": {"type": "mlp"}},
         },
         "fusion": {"type": "concat"},
         "tasks": {"answer": {"type": "classification", "column": "label"}},
         "train": {"batch_size": BATCH, "group_by_length": True},
-        "compute": {"keep_samples": 0},
+        "compute": {"sample_cache": 0},
         "output": {"storage": f"{folder}/runs"},
     }
-    return check(content, Job, "job")
+    return validate_spec(content, Job, "job")
 
 
-def work(handed: str) -> dict[str, Any]:
-    """Make batches as a training worker does, from several epochs where there are few rows."""
-    from rayfuse.data.ahead import Loader
-    from rayfuse.data.batches import Plan, SampleStore
-    from rayfuse.data.samples import SampleMaker
+def work(path: str) -> dict[str, Any]:
+    """Build batches as a training worker does, over several epochs if there are few rows."""
+    from rayfuse.data.loader import BatchLoader
+    from rayfuse.data.sampler import BatchSampler, SampleCache
+    from rayfuse.data.samples import Preprocessor
 
-    job, rows = pickle.loads(Path(handed).read_bytes())  # noqa: S301 - `drive` wrote it
-    maker = SampleMaker(job.inputs, job.tasks)
-    plan = Plan.of(rows, job)
-    loader = Loader(SampleStore(rows, maker, job.compute.keep_samples), plan, job)
+    job, rows = pickle.loads(Path(path).read_bytes())  # noqa: S301 - `drive` wrote it
+    maker = Preprocessor(job.inputs, job.tasks)
+    plan = BatchSampler.from_job(rows, job)
+    loader = BatchLoader(SampleCache(rows, maker, job.compute.sample_cache), plan, job)
     done = epoch = 0
     while done < STEPS:
-        for _ in loader.steps(epoch):
+        for _ in loader.iter_epoch(epoch):
             done += 1
             if done == STEPS:
                 break

@@ -1,9 +1,9 @@
-"""`make bench-quality`: what the recipes of jobs/ reach on public data, as mean ± spread over seeds, beside known figures.
+"""`make bench-quality`: results of the recipes of jobs/ on public data, as mean ± standard deviation over seeds, and published figures.
 
 python bench/quality.py [NAME ...] [--seeds N] [--set KEY=VALUE]
 
 DATA is the folder of the data sets, MODELS that of the pretrained encoders, STORAGE where rows and runs go. Each
-figure comes from `rayfuse train RECIPE`: the validation rows choose, the test rows are looked at once per seed.
+figure comes from `rayfuse train RECIPE`: the validation rows select, the test rows are read once per seed.
 """
 
 import argparse
@@ -27,7 +27,7 @@ Trained = dict[str, Any]
 
 @dataclass(frozen=True)
 class Figure:
-    """One number of a trained model, what others have reached, and what we want (0 for nothing)."""
+    """A metric of a trained model, published results, and our goal (0 for none)."""
 
     name: str
     value: Callable[[Trained], float]
@@ -37,23 +37,23 @@ class Figure:
 
 @dataclass(frozen=True)
 class Bench:
-    """A recipe, and the figures of the models that it makes."""
+    """A recipe, and the figures of its models."""
 
     recipe: str
     figures: tuple[Figure, ...]
     rows: Callable[[Path, Path], None] | None = None
-    """Writes rows where the data set's own layout is another: takes the folders of the data and of the rows."""
+    """Function that writes rows for a data set in another layout: takes the folders of the data and of the rows."""
     parts: tuple[str, ...] = ("",)
-    """Values of PART, each a training of its own; a figure is the mean over them."""
+    """Values of PART, each with a separate training; a figure is the mean over them."""
 
 
 def of(metric: str, inputs: str | None = None) -> Callable[[Trained], float]:
-    """A metric of the test rows, as they are or as if only some inputs had been given."""
+    """Return a metric on the test rows, with all inputs or with a subset."""
     return lambda trained: float((trained["by_inputs"][inputs] if inputs else trained["metrics"])[metric])
 
 
 def noisy(sigma: float) -> Callable[[Trained], float]:
-    """Points of accuracy that the clip costs or brings, beside the picture alone, under noise on its features."""
+    """Return the difference in accuracy, in points, between both inputs with a noisy clip and the image alone."""
 
     def value(trained: Trained) -> float:
         alone = float(trained["by_inputs"]["image"]["digit/accuracy"])
@@ -63,7 +63,7 @@ def noisy(sigma: float) -> Callable[[Trained], float]:
 
 
 def _accuracy_under_noise(folder: Path, test: str, sigma: float) -> float:
-    """Accuracy with both inputs, Gaussian noise of `sigma` × the features' own deviation on each clip's features."""
+    """Return the accuracy with both inputs, with Gaussian noise of `sigma` × standard deviation on each clip's features."""
     import numpy as np
 
     from rayfuse.data.readers import read_rows
@@ -76,13 +76,13 @@ def _accuracy_under_noise(folder: Path, test: str, sigma: float) -> float:
     right = 0
     for start in range(0, len(rows), 64):
         part = rows[start : start + 64]
-        samples: list[Sample] = [predictor.maker.from_row(row) for row in part]
+        samples: list[Sample] = [predictor.preprocessor.from_row(row) for row in part]
         for sample in samples:
             [clip] = sample.features["audio"]
             for name, values in clip.items():
                 noise = chance.standard_normal(values.shape, dtype=np.float32)
                 clip[name] = values + noise * sigma * values.std()
-        answers = predictor.answer(samples)
+        answers = predictor.predict_samples(samples)
         right += sum(
             answer["outputs"]["digit"]["label"] == row.values["label"]
             for answer, row in zip(answers, part, strict=True)
@@ -144,8 +144,8 @@ BENCHES = {
     "retrieval": Bench(
         "openmoji_retrieval.yaml",
         (
-            Figure("picture → caption among 355, R@1", of("pair/forward_r1"), 0.25, "14.6"),
-            Figure("picture → caption among 355, R@10", of("pair/forward_r10"), 0.55, "37.7"),
+            Figure("image → caption among 355, R@1", of("pair/forward_r1"), 0.25, "14.6"),
+            Figure("image → caption among 355, R@10", of("pair/forward_r10"), 0.55, "37.7"),
         ),
         quality_rows.captions,
     ),
@@ -172,13 +172,13 @@ BENCHES = {
 
 
 def trained(bench: Bench, seed: int, overrides: list[str]) -> Iterator[Trained]:
-    """A model for each part of a bench, trained by the command that people use."""
+    """Train a model for each part of a bench with the `rayfuse` command."""
     storage = Path(os.environ["STORAGE"])
     for part in bench.parts:
         environment = {**os.environ, "ROWS": str(storage / "rows"), "PART": part}
         recipe = ROOT / "jobs" / bench.recipe
         options = [f"--set={change}" for change in (f"train.seed={seed}", *overrides)]
-        command = [str(RAYFUSE), "train", str(recipe), "--json", "--fresh", *options]
+        command = [str(RAYFUSE), "train", str(recipe), "--json", "--no-resume", *options]
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=False)
         if done.returncode:
             sys.exit(f"{bench.recipe}: rayfuse train ended with {done.returncode}")
@@ -211,8 +211,9 @@ def measure(name: str, seeds: Iterable[int], overrides: list[str]) -> None:
 
 
 def main() -> None:
+    """Run the named benches."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help=f"any of {', '.join(BENCHES)}; all where none is given")
+    parser.add_argument("names", nargs="*", help=f"any of {', '.join(BENCHES)}; default: all")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     given = parser.parse_args()

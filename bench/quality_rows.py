@@ -1,6 +1,6 @@
 """Rows of the quality benchmarks, from the public data sets in their own layouts.
 
-Files are read where they are; only rows are written, with absolute paths to pictures, clips and videos.
+Media files stay in place; only rows are written, with absolute paths to images, clips and videos.
 """
 
 import json
@@ -19,11 +19,12 @@ def write(path: Path, rows: Iterable[Row]) -> Path:
 
 
 def read(path: Path) -> list[Row]:
+    """Read rows from jsonl."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
 
 def entities(source: Path, target: Path) -> None:
-    """WNUT 2017: a sentence per row, `words` and their IOB2 `tags`."""
+    """Write WNUT 2017: a sentence per row, `words` and their IOB2 `tags`."""
     files = {
         "train": "wnut17train.conll",
         "validation": "emerging.dev.conll",
@@ -34,7 +35,7 @@ def entities(source: Path, target: Path) -> None:
 
 
 def _sentences(path: Path) -> Iterator[Row]:
-    """Sentences are apart by blank lines; a word is apart from its tag by a tab."""
+    """Parse sentences separated by blank lines, with words and tags separated by a tab."""
     for block in path.read_text(encoding="utf-8").replace("\n\t\n", "\n\n").split("\n\n"):
         pairs = [line.split("\t") for line in block.splitlines() if line.strip()]
         if pairs:
@@ -42,7 +43,7 @@ def _sentences(path: Path) -> Iterator[Row]:
 
 
 def motions(source: Path, target: Path) -> None:
-    """BasicMotions of the UEA archive: six channels × 100 steps per row, and the activity."""
+    """Write BasicMotions of the UEA archive: six channels × 100 steps per row, and the activity."""
     for split in ("train", "test"):
         text = (source / "sensors_uea" / f"BasicMotions_{split.upper()}.ts").read_text()
         lines = text.partition("@data\n")[2].splitlines()
@@ -58,7 +59,7 @@ def _series(line: str) -> Row:
 
 
 def captions(source: Path, target: Path) -> None:
-    """OpenMoji: a picture and its caption per row; to train on also one with the picture's tags in place of it.
+    """Write OpenMoji: an image and its caption per row; for training also a row with the image's tags as caption.
 
     train.jsonl is to choose by validation.jsonl with, all.jsonl holds the rows of both.
     """
@@ -75,7 +76,7 @@ def captions(source: Path, target: Path) -> None:
 
 
 def sounds(source: Path, target: Path) -> None:
-    """ESC-10: for each of the four folds, its clips to test on, and those of the others to train on."""
+    """Write ESC-10: for each of the four folds, its clips for testing and those of the others for training."""
     folder = source / "esc10_16k"
     rows = [{**row, "audio": str(folder / row["audio"])} for row in read(folder / "all.jsonl")]
     for fold in sorted({row["fold"] for row in rows}):

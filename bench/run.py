@@ -1,9 +1,9 @@
 """`make bench`: the figures of docs/performance.md, each as a ratio of two things measured side by side in one run.
 
 python bench/run.py [startup] [throughput] [cache] [padding] [memory] [checkpoints] [recovery]
-                    [tuning] [plan] [demo]      all of them where none is named
+                    [tuning] [plan] [demo]      default: all
 
-SHARED is the folder whose data/ has the public data sets; what needs one is left out where it is not there.
+SHARED is the folder whose data/ has the public data sets; benches that need one are skipped if it is missing.
 """
 
 import json
@@ -30,7 +30,7 @@ DEMO_LIMIT = 360.0
 
 
 def startup() -> None:
-    """Seconds of short commands beside those of a bare interpreter; medians of 11 interleaved runs."""
+    """Print the seconds of short commands compared with a bare interpreter; medians of 11 interleaved runs."""
     commands = {
         "python -c pass": [sys.executable, "-c", "pass"],
         "rayfuse --help": [str(RAYFUSE), "--help"],
@@ -52,7 +52,7 @@ def startup() -> None:
 
 
 def demo() -> None:
-    """Seconds of `rayfuse demo`, set-up apart, and where they went."""
+    """Print the seconds of `rayfuse demo` by step, without set-up."""
     done = subprocess.run([str(RAYFUSE), "demo", "--json"], cwd=ROOT, check=True, stdout=subprocess.PIPE)
     found = json.loads(done.stdout.splitlines()[-1])
     for step, seconds in found["seconds"].items():

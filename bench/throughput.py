@@ -1,10 +1,10 @@
-"""Rows per second of Rayfuse's loop beside a bare PyTorch loop and beside transformers' Trainer.
+"""Throughput of Rayfuse's training loop compared with a bare PyTorch loop and with transformers' Trainer.
 
-Same rows, batch size, model, precision and process: they take turns inside one Ray Train worker, so that whatever else
-the machine does hits all of them. Each turn's first goes last in the next. On a machine that is busy all the same, look
-at the ratio of processor seconds: it leaves out the time that others took.
+Rows, batch size, model, precision and process are the same: the sides alternate inside one Ray Train worker, so that
+other load on the machine affects all of them. The first side of a round is the last in the next. On a busy machine, use
+the ratio of CPU time, which excludes the time of other processes.
 
-SHARED is the folder that has data/tabular_text, ROUNDS how many turns each takes.
+SHARED is the folder that contains data/tabular_text, ROUNDS the number of turns of each side.
 """
 
 import json
@@ -20,18 +20,18 @@ ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("SHARED", ROOT.parent / "shared"))
 ROUNDS = int(os.environ.get("ROUNDS", "24"))
 BARE_LIMIT, TRAINER_LIMIT = 0.97, 1.0
-LORA = {"r": 8, "alpha": 16}
+LORA = {"r": 8, "lora_alpha": 16}
 Sides = dict[str, Callable[[int], None]]
-"""What takes turns: each trains on all rows of an epoch when it is called with its number."""
+"""Contestants by name: each trains on all rows of the epoch that it is called with."""
 Turns = dict[str, list[tuple[float, float]]]
-"""Seconds by the clock and of the processors that each turn of each side took."""
+"""Wall time and CPU time of each turn of each side, in seconds."""
 
 
 def run() -> None:
-    """Print rows per second of all sides, their ratios, and what it took to start."""
+    """Print the rows per second of all sides, their ratios, and the start-up time."""
     from rayfuse.demo.run import prepare
 
-    prepare(ROOT, print)
+    prepare(ROOT)
     _beside_bare()
     _beside_trainer()
 
@@ -50,7 +50,7 @@ def _beside_bare() -> None:
 
 def _beside_trainer() -> None:
     if not (SHARED / "data").is_dir():
-        print(f"throughput  no {SHARED}/data here, so not beside Trainer; set SHARED")
+        print(f"throughput  no {SHARED}/data here, so not compared with Trainer; set SHARED")
         return
     job, rows = _reviews()
     found = in_worker(_measure_trainer, job, rows)
@@ -72,12 +72,12 @@ def _print(turns: Turns, rows: int, other: str, limits: dict[str, float]) -> Non
 
 
 def _digits() -> tuple[Any, list[Any]]:
-    """The demo's job: pictures, clips and questions."""
+    """Return the demo's job: images, clips and questions."""
     return _load(ROOT / "jobs" / "digit_arithmetic.yaml", 256)
 
 
 def _reviews() -> tuple[Any, list[Any]]:
-    """Is a product recommended? Texts alone, with LoRA in all linear maps of MiniLM."""
+    """Return a text job on reviews, with LoRA in all linear layers of MiniLM."""
     encoder = {"type": "huggingface", "model": str(ROOT / "models/minilm"), "train": "lora", "lora": LORA}
     content = {
         "kind": "job",
@@ -110,14 +110,14 @@ def _load(spec: Path, most: int) -> tuple[Any, list[Any]]:
 
 
 def in_worker(measure: Callable[[dict[str, Any]], dict[str, Any]], job: Any, rows: Any) -> Any:
-    """What `measure` returns in one Ray Train worker; it gets the job as JSON and the rows."""
+    """Run `measure` in one Ray Train worker with the job as JSON and the rows, and return its result."""
     import ray
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from rayfuse.train import launch
+    from rayfuse.train.ray_session import connect
 
-    launch.connect(job)
+    connect(job)
     with tempfile.TemporaryDirectory() as storage:
         trainer = TorchTrainer(
             measure,
@@ -137,25 +137,25 @@ def _job_and_rows(config: dict[str, Any]) -> tuple[Any, Any]:
     import torch
 
     from rayfuse.spec.job import Job
-    from rayfuse.spec.load import check
+    from rayfuse.spec.load import validate_spec
 
-    job = check(json.loads(config["job"]), Job, "job")
+    job = validate_spec(json.loads(config["job"]), Job, "job")
     torch.set_num_threads(int(job.compute.cpus_per_worker))
     return job, config["rows"]
 
 
 def _worker(job: Any, rows: list[Any], stage: int) -> Any:
-    from rayfuse.spec.deepspeed import DeepSpeed
-    from rayfuse.train.engine import read_options
-    from rayfuse.train.loop import Worker
+    from rayfuse.spec.deepspeed import DeepSpeedConfig
+    from rayfuse.train.build_trainer import build_trainer
+    from rayfuse.train.engine import load_deepspeed_config
 
-    train = job.train.model_copy(update={"deepspeed": DeepSpeed(stage=stage)})
+    train = job.train.model_copy(update={"deepspeed": DeepSpeedConfig(stage=stage)})
     job = job.model_copy(update={"train": train})
-    return Worker(job, {"train": rows}, read_options(job))
+    return build_trainer(job, {"train": rows}, load_deepspeed_config(job))
 
 
 class _Clock:
-    """Seconds since it was made, by the clock and of the processors."""
+    """Return wall time and CPU time in seconds since its creation."""
 
     def __init__(self) -> None:
         self.clock, self.processor = time.perf_counter(), time.process_time()
@@ -165,14 +165,14 @@ class _Clock:
 
 
 def timed(work: Any, rows: int) -> float:
-    """Rows per second of work on so many."""
+    """Return rows per second."""
     started = time.perf_counter()
     work()
     return rows / (time.perf_counter() - started)
 
 
 def _take_turns(sides: Sides) -> Turns:
-    """All rounds but the first, which decodes the rows and warms up."""
+    """Drop the first round, which decodes the rows and warms up."""
     turns: Turns = {name: [] for name in sides}
     for turn in range(ROUNDS + 1):
         for name in list(sides)[:: -1 if turn % 2 else 1]:
@@ -187,12 +187,12 @@ def _measure_bare(config: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from rayfuse.model.fused import FusedModel
-    from rayfuse.train.groups import parameter_groups
+    from rayfuse.train.param_groups import build_param_groups
 
     job, rows = _job_and_rows(config)
     workers = {stage: _worker(job, rows, stage) for stage in (0, 1, 2, 3)}
     model = FusedModel(job)
-    optimizer = torch.optim.AdamW(parameter_groups(job, model), betas=job.train.optimizer.betas)
+    optimizer = torch.optim.AdamW(build_param_groups(job, model), betas=job.train.optimizer.betas)
     started = time.perf_counter()
     sides: Sides = {f"stage {stage}": worker.train_epoch for stage, worker in workers.items()}
     sides["bare"] = lambda epoch: _bare_epoch(workers[0], model, optimizer, epoch)
@@ -201,7 +201,7 @@ def _measure_bare(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _bare_epoch(worker: Any, model: Any, optimizer: Any, epoch: int) -> None:
-    """What one would write without Rayfuse, over the very batches of its loop."""
+    """Train in bare PyTorch on the same batches."""
     import torch
 
     from rayfuse.train.precision import DTYPES
@@ -209,7 +209,7 @@ def _bare_epoch(worker: Any, model: Any, optimizer: Any, epoch: int) -> None:
     model.train()
     dtype = DTYPES[worker.precision]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for batches, rows in worker.loader.steps(epoch):
+    for batches, rows in worker.loader.iter_epoch(epoch):
         for batch in batches:
             with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
                 loss = model.total_loss(model.losses(model(batch), batch), batch) / rows
@@ -220,7 +220,7 @@ def _bare_epoch(worker: Any, model: Any, optimizer: Any, epoch: int) -> None:
 
 
 def _measure_trainer(config: dict[str, Any]) -> dict[str, Any]:
-    """Trainer trains once, and waits at the end of each epoch for Rayfuse to train one."""
+    """Run transformers' Trainer once, and let it wait at the end of each epoch for an epoch of Rayfuse."""
     from transformers import TrainerCallback
 
     job, rows = _job_and_rows(config)
@@ -260,7 +260,9 @@ def _trainer(job: Any, rows: list[Any], precision: str, folder: str, turns: Any)
         for row in rows
     ]
     whole = AutoModelForSequenceClassification.from_pretrained(text.encoder.model, num_labels=2)
-    lora = LoraConfig(r=LORA["r"], lora_alpha=LORA["alpha"], target_modules="all-linear", task_type="SEQ_CLS")
+    lora = LoraConfig(
+        r=LORA["r"], lora_alpha=LORA["lora_alpha"], target_modules="all-linear", task_type="SEQ_CLS"
+    )
     options = TrainingArguments(
         folder,
         num_train_epochs=ROUNDS + 1,

@@ -1,4 +1,4 @@
-"""What a trial costs beside its training, and how many of them an hour brings, on the digits with one CPU each."""
+"""Overhead of a trial and trials per hour, on the digits job with one CPU per trial."""
 
 import json
 import os
@@ -14,11 +14,11 @@ TRIALS = 6
 
 
 def run() -> None:
-    """Print the overhead of a trial (asked for until its first step), its share of the trial, and trials per hour."""
+    """Print the startup time of a trial (from its suggestion to its first step), its fraction of the trial, and trials per hour."""
     from rayfuse.demo.run import prepare
 
-    prepare(ROOT, print)
-    one_epoch = "trial={train.epochs: 1, compute.workers: 1}"
+    prepare(ROOT)
+    one_epoch = "trial_overrides={train.epochs: 1, compute.workers: 1}"
     settings = [f"search={{type: random, trials: {TRIALS}}}", "scheduler={type: none}", one_epoch]
     with tempfile.TemporaryDirectory() as storage:
         done = subprocess.run(
@@ -34,14 +34,14 @@ def run() -> None:
             check=True,
             stdout=subprocess.PIPE,
         )
-    found = json.loads(done.stdout.splitlines()[-1])
-    overheads = [trial["overhead"] for trial in found["trials"]]
-    shares = [trial["overhead"] / trial["seconds"] for trial in found["trials"]]
+    leaderboard = json.loads(done.stdout.splitlines()[-1])
+    startups = [trial["startup_seconds"] for trial in leaderboard["trials"]]
+    fractions = [trial["startup_seconds"] / trial["seconds"] for trial in leaderboard["trials"]]
     print(
         f"tuning      {TRIALS} trials of one epoch of the digits, one CPU each, {os.cpu_count()} cores, 2 at a time"
     )
     print(
-        f"tuning      asked for until its first step: median {statistics.median(overheads):.1f} s "
-        f"(from {min(overheads):.1f} to {max(overheads):.1f}), {statistics.median(shares):.2f} of the whole trial"
+        f"tuning      from suggestion to first step: median {statistics.median(startups):.1f} s "
+        f"(from {min(startups):.1f} to {max(startups):.1f}), {statistics.median(fractions):.2f} of the trial"
     )
-    print(f"tuning      {found['trials_per_hour']:.1f} trials per hour")
+    print(f"tuning      {leaderboard['trials_per_hour']:.1f} trials per hour")

@@ -1,4 +1,4 @@
-"""A cluster spec that is right, and more than twenty that are wrong, each with what must be said about it."""
+"""A valid cluster spec, and more than twenty invalid ones with the error that each raises."""
 
 from pathlib import Path
 from typing import Any
@@ -23,17 +23,17 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "cpu in words": ({"head.cpu": "four"}, "head.cpu: 'four' is not a number of CPUs; write 4, 0.5 or 500m"),
     "no cpu at all": ({"head.cpu": 0}, "head.cpu: 0 is not a number of CPUs"),
     "memory in GB": ({"head.memory": "16GB"}, "head.memory: '16GB' is not a quantity of Kubernetes; write 512Mi"),
-    "memory without a unit": ({"head.memory": 16}, "head.memory: 16 is not an amount that helps: a number alone counts bytes"),
-    "CPUs given twice": ({"head.ray": {"num-cpus": 4}}, "head.ray.num-cpus: given twice; `cpu` beside it is enough"),
+    "memory without a unit": ({"head.memory": 16}, "head.memory: 16 is not a usable amount: a number without a unit counts bytes"),
+    "CPUs given twice": ({"head.ray": {"num-cpus": 4}}, "head.ray.num-cpus: given twice; set only `cpu`"),
     "memory given twice": (
         {"workers.cpu.ray": {"memory": 10**9}},
-        "workers.cpu.ray.memory: given twice; `memory` beside it is enough",
+        "workers.cpu.ray.memory: given twice; set only `memory`",
     ),
     "GPUs given twice": (
         {"workers.cpu.gpus": 1, "workers.cpu.ray": {"num-gpus": 1}},
-        "workers.cpu.ray.num-gpus: given twice; `gpus` beside it is enough",
+        "workers.cpu.ray.num-gpus: given twice; set only `gpus`",
     ),
-    "labels for ray start": ({"head.ray": {"labels": "a=b"}}, "head.ray.labels: KubeRay refuses it here"),
+    "labels for ray start": ({"head.ray": {"labels": "a=b"}}, "head.ray.labels: KubeRay rejects it here"),
     "an option that KubeRay sets": ({"head.ray": {"block": True}}, "head.ray.block: KubeRay sets it; leave it out"),
     "an option with two values": ({"head.ray": {"a": [1]}}, "head.ray.a: should be a valid string, not [1]"),
     "an accelerator without GPUs": (
@@ -44,15 +44,15 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a negative min": ({"workers.cpu.min": -1}, "workers.cpu.min: should be greater than or equal to 0, not -1"),
     "a group's name in capitals": (
         {"workers": {"GPU_1": {"max": 1, "cpu": 1, "memory": "1Gi"}}},
-        "workers.GPU_1: 'GPU_1' is not a name of a group; write at most 63 of a-z, 0-9 and -",
+        "workers.GPU_1: 'GPU_1' is not a group name; write at most 63 of a-z, 0-9 and -",
     ),
     "a group's name that is too long": (
         {"workers": {"g" * 64: {"max": 1, "cpu": 1, "memory": "1Gi"}}},
         f"workers.{'g' * 64}: ",
     ),
-    "a group called as the head": (
+    "a group named like the head": (
         {"workers": {"headgroup": {"max": 1, "cpu": 1, "memory": "1Gi"}}},
-        "workers.headgroup: 'headgroup' is not a name of a group: KubeRay calls the head so",
+        "workers.headgroup: 'headgroup' is not a group name: KubeRay reserves it for the head",
     ),
     "an unknown submission mode": (
         {"submission.mode": "InteractiveMode"},
@@ -63,15 +63,15 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "submission.ttl: a time to live needs `shutdown: true`; leave one of the two out",
     ),
     "a deadline of nothing": (
-        {"submission.deadline": "0s"},
-        "submission.deadline: should be greater than or equal to 1, not '0s'",
+        {"submission.active_deadline": "0s"},
+        "submission.active_deadline: should be greater than or equal to 1, not '0s'",
     ),
     "negative retries": (
-        {"submission.retries": -1},
-        "submission.retries: should be greater than or equal to 0, not -1",
+        {"submission.backoff_limit": -1},
+        "submission.backoff_limit: should be greater than or equal to 0, not -1",
     ),
     "a queue without shutdown": (
-        {"queue": "team-a", "submission.shutdown": False},
+        {"kueue_queue": "team-a", "submission.shutdown": False},
         "submission.shutdown: false, but Kueue needs to get the cluster back",
     ),
     "a token in plain sight": (
@@ -80,23 +80,23 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a password in plain sight": ({"env.PGPASSWORD": "hush"}, "env.PGPASSWORD: looks like a secret"),
     "a password in a URL": ({"env.DATABASE": "postgresql://ann:hush@db/x"}, "env.DATABASE: looks like a secret"),
-    "a variable that is none": ({"env.MY-DATA": "/data"}, "env.MY-DATA: not a name of a variable"),
+    "an invalid variable name": ({"env.MY-DATA": "/data"}, "env.MY-DATA: not a variable name"),
     "a variable that KubeRay sets": ({"env.RAY_ADDRESS": "auto"}, "env.RAY_ADDRESS: KubeRay sets it in every pod"),
-    "a variable that is yes or no": ({"env.FAST": True}, "env.FAST: should be a valid string, not True"),
-    "a Ray without tokens": ({"ray_version": "2.40.0"}, "ray_version: '2.40.0' is not a Ray that can ask for a token"),
-    "a Ray that is no version": ({"ray_version": "latest"}, "ray_version: 'latest' is not a version of Ray"),
+    "a boolean variable": ({"env.FAST": True}, "env.FAST: should be a valid string, not True"),
+    "a Ray without tokens": ({"ray_version": "2.40.0"}, "ray_version: '2.40.0' is not a version with token authentication"),
+    "an invalid Ray version": ({"ray_version": "latest"}, "ray_version: 'latest' is not a Ray version"),
     "a Secret given twice": ({"secrets.env": ["a", "a"]}, "secrets.env.1: a is given twice"),
     "a Secret in capitals": ({"secrets.env": ["AWS"]}, "secrets.env.0: 'AWS' is not a name on Kubernetes"),
     "a volume over the spec": (
-        {"volumes.etc": {"claim": "etc", "path": "/etc/rayfuse"}},
+        {"volumes.etc": {"pvc": "etc", "path": "/etc/rayfuse"}},
         "volumes.etc.path: '/etc/rayfuse' is not a free folder: /etc/rayfuse/spec is where pods find the spec",
     ),
     "a volume at a relative path": (
-        {"volumes.runs": {"claim": "runs", "path": "runs"}},
+        {"volumes.runs": {"pvc": "runs", "path": "runs"}},
         "volumes.runs.path: 'runs' is not a folder in a pod",
     ),
     "volumes in one another": (
-        {"volumes": {"a": {"claim": "a", "path": "/mnt"}, "b": {"claim": "b", "path": "/mnt/b"}}},
+        {"volumes": {"a": {"pvc": "a", "path": "/mnt"}, "b": {"pvc": "b", "path": "/mnt/b"}}},
         "volumes.b.path: /mnt/b lies in /mnt of volumes.a.path; mount them side by side",
     ),
     "a toleration of everything and something": (

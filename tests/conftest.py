@@ -1,6 +1,7 @@
-"""What all tests share: the marker of their folder, and the data that lies beside some checkouts."""
+"""Markers by folder, and fixtures for all tests."""
 
 import gc
+import signal
 import sys
 from pathlib import Path
 
@@ -8,6 +9,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MARKED_FOLDERS = ("ray", "k8s", "browser", "gpu")
+
+
+def pytest_configure() -> None:
+    """Restore the handling of SIGINT in processes that tests start; background jobs of a shell ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -18,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What has been imported and collected stays to the end: Python need not look through it again."""
+    """Freeze imported modules and collected tests, so that the garbage collector skips them."""
     gc.collect()
     gc.freeze()
     if torch := sys.modules.get("torch"):
@@ -27,14 +34,14 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session")
 def root() -> Path:
-    """The top folder of the checkout."""
+    """Return the top folder of the checkout."""
     return ROOT
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """`../shared`: real data and tools that lie beside some checkouts."""
+    """Return `../shared`, real data and tools that exist next to some checkouts."""
     folder = ROOT.parent / "shared"
     if not folder.is_dir():
-        pytest.skip("../shared is not beside this checkout")
+        pytest.skip("../shared does not exist")
     return folder

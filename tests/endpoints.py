@@ -1,4 +1,4 @@
-"""What tests of endpoints share, with Ray and without."""
+"""Helpers for tests of endpoints, with and without Ray."""
 
 import base64
 from pathlib import Path
@@ -8,36 +8,36 @@ from tiny_jobs import make_model_folder, tiny_job
 
 
 def b64(content: bytes) -> dict[str, str]:
-    """A file as a JSON request gives it."""
+    """Return a file in the form of a JSON request."""
     return {"b64": base64.b64encode(content).decode()}
 
 
-def refused(response: Any, status: int, says: str = "") -> dict[str, Any]:
-    """The problem that a response tells, after checking its form."""
+def problem_of(response: Any, status: int, detail: str = "") -> dict[str, Any]:
+    """Return the problem of a response, after checking its members."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     problem: dict[str, Any] = response.json()
     assert problem["status"] == status
-    assert says in problem["detail"]
+    assert detail in problem["detail"]
     assert "Traceback" not in response.text
     return problem
 
 
 def make_served_model(folder: Path) -> Path:
-    """A model of a picture, a text and, optionally, a clip, that has learnt a little."""
+    """Return a slightly trained model of an image, a text and, optionally, a clip."""
     job = tiny_job(folder / "data", audio=True, **{"inputs.image.optional": False, "data.max_bad_rows": 1.0})
     return make_model_folder(folder, steps=20, job=job)
 
 
-def make_champion(tracking: str, folder: Path, name: str) -> int:
-    """Register a model folder as `rayfuse train` does and promote it; its version."""
-    from rayfuse.model.folder import read_job
-    from rayfuse.registry.deciding import promote
-    from rayfuse.registry.storing import register
+def make_champion(tracking_uri: str, folder: Path, name: str) -> int:
+    """Register a model folder as `rayfuse train` does, promote it, and return its version."""
+    from rayfuse.model.model_io import load_job
+    from rayfuse.registry.mlflow_connection import connect
+    from rayfuse.registry.promotion import promote
+    from rayfuse.registry.registration import register
     from rayfuse.registry.tracker import Tracker
-    from rayfuse.registry.tracking import connect
 
-    client, job = connect(tracking), read_job(folder)[0].model_copy(update={"name": name})
+    client, job = connect(tracking_uri), load_job(folder)[0].model_copy(update={"name": name})
     tracker = Tracker.start(client, job, "run", folder.parent / "metrics.jsonl")
     measured = {"metrics": {"answer/accuracy": 0.9, "loss": 0.1}, "by_inputs": {}, "split": "test"}
     version = register(client, tracker.run_id, job, folder, {}, measured, {"test": "digest"})

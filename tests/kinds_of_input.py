@@ -1,4 +1,4 @@
-"""A tiny job that reads every kind of input, with encoders of its own by import path."""
+"""A tiny job with inputs of every type and custom encoders by import path."""
 
 import json
 import random
@@ -11,7 +11,7 @@ from tiny_jobs import write_image, write_rows
 from torch import nn
 
 from rayfuse.model.encoders import Encoder
-from rayfuse.model.tokens import Tokens, mean_token, one_token
+from rayfuse.model.tokens import Tokens, as_single_token, mean_pool
 from rayfuse.spec.job import Job
 from rayfuse.spec.load import load_spec
 
@@ -19,7 +19,7 @@ CITIES = ["Rome", "Oslo", "Bern"]
 
 
 class Frames(Encoder):
-    """The mean colour of each frame that is there."""
+    """Mean color of the unmasked frames."""
 
     width = 3
 
@@ -30,40 +30,42 @@ class Frames(Encoder):
     def forward(self, frames: torch.Tensor, frame_mask: torch.Tensor, frame_times: torch.Tensor) -> Tokens:  # type: ignore[override]
         colours = self.linear(frames.mean(dim=(3, 4)))
         assert frame_times.shape == frame_mask.shape
-        return one_token(mean_token(colours, frame_mask.bool()))
+        return as_single_token(mean_pool(colours, frame_mask.bool()))
 
 
 class Readings(Encoder):
-    """The mean of each channel's readings."""
+    """Mean of each channel."""
 
     def __init__(self, options: Any, source: Any) -> None:
         super().__init__(options, source)
-        self.width = source.count
+        self.width = source.num_channels
         self.linear = nn.Linear(self.width, self.width)
 
     def forward(self, values: torch.Tensor, observed: torch.Tensor, step_mask: torch.Tensor) -> Tokens:  # type: ignore[override]
         counted = (observed * step_mask.unsqueeze(1)).sum(dim=2).clamp(min=1)
-        return one_token(self.linear((values * observed).sum(dim=2) / counted))
+        return as_single_token(self.linear((values * observed).sum(dim=2) / counted))
 
 
 class Columns(Encoder):
-    """Numbers, and an embedding for each column of categories."""
+    """Numbers, and an embedding per category column."""
 
     width = 8
 
     def __init__(self, options: Any, source: Any) -> None:
         super().__init__(options, source)
-        self.numbers = nn.Linear(2 * len(source.numbers), 8)
-        self.names = nn.ModuleList(nn.Embedding(2 + len(known), 8) for known in source.categories.values())
+        self.numbers = nn.Linear(2 * len(source.numeric_columns), 8)
+        self.names = nn.ModuleList(
+            nn.Embedding(2 + len(known), 8) for known in source.category_vocabularies.values()
+        )
 
     def forward(self, numbers: torch.Tensor, missing: torch.Tensor, categories: torch.Tensor) -> Tokens:  # type: ignore[override]
         parts = [self.numbers(torch.cat([numbers, missing], dim=1))]
         parts += [embed(categories[:, place]) for place, embed in enumerate(self.names)]
-        return one_token(torch.stack(parts).sum(dim=0))
+        return as_single_token(torch.stack(parts).sum(dim=0))
 
 
 class Items(Encoder):
-    """The mean of the items' embeddings."""
+    """Mean of the item embeddings."""
 
     width = 8
 
@@ -73,7 +75,7 @@ class Items(Encoder):
         self.age = nn.Linear(1, 8)
 
     def forward(self, items: torch.Tensor, ages: torch.Tensor, item_mask: torch.Tensor) -> Tokens:  # type: ignore[override]
-        return one_token(mean_token(self.items(items) + self.age(ages.unsqueeze(2)), item_mask.bool()))
+        return as_single_token(mean_pool(self.items(items) + self.age(ages.unsqueeze(2)), item_mask.bool()))
 
 
 def own(name: str) -> dict[str, str]:
@@ -81,26 +83,36 @@ def own(name: str) -> dict[str, str]:
 
 
 def inputs() -> dict[str, Any]:
-    sound = {"sample_rate": 8000, "max_seconds": 0.5, "encoder": {"type": "conv", "width": 4}}
+    sound = {"sample_rate": 8000, "max_seconds": 0.5, "encoder": {"type": "conv", "hidden_size": 4}}
     return {
-        "clip": {"type": "video", "frames": 3, "size": 16, "encoder": own("Frames"), "optional": True},
-        "sound": {"type": "audio", "track_of": "clip", "optional": True, **sound},
-        "sensor": {"type": "series", "channels": ["x", "y"], "encoder": own("Readings"), "optional": True},
-        "person": {"type": "table", "columns": ["age", "city"], "encoder": own("Columns"), "optional": True},
-        "history": {"type": "sequence", "encoder": own("Items"), "optional": True},
-        "pictures": {
+        "clip": {"type": "video", "num_frames": 3, "size": 16, "encoder": own("Frames"), "optional": True},
+        "sound": {"type": "audio", "audio_of": "clip", "optional": True, **sound},
+        "sensor": {
+            "type": "timeseries",
+            "channels": ["x", "y"],
+            "encoder": own("Readings"),
+            "optional": True,
+        },
+        "person": {
+            "type": "tabular",
+            "columns": ["age", "city"],
+            "encoder": own("Columns"),
+            "optional": True,
+        },
+        "history": {"type": "item_sequence", "encoder": own("Items"), "optional": True},
+        "images": {
             "type": "image",
             "size": 8,
             "max_items": 3,
-            "encoder": {"type": "conv", "width": 4},
+            "encoder": {"type": "conv", "hidden_size": 4},
             "optional": True,
         },
-        "text": {"type": "text", "max_tokens": 16, "encoder": {"type": "conv", "width": 4}},
+        "text": {"type": "text", "max_tokens": 16, "encoder": {"type": "conv", "hidden_size": 4}},
     }
 
 
 def make_rows(folder: Path, n: int = 32) -> list[dict[str, Any]]:
-    """Rows of every kind; every fourth has no video, and one video has no sound."""
+    """Rows with inputs of every type; every fourth has no video, and one of the two videos has no audio."""
     folder.mkdir(parents=True, exist_ok=True)
     chance = random.Random(0)
     for colour in ("red", "green"):
@@ -114,7 +126,7 @@ def make_rows(folder: Path, n: int = 32) -> list[dict[str, Any]]:
             "age": None if i % 5 == 0 else 20 + i,
             "city": CITIES[i % 3],
             "history": [{"id": i % 4, "time": 5 * k} for k in range(i % 3)],
-            "pictures": ["red.png", "green.png", "red.png"][: i % 4],
+            "images": ["red.png", "green.png", "red.png"][: i % 4],
             "text": "bright or dark?",
             "label": ["dark", "bright"][i % 2],
         }

@@ -1,4 +1,4 @@
-"""A real MLflow server on a port of its own, that tests may kill and start again."""
+"""MLflow server on a free port, which tests may kill and restart."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ _START_SECONDS = 180
 
 
 class Server:
-    """An `mlflow server` over a database and an artifact folder in `folder`."""
+    """An `mlflow server` with its database and artifacts in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -40,7 +40,7 @@ class Server:
             time.sleep(0.2)
 
     def kill(self) -> None:
-        """End the server and its children at once, as a crash would."""
+        """Kill the server and its children, as in a crash."""
         if self.process is not None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()

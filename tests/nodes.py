@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this machine, with a token, ports and a folder of its own.
+"""A Ray cluster of several nodes on this machine, with its own token, ports and folder.
 
 `rayfuse.cluster.local` has one node only: Ray lets several share a machine only if they listen beyond loopback.
 """
@@ -47,12 +47,12 @@ class Nodes:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a driver must have in its environment, instead of all else that speaks of Ray."""
+        """Environment variables of a driver, which replace all others of Ray."""
         others = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         return {**others, **self._token, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ADDRESS": self.address}
 
     def add(self, cpus: int) -> int:
-        """One more worker node; its number."""
+        """Start another worker node and return its number."""
         self._ports += free_ports(len(_NODE_PORTS))
         self._found(
             self._start(f"--address={self.address}", f"--num-cpus={cpus}"), "Ray runtime started", "."
@@ -60,7 +60,7 @@ class Nodes:
         return len(self._processes) - 1
 
     def kill(self, number: int) -> None:
-        """End a node and all of its processes as a power cut would; 0 is the head."""
+        """Kill a node and all of its processes, as in a power cut; 0 is the head."""
         process = self._processes[number]
         self._killed.add(process.pid)
         for child in psutil.Process(process.pid).children(recursive=True):
@@ -70,12 +70,12 @@ class Nodes:
         process.wait(20)
 
     def manager_port(self, number: int) -> int:
-        """By which Ray's list of nodes tells them apart."""
+        """Return the port that identifies a node in Ray's list of nodes."""
         [option] = [o for o in self._processes[number].args if str(o).startswith("--node-manager-port=")]
         return int(str(option).partition("=")[2])
 
     def processes(self, number: int) -> list[psutil.Process]:
-        """The processes of a node."""
+        """Return the processes of a node."""
         return psutil.Process(self._processes[number].pid).children(recursive=True)
 
     def stop(self) -> None:
@@ -115,7 +115,7 @@ class Nodes:
         return log
 
     def _found(self, log: Path, before: str, after: str) -> str:
-        """What stands between two texts in a log, as soon as it does."""
+        """Wait for a text between two others in a log, and return it."""
         deadline = time.monotonic() + _START_SECONDS
         while before not in (text := log.read_text()):
             self._check(deadline)

@@ -1,4 +1,4 @@
-"""Ranks of a training as plain processes over gloo, without Ray."""
+"""Run ranks as plain processes over gloo, without Ray."""
 
 import multiprocessing
 import os
@@ -10,18 +10,18 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
-IMPORTED = ["deepspeed", "peft", "transformers.integrations.deepspeed", "rayfuse.train.loop"]
-"""What the server of all ranks imports once, before it forks them: that takes much longer than their work."""
+IMPORTED = ["deepspeed", "peft", "transformers.integrations.deepspeed", "rayfuse.train.build_trainer"]
+"""Modules that the fork server imports once for all ranks, as imports take longer than the tests."""
 
 
 def spawn(work: Callable[..., None], world: int, *arguments: Any) -> None:
-    """Call `work(rank, world, *arguments)` in so many processes that are one process group, one thread each."""
+    """Call `work(rank, world, *arguments)` in `world` processes of one process group, with one thread each."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     os.environ.setdefault(
         "DS_ACCELERATOR", "cpu"
-    )  # read when it is first imported, which is now before `work`
+    )  # read at the first import of deepspeed, which is before `work`
     multiprocessing.set_forkserver_preload(IMPORTED)
     mp.start_processes(_join, (work, world, port, arguments), nprocs=world, start_method="forkserver")
 
@@ -33,7 +33,7 @@ def _join(rank: int, work: Callable[..., None], world: int, port: int, arguments
     torch.distributed.init_process_group("gloo")
     with tempfile.TemporaryDirectory(
         prefix="rayfuse-rank-"
-    ) as scratch:  # such processes clear nothing up at exit
+    ) as scratch:  # these processes do not run exit handlers
         tempfile.tempdir = scratch
         work(rank, world, *arguments)
     torch.distributed.destroy_process_group()

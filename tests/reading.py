@@ -1,10 +1,12 @@
-"""Rows of files, all at once: tests have few."""
+"""Read all rows of files at once."""
 
-from rayfuse.data.readers import Cell, data_files, read_rows
-from rayfuse.data.rows import BadRow, Row
+from rayfuse.data.readers import CellParser, list_data_files, read_rows
+from rayfuse.data.rows import InvalidRow, Row
 
 
-def read_all(url: str, cells: dict[str, Cell] | None = None) -> tuple[list[Row], list[BadRow]]:
-    """The rows of all files of a URL, and the lines that are no rows."""
-    found = [row for file in data_files(url) for row in read_rows(file, cells)]
-    return [row for row in found if isinstance(row, Row)], [row for row in found if isinstance(row, BadRow)]
+def read_all(url: str, cells: dict[str, CellParser] | None = None) -> tuple[list[Row], list[InvalidRow]]:
+    """Return the rows of all files of a URL, and the invalid rows."""
+    found = [row for file in list_data_files(url) for row in read_rows(file, cells)]
+    return [row for row in found if isinstance(row, Row)], [
+        row for row in found if isinstance(row, InvalidRow)
+    ]

@@ -1,4 +1,4 @@
-"""A real S3 server of this machine, and a way to it that can be cut."""
+"""A local S3 server, and a proxy to it that can be disconnected."""
 
 import contextlib
 import socket
@@ -21,7 +21,7 @@ class S3:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs to reach it."""
+        """Environment variables of a client."""
         return {
             "AWS_ENDPOINT_URL": self.url,
             "AWS_ACCESS_KEY_ID": "test",
@@ -37,7 +37,7 @@ class S3:
 
 @contextlib.contextmanager
 def s3_server(folder: Path) -> Iterator[S3]:
-    """Starts it, with its log in FOLDER."""
+    """Start the server with its log in FOLDER."""
     import httpx
 
     [port] = free_ports(1)
@@ -60,11 +60,11 @@ def s3_server(folder: Path) -> Iterator[S3]:
 
 
 class Cuttable(S3):
-    """The way to a server over a port of its own, on which connections can be refused for a while."""
+    """Proxy of a server on another port, which can reject connections for a while."""
 
     def __init__(self, behind: S3) -> None:
         self.behind = behind
-        self.refused = 0
+        self.num_rejected = 0
         self._until = 0.0
         self._listener = socket.create_server(("127.0.0.1", 0))
         super().__init__(f"http://127.0.0.1:{self._listener.getsockname()[1]}")
@@ -91,11 +91,11 @@ class Cuttable(S3):
             back.join()
 
     def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
-        """Until one of them ends, or the way is cut."""
+        """Forward bytes until one side closes, or the proxy is disconnected."""
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
                 if time.monotonic() < self._until:
-                    self.refused += 1
+                    self.num_rejected += 1
                     break
                 target.sendall(data)
         for end in (source, target):

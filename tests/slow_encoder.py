@@ -1,4 +1,4 @@
-"""A picture encoder that takes its time, so that a fault can be injected between two steps of a tiny job."""
+"""A slow image encoder, so that a fault can be injected between two steps of a tiny job."""
 
 import contextlib
 import time
@@ -8,14 +8,14 @@ import torch
 from torch import nn
 
 from rayfuse.model.encoders import Encoder
-from rayfuse.model.tokens import Tokens, one_token
-from rayfuse.spec.base import Block
+from rayfuse.model.tokens import Tokens, as_single_token
+from rayfuse.spec.base import SpecModel
 
 
 class SlowMean(Encoder):
-    """The mean colour, after `seconds` where it is trained; for ever where it finds and takes the file `hang`."""
+    """Return the mean color after `seconds` in training; hang forever if the file `hang` exists, which is removed."""
 
-    class Options(Block):
+    class Options(SpecModel):
         seconds: float = 0.1
         hang: str = "/nowhere"
 
@@ -31,9 +31,9 @@ class SlowMean(Encoder):
             time.sleep(self.options.seconds)
             with contextlib.suppress(FileNotFoundError):
                 Path(self.options.hang).unlink()
-                hang_for_ever()
-        return one_token(self.linear(pixel_values.mean(dim=(2, 3))))
+                hang_forever()
+        return as_single_token(self.linear(pixel_values.mean(dim=(2, 3))))
 
 
-def hang_for_ever() -> None:
+def hang_forever() -> None:
     time.sleep(100_000)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class SmallDisk:
-    """A file system in memory of `megabytes` at `path`, in a mount namespace of its own (Linux)."""
+    """A file system in memory of `megabytes` at `path`, in its own mount namespace (Linux)."""
 
     def __init__(self, path: Path, megabytes: int) -> None:
         self.path = path
@@ -25,7 +25,7 @@ class SmallDisk:
 
     @property
     def prefix(self) -> list[str]:
-        """What to put before a command that is to see the disk."""
+        """Prefix of a command that uses the disk."""
         return [
             "nsenter", "--target", str(self._holder.pid), "--user", "--mount", "--preserve-credentials",
             f"--wdns={os.getcwd()}", "--",
@@ -36,7 +36,7 @@ class SmallDisk:
         return Path(f"/proc/{self._holder.pid}/root{self.path}")
 
     def fill(self) -> None:
-        """Leave no room, also for what is freed within a moment."""
+        """Fill the disk completely, including space that is freed within a moment."""
         for _ in range(20):
             with contextlib.suppress(OSError), (self.seen_from_here / "ballast").open("ab") as file:
                 while True:

@@ -1,4 +1,4 @@
-"""Tiny videos that tests make on the spot: each frame a shade of grey, with a tone or without sound."""
+"""Tiny videos, encoded by tests: each frame a shade of gray, with a tone or without audio."""
 
 import io
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ def make_clip(
     kind: str = "mp4",
     top: int | None = None,
 ) -> bytes:
-    """A video with a frame of each shade; `pitch`: of its sound; `top`: the shade of the upper half of all frames."""
+    """Return a video with a frame of each shade, a tone of `pitch`, and the shade `top` in all upper halves."""
     file = io.BytesIO()
     with av.open(file, "w", format=kind) as container:
         video = container.add_stream("gif" if kind == "gif" else "mpeg4", rate=fps)
@@ -42,7 +42,7 @@ def make_clip(
 
 
 def make_track(pitch: float = 440.0, seconds: float = 1.0, kind: str = "mp4") -> bytes:
-    """Sound alone, in AAC."""
+    """Return audio only, in AAC."""
     file = io.BytesIO()
     with av.open(file, "w", format=kind) as container:
         audio = container.add_stream("aac", rate=RATE, layout="stereo")

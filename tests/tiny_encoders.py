@@ -1,4 +1,4 @@
-"""Tiny pretrained encoders in Hugging Face's layout, with random weights: made from a configuration in milliseconds."""
+"""Write tiny encoders with random weights in Hugging Face layout."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ _LAYERS = {
 
 
 def bert(folder: Path) -> Path:
-    """A text encoder that knows a dozen words and reads up to 32 tokens."""
+    """Write a text encoder with a vocabulary of 15 tokens and 32 positions."""
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     words = {word: number for number, word in enumerate(_WORDS)}
@@ -41,7 +41,7 @@ def bert(folder: Path) -> Path:
 
 
 def vit(folder: Path) -> Path:
-    """An image encoder of 16 × 16 pixels."""
+    """Write an image encoder for 16 × 16 pixels."""
     from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
 
     ViTModel(ViTConfig(image_size=16, patch_size=8, **_LAYERS)).save_pretrained(folder)
@@ -50,7 +50,7 @@ def vit(folder: Path) -> Path:
 
 
 def clip(folder: Path) -> Path:
-    """A model of two encoders, for pictures of 16 × 16 pixels and for texts."""
+    """Write a model of two encoders, for images of 16 × 16 pixels and for texts."""
     from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
     text = {**_LAYERS, "vocab_size": 32, "bos_token_id": 1, "eos_token_id": 2}
@@ -62,7 +62,7 @@ def clip(folder: Path) -> Path:
 
 
 def resnet(folder: Path) -> Path:
-    """A convolutional image encoder: maps instead of tokens, batch norm, no width of its own."""
+    """Write a convolutional image encoder with feature maps instead of tokens, batch norm, and no hidden_size."""
     from transformers import ConvNextImageProcessorPil, ResNetConfig, ResNetModel
 
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
@@ -72,7 +72,7 @@ def resnet(folder: Path) -> Path:
 
 
 def wav2vec2(folder: Path) -> Path:
-    """A sound encoder of 8000 samples a second that, as published ones do, skips layers and masks while training."""
+    """Write an audio encoder at 8000 Hz that skips layers and masks positions in training, like published ones."""
     from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
     layers = {key: value for key, value in _LAYERS.items() if key != "hidden_dropout_prob"}
@@ -93,7 +93,7 @@ def wav2vec2(folder: Path) -> Path:
 
 
 def whisper(folder: Path) -> Path:
-    """The encoder and decoder of sounds of up to a second at 16000 samples a second."""
+    """Write an encoder and decoder for audio of up to 1 s at 16000 Hz."""
     from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
     sizes = {"encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 32}
@@ -118,7 +118,7 @@ def whisper(folder: Path) -> Path:
 
 
 def roberta(folder: Path) -> Path:
-    """A text encoder whose positions begin after its padding symbol."""
+    """Write a text encoder whose positions start after the padding index."""
     from transformers import BertTokenizerFast, RobertaConfig, RobertaModel
 
     words = {word: number for number, word in enumerate(_WORDS)}
@@ -129,7 +129,7 @@ def roberta(folder: Path) -> Path:
 
 
 def gpt2(folder: Path) -> Path:
-    """A causal text encoder with transposed linear maps; its tokenizer knows no padding, as published ones."""
+    """Write a causal text encoder with transposed linear layers and without a padding token, like published ones."""
     from transformers import BertTokenizerFast, GPT2Config, GPT2Model
 
     words = {word: number for number, word in enumerate(_WORDS)}
@@ -142,7 +142,7 @@ def gpt2(folder: Path) -> Path:
 
 
 def llama(folder: Path) -> Path:
-    """A causal text encoder with rotated positions."""
+    """Write a causal text encoder with rotary positions."""
     from transformers import BertTokenizerFast, LlamaConfig, LlamaModel
 
     words = {word: number for number, word in enumerate(_WORDS)}
@@ -154,7 +154,7 @@ def llama(folder: Path) -> Path:
 
 
 def dinov2(folder: Path) -> Path:
-    """An image encoder of 16 × 16 pixels with a mask token that only pretraining uses."""
+    """Write an image encoder for 16 × 16 pixels with a mask token that only pretraining uses."""
     from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 
     sizes = {key: value for key, value in _LAYERS.items() if key != "intermediate_size"}
@@ -165,7 +165,7 @@ def dinov2(folder: Path) -> Path:
 
 
 def hubert(folder: Path) -> Path:
-    """A sound encoder of 8000 samples a second."""
+    """Write an audio encoder at 8000 Hz."""
     from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 
     layers = {key: value for key, value in _LAYERS.items() if key != "hidden_dropout_prob"}
@@ -184,7 +184,7 @@ def hubert(folder: Path) -> Path:
 
 
 def ast(folder: Path) -> Path:
-    """The Audio Spectrogram Transformer: patches of a spectrogram of 32 frames."""
+    """Write an Audio Spectrogram Transformer over 32 frames."""
     from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
 
     config = ASTConfig(

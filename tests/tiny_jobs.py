@@ -1,7 +1,7 @@
-"""Tiny rows, jobs and models that tests make on the spot: no network, no shared files, a second of work.
+"""Tiny rows, jobs and models for tests, created in a second without network or shared files.
 
-The question: a text asks for the colour of an 8 × 8 picture (`make_rows` writes red, green and blue ones) or for the
-pitch of a short clip (low, high). The picture and the clip are optional, so a model can be asked without them.
+Task: a text asks for the color of an 8 × 8 image (`make_rows` writes red, green and blue ones) or for the pitch of a
+short clip (low, high). Image and clip are optional.
 """
 
 import json
@@ -17,9 +17,9 @@ _SECONDS = 0.1
 
 
 def make_rows(folder: Path, n: int = 48, name: str = "train", audio: bool = False, seed: int = 0) -> Path:
-    """Write `n` rows with their pictures (and clips) as FOLDER/NAME.jsonl; every fifth row has no picture or clip.
+    """Write `n` rows with their images (and clips) as FOLDER/NAME.jsonl; every fifth row has no image or clip.
 
-    Columns: image, audio (with `audio`), text, label (a colour or pitch; `unknown` where the input asked for is
+    Columns: image, audio (with `audio`), text, label (a color or pitch; `unknown` if the required input is
     absent), brightness (a number).
     """
     chance = random.Random(f"{name} {seed}")
@@ -36,20 +36,20 @@ def write_rows(path: Path, rows: Sequence[Any]) -> Path:
 
 def _make_row(folder: Path, stem: str, number: int, audio: bool, chance: random.Random) -> dict[str, Any]:
     colour, pitch = list(COLOURS)[number % 3], chance.choice(list(PITCHES))
-    asked = chance.choice(["colour", "pitch"]) if audio else "colour"
-    absent = asked if number % 5 == 4 else None
-    row: dict[str, Any] = {"text": f"which {asked} is {chance.choice(['this', 'it', 'here'])}?"}
+    question = chance.choice(["colour", "pitch"]) if audio else "colour"
+    absent = question if number % 5 == 4 else None
+    row: dict[str, Any] = {"text": f"which {question} is {chance.choice(['this', 'it', 'here'])}?"}
     if absent != "colour":
         row["image"] = write_image(folder / f"{stem}.png", colour, chance).name
     if audio and absent != "pitch":
         row["audio"] = write_audio(folder / f"{stem}.wav", pitch).name
-    row["label"] = "unknown" if absent else colour if asked == "colour" else pitch
+    row["label"] = "unknown" if absent else colour if question == "colour" else pitch
     row["brightness"] = sum(COLOURS[colour]) / 3 + number % 7
     return row
 
 
 def write_image(path: Path, colour: str = "red", chance: random.Random | None = None) -> Path:
-    """A PNG of 8 × 8 pixels in about one colour."""
+    """Write a PNG of 8 × 8 pixels of about one color."""
     from PIL import Image
 
     chance = chance or random.Random(0)
@@ -59,7 +59,7 @@ def write_image(path: Path, colour: str = "red", chance: random.Random | None = 
 
 
 def roughen(folder: Path) -> None:
-    """Make the pictures noisy: under group norm, plain ones have gradients of almost zero, which Adam blows up."""
+    """Add noise to the images: under group norm, uniform ones have gradients near zero, which Adam amplifies."""
     import numpy as np
     from PIL import Image
 
@@ -72,7 +72,7 @@ def roughen(folder: Path) -> None:
 
 
 def write_audio(path: Path, pitch: str = "low") -> Path:
-    """A WAV of 0.1 s with one tone."""
+    """Write a WAV of 0.1 s with one tone."""
     import numpy as np
     import soundfile
 
@@ -82,14 +82,19 @@ def write_audio(path: Path, pitch: str = "low") -> Path:
 
 
 def job_content(folder: Path, audio: bool = False) -> dict[str, Any]:
-    """The tiny job over FOLDER/train.jsonl and FOLDER/test.jsonl as people would write it."""
+    """Return the tiny job over FOLDER/train.jsonl and FOLDER/test.jsonl as in YAML."""
     inputs: dict[str, Any] = {
-        "image": {"type": "image", "size": 8, "encoder": {"type": "conv", "width": 4}, "optional": True},
-        "text": {"type": "text", "max_tokens": 32, "encoder": {"type": "conv", "width": 4}},
+        "image": {
+            "type": "image",
+            "size": 8,
+            "encoder": {"type": "conv", "hidden_size": 4},
+            "optional": True,
+        },
+        "text": {"type": "text", "max_tokens": 32, "encoder": {"type": "conv", "hidden_size": 4}},
     }
     if audio:
         clip = {"type": "audio", "sample_rate": _RATE, "max_seconds": _SECONDS, "optional": True}
-        inputs["audio"] = {**clip, "encoder": {"type": "conv", "width": 4}}
+        inputs["audio"] = {**clip, "encoder": {"type": "conv", "hidden_size": 4}}
     return {
         "kind": "job",
         "name": "tiny",
@@ -134,14 +139,14 @@ def make_model_folder(folder: Path, steps: int = 60, seed: int = 0, job: Any = N
     import torch
 
     from rayfuse.data.dataset import load_dataset
-    from rayfuse.model.folder import save_model
-    from rayfuse.model.fused import FusedModel, trained_tensors
+    from rayfuse.model.fused import FusedModel, trainable_state_dict
+    from rayfuse.model.model_io import save_model
 
     torch.manual_seed(seed)
     job, dataset = load_dataset(job or tiny_job(folder / "data"))
     model = FusedModel(job)
     _fit(model, dataset.splits["train"], job, steps)
-    weights = {name: tensor.detach() for name, tensor in trained_tensors(model).items()}
+    weights = {name: tensor.detach() for name, tensor in trainable_state_dict(model).items()}
     save_model(folder / "model", job, weights, {"made by": "a test"})
     return folder / "model"
 
@@ -149,16 +154,16 @@ def make_model_folder(folder: Path, steps: int = 60, seed: int = 0, job: Any = N
 def _fit(model: Any, rows: Sequence[Any], job: Any, steps: int) -> None:
     import torch
 
-    from rayfuse.data.batches import collate
-    from rayfuse.data.samples import SampleMaker
+    from rayfuse.data.collate import collate
+    from rayfuse.data.samples import Preprocessor
 
-    maker = SampleMaker(job.inputs, job.tasks)
+    maker = Preprocessor(job.inputs, job.tasks)
     batch = collate([maker.from_row(row) for row in rows], maker.modalities)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # so small a model only waits for more of them, on a busy machine for long
     for _ in range(steps):
         optimizer.zero_grad()
-        model.total_loss(model.losses(model(batch), batch), batch).div(batch.size).backward()
+        model.total_loss(model.losses(model(batch), batch), batch).div(batch.batch_size).backward()
         optimizer.step()
     torch.set_num_threads(threads)

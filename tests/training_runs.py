@@ -1,4 +1,4 @@
-"""`rayfuse train` as a process, and what its run folders say meanwhile."""
+"""`rayfuse train` as a process, and the contents of its run folders while it runs."""
 
 import json
 import os
@@ -15,7 +15,7 @@ RAYFUSE = [sys.executable, "-c", "import sys; from rayfuse.cli import main; sys.
 def start_training(
     folder: Path, *options: str, before: Sequence[str] = (), **environment: str
 ) -> subprocess.Popen[str]:
-    """`rayfuse train FOLDER/job.yaml` with options, what stands `before` it, and an environment beside our own."""
+    """Run `rayfuse train FOLDER/job.yaml` with options, the command prefix `before`, and extra environment variables."""
     command = [*before, *RAYFUSE, "train", str(folder / "job.yaml"), "--json", *options]
     return subprocess.Popen(
         command,
@@ -29,7 +29,7 @@ def start_training(
 
 
 def finish(process: subprocess.Popen[str], timeout: float = 240) -> tuple[int, dict[str, Any], str]:
-    """Exit code, the JSON object, and standard error."""
+    """Wait for the end; return exit code, JSON object and standard error."""
     out, err = process.communicate(timeout=timeout)
     assert out, err
     return process.returncode, json.loads(out.splitlines()[-1]), err
@@ -52,7 +52,7 @@ def validated(folder: Path, at_least: int = 1) -> bool:
 
 
 def validations(folder: Path) -> list[int]:
-    """Steps at which the journals of all runs have a validation."""
+    """Return the steps at which the journals of all runs have a validation."""
     journals = (folder / "runs").glob("tiny/*/metrics.jsonl")
     lines = [line for path in journals for line in path.read_text().splitlines(keepends=True)]
     records = [json.loads(line) for line in lines if line.endswith("\n")]

@@ -1,4 +1,4 @@
-"""Waiting for what other processes do."""
+"""Wait for conditions in other processes."""
 
 import time
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def wait_for(condition: Callable[[], Any], timeout: float = 180) -> Any:
-    """What `condition` gives once it is true."""
+    """Wait until `condition` is true, and return its value."""
     deadline = time.monotonic() + timeout
     while not (found := condition()):
         assert time.monotonic() < deadline, "did not happen in time"

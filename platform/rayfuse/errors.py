@@ -1,55 +1,78 @@
-"""The errors that Rayfuse raises on purpose. Each names the value, the rule and the remedy.
+"""Exceptions that Rayfuse raises for expected failures; each message names the value, the rule and the remedy.
 
-The command line turns them into one line on standard error and `exit_code`; anything else is a bug
-and keeps its traceback. They cross process boundaries: all state is in `args`, so they pickle.
+The command line prints them as one line on standard error and exits with `exit_code`. Any other exception is a bug and
+keeps its traceback. All of them pickle with their fields, so that they cross process boundaries.
 """
+
+from typing import Self
 
 
 class RayfuseError(Exception):
-    """Base of all expected errors; on its own it means that the work failed while running."""
+    """Base class of all expected errors. Raised itself where the work failed while it was running."""
 
     exit_code = 1
 
 
 class SpecError(RayfuseError):
-    """A spec file or a command line is wrong; nothing was started."""
+    """An invalid spec file or command line; nothing was started."""
 
     exit_code = 2
 
 
 class DataError(RayfuseError):
-    """The data cannot be used: unreadable, empty, no such column, or too many bad rows."""
+    """Unusable data: unreadable, empty, without a required column, or with too many invalid rows."""
 
 
-class BadInput(RayfuseError):
-    """One value of one row or request cannot be read: a broken picture, a number for a text, …"""
+class InvalidInputError(RayfuseError):
+    """An invalid value in a row or a request, such as a corrupt image or a number instead of a text."""
+
+    def __init__(self, reason: str, input_name: str | None = None, row: int | None = None) -> None:
+        super().__init__(reason, input_name, row)
+        self.reason = reason
+        """What is wrong with the value, without the name of its input."""
+        self.input_name = input_name
+        """The input or task that the value belongs to; None where the raiser does not know it."""
+        self.row = row
+        """The row or instance, counted from 0; None where the raiser does not know it."""
+
+    def __str__(self) -> str:
+        row = [] if self.row is None else [f"row {self.row}"]
+        return ": ".join([*row, *filter(None, [self.input_name]), self.reason])
+
+    def for_input(self, input_name: str) -> Self:
+        """Return this error with the name of its input."""
+        return type(self)(self.reason, input_name, self.row)
+
+    def in_row(self, row: int) -> Self:
+        """Return this error with the number of its row."""
+        return type(self)(self.reason, self.input_name, row)
 
 
-class MissingInput(BadInput):
-    """A required input is absent."""
+class MissingInputError(InvalidInputError):
+    """A required input that is absent or empty."""
 
 
 class ResourceError(RayfuseError):
-    """This machine or storage lacks something that the work needs: space, a free port, a package."""
+    """A resource that is exhausted or missing on this machine or storage: disk space, a free port, a package."""
 
 
-class GateRefused(RayfuseError):
-    """A candidate did not pass a promotion gate."""
+class GateRejectedError(RayfuseError):
+    """A candidate that failed a promotion gate."""
 
     exit_code = 3
 
 
-class NotReachable(RayfuseError):
-    """A service does not answer or does not let us in: MLflow, a cluster, an endpoint."""
+class UnavailableError(RayfuseError):
+    """A service that is unreachable or denies access: MLflow, a cluster, an endpoint."""
 
     exit_code = 4
 
 
-class Interrupted(RayfuseError):
-    """The user stopped the work; what was done is kept."""
+class RunInterruptedError(RayfuseError):
+    """A run that the user stopped; its checkpoints remain."""
 
     exit_code = 130
 
 
-STOPS = (KeyboardInterrupt, SystemExit)
-"""How a person, or who looks after a cluster, stops a driver: Ray turns SIGTERM into SystemExit."""
+INTERRUPT_EXCEPTIONS = (KeyboardInterrupt, SystemExit)
+"""Exceptions by which a user or a cluster manager stops a driver; Ray turns SIGTERM into SystemExit."""

@@ -1,85 +1,115 @@
-"""One run from rows to a registered version: what `rayfuse train` does, for the command line and for sweeps."""
+"""One run from rows to a registered model version, as `rayfuse train` does it."""
 
 import json
+import logging
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rayfuse.data.dataset import Dataset
-from rayfuse.errors import STOPS, Interrupted, NotReachable
+from rayfuse.errors import INTERRUPT_EXCEPTIONS, RunInterruptedError, UnavailableError
+from rayfuse.estimate.comparison import compare_with_plan
+from rayfuse.evaluation.plots import save_plots
 from rayfuse.registry.journal import read_journal
-from rayfuse.registry.pictures import save_pictures
-from rayfuse.registry.storing import register
+from rayfuse.registry.mlflow_connection import connect, resolve_tracking_uri
+from rayfuse.registry.registration import register
 from rayfuse.registry.teacher import fetch_teacher
 from rayfuse.registry.tensorboard import check_installed, event_files
 from rayfuse.registry.tracker import Tracker
-from rayfuse.registry.tracking import connect, tracking_uri
 from rayfuse.spec.job import Job
 from rayfuse.train import launch
-from rayfuse.train.board import Record
-from rayfuse.train.distill import keep_teacher
-from rayfuse.train.plan.comparison import beside_plan
+from rayfuse.train.distillation import copy_teacher
+from rayfuse.train.export import export_model
+from rayfuse.train.metrics_actor import Record
 from rayfuse.train.progress import ProgressLine, without_averages
-from rayfuse.train.runs import RunFolder, beat, new_run, take_over, unfinished_run
+from rayfuse.train.runs import RunFolder, acquire_run, create_run, find_unfinished_run, heartbeat
 
-AskResume = Callable[[RunFolder], bool]
-Say = Callable[[str], None]
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
-_JOURNAL = "metrics.jsonl"
-_EVALUATION = "evaluation.json"
+ConfirmResume = Callable[[RunFolder], bool]
+"""Decides whether to resume an unfinished run."""
+LogFn = Callable[[str], None]
+
+_METRICS_FILE = "metrics.jsonl"
+_EVALUATION_FILE = "evaluation.json"
+_LOG = logging.getLogger(__name__)
 
 
 def train_and_register(
     job: Job,
-    ask_resume: AskResume,
-    say: Say,
-    line: ProgressLine,
+    confirm_resume: ConfirmResume = lambda run: True,
+    log: LogFn = _LOG.info,
+    progress_line: ProgressLine | None = None,
     spec_file: str | None = None,
-    profile: int = 0,
+    profile_steps: int = 0,
 ) -> dict[str, Any]:
     """Train `job`, log it to MLflow and register the exported model as `candidate`.
 
-    An unfinished run of the same job and data is continued where `ask_resume` says so; one that was
-    trained and could not be registered is only registered. `profile`: how many steps to look at closely. Returns {"run_id", "model", "version",
-    "metrics", "evaluated_on", "by_inputs", "validation", "checkpoint", "run"}.
-    Raises what the parts raise; whatever was done until then is kept in the run's folder.
+    An unfinished run of the same job and data is resumed if `confirm_resume` returns true; a run that is trained
+    completely is only registered. `profile_steps` is the number of steps to profile.
+
+    Returns:
+        {"run_id", "model", "version", "metrics", "evaluated_on", "by_inputs", "validation", "checkpoint", "run"}
+
+    Raises:
+        RayfuseError: Any part failed; its results so far stay in the folder of the run.
+        RunInterruptedError: Ctrl-C.
     """
     launch.preflight(job)
     check_installed(job)
-    client = connect(tracking_uri(job.output.tracking, job.output.storage))
-    job, dataset = launch.load_rows(job, say)
-    for finding in dataset.findings:
-        say(finding)
+    client = connect(resolve_tracking_uri(job.output.tracking_uri, job.output.storage))
+    job, dataset = launch.load_rows(job, log)
+    for warning in dataset.report:
+        log(warning)
     teacher = fetch_teacher(job, dataset.splits["train"])
-    known = unfinished_run(job, dataset.digests)
-    resumed = known is not None and ask_resume(known)
-    if known is not None and resumed:
-        take_over(known, say)
-    run = known if known is not None and resumed else new_run(job, dataset.digests)
+    run, resumed = _open_run(job, dataset, confirm_resume, log)
+    tracker = _start_tracker(client, job, dataset, run, resumed, spec_file, log)
+    log(f"run {run.url}")
+    progress_line = progress_line or ProgressLine(log)
+    with closing(progress_line), record_failure(run, tracker):
+        evaluation = _train(job, dataset, teacher, run, tracker, progress_line, profile_steps)
+        return _register(job, dataset, run, tracker, evaluation)
+
+
+def _open_run(
+    job: Job, dataset: Dataset, confirm_resume: ConfirmResume, log: LogFn
+) -> tuple[RunFolder, bool]:
+    """Return the run to train, and whether it is resumed."""
+    unfinished = find_unfinished_run(job, dataset.digests)
+    if unfinished is None or not confirm_resume(unfinished):
+        return create_run(job, dataset.digests), False
+    acquire_run(unfinished, log)
+    return unfinished, True
+
+
+def _start_tracker(
+    client: "MlflowClient",
+    job: Job,
+    dataset: Dataset,
+    run: RunFolder,
+    resumed: bool,
+    spec_file: str | None,
+    log: LogFn,
+) -> Tracker:
+    """Start the MLflow run, or continue it, and save its id."""
     tracker = Tracker.start(
         client,
         job,
         run.status.name,
-        run.path(_JOURNAL),
-        run.status.tracking_run,
+        run.path(_METRICS_FILE),
+        run.status.mlflow_run_id,
         spec_file=spec_file,
-        say=say,
+        log=log,
     )
     if resumed:
         tracker.resend()
-    run.save(status="running", tracking_run=tracker.run_id, alive=0.0)
-    beat(run)
-    tracker.set_data(dataset.digests, {name: len(rows) for name, rows in dataset.splits.items()})
-    say(f"run {run.url}")
-    try:
-        evaluation = _train(job, dataset, teacher, run, tracker, line, profile)
-        return _register(job, dataset, run, tracker, evaluation)
-    except BaseException as error:
-        _give_up(run, tracker, error)
-        raise
-    finally:
-        line.close()
+    run.save(status="running", mlflow_run_id=tracker.run_id, last_heartbeat=0.0)
+    heartbeat(run)
+    tracker.log_datasets(dataset.digests, {name: len(rows) for name, rows in dataset.splits.items()})
+    return tracker
 
 
 def _train(
@@ -88,43 +118,70 @@ def _train(
     teacher: Path | None,
     run: RunFolder,
     tracker: Tracker,
-    line: ProgressLine,
-    profile: int,
+    progress_line: ProgressLine,
+    profile_steps: int,
 ) -> dict[str, Any]:
-    """The evaluation of the trained model; what an earlier attempt of this run has done is not done again."""
-    kept = run.read(_EVALUATION)
-    if kept is not None:
-        evaluation: dict[str, Any] = json.loads(kept)
+    """Return the evaluation of the trained model; one that an earlier attempt of this run has saved is reused."""
+    saved = run.read(_EVALUATION_FILE)
+    if saved is not None:
+        evaluation: dict[str, Any] = json.loads(saved)
         return evaluation
 
-    told = {record["epoch"] for record in read_journal(run.path(_JOURNAL)) if "epoch" in record}
-    kept_teacher = keep_teacher(teacher, run) if teacher else None
-    with event_files(job, run.path("tensorboard"), line.say) as log_events:
-
-        def watch(records: list[Record], progress: dict[str, Any]) -> None:
-            beat(run)
-            new = [record for record in records if not ("again" in record and record["epoch"] in told)]
-            told.update(record["epoch"] for record in new if "epoch" in record)
-            log(new)
-            line.show(new, progress)
-
-        def log(records: list[Record]) -> None:
-            tracker.log(records)
-            log_events(records)
-
-        evaluation = launch.train(job, dataset.splits, run, watch, teacher=kept_teacher, profile=profile)
+    copied_teacher = copy_teacher(teacher, run) if teacher else None
+    with event_files(job, run.path("tensorboard"), progress_line.write) as log_events:
+        recorder = _Recorder(run, tracker, log_events, progress_line)
+        evaluation = launch.train(
+            job,
+            dataset.splits,
+            run,
+            recorder.on_update,
+            teacher=copied_teacher,
+            profile_steps=profile_steps,
+        )
         named = {f"{evaluation['split']}/{name}": value for name, value in evaluation["metrics"].items()}
-        memory, compared = beside_plan(job, dataset.splits["train"], evaluation["memory"])
-        line.say(compared)
-        log([launch.record(evaluation["steps"], named | by_inputs_metrics(evaluation) | memory)])
-    run.write(_EVALUATION, json.dumps(evaluation, indent=1))
+        memory, comparison = compare_with_plan(job, dataset.splits["train"], evaluation["memory"])
+        progress_line.write(comparison)
+        metrics = named | input_subset_metrics(evaluation) | memory
+        recorder.log([launch.make_record(evaluation["steps"], metrics)])
+    run.write(_EVALUATION_FILE, json.dumps(evaluation, indent=1))
     return evaluation
 
 
-def by_inputs_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics of every subset of the inputs but for averages over classes: SPLIT_by_inputs/IMAGE.TEXT/TASK/METRIC.
+class _Recorder:
+    """Passes the records of a run on to the journal, MLflow, TensorBoard and the progress output."""
 
-    MLflow allows no `+` in a metric's name.
+    def __init__(
+        self,
+        run: RunFolder,
+        tracker: Tracker,
+        log_events: Callable[[list[Record]], None],
+        progress_line: ProgressLine,
+    ) -> None:
+        self._run, self._tracker = run, tracker
+        self._log_events, self._progress_line = log_events, progress_line
+        journal = read_journal(run.path(_METRICS_FILE))
+        self._epochs = {record["epoch"] for record in journal if "epoch" in record}
+
+    def on_update(self, records: list[Record], progress: dict[str, Any]) -> None:
+        """Log new records, without the validations that workers replay after a restart and that are known."""
+        heartbeat(self._run)
+        new = [
+            record for record in records if "replayed" not in record or record["epoch"] not in self._epochs
+        ]
+        self._epochs.update(record["epoch"] for record in new if "epoch" in record)
+        self.log(new)
+        self._progress_line.update(new, progress)
+
+    def log(self, records: list[Record]) -> None:
+        """Log records to the journal, MLflow and TensorBoard."""
+        self._tracker.log(records)
+        self._log_events(records)
+
+
+def input_subset_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """Return the metrics of every subset of the inputs, named SPLIT_by_inputs/IMAGE.TEXT/TASK/METRIC.
+
+    Averages over classes are omitted. MLflow allows no `+` in the name of a metric.
     """
     return {
         f"{evaluation['split']}_by_inputs/{subset.replace('+', '.')}/{name}": value
@@ -136,13 +193,13 @@ def by_inputs_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
 def _register(
     job: Job, dataset: Dataset, run: RunFolder, tracker: Tracker, evaluation: dict[str, Any]
 ) -> dict[str, Any]:
-    """Export the best checkpoint, send what is left to MLflow, and register the model."""
+    """Export the best checkpoint, send the remaining records to MLflow, and register the model."""
     metrics, split = evaluation["metrics"], evaluation["split"]
     about = {"run": run.status.name, "digests": dataset.digests, "metrics": metrics, "evaluated_on": split}
     with tempfile.TemporaryDirectory(prefix="rayfuse-") as scratch:
-        folder = launch.export_model(job, evaluation["checkpoint"], run, Path(scratch) / "model", about)
-        _report(job, run, tracker, evaluation, Path(scratch) / "report")
-        tracker.finish()  # before registering: it says best what happens to a run whose MLflow is away
+        folder = export_model(job, evaluation["checkpoint"], run, Path(scratch) / "model", about)
+        _log_report(job, run, tracker, evaluation, Path(scratch) / "report")
+        tracker.finish()  # first: its error explains how to finish a run whose MLflow is unavailable
         validation = {"validation": evaluation["best_validation"]}
         version = register(
             tracker.client, tracker.run_id, job, folder, validation, evaluation, dataset.digests
@@ -150,7 +207,7 @@ def _register(
     run.save(status="finished", version=version)
     return {
         "run_id": tracker.run_id,
-        "model": job.registered_name,
+        "model": job.registered_model_name,
         "version": version,
         "metrics": metrics,
         "evaluated_on": split,
@@ -161,21 +218,33 @@ def _register(
     }
 
 
-def _report(job: Job, run: RunFolder, tracker: Tracker, evaluation: dict[str, Any], folder: Path) -> None:
-    """Pictures and the evaluation, for MLflow and beside the run."""
-    pictures = folder / "pictures"
-    save_pictures(
-        pictures, evaluation, read_journal(run.path(_JOURNAL)), job.chosen_by, job.metrics()[job.chosen_by]
+def _log_report(job: Job, run: RunFolder, tracker: Tracker, evaluation: dict[str, Any], folder: Path) -> None:
+    """Write plots and the evaluation to MLflow and to the folder of the run."""
+    plots = folder / "plots"
+    save_plots(
+        plots,
+        evaluation,
+        read_journal(run.path(_METRICS_FILE)),
+        job.selection_metric,
+        job.metric_modes()[job.selection_metric],
     )
-    run.upload(pictures, "pictures")
-    tracker.artifact(pictures, "pictures")
-    (folder / _EVALUATION).write_text(json.dumps(evaluation, indent=1), encoding="utf-8")
-    tracker.artifact(folder / _EVALUATION)
+    run.upload(plots, "plots")
+    tracker.log_artifact(plots, "plots")
+    (folder / _EVALUATION_FILE).write_text(json.dumps(evaluation, indent=1), encoding="utf-8")
+    tracker.log_artifact(folder / _EVALUATION_FILE)
 
 
-def _give_up(run: RunFolder, tracker: Tracker, error: BaseException) -> None:
-    """Note how the run ended, so that the same command can go on from there."""
-    interrupted = isinstance(error, (*STOPS, Interrupted))
-    run.save(status="interrupted" if interrupted else "failed")
-    if not isinstance(error, NotReachable):
-        tracker.finish("KILLED" if interrupted else "FAILED")
+@contextmanager
+def record_failure(run: RunFolder, tracker: Tracker) -> Iterator[None]:
+    """Save that a run, or a sweep, failed or was interrupted, so that the same command can resume it.
+
+    Its MLflow run is ended too, unless MLflow itself is unavailable.
+    """
+    try:
+        yield
+    except BaseException as error:
+        interrupted = isinstance(error, (*INTERRUPT_EXCEPTIONS, RunInterruptedError))
+        run.save(status="interrupted" if interrupted else "failed")
+        if not isinstance(error, UnavailableError):
+            tracker.finish("KILLED" if interrupted else "FAILED")
+        raise

@@ -1,4 +1,4 @@
-"""Ray's dashboard over HTTP: the address, the token and the errors that all who talk to it share. Imports no Ray."""
+"""HTTP client for Ray's dashboard: address, token and errors. Imports no Ray."""
 
 from collections.abc import Container
 from typing import Any
@@ -6,54 +6,64 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from rayfuse.errors import NotReachable, ResourceError
+from rayfuse.errors import ResourceError, UnavailableError
 
-_SECONDS = 60.0
+FAILED_SERVE_STATUSES = ("DEPLOY_FAILED", "UNHEALTHY")
+"""Ray Serve's statuses of an application that failed."""
+
+_TIMEOUT_SECONDS = 60.0
 
 
 class RayHttp:
-    """The dashboard of one cluster."""
+    """Client for the dashboard of one cluster. Raises UnavailableError if `url` is invalid."""
 
     def __init__(self, url: str, token: str | None) -> None:
         self.url = url.rstrip("/")
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         try:
             self._client = httpx.Client(
-                base_url=self.url, headers=headers, timeout=_SECONDS, trust_env=not self.is_local
+                base_url=self.url, headers=headers, timeout=_TIMEOUT_SECONDS, trust_env=not self.is_local
             )
         except (httpx.InvalidURL, ValueError) as error:
-            raise NotReachable(f"{url}: not the address of a Ray dashboard ({error})") from None
+            raise UnavailableError(f"{url}: not the URL of a Ray dashboard ({error})") from None
 
     @property
     def host(self) -> str:
+        """Host name of the dashboard."""
         return urlsplit(self.url).hostname or ""
 
     @property
     def is_local(self) -> bool:
-        """Whether the cluster's head is this machine."""
+        """Whether the dashboard runs on this machine."""
         return self.host in ("127.0.0.1", "::1", "localhost")
 
-    def call(self, method: str, path: str, accept: Container[int] = (), **options: Any) -> httpx.Response:
-        """What Ray answers: a success, or one of the status codes in `accept`.
+    def request(
+        self, method: str, path: str, allowed_statuses: Container[int] = (), **options: Any
+    ) -> httpx.Response:
+        """Send a request; return a success, or a response with one of the `allowed_statuses`.
 
-        Raises NotReachable where it does not answer or does not let us in, ResourceError for another answer.
+        Raises:
+            UnavailableError: The dashboard does not respond, or authentication failed.
+            ResourceError: Any other status.
         """
         try:
             response = self._client.request(method, path, **options)
         except (httpx.HTTPError, UnicodeError) as error:
-            raise NotReachable(
-                f"Ray's dashboard at {self.url} does not answer ({type(error).__name__})"
+            raise UnavailableError(
+                f"Ray's dashboard at {self.url} does not respond ({type(error).__name__}); check the address"
+                " and that the cluster is running"
             ) from None
         if response.status_code in (401, 403):
-            raise NotReachable(
-                f"Ray at {self.url} does not let us in; set RAY_AUTH_MODE=token and its RAY_AUTH_TOKEN"
+            raise UnavailableError(
+                f"authentication to Ray at {self.url} failed; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the "
+                "token of the cluster"
             )
-        if not response.is_success and response.status_code not in accept:
-            raise ResourceError(f"Ray at {self.url}: {method} {path}: {reason(response)}")
+        if not response.is_success and response.status_code not in allowed_statuses:
+            raise ResourceError(f"Ray at {self.url}: {method} {path}: {error_reason(response)}")
         return response
 
 
-def reason(response: httpx.Response) -> str:
-    """Status and last line of an answer: where it is a traceback, the exception."""
+def error_reason(response: httpx.Response) -> str:
+    """Return the status and the last line of a response; of a traceback, that is the exception."""
     lines = [line.strip() for line in response.text.splitlines() if line.strip()]
     return f"{response.status_code} {lines[-1][:300] if lines else ''}".strip()

@@ -1,6 +1,6 @@
-"""Two workers with every optimizer, offloaded state and divided pretrained encoders learn what stage 0 learns.
+"""Two workers with every optimizer, offloaded state and sharded pretrained encoders learn the same as stage 0.
 
-Each goes on from the checkpoint of stage 0 after one epoch, or begins anew. All runs of a test share two processes,
+Each resumes from the checkpoint of stage 0 after one epoch, or starts a new run. All runs of a test share two processes,
 because starting them takes longest.
 """
 
@@ -37,18 +37,18 @@ def _rank(rank: int, world: int, jobs: dict[str, str], folder: Path) -> None:
 
 
 def _create(rank: int, folder: Path, content: Any) -> None:
-    """Write the weights of a new model, and whether a worker holds those that it read whole."""
+    """Write the weights of a new model, and whether a worker loaded all weights of its encoder."""
     import deepspeed
     from safetensors.torch import save_file
 
     from rayfuse.data.dataset import load_dataset
     from rayfuse.spec.job import Job
-    from rayfuse.spec.load import check
-    from rayfuse.train.engine import create_model, read_options
+    from rayfuse.spec.load import validate_spec
+    from rayfuse.train.engine import create_model, load_deepspeed_config
 
-    job, _ = load_dataset(check(content, Job, "job"))
+    job, _ = load_dataset(validate_spec(content, Job, "job"))
     torch.manual_seed(0)
-    model = create_model(job, read_options(job), world=2, precision="fp32")
+    model = create_model(job, load_deepspeed_config(job), world_size=2, precision="fp32")
     parts = [
         part
         for name, part in model.named_parameters()
@@ -69,38 +69,45 @@ def _create(rank: int, folder: Path, content: Any) -> None:
 def _train(rank: int, folder: Path, content: Any) -> None:
     from rayfuse.data.dataset import load_dataset
     from rayfuse.spec.job import Job
-    from rayfuse.spec.load import check
-    from rayfuse.train.engine import read_options
-    from rayfuse.train.loop import Worker
+    from rayfuse.spec.load import validate_spec
+    from rayfuse.train.build_trainer import build_trainer
+    from rayfuse.train.data_dependent_init import initialize_from_data
+    from rayfuse.train.distributed import DistributedContext
+    from rayfuse.train.engine import load_deepspeed_config
+    from rayfuse.train.train_step import seed_everything
 
-    job, dataset = load_dataset(check(content, Job, "job"))
-    worker = Worker(job, dataset.splits, read_options(job), rank, world=2)
+    job, dataset = load_dataset(validate_spec(content, Job, "job"))
+    context = DistributedContext(rank, world_size=2)
+    trainer = build_trainer(job, dataset.splits, load_deepspeed_config(job), context)
     _, _, start = folder.name.partition(" from ")
     if start:
-        worker.restore(folder.with_name(start))
+        trainer.state = trainer.checkpoints.restore(folder.with_name(start))
     else:
-        worker._seed(0)
-        worker.begin()
-        worker.train_epoch(0)
-        _write(worker, folder)
-    worker._seed(1)  # dropout is the same in both
-    worker.train_epoch(1)
-    _write(worker, folder.with_name(f"{folder.name}-on"))
+        seed_everything(job.train.seed, 0)
+        initialize_from_data(trainer.engine, trainer.evaluator, trainer.precision)
+        trainer.train_epoch(0)
+        _write(trainer, folder)
+    seed_everything(job.train.seed, 1)  # dropout is the same in both
+    trainer.train_epoch(1)
+    _write(trainer, folder.with_name(f"{folder.name}-on"))
 
 
-def _write(worker: Any, folder: Path) -> None:
-    from rayfuse.train.host_copies import copy_to_cpu
-    from rayfuse.train.optimizer_state import gather_optimizer
+def _write(trainer: Any, folder: Path) -> None:
+    from rayfuse.train.optimizer_state import gather_optimizer_state
+    from rayfuse.train.pinned_buffers import copy_to_cpu
     from rayfuse.train.state import gather_model, write_checkpoint
 
-    model, state = copy_to_cpu(gather_model(worker.engine)), copy_to_cpu(gather_optimizer(worker.engine))
-    if worker.rank == 0:
+    model, state = (
+        copy_to_cpu(gather_model(trainer.engine)),
+        copy_to_cpu(gather_optimizer_state(trainer.engine)),
+    )
+    if trainer.context.is_main:
         folder.mkdir(parents=True)
-        write_checkpoint(folder, worker.job, model, state, worker.position)
+        write_checkpoint(folder, trainer.job, model, state, trainer.state)
 
 
 def make_job(folder: Path, optimizer: dict[str, Any], stage: int = 0, **overrides: Any) -> Any:
-    """Batches of 6 rows; some have no picture."""
+    """Batches of 6 rows; some have no image."""
     if not (folder / "train.jsonl").exists():
         tiny_jobs.make_rows(folder, 32, "train", audio=True)
         tiny_jobs.make_rows(folder, 3, "test", audio=True)
@@ -119,7 +126,7 @@ def make_job(folder: Path, optimizer: dict[str, Any], stage: int = 0, **override
 
 
 def off(folder: Path, first: str, second: str) -> float:
-    """How far apart two runs end, as a part of how far the weights went in the second epoch."""
+    """Return how far apart two runs end, relative to how far the weights moved in the second epoch."""
     kind = second.removesuffix("-on").rpartition(" from ")[2]
     found, wanted, before = read(folder / first), read(folder / second), read(folder / kind)
     for part in ("model", "optimizer"):
@@ -172,7 +179,7 @@ def test_bf16_with_frozen_weights_that_are_rounded_and_under_stage_3_are_not(tmp
     assert max(found.values()) < 0.05, found
 
 
-def test_offload_and_divided_encoders(tmp_path: Path) -> None:
+def test_offload_and_sharded_encoders(tmp_path: Path) -> None:
     data, forget = tmp_path / "data", {"train.activation_checkpointing": True}
     jobs = {
         "adamw": make_job(data, ADAMW),
@@ -184,16 +191,16 @@ def test_offload_and_divided_encoders(tmp_path: Path) -> None:
     }
     run_on_two_workers(tmp_path, jobs)
     found = {name: off(tmp_path, f"{name}-on", "adamw-on") for name in list(jobs)[1:]}
-    found["anew"] = off(tmp_path, "forgetful stage 3", "adamw")
+    found["fresh"] = off(tmp_path, "forgetful stage 3", "adamw")
     assert max(found.values()) < 1e-4, found
 
 
-def test_adapters_that_begin_by_training_rows(tmp_path: Path) -> None:
-    """Under every stage they begin alike, and go on so."""
+def test_adapters_initialized_from_training_rows(tmp_path: Path) -> None:
+    """Under every stage they have the same initial weights and learn the same."""
     data = tmp_path / "data"
 
     def job(init: str, stage: int) -> Any:
-        return make_job(data, SGD, stage, **{"inputs.text.encoder.lora": {"r": 2, "init": init}})
+        return make_job(data, SGD, stage, **{"inputs.text.encoder.lora": {"r": 2, "init_lora_weights": init}})
 
     stages = {"eva": (2, 3), "corda": (2,), "lora_ga": (2,), "loftq": (2,)}
     jobs = {
@@ -201,32 +208,32 @@ def test_adapters_that_begin_by_training_rows(tmp_path: Path) -> None:
         for init, others in stages.items()
         for name, stage in [
             (init, 0),
-            *((f"{init} anew {s}", s) for s in others),
+            *((f"{init} fresh {s}", s) for s in others),
             (f"stage 1 from {init}", 1),
         ]
     }
     run_on_two_workers(tmp_path, jobs)
     for init in ("corda", "lora_ga"):
-        moved = [part for name, part in read(tmp_path / init)["model"].items() if name.endswith("first_b")]
+        moved = [part for name, part in read(tmp_path / init)["model"].items() if name.endswith("initial_b")]
         assert moved
-        assert all(part.any() for part in moved), f"{init} began without looking at rows"
+        assert all(part.any() for part in moved), f"{init} was initialized without rows"
     directions = [part for name, part in read(tmp_path / "eva")["model"].items() if ".lora_A." in name]
     for part in directions:  # of length 1, and little changed since; the default's are half as long
         torch.testing.assert_close(part.norm(dim=1), torch.ones(2), rtol=0, atol=0.1)
     found = {name: off(tmp_path, f"{name}-on", f"{name.split()[-1]}-on") for name in jobs if " from " in name}
-    found |= {name: off(tmp_path, name, name.split()[0]) for name in jobs if " anew " in name}
+    found |= {name: off(tmp_path, name, name.split()[0]) for name in jobs if " fresh " in name}
     assert max(found.values()) < 1e-3, found
 
 
-def test_pretrained_encoders_are_divided_as_they_are_read(tmp_path: Path) -> None:
-    """PiSSA decomposes weights, which takes them whole. Whisper is read whole, because transformers fails on it."""
+def test_pretrained_encoders_are_sharded_while_loading(tmp_path: Path) -> None:
+    """PiSSA decomposes full weights. Whisper is loaded in full, because transformers cannot shard it while loading."""
     from safetensors.torch import load_file
 
     data = tmp_path / "data"
     jobs = {}
     for stage in (0, 3):
         jobs[f"create text {stage}"] = make_job(
-            data, ADAMW, stage, **{"inputs.text.encoder.lora": {"init": "pissa"}}
+            data, ADAMW, stage, **{"inputs.text.encoder.lora": {"init_lora_weights": "pissa"}}
         )
         speech = {
             "type": "huggingface",

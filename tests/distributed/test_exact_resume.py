@@ -1,10 +1,8 @@
-"""A run that is interrupted after any step and goes on takes the steps that it would have taken anyhow."""
+"""A run that is interrupted after any step and resumed takes the same steps as an uninterrupted run."""
 
 import contextlib
 import json
 import random
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,51 +11,87 @@ import ranks
 import tiny_jobs
 import torch
 
+from rayfuse.spec.checkpointing import CheckpointingConfig
+from rayfuse.train.checkpoint_trigger import CheckpointTrigger
+from rayfuse.train.distributed import DistributedContext
+from rayfuse.train.telemetry import Telemetry
+from rayfuse.train.trainer import NullEpochReporter
+
 EPOCHS = 3
 AIDS = {
     "train.ema": {"decay": 0.9},
     "train.mixup": {"alpha": 0.3},
-    "train.input_dropout": 0.3,
-    "inputs.image.augment": [{"type": "affine"}, {"type": "noise"}],
+    "train.modality_dropout": 0.3,
+    "inputs.image.augment": [{"type": "affine"}, {"type": "gaussian_noise"}],
 }
-"""Whatever draws at random in training, beside dropout."""
+"""All random parts of training except dropout."""
 
 
 class Interrupted(Exception):
-    """Training was to end here."""
+    """Raised to end a training early."""
 
 
-class Losses:
-    """Stands in for telemetry: the loss of each step, and an end after one of them."""
+class Interruption(NullEpochReporter, CheckpointTrigger):
+    """Save after one step only and interrupt training when it is saved; also a reporter, for steps that end an epoch."""
 
-    def __init__(self, stop: int | None) -> None:
-        self.stop, self.found, self.said = stop, {}, []
+    def __init__(self, options: CheckpointingConfig, context: DistributedContext, stop: int | None) -> None:
+        super().__init__(options, context)
+        self.stop = stop
 
-    def step(self, measured, steps, epochs) -> None:
-        self.found[measured.place.step] = measured.loss
+    def should_save(self, step: int) -> bool:
+        if self.stop is None:
+            return super().should_save(step)
+        if step > self.stop:
+            raise Interrupted
+        return step == self.stop
 
-    def counting(self, batches):
-        return contextlib.nullcontext()
+    def report(self, metrics: Any, checkpoint_url: str | None, epoch: int, step: int) -> None:
+        if self.stop is not None and step >= self.stop:
+            raise Interrupted
 
-    def say(self, step, text) -> None:
-        self.said.append(text)
 
-    def record(self, step, metrics, **more) -> None:
-        if "validation/loss" in metrics and "again" not in more:
-            self.found[f"validation {step}"] = metrics["validation/loss"]
+class Losses(Telemetry):
+    """Record the loss of each step and validation; set all weights to NaN before step `poisoned`, once."""
 
-    def resume_clock(self) -> None:
-        pass
+    def __init__(self, poisoned: int | None = None) -> None:
+        super().__init__(None, torch.device("cpu"))
+        self.poisoned = poisoned
+        self.trainer: Any = None
+        self.losses: dict[str, float] = {}
+        self.messages: list[str] = []
+
+    def log_step(self, step_metrics: Any, steps: int, epochs: int) -> None:
+        self.losses[str(step_metrics.position.step)] = step_metrics.loss
+
+    def count_flops(self, batches: Any) -> Any:
+        if self.trainer.state.step + 1 == self.poisoned:
+            self.poisoned = None
+            for parameter in self.trainer.engine.module.parameters():
+                parameter.data.fill_(float("nan"))
+        return super().count_flops(batches)
+
+    def log_text(self, step: int, text: str) -> None:
+        self.messages.append(text)
+
+    def log_metrics(self, step: int, metrics: Any, **more: int) -> None:
+        if "validation/loss" in metrics and "replayed" not in more:
+            self.losses[f"validation {step}"] = metrics["validation/loss"]
 
 
 def train(
-    folder: Path, job, world: int, stop: int | None = None, before: Callable[[Any], None] | None = None
+    folder: Path,
+    job: Any,
+    world: int,
+    stop: int | None = None,
+    poisoned: int | None = None,
+    skipped: int | None = None,
 ) -> dict[str, float]:
-    """Train in the run folder FOLDER from its newest checkpoint to the end, or until step `stop` is in one.
+    """Train in the run folder FOLDER from its latest checkpoint to the end, or until step `stop` is saved.
 
-    `before` may meddle with the worker of each rank. The losses by step, and those of each validation.
+    All weights are NaN before step `poisoned`; the batch of step `skipped` is skipped. Returns the losses by step, and
+    those of each validation.
     """
-    ranks.spawn(_rank, world, job.model_dump_json(), stop, before, folder)
+    ranks.spawn(_rank, world, job.model_dump_json(), stop, poisoned, skipped, folder)
     return json.loads((folder / "losses.json").read_text())
 
 
@@ -66,40 +100,39 @@ def _rank(
     world: int,
     job_json: str,
     stop: int | None,
-    before: Callable[[Any], None] | None,
+    poisoned: int | None,
+    skipped: int | None,
     folder: Path,
 ) -> None:
     from rayfuse.data.dataset import load_dataset
     from rayfuse.spec.job import Job
-    from rayfuse.spec.load import check
-    from rayfuse.train.checkpoints import Saver
-    from rayfuse.train.engine import read_options
-    from rayfuse.train.loop import Worker
+    from rayfuse.spec.load import validate_spec
+    from rayfuse.train.build_trainer import build_trainer
+    from rayfuse.train.engine import load_deepspeed_config
 
-    job, dataset = load_dataset(check(json.loads(job_json), Job, "job"))
-    worker = Worker(job, dataset.splits, read_options(job), rank, world)
-    worker.telemetry = losses = Losses(stop)
-    if rank == 0:
-        worker.saver = Saver(str(folder), job.train.checkpoint.keep, worker.goodness)
-    if before:
-        before(worker)
-    worker.go_on(str(folder), print)
-    if stop is not None:
-        worker.agenda.due = lambda step: step == stop
-        save = worker.save
-
-        def save_and_end(metrics=None) -> None:
-            save(metrics)
-            if worker.position.step >= stop:
-                raise Interrupted
-
-        worker.save = save_and_end
+    job, dataset = load_dataset(validate_spec(json.loads(job_json), Job, "job"))
+    context, telemetry = DistributedContext(rank, world), Losses(poisoned)
+    interruption = Interruption(job.train.checkpoint, context, stop)
+    trainer = telemetry.trainer = build_trainer(
+        job,
+        dataset.splits,
+        load_deepspeed_config(job),
+        context,
+        run=str(folder),
+        telemetry=telemetry,
+        checkpoint_trigger=interruption,
+        reporter=interruption,
+    )
+    if skipped is not None:
+        guard = {**trainer.loss_guard.state_dict(), "skipped_ranges": [[skipped, skipped]]}
+        trainer.loss_guard.load_state_dict(guard)
+    trainer.resume(print)
     with contextlib.suppress(Interrupted):
-        worker.train()
-    if worker.saver:
-        worker.saver.wait()
-        (folder / "losses.json").write_text(json.dumps(losses.found))
-        (folder / "said.txt").write_text("\n".join(losses.said))
+        trainer.train()
+    trainer.checkpoints.wait()
+    if rank == 0:
+        (folder / "losses.json").write_text(json.dumps(telemetry.losses))
+        (folder / "messages.txt").write_text("\n".join(telemetry.messages))
     torch.distributed.barrier()
 
 
@@ -116,7 +149,7 @@ def make_job(folder: Path, **overrides):
     ("world", "stage"),
     [(1, 0), (2, 2), pytest.param(2, 3, marks=pytest.mark.slow), pytest.param(1, 1, marks=pytest.mark.slow)],
 )
-def test_goes_on_after_any_step_as_if_nothing_had_happened(world: int, stage: int, tmp_path: Path) -> None:
+def test_resume_after_any_step_is_exact(world: int, stage: int, tmp_path: Path) -> None:
     aids = {name: value for name, value in AIDS.items() if stage != 3 or name != "train.ema"}
     job = make_job(tmp_path, **aids, **{"train.deepspeed.stage": stage})
     whole = train(new(tmp_path / "whole"), job, world)
@@ -136,40 +169,20 @@ def test_goes_on_after_any_step_as_if_nothing_had_happened(world: int, stage: in
     assert together == pytest.approx(whole, abs=1e-6), f"interrupted at {first}, {second} ({seed=})"
 
 
-def poison(step: int, worker: Any) -> None:
-    """Make all weights NaN at a step, the first time that it is taken."""
-    take, poisoned = worker.train_step, []
-
-    def train_step(batches, rows):
-        if worker.position.step + 1 == step and not poisoned:
-            poisoned.append(step)
-            for parameter in worker.engine.module.parameters():
-                parameter.data.fill_(float("nan"))
-        return take(batches, rows)
-
-    worker.train_step = train_step
-
-
-def leave_out(step: int, worker: Any) -> None:
-    worker.guard.skips = lambda other: other == step
-
-
 @pytest.mark.parametrize(("world", "stage"), [(1, 0), (2, 2), pytest.param(2, 3, marks=pytest.mark.slow)])
-def test_rolls_back_from_a_loss_that_is_no_number_and_leaves_its_batch_out(
-    world: int, stage: int, tmp_path: Path
-) -> None:
-    guard = {"action": "rollback", "skip": 0}
-    often = {"train.checkpoint": {"steps": 2, "keep": {"last": 2}}}
-    job = make_job(tmp_path, **{"train.deepspeed.stage": stage, "train.guard": guard}, **often)
+def test_rollback_skips_the_batch_of_a_nan_loss(world: int, stage: int, tmp_path: Path) -> None:
+    guard = {"action": "rollback", "skip_batches": 0}
+    often = {"train.checkpoint": {"every_n_steps": 2, "keep": {"last": 2}}}
+    job = make_job(tmp_path, **{"train.deepspeed.stage": stage, "train.loss_guard": guard}, **often)
     seed = random.randrange(1 << 30)
     step = random.Random(seed).randrange(4, 15)
-    expected = train(new(tmp_path / "expected"), job, world, before=partial(leave_out, step))
-    found = train(new(tmp_path / "found"), job, world, before=partial(poison, step))
+    expected = train(new(tmp_path / "expected"), job, world, skipped=step)
+    found = train(new(tmp_path / "found"), job, world, poisoned=step)
     assert str(step) not in found
     assert found == pytest.approx(expected, abs=1e-6), f"poisoned at {step} ({seed=})"
-    said = (tmp_path / "found" / "said.txt").read_text()
-    assert f"at step {step}, on the rows " in said
-    assert f"leaving out steps {step} to {step}" in said
+    messages = (tmp_path / "found" / "messages.txt").read_text()
+    assert f"at step {step}, on the rows " in messages
+    assert f"skipping the batches of steps {step} to {step}" in messages
 
 
 def new(folder: Path) -> Path:

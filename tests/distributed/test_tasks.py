@@ -1,4 +1,4 @@
-"""Losses that look at several rows, on several workers: what one worker learns, two learn as well."""
+"""Losses across samples on several workers: two workers learn the same as one."""
 
 import json
 from pathlib import Path
@@ -8,27 +8,27 @@ import ranks
 import tiny_jobs
 import torch
 
-from rayfuse.model.gathering import gather_rows
+from rayfuse.model.all_gather import all_gather_with_grad
 
 SIZES = (3, 0, 2)
 PAIR = {"inputs": ["image", "text"], "dim": 8}
 
 
-def test_without_a_process_group_rows_stay_what_they_are() -> None:
+def test_without_a_process_group_rows_are_unchanged() -> None:
     rows = torch.ones(2, 3)
-    found, start = gather_rows(rows)
+    found, start = all_gather_with_grad(rows)
     assert found is rows
     assert start == 0
 
 
-def test_rows_of_differently_many_workers_meet() -> None:
+def test_rows_are_gathered_from_ranks_with_different_numbers_of_them() -> None:
     ranks.spawn(_gather, len(SIZES))
 
 
 def _gather(rank: int, world: int) -> None:
-    """The loss of each worker is its rank times the sum of squares of all rows: 0 + 1 + 2 = 3 times 2x in all."""
+    """Check the gradient of a loss of rank times the sum of squares of all rows: (0 + 1 + 2) · 2x over all ranks."""
     rows = (torch.arange(SIZES[rank] * 2.0).view(-1, 2) + 10 * rank).requires_grad_()
-    found, start = gather_rows(rows)
+    found, start = all_gather_with_grad(rows)
     assert found.shape == (sum(SIZES), 2)
     assert start == sum(SIZES[:rank])
     torch.testing.assert_close(found[start : start + len(rows)], rows)
@@ -52,9 +52,9 @@ def make_job(folder: Path, stage: int):
         **{
             "data.validation": str(folder / "validation.jsonl"),
             "tasks": {
-                "find": {"type": "retrieval", **PAIR, "hardness": 0.5},
+                "find": {"type": "retrieval", **PAIR, "hard_negative_beta": 0.5},
                 "match": {"type": "matching", **PAIR},
-                "rank": {"type": "ranking", "column": "grade", "group": "query"},
+                "rank": {"type": "ranking", "column": "grade", "query_column": "query"},
                 "answer": {"type": "classification", "column": "label"},
             },
             "train.epochs": 1,
@@ -69,7 +69,7 @@ def make_job(folder: Path, stage: int):
 
 
 @pytest.mark.parametrize("stage", [pytest.param(2, marks=pytest.mark.slow), 3])
-def test_two_workers_learn_what_one_does(stage: int, tmp_path: Path) -> None:
+def test_two_workers_learn_the_same_as_one(stage: int, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     job = make_job(tmp_path, stage)
@@ -81,10 +81,10 @@ def test_two_workers_learn_what_one_does(stage: int, tmp_path: Path) -> None:
             tensor, together[name], rtol=1e-3, atol=5e-5, msg=lambda t, n=name: f"{n}: {t}"
         )
     found = [json.loads((tmp_path / name / "evaluation.json").read_text()) for name in "12"]
-    assert set(found[0]["fitted"]) == {"tasks.match.temperature", "tasks.answer.temperature"}
+    assert set(found[0]["calibration"]) == {"tasks.match.temperature", "tasks.answer.temperature"}
     for part in found:
         assert part["details"]["answer"]["temperature"] == pytest.approx(
-            part["fitted"]["tasks.answer.temperature"], rel=1e-5
+            part["calibration"]["tasks.answer.temperature"], rel=1e-5
         )
     for name in ("rank/ndcg", "find/r1", "find/median_rank", "answer/accuracy"):
         assert found[0]["metrics"][name] == pytest.approx(found[1]["metrics"][name], abs=1e-4)
@@ -93,21 +93,25 @@ def test_two_workers_learn_what_one_does(stage: int, tmp_path: Path) -> None:
 def _train(rank: int, world: int, job_json: str, folder: Path) -> None:
     from rayfuse.data.dataset import load_dataset
     from rayfuse.spec.job import Job
-    from rayfuse.spec.load import check
-    from rayfuse.train.engine import read_options
-    from rayfuse.train.host_copies import copy_to_cpu
-    from rayfuse.train.loop import Worker
-    from rayfuse.train.optimizer_state import gather_optimizer
+    from rayfuse.spec.load import validate_spec
+    from rayfuse.train.build_trainer import build_trainer
+    from rayfuse.train.distributed import DistributedContext
+    from rayfuse.train.engine import load_deepspeed_config
+    from rayfuse.train.optimizer_state import gather_optimizer_state
+    from rayfuse.train.pinned_buffers import copy_to_cpu
     from rayfuse.train.state import gather_model, read_model, write_checkpoint
 
-    job, dataset = load_dataset(check(json.loads(job_json), Job, "job"))
-    worker = Worker(job, dataset.splits, read_options(job), rank, world)
-    worker.train_epoch(0)
-    model, moments = copy_to_cpu(gather_model(worker.engine)), copy_to_cpu(gather_optimizer(worker.engine))
+    job, dataset = load_dataset(validate_spec(json.loads(job_json), Job, "job"))
+    trainer = build_trainer(job, dataset.splits, load_deepspeed_config(job), DistributedContext(rank, world))
+    trainer.train_epoch(0)
+    model, moments = (
+        copy_to_cpu(gather_model(trainer.engine)),
+        copy_to_cpu(gather_optimizer_state(trainer.engine)),
+    )
     if rank == 0:
         folder.mkdir()
-        write_checkpoint(folder, job, model, moments, worker.position)
+        write_checkpoint(folder, job, model, moments, trainer.state)
     torch.distributed.barrier()
-    evaluation = worker.evaluate_best(read_model(folder))
+    evaluation = trainer.final_evaluation.evaluate_weights(read_model(folder))
     if rank == 0:
         (folder / "evaluation.json").write_text(json.dumps(evaluation))

@@ -1,14 +1,29 @@
-"""Workers as plain processes over gloo, without Ray: steps and checkpoints do not depend on how many there are."""
+"""Workers as processes over gloo, without Ray: steps and checkpoints do not depend on the number of workers."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ranks
 import tiny_jobs
 import torch
 
+from rayfuse.train.telemetry import Telemetry
+
 EPOCHS = 2
+
+
+class StepRecorder(Telemetry):
+    """Record loss, gradient norm, rows and learning rate of each step."""
+
+    def __init__(self, steps: list[tuple[float, ...]]) -> None:
+        super().__init__(None, torch.device("cpu"))
+        self.recorded = steps
+
+    def log_step(self, step_metrics: Any, steps: int, epochs: int) -> None:
+        one = step_metrics
+        self.recorded.append((one.loss, one.gradient_norm, one.rows, one.position.lr))
 
 
 def train_in_processes(folder: Path, job, world: int, stop: int, start: Path | None = None) -> Path:
@@ -21,45 +36,53 @@ def train_in_processes(folder: Path, job, world: int, stop: int, start: Path | N
 def _rank(rank: int, world: int, job_json: str, stop: int, start: Path | None, folder: Path) -> None:
     from rayfuse.data.dataset import load_dataset
     from rayfuse.spec.job import Job
-    from rayfuse.spec.load import check
-    from rayfuse.train.engine import read_options
-    from rayfuse.train.host_copies import copy_to_cpu
-    from rayfuse.train.loop import Worker
-    from rayfuse.train.optimizer_state import gather_optimizer
+    from rayfuse.spec.load import validate_spec
+    from rayfuse.train.build_trainer import build_trainer
+    from rayfuse.train.data_dependent_init import initialize_from_data
+    from rayfuse.train.distributed import DistributedContext
+    from rayfuse.train.engine import load_deepspeed_config
+    from rayfuse.train.optimizer_state import gather_optimizer_state
+    from rayfuse.train.pinned_buffers import copy_to_cpu
     from rayfuse.train.state import gather_model, write_checkpoint
 
-    job, dataset = load_dataset(check(json.loads(job_json), Job, "job"))
-    worker = Worker(job, dataset.splits, read_options(job), rank, world)
-    if start:
-        worker.restore(start)
-    else:
-        worker.begin()
+    job, dataset = load_dataset(validate_spec(json.loads(job_json), Job, "job"))
     steps: list[tuple[float, ...]] = []
-    worker.telemetry.step = lambda one, *_: steps.append(
-        (one.loss, one.gradient_norm, one.rows, one.place.lr)
+    trainer = build_trainer(
+        job,
+        dataset.splits,
+        load_deepspeed_config(job),
+        DistributedContext(rank, world),
+        telemetry=StepRecorder(steps),
     )
-    while worker.position.epoch < stop:
-        worker.train_epoch(worker.position.epoch)
-        worker.end_epoch()
-    model, moments = copy_to_cpu(gather_model(worker.engine)), copy_to_cpu(gather_optimizer(worker.engine))
-    with worker.averaged():
-        evaluation = worker.evaluator.metrics("test", [("image", "text"), ("text",)])
+    if start:
+        trainer.state = trainer.checkpoints.restore(start)
+    else:
+        initialize_from_data(trainer.engine, trainer.evaluator, trainer.precision, trainer.train_step.ema)
+    while trainer.state.epoch < stop:
+        trainer.train_epoch(trainer.state.epoch)
+        trainer.end_epoch()
+    model, moments = (
+        copy_to_cpu(gather_model(trainer.engine)),
+        copy_to_cpu(gather_optimizer_state(trainer.engine)),
+    )
+    with trainer.train_step.averaged_weights():
+        evaluation = trainer.evaluator.compute_metrics("test", [("image", "text"), ("text",)])
     if rank == 0:
-        average = worker.average.tensors if worker.average else None
-        write_checkpoint(folder, job, model, moments, worker.position, average)
-        (folder / "evaluation.json").write_text(json.dumps([worker.position.history, evaluation]))
+        average = trainer.train_step.ema.tensors if trainer.train_step.ema else None
+        write_checkpoint(folder, job, model, moments, trainer.state, average)
+        (folder / "evaluation.json").write_text(json.dumps([trainer.state.history, evaluation]))
         (folder / "steps.json").write_text(json.dumps(steps))
 
 
 def make_job(folder: Path, stage: int, **overrides):
-    """Batches of 3 rows: on two workers, most have a rank without any picture."""
+    """Batches of 3 rows: on two workers, most have a rank without any image."""
     settings = {
         "train.epochs": EPOCHS,
         "train.batch_size": 3,
         "train.deepspeed.stage": stage,
         "inputs.image.encoder.dropout": 0.0,
         "inputs.text.encoder.dropout": 0.0,
-        "train.input_dropout": 0.3,
+        "train.modality_dropout": 0.3,
         "train.optimizer.lr": 0.003,
         "train.optimizer.eps": 1e-6,  # 1e-8 turns rounding of 2e-10 in a gradient near 0 into a 50th of a step
         **overrides,
@@ -85,7 +108,7 @@ def read_steps(folder: Path) -> list[list[float]]:
 
 
 def assert_same(first: Path, second: Path, atol: float = 5e-6) -> None:
-    """To a small part of a step, which is up to 0.003."""
+    """Assert equal tensors up to a small part of a step, which is up to 0.003."""
     mine, theirs = read_tensors(first), read_tensors(second)
     assert mine.keys() == theirs.keys()
     for name, tensor in mine.items():
@@ -96,7 +119,7 @@ def assert_same(first: Path, second: Path, atol: float = 5e-6) -> None:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> Path:
-    """One worker, stage 0: what all others must agree with."""
+    """Train with one worker under stage 0, the reference for all others."""
     folder = tmp_path_factory.mktemp("alone")
     return train_in_processes(folder / "out", make_job(folder, stage=0), world=1, stop=EPOCHS)
 
@@ -104,7 +127,7 @@ def alone(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     "stage", [pytest.param(0, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.slow), 2, 3]
 )
-def test_two_workers_learn_what_one_does(alone: Path, stage: int, tmp_path: Path) -> None:
+def test_two_workers_learn_the_same_as_one(alone: Path, stage: int, tmp_path: Path) -> None:
     job = make_job(alone.parent, stage)
     together = train_in_processes(tmp_path / "out", job, world=2, stop=EPOCHS)
     assert_same(alone, together)
@@ -125,14 +148,14 @@ def test_resumes_exactly_on_other_workers_and_stage(alone: Path, stages, worlds,
     assert_same(alone, whole)
 
 
-def test_accumulating_changes_nothing(alone: Path, tmp_path: Path) -> None:
-    job = make_job(alone.parent, 2, **{"train.accumulate": 3})
+def test_gradient_accumulation_changes_nothing(alone: Path, tmp_path: Path) -> None:
+    job = make_job(alone.parent, 2, **{"train.gradient_accumulation_steps": 3})
     assert_same(alone, train_in_processes(tmp_path / "out", job, world=1, stop=EPOCHS))
 
 
-def make_disjoint_job(folder: Path, stage: int, accumulate: int = 1):
-    """One of two workers has rows with a picture alone, the other with a text alone, in the whole first epoch."""
-    from rayfuse.data.batches import Plan
+def make_disjoint_job(folder: Path, stage: int, gradient_accumulation_steps: int = 1):
+    """One of two workers has rows with an image alone, the other with a text alone, in the whole first epoch."""
+    from rayfuse.data.sampler import BatchSampler
 
     batch = 4
     job = make_job(
@@ -140,8 +163,8 @@ def make_disjoint_job(folder: Path, stage: int, accumulate: int = 1):
         stage,
         **{
             "train.batch_size": batch,
-            "train.accumulate": accumulate,
-            "train.input_dropout": 0.0,
+            "train.gradient_accumulation_steps": gradient_accumulation_steps,
+            "train.modality_dropout": 0.0,
             "data.validation": str(folder / "train.jsonl"),
             "data.test": str(folder / "train.jsonl"),
             "inputs.image.optional": True,
@@ -150,10 +173,10 @@ def make_disjoint_job(folder: Path, stage: int, accumulate: int = 1):
     )
     rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
     rows = [row for row in rows if "image" in row][:24]
-    plan = Plan(len(rows), batch, accumulate, job.train.seed)
+    plan = BatchSampler(len(rows), batch, gradient_accumulation_steps, job.train.seed)
     for rank, gone in ((0, "text"), (1, "image")):
-        for step in range(plan.steps):
-            for numbers in plan.step(0, step, rank, 2):
+        for step in range(plan.steps_per_epoch):
+            for numbers in plan.step_indices(0, step, rank, 2):
                 for number in numbers:
                     rows[number].pop(gone)
     assert all(("image" in row) != ("text" in row) for row in rows)
@@ -162,13 +185,13 @@ def make_disjoint_job(folder: Path, stage: int, accumulate: int = 1):
 
 
 @pytest.mark.parametrize(
-    ("stage", "accumulate"),
+    ("stage", "gradient_accumulation_steps"),
     [(2, 1), (3, 2), *(pytest.param(stage, 2, marks=pytest.mark.slow) for stage in (0, 1, 2))],
 )
 def test_ranks_whose_rows_hold_disjoint_inputs_for_a_whole_epoch(
-    stage: int, accumulate: int, tmp_path: Path
+    stage: int, gradient_accumulation_steps: int, tmp_path: Path
 ) -> None:
-    job = make_disjoint_job(tmp_path, stage, accumulate)
+    job = make_disjoint_job(tmp_path, stage, gradient_accumulation_steps)
     together = train_in_processes(tmp_path / "together", job, world=2, stop=1)
     zero = job.train.model_copy(update={"deepspeed": job.train.deepspeed.model_copy(update={"stage": 0})})
     alone = train_in_processes(tmp_path / "alone", job.model_copy(update={"train": zero}), world=1, stop=1)
@@ -176,30 +199,30 @@ def test_ranks_whose_rows_hold_disjoint_inputs_for_a_whole_epoch(
 
 
 _STANDARDIZED = 2e-5
-"""These vectors' mean is up to 148 times their deviation: taking it away makes rounding so much larger. Without
+"""These vectors' mean is up to 148 times their std: subtracting it magnifies rounding errors. Without
 `align.standardize` the same runs agree to 2e-7."""
 
 AIDS = {
     "train.ema": {"decay": 0.9},
-    "train.subset_loss": {"draw": "random"},
-    "inputs.image.augment": [{"type": "affine"}, {"type": "noise"}],
+    "train.subset_loss": {"sampling": "random"},
+    "inputs.image.augment": [{"type": "affine"}, {"type": "gaussian_noise"}],
     "align.standardize": True,
     "align.loss": [{"type": "contrastive"}, {"type": "consistency"}],
 }
 
 
-def test_aids_depend_on_the_rows_alone_and_resume_exactly(tmp_path: Path) -> None:
-    """Also the contrastive loss, whose negatives are the rows of all workers."""
+def test_augmentation_and_auxiliary_losses_resume_exactly(tmp_path: Path) -> None:
+    """Include the contrastive loss, whose negatives are the rows of all workers."""
     alone = train_in_processes(tmp_path / "alone", make_job(tmp_path, 0, **AIDS), world=1, stop=EPOCHS)
     half = train_in_processes(tmp_path / "half", make_job(tmp_path, 1, **AIDS), world=1, stop=1)
     job = make_job(tmp_path, 2, **AIDS)
     together = train_in_processes(tmp_path / "out", job, 2, EPOCHS, start=half)
-    assert (together / "trained.safetensors").exists()
+    assert (together / "raw_weights.safetensors").exists()
     assert_same(alone, together, _STANDARDIZED)
     assert_same_evaluation(alone, together)
 
 
-def test_aids_under_stage_3(tmp_path: Path) -> None:
+def test_augmentation_and_auxiliary_losses_under_stage_3(tmp_path: Path) -> None:
     aids = {name: value for name, value in AIDS.items() if name != "train.ema"}
     alone = train_in_processes(tmp_path / "alone", make_job(tmp_path, 0, **aids), world=1, stop=1)
     together = train_in_processes(tmp_path / "out", make_job(tmp_path, 3, **aids), world=2, stop=1)

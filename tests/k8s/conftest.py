@@ -1,7 +1,7 @@
 """A Kubernetes API server with KubeRay's schemas, a stand-in for its operator, and an MLflow server.
 
-The API server and the stand-in come from `../shared/kube`, whose README says what they are; pods are processes of this
-machine. RAYFUSE_TEST_KUBECONFIG names a real cluster instead: tests that only ask its API server then use that one,
+The API server and the stand-in come from `../shared/kube`, see its README; pods are processes of this
+machine. RAYFUSE_TEST_KUBECONFIG names a real cluster instead: tests that only use its API server then use that one,
 and those that need pods of this checkout are skipped.
 """
 
@@ -17,7 +17,7 @@ import yaml
 from mlflow_server import Server
 
 from rayfuse.cluster import manifests
-from rayfuse.cluster.kubernetes import KubernetesJobs
+from rayfuse.cluster.kubernetes import KubernetesJobClient
 
 KIT = Path(__file__).parents[3] / "shared" / "kube"
 CLIMB = "/.." * 30
@@ -26,7 +26,7 @@ CLIMB = "/.." * 30
 
 @dataclass(frozen=True)
 class Place:
-    """What `rayfuse submit --cluster` needs to know, and where its pods can read and write."""
+    """Options of `rayfuse submit --cluster`, and folders that its pods can read and write."""
 
     file: Path
     content: dict
@@ -39,10 +39,10 @@ class Place:
 
 @pytest.fixture(scope="session")
 def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """KUBECONFIG, which is set for all tests of the session, of a cluster with KubeRay's schemas."""
+    """Set KUBECONFIG for all tests of the session to a cluster with KubeRay's schemas."""
     given = os.environ.get("RAYFUSE_TEST_KUBECONFIG")
     if not given and not KIT.is_dir():
-        pytest.skip("neither ../shared/kube is beside this checkout, nor is RAYFUSE_TEST_KUBECONFIG set")
+        pytest.skip("neither ../shared/kube is next to this checkout, nor is RAYFUSE_TEST_KUBECONFIG set")
     with pytest.MonkeyPatch.context() as patch:
         if given:
             patch.setenv("KUBECONFIG", given)
@@ -59,7 +59,7 @@ def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def operator(kubeconfig: Path) -> Iterator[None]:
-    """Something that makes processes of this machine of RayJobs and RayServices."""
+    """Start a stand-in for the operator, which runs RayJobs and RayServices as processes of this machine."""
     if os.environ.get("RAYFUSE_TEST_KUBECONFIG"):
         pytest.skip("pods of a real cluster have no part in this checkout")
     command = [sys.executable, KIT / "operator.py", "--kubeconfig", kubeconfig, "--auth", "token"]
@@ -87,15 +87,15 @@ def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def jobs(kubeconfig: Path) -> KubernetesJobs:
-    return KubernetesJobs.connect()
+def jobs(kubeconfig: Path) -> KubernetesJobClient:
+    return KubernetesJobClient.connect()
 
 
 @pytest.fixture
 def place(
     operator: None, mlflow: Server, kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Place:
-    """A cluster of a head and at most one worker, whose pods share this machine's files."""
+    """Return a cluster of a head and at most one worker, whose pods share this machine's files."""
     monkeypatch.setattr(manifests, "SPEC_FOLDER", f"{CLIMB}{tmp_path}/spec")
     content = {
         "kind": "cluster",
@@ -103,7 +103,7 @@ def place(
         "head": {"cpu": 1, "memory": "2Gi"},
         "workers": {"cpu": {"max": 1, "cpu": 2, "memory": "2Gi"}},
         "env": {"MLFLOW_TRACKING_URI": mlflow.uri},
-        "volumes": {"all": {"claim": "all", "path": str(tmp_path)}},
+        "volumes": {"all": {"pvc": "all", "path": str(tmp_path)}},
     }
     file = tmp_path / "cluster.yaml"
     place = Place(file, content, tmp_path)

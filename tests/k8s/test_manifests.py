@@ -1,4 +1,4 @@
-"""What lies in k8s/ besides specs: accepted by a real API server, and its commands run."""
+"""Manifests in k8s/: accepted by a real API server, and its commands run."""
 
 import http.client
 import os
@@ -36,27 +36,27 @@ PODS = [
 
 
 def create(kubeconfig: Path, manifest: str) -> subprocess.CompletedProcess[str]:
-    """Have the API server check a manifest, unknown fields included, and keep nothing of it."""
+    """Validate a manifest by a dry run of the API server, which rejects unknown fields."""
     if shutil.which("kubectl") is None:
         pytest.skip("kubectl is not installed")
     command = ["kubectl", "--kubeconfig", str(kubeconfig), "create", "--dry-run=server", "--validate=strict"]
     return subprocess.run([*command, "-f", "-"], input=manifest, capture_output=True, text=True, check=False)
 
 
-def test_the_api_server_takes_every_document(kubeconfig: Path) -> None:
+def test_the_api_server_accepts_every_document(kubeconfig: Path) -> None:
     done = create(kubeconfig, STORES.read_text())
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("created (server dry run)") == len(DOCUMENTS)
 
 
-def test_it_would_not_take_a_misspelt_field(kubeconfig: Path) -> None:
+def test_misspelled_fields_are_rejected(kubeconfig: Path) -> None:
     done = create(kubeconfig, STORES.read_text().replace("readinessProbe:", "readynessProbe:"))
     assert done.returncode != 0
     assert 'unknown field "spec.template.spec.containers[0].readynessProbe"' in done.stderr
 
 
 @pytest.mark.parametrize(("pod", "kind"), PODS)
-def test_no_pod_is_root_or_without_bounds(pod: dict[str, Any], kind: str) -> None:
+def test_no_pod_is_root_or_without_limits(pod: dict[str, Any], kind: str) -> None:
     assert pod["securityContext"]["runAsNonRoot"]
     assert pod["automountServiceAccountToken"] is False
     for container in pod["containers"]:
@@ -80,7 +80,7 @@ def test_secrets_are_named_and_never_written(pod: dict[str, Any], kind: str) -> 
 
 
 @pytest.mark.parametrize("name", ["mlflow", "s3"])
-def test_a_service_leads_to_its_pods_and_they_keep_what_they_have(name: str) -> None:
+def test_services_select_their_pods_and_data_is_persistent(name: str) -> None:
     template = named("Deployment", name)["spec"]["template"]
     assert named("Service", name)["spec"]["selector"].items() <= template["metadata"]["labels"].items()
     assert {"name": "data", "persistentVolumeClaim": {"claimName": name}} in template["spec"]["volumes"]
@@ -90,7 +90,7 @@ def test_a_service_leads_to_its_pods_and_they_keep_what_they_have(name: str) -> 
 
 @pytest.fixture(scope="module")
 def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of the MLflow server that the manifest starts, with another folder in place of its volume."""
+    """Start the manifest's MLflow server with a folder instead of its volume, and return its port."""
     folder = tmp_path_factory.mktemp("mlflow")
     [port] = free_ports(1)
     [container] = named("Deployment", "mlflow")["spec"]["template"]["spec"]["containers"]
@@ -119,7 +119,7 @@ def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 
 def status(port: int, path: str, host: str) -> int | None:
-    """What a request to one of the server's names is answered with; None where nobody answers."""
+    """Return the status of a request with a host name of the server; None where it is unreachable."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         connection.request("GET", path, headers={"Host": host})
@@ -140,11 +140,11 @@ def status(port: int, path: str, host: str) -> int | None:
         ("mlflow.example.com:5000", 403),
     ],
 )
-def test_mlflow_answers_to_the_names_of_its_service(mlflow: int, host: str, answer: int) -> None:
+def test_mlflow_accepts_the_host_names_of_its_service(mlflow: int, host: str, answer: int) -> None:
     assert status(mlflow, "/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default", host) == answer
 
 
-def test_the_bucket_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bucket_is_created_once(monkeypatch: pytest.MonkeyPatch) -> None:
     [container] = named("Job", "s3-bucket")["spec"]["template"]["spec"]["containers"]
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()

@@ -1,4 +1,4 @@
-"""A service on Kubernetes: a RayService that reads its spec in the pod, fetches its model and answers."""
+"""A service on Kubernetes: a RayService that reads its spec in the pod, downloads its model and serves it."""
 
 import base64
 from pathlib import Path
@@ -16,14 +16,14 @@ from tiny_jobs import write_image
 from waiting import wait_for
 
 from rayfuse.cli import main
-from rayfuse.cluster.kubernetes import KubernetesJobs
+from rayfuse.cluster.kubernetes import KubernetesJobClient
 
 KEY = "key-of-a-test"
 
 
 @pytest.fixture(scope="module")
 def model(mlflow: Server, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The URI of a champion."""
+    """Return the URI of a champion."""
     folder = endpoints.make_served_model(tmp_path_factory.mktemp("served"))
     endpoints.make_champion(mlflow.uri, folder, "served")
     return "models:/served@champion"
@@ -31,7 +31,7 @@ def model(mlflow: Server, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def keys(kubeconfig: Path) -> str:
-    """The name of a Secret with an API key."""
+    """Return the name of a Secret with an API key."""
     content = {"RAYFUSE_API_KEYS": base64.b64encode(KEY.encode()).decode()}
     with Client() as client:
         client.apply(
@@ -40,8 +40,8 @@ def keys(kubeconfig: Path) -> str:
     return "keys"
 
 
-def test_a_service_answers_with_the_champion_changes_and_goes(
-    place: Any, model: str, keys: str, jobs: KubernetesJobs, capsys: pytest.CaptureFixture[str]
+def test_a_service_serves_the_champion_is_updated_and_deleted(
+    place: Any, model: str, keys: str, jobs: KubernetesJobClient, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = place.folder / "service.yaml"
     auth = {"keys": "${RAYFUSE_API_KEYS:-}"}
@@ -58,9 +58,9 @@ def test_a_service_answers_with_the_champion_changes_and_goes(
     assert [job.kind for job in jobs.list() if job.name == "served"] == ["service"]
 
     predict = f"{serve_url('served')}/served/predict"
-    picture = endpoints.b64(write_image(place.folder / "red.png").read_bytes())
-    question = {"inputs": {"image": picture, "text": "which colour is this?"}}
-    endpoints.refused(httpx.post(predict, json=question, trust_env=False), 401)
+    png = endpoints.b64(write_image(place.folder / "red.png").read_bytes())
+    question = {"inputs": {"image": png, "text": "which colour is this?"}}
+    endpoints.problem_of(httpx.post(predict, json=question, trust_env=False), 401)
     allowed = {"Authorization": f"Bearer {KEY}"}
     answer = httpx.post(predict, json=question, headers=allowed, trust_env=False, timeout=60)
     assert answer.status_code == 200, answer.text
@@ -73,7 +73,7 @@ def test_a_service_answers_with_the_champion_changes_and_goes(
     again = jobs.kube.find("RayService", "served")
     assert again
     assert again["metadata"]["generation"] == before["metadata"]["generation"]
-    assert main([*command, "--set", "limits.queue=9"]) == 0
+    assert main([*command, "--set", "limits.max_queued_requests=9"]) == 0
     changed = wait_for(
         lambda: "updating" in jobs.get("served").message and jobs.kube.find("RayService", "served")
     )
@@ -86,7 +86,7 @@ def test_a_service_answers_with_the_champion_changes_and_goes(
 
 
 def serve_url(name: str) -> str:
-    """Where the stand-in's Serve listens on this machine."""
+    """Return the address of Serve on this machine."""
     with Client() as client:
         found = client.get(Service, f"{name}-serve-svc", namespace="default")
     assert found.metadata

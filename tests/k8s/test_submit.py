@@ -1,4 +1,4 @@
-"""What `rayfuse submit` asks of an API server: nothing for a wrong spec, and both objects or neither."""
+"""Requests of `rayfuse submit` to an API server: none for an invalid spec, and both objects or neither."""
 
 import json
 import os
@@ -22,10 +22,10 @@ from waiting import wait_for
 
 from rayfuse.cli import main
 from rayfuse.cluster import manifests
-from rayfuse.cluster.kube import Kube
-from rayfuse.cluster.kubernetes import KubernetesJobs
-from rayfuse.cluster.travel import Destination, pack
-from rayfuse.errors import NotReachable, SpecError
+from rayfuse.cluster.kube import KubeClient
+from rayfuse.cluster.kubernetes import KubernetesJobClient
+from rayfuse.cluster.submission import TargetEnvironment, build_bundle
+from rayfuse.errors import SpecError, UnavailableError
 from rayfuse.spec.cluster import Cluster
 from rayfuse.spec.load import load_spec
 
@@ -44,11 +44,11 @@ SERVICE = {
 
 
 @pytest.fixture
-def jobs(kubeconfig: Path) -> KubernetesJobs:
-    """A namespace that the stand-in for the operator does not look at."""
+def jobs(kubeconfig: Path) -> KubernetesJobClient:
+    """Return a namespace that the stand-in for the operator ignores."""
     with Client() as client:
         client.apply(Namespace(metadata=ObjectMeta(name=NAMESPACE)), field_manager="test")
-    return KubernetesJobs.connect(NAMESPACE)
+    return KubernetesJobClient.connect(NAMESPACE)
 
 
 @pytest.fixture
@@ -59,8 +59,8 @@ def job(tmp_path: Path) -> Path:
     return file
 
 
-def objects(kube: Kube) -> set[str]:
-    """Everything of the kinds that a submission makes, by unique id."""
+def objects(kube: KubeClient) -> set[str]:
+    """Return all objects of the kinds that a submission creates, by unique id."""
     kinds = ("RayJob", "RayService", "ConfigMap")
     return {item["metadata"]["uid"] for kind in kinds for item in kube.list(kind)}
 
@@ -68,56 +68,56 @@ def objects(kube: Kube) -> set[str]:
 def rendered(spec: Path, cluster_file: Path, name: str) -> list[dict[str, Any]]:
     cluster = load_spec(cluster_file, Cluster)
     return manifests.render(
-        pack(str(spec), (), Destination.kubernetes(cluster, "c.yaml")), cluster, "c.yaml", name
+        build_bundle(str(spec), (), TargetEnvironment.kubernetes(cluster, "c.yaml")), cluster, "c.yaml", name
     )
 
 
 @pytest.mark.parametrize("wrong", cluster_specs.WRONG)
-def test_a_wrong_cluster_spec_is_never_sent(
-    wrong: str, job: Path, jobs: KubernetesJobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_invalid_cluster_specs_are_not_sent(
+    wrong: str, job: Path, jobs: KubernetesJobClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    changes, says = cluster_specs.WRONG[wrong]
+    changes, expected_message = cluster_specs.WRONG[wrong]
     file = tmp_path / "cluster.yaml"
     file.write_text(yaml.safe_dump(cluster_specs.changed({"namespace": NAMESPACE} | changes)))
     before = objects(jobs.kube)
     assert main(["submit", str(job), "--cluster", str(file)]) == 2
-    assert f"error: {file}: {says}" in capsys.readouterr().err
+    assert f"error: {file}: {expected_message}" in capsys.readouterr().err
     assert objects(jobs.kube) == before
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "expected_message"),
     [
         (["--name", "n" * 48], "--name: "),
         (
             ["--set", "compute={workers: 16, cpus_per_worker: 2}"],
-            "compute.workers: 16 of 2 CPUs each do not fit",
+            "compute.workers: 16 workers with 2 CPUs each do not fit",
         ),
-        (["--set", "data.train=rows.jsonl"], "data.train: 'rows.jsonl' is on this machine"),
+        (["--set", "data.train=rows.jsonl"], "data.train: 'rows.jsonl' is a path of this machine"),
         (["--set", "data.train=${ROWS}"], "the environment variable ROWS is not set"),
-        (["--set", "output.storage=/runs"], "output.storage: /runs is in a pod"),
+        (["--set", "output.storage=/runs"], "output.storage: /runs is deleted with the pod"),
     ],
 )
-def test_a_wrong_job_is_never_sent(
-    options: list[str], says: str, job: Path, jobs: KubernetesJobs, tmp_path: Path,
+def test_invalid_jobs_are_not_sent(
+    options: list[str], expected_message: str, job: Path, jobs: KubernetesJobClient, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     before = objects(jobs.kube)
     file = cluster_specs.write(tmp_path, namespace=NAMESPACE)
     assert main(["submit", str(job), "--cluster", str(file), *options]) == 2
-    assert says in capsys.readouterr().err
+    assert expected_message in capsys.readouterr().err
     assert objects(jobs.kube) == before
 
 
 @pytest.mark.parametrize("kind", ["job", "service"])
-def test_the_server_can_check_and_keep_nothing(
-    kind: str, job: Path, jobs: KubernetesJobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_dry_run_stores_nothing(
+    kind: str, job: Path, jobs: KubernetesJobClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if kind == "service":
         job.write_text(yaml.safe_dump(SERVICE))
     before = objects(jobs.kube)
     file = cluster_specs.write(
-        tmp_path, queue="team-a", submission={"ttl": "5m", "deadline": "1h", "retries": 1}
+        tmp_path, kueue_queue="team-a", submission={"ttl": "5m", "active_deadline": "1h", "backoff_limit": 1}
     )
     assert main(["submit", str(job), "--cluster", str(file), "--dry-run", "server", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
@@ -125,31 +125,31 @@ def test_the_server_can_check_and_keep_nothing(
     assert objects(jobs.kube) == before
 
 
-def test_what_the_server_finds_wrong_is_said_by_field(
-    job: Path, jobs: KubernetesJobs, tmp_path: Path
+def test_errors_of_the_server_are_listed_by_field(
+    job: Path, jobs: KubernetesJobClient, tmp_path: Path
 ) -> None:
     _, ray_job = wrong = rendered(job, cluster_specs.write(tmp_path, namespace=NAMESPACE), "wrong")
     ray_job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["replicas"] = "two"
     with pytest.raises(
         SpecError, match=r"^RayJob wrong: spec\.rayClusterSpec\.workerGroupSpecs\[0\]\.replicas: "
     ):
-        jobs.send(wrong)
+        jobs.submit(wrong)
     assert jobs.kube.find("RayJob", "wrong") is None
 
 
-def test_an_operator_that_is_too_old_is_noticed(job: Path, jobs: KubernetesJobs, tmp_path: Path) -> None:
-    """The API server drops what the schema does not have, and authentication must not be lost that way."""
+def test_an_outdated_operator_is_rejected(job: Path, jobs: KubernetesJobClient, tmp_path: Path) -> None:
+    """The API server drops fields that its schema does not have, which must not disable authentication."""
     _, ray_job = newer = rendered(job, cluster_specs.write(tmp_path, namespace=NAMESPACE), "newer")
     ray_job["spec"]["rayClusterSpec"]["fromTheFuture"] = {"mode": "token"}
     with pytest.raises(
-        NotReachable, match=r"does not know spec\.rayClusterSpec\.fromTheFuture; install KubeRay"
+        UnavailableError, match=r"does not support spec\.rayClusterSpec\.fromTheFuture; install KubeRay"
     ):
-        jobs.send(newer)
+        jobs.submit(newer)
     assert jobs.kube.find("RayJob", "newer") is None
 
 
-class Overtaken(Kube):
-    """A cluster where somebody else makes a ConfigMap of the same name right after the RayJob was made."""
+class ConflictingClient(KubeClient):
+    """A cluster in which another client creates a ConfigMap of the same name right after the RayJob."""
 
     def create(self, manifest: dict[str, Any], dry_run: bool = False) -> dict[str, Any]:
         made = super().create(manifest, dry_run)
@@ -158,31 +158,33 @@ class Overtaken(Kube):
         return made
 
 
-def test_without_its_spec_a_job_does_not_stay(job: Path, jobs: KubernetesJobs, tmp_path: Path) -> None:
+def test_a_job_is_deleted_if_its_configmap_fails(
+    job: Path, jobs: KubernetesJobClient, tmp_path: Path
+) -> None:
     sent = rendered(job, cluster_specs.write(tmp_path, namespace=NAMESPACE), "alone")
     name = sent[0]["metadata"]["name"]
     before = objects(jobs.kube)
-    kube = Overtaken.connect(NAMESPACE)
+    kube = ConflictingClient.connect(NAMESPACE)
     kube.theirs = sent[0]
-    with pytest.raises(SpecError, match=f"ConfigMap {name}: somebody else has changed it: "):
-        KubernetesJobs(kube).send(sent)
+    with pytest.raises(SpecError, match=f"ConfigMap {name}: conflict with a concurrent change: "):
+        KubernetesJobClient(kube).submit(sent)
     jobs.kube.delete("ConfigMap", name)
     wait_for(lambda: objects(jobs.kube) == before)
 
 
-def test_nothing_is_made_where_the_spec_would_not_be_taken(
-    job: Path, jobs: KubernetesJobs, tmp_path: Path
+def test_nothing_is_created_if_the_configmap_is_rejected(
+    job: Path, jobs: KubernetesJobClient, tmp_path: Path
 ) -> None:
     sent = rendered(job, cluster_specs.write(tmp_path, namespace=NAMESPACE), "taken")
     jobs.kube.create({**sent[0], "data": {"job.yaml": "kind: job"}})
     before = objects(jobs.kube)
-    with pytest.raises(SpecError, match=f"ConfigMap {sent[0]['metadata']['name']}: somebody else "):
-        jobs.send(sent)
+    with pytest.raises(SpecError, match=f"ConfigMap {sent[0]['metadata']['name']}: conflict with a "):
+        jobs.submit(sent)
     assert objects(jobs.kube) == before
     jobs.kube.delete("ConfigMap", sent[0]["metadata"]["name"])
 
 
-def test_a_service_that_is_not_ours_is_left_alone(jobs: KubernetesJobs, tmp_path: Path) -> None:
+def test_services_of_others_are_not_changed(jobs: KubernetesJobClient, tmp_path: Path) -> None:
     spec = tmp_path / "service.yaml"
     spec.write_text(yaml.safe_dump(SERVICE | {"name": "theirs"}))
     spec_map, service = rendered(spec, cluster_specs.write(tmp_path, namespace=NAMESPACE), "theirs")
@@ -190,9 +192,9 @@ def test_a_service_that_is_not_ours_is_left_alone(jobs: KubernetesJobs, tmp_path
     unlabelled["spec"] = {**service["spec"], "suspend": True}
     made = jobs.kube.create(unlabelled)
     with pytest.raises(
-        SpecError, match="RayService theirs: is there and not from Rayfuse; choose another --name"
+        SpecError, match="RayService theirs: exists and is not managed by Rayfuse; choose another --name"
     ):
-        jobs.send([spec_map, service])
+        jobs.submit([spec_map, service])
     with pytest.raises(SpecError, match="theirs: no such job; "):
         jobs.get("theirs")
     found = jobs.kube.find("RayService", "theirs")
@@ -201,21 +203,21 @@ def test_a_service_that_is_not_ours_is_left_alone(jobs: KubernetesJobs, tmp_path
     jobs.kube.delete("RayService", "theirs")
 
 
-def test_a_job_that_is_not_there(jobs: KubernetesJobs) -> None:
-    for ask in (jobs.get, jobs.stop, lambda name: list(jobs.logs(name))):
+def test_unknown_job(jobs: KubernetesJobClient) -> None:
+    for call in (jobs.get, jobs.stop, lambda name: list(jobs.logs(name))):
         with pytest.raises(SpecError, match="nope: no such job; "):
-            ask("nope")
+            call("nope")
 
 
-def test_where_kueue_admits_jobs_it_is_the_one_to_stop_them(
-    kubeconfig: Path, jobs: KubernetesJobs, job: Path, tmp_path: Path
+def test_jobs_of_kueue_are_stopped_through_kueue(
+    kubeconfig: Path, jobs: KubernetesJobClient, job: Path, tmp_path: Path
 ) -> None:
-    sent = rendered(job, cluster_specs.write(tmp_path, namespace=NAMESPACE, queue="team-a"), "queued")
+    sent = rendered(job, cluster_specs.write(tmp_path, namespace=NAMESPACE, kueue_queue="team-a"), "queued")
     sent[1]["spec"]["suspend"] = True  # as Kueue's webhook does
-    jobs.send(sent)
+    jobs.submit(sent)
     uid = jobs.kube.find("RayJob", "queued")["metadata"]["uid"]
-    with pytest.raises(NotReachable, match="knows no Workload"):
-        jobs._suspend(jobs._find("queued"))
+    with pytest.raises(UnavailableError, match="has no resource Workload"):
+        jobs.suspend(jobs.find("queued"))
     with kueue(), Client(namespace=NAMESPACE) as client:
         workload = {
             "apiVersion": "kueue.x-k8s.io/v1beta1",
@@ -224,14 +226,14 @@ def test_where_kueue_admits_jobs_it_is_the_one_to_stop_them(
             "spec": {"active": True},
         }
         client.create(WORKLOAD(**workload))
-        jobs._suspend(jobs._find("queued"))
+        jobs.suspend(jobs.find("queued"))
         assert client.get(WORKLOAD, "queued")["spec"] == {"active": False}
     jobs.kube.delete("RayJob", "queued")
 
 
 @contextmanager
 def kueue() -> Iterator[None]:
-    """The part of Kueue's schema that `stop` touches, as long as this lasts."""
+    """Return the part of Kueue's schema that `stop` uses, for the duration of the context."""
     versions = {"name": "v1beta1", "served": True, "storage": True}
     schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
     names = {"kind": "Workload", "plural": "workloads", "singular": "workload", "listKind": "WorkloadList"}
@@ -260,7 +262,7 @@ def is_established(definition: dict[str, Any]) -> bool:
     return any(item["type"] == "Established" and item["status"] == "True" for item in conditions)
 
 
-def test_control_c_leaves_the_job_running(job: Path, jobs: KubernetesJobs, tmp_path: Path) -> None:
+def test_control_c_leaves_the_job_running(job: Path, jobs: KubernetesJobClient, tmp_path: Path) -> None:
     file = cluster_specs.write(tmp_path, namespace=NAMESPACE)
     command = [*RAYFUSE, "submit", str(job), "--cluster", str(file), "--name", "patient", "--wait"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiting:
@@ -271,32 +273,30 @@ def test_control_c_leaves_the_job_running(job: Path, jobs: KubernetesJobs, tmp_p
         _, err = waiting.communicate(timeout=60)
     assert waiting.returncode == 130
     assert err == (
-        "error: patient goes on without this command\n"
-        f"log        rayfuse jobs logs patient --follow --cluster {file}\n"
+        "error: interrupted; patient keeps running\n"
+        f"logs       rayfuse jobs logs patient --follow --cluster {file}\n"
         f"stop       rayfuse jobs stop patient --cluster {file}\n"
     )
     assert jobs.get("patient").status == "PENDING"
     jobs.kube.delete("RayJob", "patient")
 
 
-def test_waiting_has_an_end(
-    job: Path, jobs: KubernetesJobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_waiting_times_out(
+    job: Path, jobs: KubernetesJobClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = cluster_specs.write(tmp_path, namespace=NAMESPACE)
     command = ["submit", str(job), "--cluster", str(file), "--name", "late", "--follow", "--timeout", "0.1"]
     assert main(command) == 1
-    assert "late: still PENDING after 0.1 s, and goes on\nlog " in capsys.readouterr().err
+    assert "late: PENDING after 0.1 s; it keeps running\nlogs " in capsys.readouterr().err
     jobs.kube.delete("RayJob", "late")
 
 
-def test_a_wrong_token_is_not_let_in(
-    kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_token_is_rejected(kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = yaml.safe_load(kubeconfig.read_text())
     server = content["clusters"][0]["cluster"]
     server["certificate-authority"] = str(kubeconfig.parent / server["certificate-authority"])
     content["users"][0]["user"] = {"token": "wrong"}
     (tmp_path / "config").write_text(yaml.safe_dump(content))
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
-    with pytest.raises(NotReachable, match="does not know you: .*; log in again"):
-        KubernetesJobs.connect().list()
+    with pytest.raises(UnavailableError, match="authentication to Kubernetes .* failed: .*; log in again"):
+        KubernetesJobClient.connect().list()

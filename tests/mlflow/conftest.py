@@ -16,7 +16,7 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def server(shared_server: Server) -> Server:
-    """The server, running."""
+    """Return the server, running."""
     if shared_server.process is None:
         shared_server.start()
     return shared_server

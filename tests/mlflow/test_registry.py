@@ -1,4 +1,4 @@
-"""From a trained folder to a champion that another process answers with, through a real MLflow server."""
+"""From a model folder to a champion that another process loads, through a real MLflow server."""
 
 import json
 import os
@@ -11,12 +11,12 @@ import pytest
 from tiny_jobs import make_model_folder, make_rows, tiny_job
 
 from rayfuse.cli import main
-from rayfuse.model.folder import read_job
-from rayfuse.registry.evaluate import evaluate_folder
-from rayfuse.registry.fetching import download, fetch, folder_digest
-from rayfuse.registry.storing import register
+from rayfuse.evaluation.evaluate import evaluate_folder
+from rayfuse.model.model_io import load_job
+from rayfuse.registry.download import download, fetch, folder_digest
+from rayfuse.registry.mlflow_connection import connect
+from rayfuse.registry.registration import register
 from rayfuse.registry.tracker import Tracker
-from rayfuse.registry.tracking import connect
 
 SERVING_ONLY = """
 import json, sys
@@ -33,7 +33,7 @@ print(json.dumps([model.predict(rows), model.predict(pandas.DataFrame({"text": [
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A folder with a good model in model/ and its rows in data/, and one whose model is untrained."""
+    """Return a folder with a trained model in model/ and its rows in data/, and one with an untrained model."""
     good, poor = tmp_path_factory.mktemp("good"), tmp_path_factory.mktemp("poor")
     make_model_folder(good)
     make_model_folder(poor, steps=0, job=tiny_job(good / "data"))
@@ -41,8 +41,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def log_and_register(uri: str, folder: Path, digest: str, model: str) -> int:
-    """What `rayfuse train` does after training; the model is judged on its own test rows."""
-    client, job = connect(uri), read_job(folder / "model")[0].model_copy(update={"name": model})
+    """Register a model as `rayfuse train` does, with its metrics on the test rows."""
+    client, job = connect(uri), load_job(folder / "model")[0].model_copy(update={"name": model})
     tracker = Tracker.start(client, job, "run", folder / "metrics.jsonl")
     evaluation = {**evaluate_folder(folder / "model", job.data.test), "split": "test"}
     number = register(
@@ -59,14 +59,12 @@ def log_and_register(uri: str, folder: Path, digest: str, model: str) -> int:
 
 
 def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
-    """Exit code and JSON answer of `rayfuse …`."""
+    """Run `rayfuse …`, and return its exit code and JSON."""
     code = main([*arguments, "--json"])
     return code, json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
-def test_a_process_with_the_serving_extra_alone_answers(
-    server: Any, trained: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_predict_with_the_serving_extra_only(server: Any, trained: tuple[Path, Path], tmp_path: Path) -> None:
     good, _ = trained
     log_and_register(server.uri, good, "d", "answering")
     done = subprocess.run(
@@ -85,24 +83,24 @@ def test_a_process_with_the_serving_extra_alone_answers(
     assert without["outputs"]["answer"]["label"] == "unknown"
 
 
-def test_what_comes_back_over_the_network_is_what_was_registered(
+def test_a_model_is_downloaded_unchanged_and_once(
     server: Any, trained: tuple[Path, Path], tmp_path: Path
 ) -> None:
     good, _ = trained
-    number = log_and_register(server.uri, good, "d", "travelling")
+    number = log_and_register(server.uri, good, "d", "downloaded")
     cache = tmp_path / "cache"
-    found = fetch("models:/travelling@candidate", server.uri, cache)
-    assert (found.name, found.version) == ("travelling", number)
+    found = fetch("models:/downloaded@candidate", server.uri, cache)
+    assert (found.name, found.version) == ("downloaded", number)
     assert folder_digest(found.folder) == folder_digest(good / "model")
     (found.folder / "marker").touch()
-    assert download(connect(server.uri), f"models:/travelling/{number}", cache) == found.folder
-    assert (found.folder / "marker").exists(), "it was downloaded twice"
+    assert download(connect(server.uri), f"models:/downloaded/{number}", cache) == found.folder
+    assert (found.folder / "marker").exists(), "downloaded twice"
     assert [path.name for path in cache.iterdir()] == [found.folder.name]
     stored = [path for path in (server.folder / "artifacts").rglob("*") if path.is_file()]
     assert not [path for path in stored if path.suffix in (".pkl", ".pickle", ".pt", ".bin", ".pth")]
 
 
-def test_the_life_of_a_model_on_the_command_line(
+def test_promotion_and_rollback_on_the_command_line(
     server: Any,
     trained: tuple[Path, Path],
     capsys: pytest.CaptureFixture[str],
@@ -111,32 +109,32 @@ def test_the_life_of_a_model_on_the_command_line(
     good, poor = trained
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     monkeypatch.setenv("XDG_CACHE_HOME", str(good / "cache"))
-    log_and_register(server.uri, poor, "d", "living")
-    code, answer = command(capsys, "models", "promote", "living", "--min", "answer/accuracy=0.9")
-    assert (code, answer["error"]["type"]) == (3, "GateRefused")
-    assert "is below 0.9" in answer["error"]["message"]
-    code, answer = command(capsys, "models", "promote", "living", "--min", "answer/accuracy=0.9", "--force")
-    assert (code, answer["decision"], answer["version"]) == (0, "forced", 1)
+    log_and_register(server.uri, poor, "d", "lifecycle")
+    code, data = command(capsys, "models", "promote", "lifecycle", "--min", "answer/accuracy=0.9")
+    assert (code, data["error"]["type"]) == (3, "GateRejectedError")
+    assert "is below 0.9" in data["error"]["message"]
+    code, data = command(capsys, "models", "promote", "lifecycle", "--min", "answer/accuracy=0.9", "--force")
+    assert (code, data["decision"], data["version"]) == (0, "forced", 1)
 
-    log_and_register(server.uri, good, "d", "living")
-    code, answer = command(capsys, "models", "promote", "living", "--min", "answer/accuracy=0.9")
-    assert (code, answer["decision"], answer["champion_before"]) == (0, "promoted", 1)
-    _, answer = command(capsys, "models", "show", "living")
-    assert answer["aliases"] == {"champion": 2, "previous": 1}
+    log_and_register(server.uri, good, "d", "lifecycle")
+    code, data = command(capsys, "models", "promote", "lifecycle", "--min", "answer/accuracy=0.9")
+    assert (code, data["decision"], data["champion_before"]) == (0, "promoted", 1)
+    _, data = command(capsys, "models", "show", "lifecycle")
+    assert data["aliases"] == {"champion": 2, "previous": 1}
     assert (
-        answer["versions"][0]["decision"]["gates"][1]["numbers"]["champion_measured"]
+        data["versions"][0]["decision"]["gates"][1]["details"]["champion_metrics_source"]
         == "recorded on the same rows"
     )
 
-    code, answer = command(capsys, "models", "rollback", "living")
-    assert (code, answer["version"]) == (0, 1)
-    _, answer = command(capsys, "models", "list")
-    listed = next(model for model in answer["models"] if model["name"] == "living")
+    code, data = command(capsys, "models", "rollback", "lifecycle")
+    assert (code, data["version"]) == (0, 1)
+    _, data = command(capsys, "models", "list")
+    listed = next(model for model in data["models"] if model["name"] == "lifecycle")
     assert listed["aliases"] == {"champion": 1, "previous": 2}
-    assert command(capsys, "models", "rollback", "living")[1]["version"] == 2
+    assert command(capsys, "models", "rollback", "lifecycle")[1]["version"] == 2
 
 
-def test_a_champion_that_saw_other_rows_is_measured_on_the_candidates(
+def test_a_champion_with_other_rows_is_evaluated_on_those_of_the_candidate(
     server: Any,
     trained: tuple[Path, Path],
     capsys: pytest.CaptureFixture[str],
@@ -148,43 +146,43 @@ def test_a_champion_that_saw_other_rows_is_measured_on_the_candidates(
     log_and_register(server.uri, good, "old rows", "measured")
     assert command(capsys, "models", "promote", "measured")[0] == 0
     log_and_register(server.uri, poor, "new rows", "measured")
-    code, answer = command(capsys, "models", "promote", "measured")
+    code, data = command(capsys, "models", "promote", "measured")
     assert code == 3
-    assert "measured now on the candidate's rows" in answer["error"]["message"]
+    assert "evaluated now on the candidate's rows" in data["error"]["message"]
 
 
-def test_evaluate_answers_for_every_subset_of_the_inputs(
+def test_evaluate_reports_every_subset_of_the_inputs(
     server: Any, trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good, _ = trained
     rows = make_rows(tmp_path, 20, "fresh", seed=3)
-    code, answer = command(capsys, "evaluate", str(good / "model"), "--data", str(rows))
+    code, data = command(capsys, "evaluate", str(good / "model"), "--data", str(rows))
     assert code == 0
-    assert list(answer) == ["metrics", "by_inputs", "rows", "bad"]
-    assert list(answer["by_inputs"]) == ["image+text", "image", "text"]
-    assert (answer["rows"], answer["bad"]) == (20, 0)
+    assert list(data) == ["metrics", "by_inputs", "rows", "invalid"]
+    assert list(data["by_inputs"]) == ["image+text", "image", "text"]
+    assert (data["rows"], data["invalid"]) == (20, 0)
     assert main(["evaluate", str(good / "model"), "--data", str(rows)]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == "20 rows"
     assert shown[1].split() == ["inputs", "loss", "answer/loss", "answer/accuracy", "answer/ece"]
 
 
-def test_errors_of_the_command_line_name_the_remedy(
+def test_command_line_errors_have_a_remedy(
     server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
-    code, answer = command(capsys, "models", "list")
+    code, data = command(capsys, "models", "list")
     assert code == 4
-    assert "train a job first" in answer["error"]["message"]
-    code, answer = command(capsys, "models", "show", "nothing", "--tracking", server.uri)
+    assert "train a job first" in data["error"]["message"]
+    code, data = command(capsys, "models", "show", "nothing", "--tracking", server.uri)
     assert code == 2
-    assert "no registered model `nothing`" in answer["error"]["message"]
+    assert "registered model `nothing` not found" in data["error"]["message"]
     assert command(capsys, "models", "list", "--tracking", "http://127.0.0.1:9")[0] == 4
 
 
-def test_a_new_database_is_made_without_a_word(tmp_path: Path) -> None:
-    script = f"from rayfuse.registry.tracking import connect; connect('sqlite:///{tmp_path}/new.db')"
+def test_a_new_database_is_created_without_output(tmp_path: Path) -> None:
+    script = f"from rayfuse.registry.mlflow_connection import connect; connect('sqlite:///{tmp_path}/new.db')"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False
     )

@@ -13,16 +13,16 @@ from rayfuse.cluster.local import LocalCluster
 
 @pytest.fixture(scope="session")
 def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    """A running cluster of four CPUs, in the environment of this process: RAY_ADDRESS and the token are set."""
+    """Start a cluster of four CPUs, and set RAY_ADDRESS and its token in the environment of this process."""
     state = tmp_path_factory.mktemp("ray-state")
     with pytest.MonkeyPatch.context() as patch:  # so that submitted jobs find this Rayfuse
         patch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-        cluster = local.start(state, cpus=4)
+        cluster = local.start(state, num_cpus=4)
     try:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in cluster.environment.items():
                 patch.setenv(name, value)
-            _tell_ray(patch)
+            _apply_ray_settings(patch)
             yield cluster
             if "ray" in sys.modules:
                 sys.modules["ray"].shutdown()
@@ -30,8 +30,8 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalClust
         local.stop(state)
 
 
-def _tell_ray(patch: pytest.MonkeyPatch) -> None:
-    """Ray reads these settings when it is imported, which another test may have done by now."""
+def _apply_ray_settings(patch: pytest.MonkeyPatch) -> None:
+    """Apply settings that Ray reads when it is imported, as another test may have imported it."""
     if "ray" in sys.modules:
         from ray._private import ray_constants
         from ray._raylet import Config
@@ -42,7 +42,7 @@ def _tell_ray(patch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def outside_ray(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The environment of a command that knows of no cluster."""
+    """Return an environment without the variables of Ray."""
     for name in [name for name in os.environ if name.startswith("RAY_")]:
         monkeypatch.delenv(name)
     return dict(os.environ)

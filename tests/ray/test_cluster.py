@@ -1,4 +1,4 @@
-"""The local cluster as its drivers see it."""
+"""The local cluster from the perspective of its drivers."""
 
 from pathlib import Path
 
@@ -7,25 +7,25 @@ import pytest
 
 from rayfuse.cluster import local
 from rayfuse.cluster.local import LocalCluster
-from rayfuse.errors import NotReachable
+from rayfuse.errors import UnavailableError
 from rayfuse.serve.dashboard import connect
 
 
-def test_a_driver_with_its_environment_is_let_in(ray_cluster: LocalCluster) -> None:
+def test_a_driver_with_its_environment_connects(ray_cluster: LocalCluster) -> None:
     import ray
 
     with ray.init(log_to_driver=False, logging_level="ERROR"):
         assert ray.get(ray.remote(ray.util.get_node_ip_address).remote()) == "127.0.0.1"
 
 
-def test_it_listens_on_loopback_alone(ray_cluster: LocalCluster) -> None:
+def test_the_cluster_listens_on_loopback_only(ray_cluster: LocalCluster) -> None:
     listening = {ip for process in local.processes(ray_cluster) for ip in _listening(process)}
     assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     assert "127.0.0.1" in listening
 
 
 def _listening(process: psutil.Process) -> list[str]:
-    """Addresses that a process listens on; idle workers of Ray may end while we look."""
+    """Return the addresses that a process listens on; idle workers of Ray may end meanwhile."""
     try:
         found = process.net_connections("tcp")
     except psutil.NoSuchProcess:
@@ -33,23 +33,23 @@ def _listening(process: psutil.Process) -> list[str]:
     return [connection.laddr.ip for connection in found if connection.status == psutil.CONN_LISTEN]
 
 
-def test_starting_again_finds_it(ray_cluster: LocalCluster, tmp_path: Path) -> None:
-    local._write(tmp_path, ray_cluster)
+def test_starting_again_returns_the_running_cluster(ray_cluster: LocalCluster, tmp_path: Path) -> None:
+    local.write_state(tmp_path, ray_cluster)
     assert local.start(tmp_path) == ray_cluster
 
 
 def test_its_dashboard_is_found_by_its_address(ray_cluster: LocalCluster) -> None:
     found = connect(ray_cluster.address)
-    assert found.url == ray_cluster.dashboard
-    assert found.resources()["CPU"] == 4
+    assert found.url == ray_cluster.dashboard_url
+    assert found.total_resources()["CPU"] == 4
 
 
-def test_a_wrong_token_is_not_let_in(ray_cluster: LocalCluster) -> None:
-    with pytest.raises(NotReachable, match="does not let us in"):
-        connect(ray_cluster.dashboard, {"RAY_AUTH_TOKEN": "wrong"}).serving()
+def test_a_wrong_token_is_rejected(ray_cluster: LocalCluster) -> None:
+    with pytest.raises(UnavailableError, match="authentication to Ray at"):
+        connect(ray_cluster.dashboard_url, {"RAY_AUTH_TOKEN": "wrong"}).serve_details()
 
 
-def test_its_sockets_and_logs_are_this_users_alone(ray_cluster: LocalCluster) -> None:
-    folder = Path(ray_cluster.folder)
+def test_sockets_and_logs_are_private(ray_cluster: LocalCluster) -> None:
+    folder = Path(ray_cluster.temp_dir)
     assert folder.stat().st_mode & 0o077 == 0
     assert list(folder.rglob("raylet.out"))

@@ -1,6 +1,6 @@
-"""Training goes on after whatever may befall it, and ends with the same answer: on a real cluster of several nodes.
+"""Training recovers from faults with the same result, on a real cluster of several nodes.
 
-Faults come at random moments, whose seed is in the output of a test that fails (RAYFUSE_FAULT_SEED repeats it).
+Faults happen at random steps; a failed test prints the seed, and RAYFUSE_FAULT_SEED repeats it.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ TESTS = Path(__file__).parents[1]
 
 @pytest.fixture
 def chance(record_property: Any) -> random.Random:
-    """Chance whose seed is told."""
+    """Return a random generator, and print its seed."""
     seed = int(os.environ.get("RAYFUSE_FAULT_SEED", random.randrange(1 << 30)))
     record_property("seed", seed)
     print(f"RAYFUSE_FAULT_SEED={seed}")
@@ -41,7 +41,7 @@ def chance(record_property: Any) -> random.Random:
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
-    """A head without CPUs and two nodes of one CPU each, whose workers find tests/slow_encoder.py."""
+    """Start a head without CPUs and two nodes of one CPU each, whose workers can import tests/slow_encoder.py."""
     before = os.environ.get("PYTHONPATH")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [before, str(TESTS)])))
@@ -51,7 +51,7 @@ def nodes() -> Iterator[Nodes]:
 
 
 class Training:
-    """One `rayfuse train`, seen through its folder."""
+    """One `rayfuse train` process, observed through its folder."""
 
     def __init__(
         self, folder: Path, nodes: Nodes | None = None, before: Sequence[str] = (), **environment: str
@@ -70,7 +70,7 @@ class Training:
         return max((record["step"] for record in self.records()), default=0)
 
     def records(self) -> list[dict[str, Any]]:
-        """What was measured about training and said, in order."""
+        """Return the records of the journal in order, without system metrics."""
         lines = [
             line
             for journal in self.folder.glob("runs/tiny/*/metrics.jsonl")
@@ -81,8 +81,8 @@ class Training:
         return [r for r in trained if not any(name.startswith("system/") for name in r["metrics"])]
 
     def checkpoints(self) -> list[Path]:
-        """Whole ones, the newest last."""
-        found = self.folder.glob("runs/tiny/*/checkpoints/*/complete.json")
+        """Return the folders of the complete checkpoints, the newest last."""
+        found = self.folder.glob("runs/tiny/*/checkpoints/*/manifest.json")
         return sorted((path.parent for path in found), key=lambda path: path.name)
 
     def finish(self) -> tuple[int, dict[str, Any], str]:
@@ -94,12 +94,12 @@ def _path() -> str:
 
 
 def prepare(folder: Path, **changes: Any) -> Path:
-    """A job of some 70 steps of 0.1 s, saved every few of them; no dropout, so any number of workers learns the same."""
+    """Write a job of 80 steps of 0.1 s, saved every 4; without dropout, so that the number of workers has no effect."""
     settings = {
         "train.epochs": EPOCHS,
         "train.batch_size": BATCH,
         "train.early_stopping": None,
-        "train.checkpoint": {"every": None, "steps": EVERY, "keep": {"last": 2}},
+        "train.checkpoint": {"interval": None, "every_n_steps": EVERY, "keep": {"last": 2}},
         "inputs.image.encoder": {"type": "slow_encoder:SlowMean", "options": {"hang": str(folder / "hang")}},
         "inputs.text.encoder.dropout": 0.0,
         "compute.workers": 2,
@@ -114,74 +114,74 @@ def prepare(folder: Path, **changes: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the run comes to without faults."""
+    """Return the result of the run without faults."""
     training = Training(prepare(tmp_path_factory.mktemp("undisturbed")), nodes)
     code, data, err = training.finish()
     assert code == 0, err
     return data
 
 
-def assert_same_answer(data: dict[str, Any], undisturbed: dict[str, Any]) -> None:
+def assert_same_result(data: dict[str, Any], undisturbed: dict[str, Any]) -> None:
     assert data["metrics"] == pytest.approx(undisturbed["metrics"], abs=1e-4)
     assert data["validation"] == pytest.approx(undisturbed["validation"], abs=1e-4)
 
 
-def moment(chance: random.Random) -> int:
-    """A step after the first epoch, some time before the end."""
+def random_step(chance: random.Random) -> int:
+    """Return a random step after the first epoch, well before the end."""
     return chance.randrange(STEPS, STEPS * (EPOCHS - 3))
 
 
 def workers(nodes: Nodes, number: int | None = None) -> list[psutil.Process]:
-    """The processes that train on all nodes or on one."""
+    """Return the worker processes on all nodes or on one."""
     found = []
     for node in [number] if number else [1, 2]:
         found += [p for p in nodes.processes(node) if "TrainWorker" in " ".join(p.cmdline())]
     return found
 
 
-def said(err: str, text: str) -> list[str]:
+def lines_with(err: str, text: str) -> list[str]:
     return [line for line in err.splitlines() if text in line]
 
 
-def test_a_killed_worker_is_replaced_and_nothing_else_is_lost(
+def test_a_killed_worker_is_replaced(
     nodes: Nodes, undisturbed: dict[str, Any], chance: random.Random, tmp_path: Path
 ) -> None:
     training = Training(prepare(tmp_path), nodes)
-    training.wait_for_step(moment(chance))
+    training.wait_for_step(random_step(chance))
     chance.choice(workers(nodes)).kill()
     code, data, err = training.finish()
     assert code == 0, err
-    assert_same_answer(data, undisturbed)
-    [line] = said(err, "going on from step")
+    assert_same_result(data, undisturbed)
+    [line] = lines_with(err, "from step")
     assert "with 2 workers" in line
-    gone_on_from = int(line.partition("from step ")[2].split()[0])
+    resumed_from = int(line.partition("from step ")[2].split()[0])
     reached = max(
         record["step"]
         for record in training.records()
-        if record["time"] < next(r["time"] for r in training.records() if "going on" in r.get("text", ""))
+        if record["time"] < next(r["time"] for r in training.records() if "from step" in r.get("text", ""))
     )
     assert (
-        reached - gone_on_from < 2 * EVERY + 10
-    )  # those between two checkpoints, and a second of steps unheard of
+        reached - resumed_from < 2 * EVERY + 10
+    )  # two intervals, and the steps of the last unreported second
 
 
 @pytest.mark.slow
-def test_a_hang_ends_with_the_stacks_of_all_ranks_and_goes_on(
+def test_a_hang_is_logged_with_all_stacks_and_recovered(
     nodes: Nodes, undisturbed: dict[str, Any], chance: random.Random, tmp_path: Path
 ) -> None:
     training = Training(prepare(tmp_path, **{"compute.hang_timeout": 6}), nodes)
-    training.wait_for_step(moment(chance))
+    training.wait_for_step(random_step(chance))
     (tmp_path / "hang").touch()
     code, data, err = training.finish()
     assert code == 0, err
-    assert_same_answer(data, undisturbed)
+    assert_same_result(data, undisturbed)
     for rank in (0, 1):
-        assert said(err, f"rank {rank}: no progress for"), err
-    assert said(err, "in hang_for_ever")
+        assert lines_with(err, f"rank {rank}: no progress for"), err
+    assert lines_with(err, "in hang_for_ever")
 
 
 @pytest.mark.slow
-def test_a_lost_node_shrinks_the_run_and_a_new_one_lets_it_grow(
+def test_a_run_shrinks_with_a_lost_node_and_grows_with_a_new_one(
     undisturbed: dict[str, Any], chance: random.Random, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", _path())
@@ -195,30 +195,30 @@ def test_a_lost_node_shrinks_the_run_and_a_new_one_lets_it_grow(
         training = Training(prepare(tmp_path, **elastic), nodes)
         training.wait_for_step(chance.randrange(5, 15))
         nodes.kill(chance.choice([1, 2]))
-        wait_for(lambda: "going on" in spoken(training), training.process)
-        assert "with 1 workers" in spoken(training)
+        wait_for(lambda: "from step" in messages(training), training.process)
+        assert "with 1 workers" in messages(training)
         training.wait_for_step(training.step() + 5)
         nodes.add(1)
-        wait_for(lambda: "with 2 workers" in spoken(training), training.process)
+        wait_for(lambda: "with 2 workers" in messages(training), training.process)
         code, data, err = training.finish()
         assert code == 0, err
-        assert_same_answer(data, undisturbed)
+        assert_same_result(data, undisturbed)
     finally:
         nodes.stop()
 
 
-def spoken(training: Training) -> str:
+def messages(training: Training) -> str:
     return "\n".join(record["text"] for record in training.records() if "text" in record)
 
 
 @pytest.mark.slow
-def test_a_notice_of_preemption_is_answered_with_a_checkpoint(
+def test_a_preemption_notice_triggers_a_checkpoint(
     undisturbed: dict[str, Any], chance: random.Random, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", _path())
     nodes = Nodes(1, 1, 1)
     try:
-        no_other = {"train.checkpoint": {"every": None, "keep": {"last": 2}}, "train.epochs": 2}
+        no_other = {"train.checkpoint": {"interval": None, "keep": {"last": 2}}, "train.epochs": 2}
         slow = {"inputs.image.encoder.options.seconds": 4}
         training = Training(prepare(tmp_path, **no_other, **slow), nodes)
         training.wait_for_step(chance.randrange(1, 3))
@@ -229,13 +229,13 @@ def test_a_notice_of_preemption_is_answered_with_a_checkpoint(
         nodes.kill(number)
         code, _, err = training.finish()
         assert code == 0, err
-        assert said(err, f"going on from step {int(checkpoint.name.partition('-')[2])} ")
+        assert lines_with(err, f"from step {int(checkpoint.name.partition('-')[2])} ")
     finally:
         nodes.stop()
 
 
 def drain(nodes: Nodes, number: int, seconds: int) -> None:
-    """Tell Ray that a node goes away, as a cloud's notice does."""
+    """Announce to Ray that a node is preempted, as a cloud does."""
     script = (
         "import json, ray, sys; ray.init(logging_level='ERROR'); "
         "print(json.dumps({n['NodeManagerPort']: n['NodeID'] for n in ray.nodes() if n['Alive']}))"
@@ -251,11 +251,11 @@ def drain(nodes: Nodes, number: int, seconds: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_broken_newest_checkpoint_is_named_and_left_out(
+def test_a_corrupt_newest_checkpoint_is_skipped_with_a_warning(
     nodes: Nodes, undisturbed: dict[str, Any], chance: random.Random, tmp_path: Path
 ) -> None:
     training = Training(prepare(tmp_path), nodes)
-    training.wait_for_step(moment(chance))
+    training.wait_for_step(random_step(chance))
     training.process.send_signal(signal.SIGKILL)
     training.process.communicate()
     waiting.wait_for(lambda: not workers(nodes))
@@ -267,19 +267,19 @@ def test_a_broken_newest_checkpoint_is_named_and_left_out(
     training.start()
     code, data, err = training.finish()
     assert code == 0, err
-    [warning] = said(err, newest.name)
+    [warning] = lines_with(err, newest.name)
     assert warning.startswith("WARNING ")
     assert file.name in warning
-    assert said(err, f"going on from step {int(before.name.partition('-')[2])} ")
-    assert_same_answer(data, undisturbed)
+    assert lines_with(err, f"from step {int(before.name.partition('-')[2])} ")
+    assert_same_result(data, undisturbed)
 
 
 @pytest.mark.slow
-def test_a_storage_that_fails_for_ten_seconds_costs_nothing(
+def test_a_storage_outage_of_ten_seconds_is_retried(
     outside_ray: dict[str, str], undisturbed: dict[str, Any], chance: random.Random, tmp_path: Path
 ) -> None:
     folder = prepare(
-        tmp_path, **{"output.storage": "s3://bucket/runs", "output.tracking": f"{tmp_path}/mlflow.db"}
+        tmp_path, **{"output.storage": "s3://bucket/runs", "output.tracking_uri": f"{tmp_path}/mlflow.db"}
     )
     with s3_server(tmp_path) as server, contextlib.closing(Cuttable(server)) as s3:
         training = Training(folder, None, **s3.environment)
@@ -288,36 +288,36 @@ def test_a_storage_that_fails_for_ten_seconds_costs_nothing(
         s3.fail_for(10)
         code, data, err = training.finish()
     assert code == 0, err
-    assert s3.refused
-    assert not said(err, "going on from step")
-    assert_same_answer(data, undisturbed)
+    assert s3.num_rejected
+    assert not lines_with(err, "from step")
+    assert_same_result(data, undisturbed)
 
 
 def written(server: S3) -> int:
-    """The number of the newest whole checkpoint on a server, in checkpoints."""
-    files = server.filesystem().glob("bucket/runs/tiny/*/checkpoints/*/complete.json")
+    """Return the number of the newest complete checkpoint on a server."""
+    files = server.filesystem().glob("bucket/runs/tiny/*/checkpoints/*/manifest.json")
     return max((int(file.split("/")[-2].partition("-")[2]) for file in files), default=0) // EVERY
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_a_clear_error_and_loses_no_checkpoint(
+def test_a_full_disk_ends_the_run_and_its_checkpoints_remain(
     outside_ray: dict[str, str], undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
     storage = tmp_path / "disk"
     with contextlib.closing(SmallDisk(storage, 60)) as disk:
         folder = prepare(
-            tmp_path, **{"output.storage": str(storage), "output.tracking": f"{tmp_path}/mlflow.db"}
+            tmp_path, **{"output.storage": str(storage), "output.tracking_uri": f"{tmp_path}/mlflow.db"}
         )
         checkpoints = disk.seen_from_here / "tiny"
         training = Training(folder, None, before=disk.prefix)
-        wait_for(lambda: len(list(checkpoints.glob("*/checkpoints/*/complete.json"))) >= 2, training.process)
+        wait_for(lambda: len(list(checkpoints.glob("*/checkpoints/*/manifest.json"))) >= 2, training.process)
         disk.fill()
         code, data, err = training.finish()
         assert code == 1, err
-        assert "No space left on device; make room" in data["error"]["message"], data
+        assert "No space left on device; free some space" in data["error"]["message"], data
         disk.make_room()
         training.start()
         code, data, err = training.finish()
         assert code == 0, err
-        assert said(err, "going on from step")
-        assert_same_answer(data, undisturbed)
+        assert lines_with(err, "from step")
+        assert_same_result(data, undisturbed)

@@ -1,4 +1,4 @@
-"""What must hold inside a Ray worker that was started from the repository's root."""
+"""Conventions inside a Ray worker that was started in the repository's root."""
 
 from pathlib import Path
 

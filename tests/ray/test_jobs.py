@@ -1,4 +1,4 @@
-"""Jobs on a real Ray, as its Jobs API gives them."""
+"""Jobs on a real Ray, through its Jobs API."""
 
 import json
 import sys
@@ -12,31 +12,31 @@ from mlflow import MlflowClient
 
 from rayfuse.cli import main
 from rayfuse.cluster.local import LocalCluster
-from rayfuse.cluster.rayjobs import RayJobs, submit
-from rayfuse.errors import NotReachable, SpecError
+from rayfuse.cluster.rayjobs import RayJobClient, submit
+from rayfuse.errors import SpecError, UnavailableError
 
 RUN = f"{sys.executable} main.py"
 
 
 def printed(lines: Iterable[str]) -> Iterator[str]:
-    """A log without the lines that Ray itself writes into it."""
+    """Return a log without the lines that Ray itself writes into it."""
     return (line for line in lines if "job_manager.py" not in line and not line.startswith("Running entry"))
 
 
 @pytest.fixture(scope="module")
-def jobs(ray_cluster: LocalCluster) -> RayJobs:
-    return RayJobs.connect(ray_cluster.dashboard)
+def jobs(ray_cluster: LocalCluster) -> RayJobClient:
+    return RayJobClient.connect(ray_cluster.dashboard_url)
 
 
 @pytest.fixture(scope="module")
 def good(ray_cluster: LocalCluster) -> str:
-    """A job that has printed what it was given."""
+    """Return a finished job that has printed its arguments."""
     files = {
         "main.py": "import os, pathlib; print(pathlib.Path('spec/job.yaml').read_text() + os.environ['PLACE'])",
         "spec/job.yaml": "kind: job\n",
     }
-    name = submit(ray_cluster.dashboard, "good", "job", files, RUN, {"PLACE": "here"})
-    lines = RayJobs.connect(ray_cluster.dashboard).logs(name, follow=True)
+    name = submit(ray_cluster.dashboard_url, "good", "job", files, RUN, {"PLACE": "here"})
+    lines = RayJobClient.connect(ray_cluster.dashboard_url).logs(name, follow=True)
     assert list(printed(lines)) == ["kind: job", "here"]
     return name
 
@@ -44,8 +44,8 @@ def good(ray_cluster: LocalCluster) -> str:
 @pytest.fixture(scope="module")
 def failed(ray_cluster: LocalCluster, good: str) -> str:
     script = "print('about to fail'); raise SystemExit(3)"
-    name = submit(ray_cluster.dashboard, "failed", "sweep", {"main.py": script}, RUN, {})
-    list(RayJobs.connect(ray_cluster.dashboard).logs(name, follow=True))
+    name = submit(ray_cluster.dashboard_url, "failed", "sweep", {"main.py": script}, RUN, {})
+    list(RayJobClient.connect(ray_cluster.dashboard_url).logs(name, follow=True))
     return name
 
 
@@ -54,16 +54,16 @@ def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, A
     return code, json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
-def test_a_job_that_succeeds(jobs: RayJobs, good: str, ray_cluster: LocalCluster) -> None:
+def test_a_job_that_succeeds(jobs: RayJobClient, good: str, ray_cluster: LocalCluster) -> None:
     job = jobs.get(good)
     assert (job.name, job.kind, job.status, job.exit_code) == ("good", "job", "SUCCEEDED", 0)
-    assert (job.message, job.address) == ("", ray_cluster.dashboard)
+    assert (job.message, job.dashboard_url) == ("", ray_cluster.dashboard_url)
     assert job.started
     assert job.ended
     assert job.started < job.ended
 
 
-def test_a_job_that_fails_tells_its_exit_code_and_keeps_its_log(jobs: RayJobs, failed: str) -> None:
+def test_a_failed_job_has_its_exit_code_and_log(jobs: RayJobClient, failed: str) -> None:
     job = jobs.get(failed)
     assert (job.kind, job.status, job.exit_code) == ("sweep", "FAILED", 3)
     assert job.message == "Job entrypoint command failed with exit code 3"
@@ -71,7 +71,7 @@ def test_a_job_that_fails_tells_its_exit_code_and_keeps_its_log(jobs: RayJobs, f
 
 
 def test_a_log_is_followed_to_the_end_of_the_job(
-    jobs: RayJobs, ray_cluster: LocalCluster, tmp_path: Path
+    jobs: RayJobClient, ray_cluster: LocalCluster, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
     script = f"""
@@ -82,7 +82,7 @@ while not pathlib.Path({str(gate)!r}).exists():
 print("two", flush=True)
 print("no newline", end="")
 """
-    submit(ray_cluster.dashboard, "followed", "job", {"main.py": script}, RUN, {})
+    submit(ray_cluster.dashboard_url, "followed", "job", {"main.py": script}, RUN, {})
     lines = printed(jobs.logs("followed", follow=True))
     assert next(lines) == "one"
     assert jobs.get("followed").status == "RUNNING"
@@ -92,42 +92,42 @@ print("no newline", end="")
     assert jobs.get("followed").status == "SUCCEEDED"
 
 
-def test_a_job_is_stopped_half_way(
-    jobs: RayJobs, ray_cluster: LocalCluster, capsys: pytest.CaptureFixture[str]
+def test_a_running_job_is_stopped(
+    jobs: RayJobClient, ray_cluster: LocalCluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script = "import time; print('started', flush=True); time.sleep(3600)"
-    submit(ray_cluster.dashboard, "stopped", "job", {"main.py": script}, RUN, {})
+    submit(ray_cluster.dashboard_url, "stopped", "job", {"main.py": script}, RUN, {})
     assert next(printed(jobs.logs("stopped", follow=True))) == "started"
-    code, answer = command(capsys, "stop", "stopped", "--address", ray_cluster.dashboard)
+    code, answer = command(capsys, "stop", "stopped", "--address", ray_cluster.dashboard_url)
     assert (code, answer["status"]) == (0, "STOPPED")
     assert jobs.stop("stopped") == jobs.get("stopped")
 
 
-def test_one_that_has_ended_is_left_as_it_is(jobs: RayJobs, good: str) -> None:
+def test_an_ended_job_is_not_changed(jobs: RayJobClient, good: str) -> None:
     assert jobs.stop(good).status == "SUCCEEDED"
 
 
-def test_the_newest_is_listed_first(jobs: RayJobs, failed: str, good: str) -> None:
+def test_the_newest_is_listed_first(jobs: RayJobClient, failed: str, good: str) -> None:
     names = [job.name for job in jobs.list()]
     assert names.index(failed) < names.index(good)
 
 
-def test_a_name_is_taken_once(ray_cluster: LocalCluster, good: str) -> None:
-    with pytest.raises(SpecError, match="good: a job of this name is on .* already"):
-        submit(ray_cluster.dashboard, good, "job", {"main.py": ""}, RUN, {})
+def test_names_are_unique(ray_cluster: LocalCluster, good: str) -> None:
+    with pytest.raises(SpecError, match="good: a job of this name exists on"):
+        submit(ray_cluster.dashboard_url, good, "job", {"main.py": ""}, RUN, {})
 
 
-def test_an_unknown_name_is_told_the_nearest(jobs: RayJobs, good: str, failed: str) -> None:
-    for ask in (jobs.get, jobs.stop, lambda name: list(jobs.logs(name))):
-        with pytest.raises(SpecError, match=r"fialed: no such job; did you mean failed\?"):
-            ask("fialed")
-    with pytest.raises(SpecError, match=r"a/b\?c: no such job; there are: .*good"):
+def test_an_unknown_name_suggests_a_similar_one(jobs: RayJobClient, good: str, failed: str) -> None:
+    for call in (jobs.get, jobs.stop, lambda name: list(jobs.logs(name))):
+        with pytest.raises(SpecError, match=r"faiiled: no such job; did you mean failed\?"):
+            call("faiiled")
+    with pytest.raises(SpecError, match=r"a/b\?c: no such job; known jobs: .*good"):
         jobs.get("a/b?c")
 
 
-def test_a_wrong_token_is_not_let_in(ray_cluster: LocalCluster) -> None:
-    stranger = RayJobs.connect(ray_cluster.dashboard, {"RAY_AUTH_TOKEN": "wrong"})
-    with pytest.raises(NotReachable, match="does not let us in"):
+def test_a_wrong_token_is_rejected(ray_cluster: LocalCluster) -> None:
+    stranger = RayJobClient.connect(ray_cluster.dashboard_url, {"RAY_AUTH_TOKEN": "wrong"})
+    with pytest.raises(UnavailableError, match="authentication to Ray at"):
         stranger.list()
 
 
@@ -138,7 +138,7 @@ def test_on_the_command_line(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    address = ray_cluster.dashboard.removeprefix("http://")
+    address = ray_cluster.dashboard_url.removeprefix("http://")
     code, listed = command(capsys, "list", "--address", address)
     assert code == 0
     by_name = {job["name"]: job for job in listed["jobs"]}
@@ -146,9 +146,9 @@ def test_on_the_command_line(
     assert command(capsys, "status", failed, "--address", address) == (0, by_name[failed])
     code, answer = command(capsys, "logs", good, "--follow", "--address", address)
     assert (code, list(printed(answer["logs"].split("\n")))) == (0, ["kind: job", "here"])
-    assert command(capsys, "status", "nobody", "--address", address)[0] == 2
+    assert command(capsys, "status", "unknown", "--address", address)[0] == 2
 
-    monkeypatch.setenv("RAY_ADDRESS", ray_cluster.dashboard)
+    monkeypatch.setenv("RAY_ADDRESS", ray_cluster.dashboard_url)
     assert main(["jobs", "list"]) == 0
     header, *rows = capsys.readouterr().out.splitlines()
     assert header.split() == ["NAME", "KIND", "STATUS", "AGE", "DURATION", "EXIT", "MESSAGE"]
@@ -157,7 +157,7 @@ def test_on_the_command_line(
     assert capsys.readouterr().out.splitlines()[-1] == "about to fail"
 
 
-def test_a_spec_is_trained_where_it_is_sent(
+def test_a_submitted_spec_is_trained(
     ray_cluster: LocalCluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The variables of the spec come with it; its job ends with exit code 0 and a registered version."""
@@ -166,7 +166,7 @@ def test_a_spec_is_trained_where_it_is_sent(
     content = json.loads(spec.read_text())
     content["data"] = {**content["data"], "train": "${ROWS:-rows}/train.jsonl"}
     spec.write_text(json.dumps(content))
-    options = ["--address", ray_cluster.dashboard, "--env", f"ROWS={tmp_path}", "--set", "train.epochs=1"]
+    options = ["--address", ray_cluster.dashboard_url, "--env", f"ROWS={tmp_path}", "--set", "train.epochs=1"]
     assert main(["submit", str(spec), *options, "--follow", "--json"]) == 0
     captured = capfd.readouterr()
     data = json.loads(captured.out.splitlines()[-1])
@@ -174,13 +174,15 @@ def test_a_spec_is_trained_where_it_is_sent(
     assert "registered tiny version 1 as candidate" in captured.err
     client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
     assert int(client.get_model_version_by_alias("tiny", "candidate").version) == 1
-    assert RayJobs.connect(ray_cluster.dashboard).get(data["name"]).kind == "job"
+    assert RayJobClient.connect(ray_cluster.dashboard_url).get(data["name"]).kind == "job"
 
 
-def test_what_its_data_lacks_ends_it_with_the_jobs_exit_code(
+def test_a_job_with_invalid_data_has_the_exit_code_of_train(
     ray_cluster: LocalCluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     tiny_jobs.tiny_job(tmp_path)
     (tmp_path / "train.jsonl").unlink()
-    assert main(["submit", str(tmp_path / "job.yaml"), "--address", ray_cluster.dashboard, "--follow"]) == 1
+    assert (
+        main(["submit", str(tmp_path / "job.yaml"), "--address", ray_cluster.dashboard_url, "--follow"]) == 1
+    )
     assert "train.jsonl" in capfd.readouterr().out

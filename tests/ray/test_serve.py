@@ -17,23 +17,24 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from endpoints import b64, make_champion, make_served_model, refused
+from endpoints import b64, make_champion, make_served_model, problem_of
 from mlflow_server import Server
 from tiny_jobs import write_audio, write_image
 
 from rayfuse.cli import main
 from rayfuse.cluster import local
 from rayfuse.cluster.local import LocalCluster
-from rayfuse.errors import NotReachable, ResourceError, SpecError
+from rayfuse.errors import ResourceError, SpecError, UnavailableError
 from rayfuse.model.predictor import Predictor
-from rayfuse.registry.fetching import Source
-from rayfuse.serve import applications, deploy
-from rayfuse.serve.applications import Endpoint
+from rayfuse.ray_http import FAILED_SERVE_STATUSES
+from rayfuse.registry.download import ModelSource
+from rayfuse.serve import deploy, serve_config
 from rayfuse.serve.dashboard import Dashboard
-from rayfuse.spec.load import check
+from rayfuse.serve.serve_config import EndpointStatus
+from rayfuse.spec.load import validate_spec
 from rayfuse.spec.service import Service
 
-Bring = Callable[..., Endpoint]
+Bring = Callable[..., EndpointStatus]
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +44,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def dashboard(ray_cluster: LocalCluster) -> Iterator[Dashboard]:
-    dashboard = Dashboard(ray_cluster.dashboard, ray_cluster.token)
+    dashboard = Dashboard(ray_cluster.dashboard_url, ray_cluster.token)
     yield dashboard
-    dashboard.shut_serve_down()
+    dashboard.shutdown_serve()
 
 
 @pytest.fixture(scope="module")
@@ -57,17 +58,17 @@ def port() -> int:
 def bring(dashboard: Dashboard, folder: Path, port: int) -> Bring:
     """Deploy the service `tiny`, with other options or another model folder."""
 
-    def up(model: Path = folder, version: int = 1, **options: Any) -> Endpoint:
+    def up(model: Path = folder, version: int = 1, **options: Any) -> EndpointStatus:
         content = {"kind": "service", "name": "tiny", "model": "/m", "port": port, **options}
-        service = check(content, Service, "test.yaml")
-        return deploy.deploy(service, Source(str(model), name="tiny", version=version), dashboard)
+        service = validate_spec(content, Service, "test.yaml")
+        return deploy.deploy(service, ModelSource(str(model), name="tiny", version=version), dashboard)
 
     return up
 
 
 @pytest.fixture
-def endpoint(bring: Bring) -> Endpoint:
-    """The service as its spec's defaults have it; changes of limits by other tests are taken back."""
+def endpoint(bring: Bring) -> EndpointStatus:
+    """Return the service with the defaults of its spec; changes of limits by other tests are reverted."""
     return bring()
 
 
@@ -82,23 +83,25 @@ def whole(files: dict[str, Path]) -> dict[str, Any]:
     return {**{name: b64(path.read_bytes()) for name, path in files.items()}, "text": "which colour is it?"}
 
 
-def ask(endpoint: Endpoint, inputs: Any, **options: Any) -> httpx.Response:
-    return httpx.post(endpoint.predict, json={"inputs": inputs}, trust_env=False, timeout=60, **options)
+def predict(endpoint: EndpointStatus, inputs: Any, **options: Any) -> httpx.Response:
+    return httpx.post(endpoint.predict_url, json={"inputs": inputs}, trust_env=False, timeout=60, **options)
 
 
 def replica(dashboard: Dashboard) -> str:
-    found = dashboard.serving()["applications"]["tiny"]["deployments"]["Endpoint"]["replicas"]
+    found = dashboard.serve_details()["applications"]["tiny"]["deployments"]["Endpoint"]["replicas"]
     return str(found[0]["replica_id"])
 
 
-def test_json_and_multipart_are_answered_as_the_model_answers(
-    endpoint: Endpoint, folder: Path, files: dict[str, Path], whole: dict[str, Any]
+def test_json_and_multipart_responses_equal_the_models_predictions(
+    endpoint: EndpointStatus, folder: Path, files: dict[str, Path], whole: dict[str, Any]
 ) -> None:
     values = {name: path.read_bytes() for name, path in files.items()}
     [expected] = Predictor(folder).predict([{**values, "text": whole["text"]}])
     form = {name: (path.name, path.read_bytes()) for name, path in files.items()}
-    by_form = httpx.post(endpoint.predict, data={"text": whole["text"]}, files=form, trust_env=False).json()
-    by_json = ask(endpoint, whole).json()
+    by_form = httpx.post(
+        endpoint.predict_url, data={"text": whole["text"]}, files=form, trust_env=False
+    ).json()
+    by_json = predict(endpoint, whole).json()
     for answer in (by_form, by_json):
         assert answer["inputs_used"] == ["image", "text", "audio"]
         assert answer["model"] == {"name": "tiny", "version": 1}
@@ -107,17 +110,17 @@ def test_json_and_multipart_are_answered_as_the_model_answers(
         )
 
 
-def test_an_optional_input_may_be_left_out(endpoint: Endpoint, whole: dict[str, Any]) -> None:
-    assert ask(endpoint, {**whole, "audio": None}).json()["inputs_used"] == ["image", "text"]
+def test_an_optional_input_may_be_left_out(endpoint: EndpointStatus, whole: dict[str, Any]) -> None:
+    assert predict(endpoint, {**whole, "audio": None}).json()["inputs_used"] == ["image", "text"]
 
 
-def test_requests_at_the_same_time_are_batched_and_get_their_own_answers(
+def test_concurrent_requests_are_batched(
     bring: Bring, folder: Path, files: dict[str, Path], whole: dict[str, Any]
 ) -> None:
-    endpoint = bring(batching={"max_size": 16, "wait": "300ms"})
+    endpoint = bring(batching={"max_batch_size": 16, "batch_wait_timeout": "300ms"})
     texts = [f"question {i}" for i in range(16)]
     with ThreadPoolExecutor(16) as pool:
-        responses = list(pool.map(lambda text: ask(endpoint, {**whole, "text": text}), texts))
+        responses = list(pool.map(lambda text: predict(endpoint, {**whole, "text": text}), texts))
     rows = [int(response.headers["server-timing"].rpartition(" of ")[2].strip('"')) for response in responses]
     assert max(rows) > 4
     values = {name: path.read_bytes() for name, path in files.items()}
@@ -128,7 +131,7 @@ def test_requests_at_the_same_time_are_batched_and_get_their_own_answers(
         )
 
 
-def test_docs_and_health_lie_below_the_route(endpoint: Endpoint) -> None:
+def test_docs_and_health_are_below_the_route(endpoint: EndpointStatus) -> None:
     def get(path: str) -> httpx.Response:
         return httpx.get(endpoint.url + path, trust_env=False)
 
@@ -138,63 +141,66 @@ def test_docs_and_health_lie_below_the_route(endpoint: Endpoint) -> None:
     assert get("/openapi.json").json()["servers"][0]["url"] == "/tiny"
     assert "/tiny/docs/swagger-ui-bundle.js" in get("/docs").text
     assert len(get("/docs/swagger-ui-bundle.js").content) > 1_000_000
-    refused(get("/nothing"), 404)
+    problem_of(get("/nothing"), 404)
 
 
-def test_what_is_wrong_with_a_request_is_told(endpoint: Endpoint, whole: dict[str, Any]) -> None:
+def test_invalid_requests_get_a_problem(endpoint: EndpointStatus, whole: dict[str, Any]) -> None:
     def post(content: Any, kind: str = "application/json") -> httpx.Response:
         headers = {"content-type": kind}
-        return httpx.post(endpoint.predict, content=content, headers=headers, trust_env=False)
+        return httpx.post(endpoint.predict_url, content=content, headers=headers, trust_env=False)
 
-    refused(post(b"{"), 400, "not JSON")
-    refused(ask(endpoint, {**whole, "imag": None}), 400, "did you mean image?")
-    refused(post(b"{}", "text/html"), 415)
-    refused(ask(endpoint, {"text": "hi"}), 422, "image: missing")
-    refused(ask(endpoint, {**whole, "image": b64(b"a text")}), 422, "image:")
-    refused(httpx.get(endpoint.predict, trust_env=False), 405)
+    problem_of(post(b"{"), 400, "not JSON")
+    problem_of(predict(endpoint, {**whole, "imag": None}), 400, "did you mean image?")
+    problem_of(post(b"{}", "text/html"), 415)
+    problem_of(predict(endpoint, {"text": "hi"}), 422, "image: missing")
+    problem_of(predict(endpoint, {**whole, "image": b64(b"a text")}), 422, "image:")
+    problem_of(httpx.get(endpoint.predict_url, trust_env=False), 405)
 
 
 def test_limits_change_without_a_new_replica(
-    bring: Bring, dashboard: Dashboard, endpoint: Endpoint, whole: dict[str, Any]
+    bring: Bring, dashboard: Dashboard, endpoint: EndpointStatus, whole: dict[str, Any]
 ) -> None:
     before = replica(dashboard)
-    small = bring(limits={"body": 500})
-    refused(ask(small, {**whole, "text": "x" * 1000}), 413, "500 bytes")
+    small = bring(limits={"max_body_size": 500})
+    problem_of(predict(small, {**whole, "text": "x" * 1000}), 413, "500 bytes")
 
     def pieces() -> Iterator[bytes]:
         for _ in range(20):
             yield b"x" * 100
 
     headers = {"content-type": "application/json"}
-    refused(httpx.post(small.predict, content=pieces(), headers=headers, trust_env=False), 413)
+    problem_of(httpx.post(small.predict_url, content=pieces(), headers=headers, trust_env=False), 413)
     assert replica(dashboard) == before
 
 
-def test_more_than_may_wait_are_refused_and_told_when_to_come_back(
-    bring: Bring, whole: dict[str, Any]
-) -> None:
-    endpoint = bring(limits={"queue": 1}, batching={"max_size": 1, "wait": 0})
+def test_requests_above_the_queue_limit_get_retry_after(bring: Bring, whole: dict[str, Any]) -> None:
+    endpoint = bring(
+        limits={"max_queued_requests": 1}, batching={"max_batch_size": 1, "batch_wait_timeout": 0}
+    )
     content = {"instances": [{"inputs": whole}] * 100}
     with ThreadPoolExecutor(16) as pool:
         responses = list(
             pool.map(
-                lambda _: httpx.post(endpoint.predict, json=content, trust_env=False, timeout=60), range(16)
+                lambda _: httpx.post(endpoint.predict_url, json=content, trust_env=False, timeout=60),
+                range(16),
             )
         )
     assert {response.status_code for response in responses} == {200, 503}
     for response in responses:
         if response.status_code == 503:
-            refused(response, 503, "1 requests are waiting")
+            problem_of(response, 503, "1 requests are queued already")
             assert response.headers["retry-after"] == "1"
 
 
-def test_an_answer_that_takes_too_long_is_given_up(bring: Bring, whole: dict[str, Any]) -> None:
-    endpoint = bring(limits={"timeout": "100ms"}, batching={"max_size": 1, "wait": 0})
+def test_requests_time_out(bring: Bring, whole: dict[str, Any]) -> None:
+    endpoint = bring(
+        limits={"request_timeout": "100ms"}, batching={"max_batch_size": 1, "batch_wait_timeout": 0}
+    )
     content = {"instances": [{"inputs": whole}] * 1000}
-    refused(httpx.post(endpoint.predict, json=content, trust_env=False, timeout=60), 504)
+    problem_of(httpx.post(endpoint.predict_url, json=content, trust_env=False, timeout=60), 504)
 
 
-def test_a_new_version_takes_over_without_a_lost_request(
+def test_a_new_version_loses_no_request(
     bring: Bring, folder: Path, whole: dict[str, Any], tmp_path: Path
 ) -> None:
     endpoint = bring()
@@ -205,7 +211,7 @@ def test_a_new_version_takes_over_without_a_lost_request(
     def keep_asking() -> None:
         with httpx.Client(trust_env=False, timeout=60) as client:
             while not done.is_set():
-                response = client.post(endpoint.predict, json={"inputs": whole})
+                response = client.post(endpoint.predict_url, json={"inputs": whole})
                 versions.append(response.json()["model"]["version"] if response.is_success else response.text)
 
     asking = threading.Thread(target=keep_asking)
@@ -220,39 +226,39 @@ def test_a_new_version_takes_over_without_a_lost_request(
     assert versions == sorted(versions)
 
 
-def test_a_model_that_does_not_load_says_why_and_leaves_the_old_one(
-    bring: Bring, dashboard: Dashboard, endpoint: Endpoint, whole: dict[str, Any], tmp_path: Path
+def test_a_failed_deployment_has_its_reason_and_is_rolled_back(
+    bring: Bring, dashboard: Dashboard, endpoint: EndpointStatus, whole: dict[str, Any], tmp_path: Path
 ) -> None:
-    with pytest.raises(ResourceError, match=r"tiny does not come up: .*no model folder there"):
+    with pytest.raises(ResourceError, match=r"tiny: deployment failed: .*not a model folder"):
         bring(model=tmp_path, version=3)
-    [found] = deploy.status(dashboard)
+    [found] = deploy.list_endpoints(dashboard)
     assert (found.status, found.model["version"]) == ("RUNNING", 1)
-    assert ask(endpoint, whole).json()["model"]["version"] == 1
+    assert predict(endpoint, whole).json()["model"]["version"] == 1
 
 
-def test_a_port_in_use_is_named_and_what_serves_goes_on(
-    bring: Bring, endpoint: Endpoint, whole: dict[str, Any]
+def test_a_port_in_use_is_reported_and_other_endpoints_continue(
+    bring: Bring, endpoint: EndpointStatus, whole: dict[str, Any]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ResourceError, match=rf"port: {port} .*--set port={port + 1}"):
             bring(port=port)
-    assert ask(endpoint, whole).status_code == 200
+    assert predict(endpoint, whole).status_code == 200
 
 
-def test_keys_open_it_to_others_and_are_shown_nowhere(
+def test_keys_allow_remote_clients_and_are_not_exposed(
     bring: Bring, dashboard: Dashboard, whole: dict[str, Any]
 ) -> None:
     endpoint = bring(auth={"keys": "key-of-anna,key-of-ben"})
-    refused(ask(endpoint, whole), 401)
-    refused(ask(endpoint, whole, headers={"Authorization": "Bearer key-of-carl"}), 401)
+    problem_of(predict(endpoint, whole), 401)
+    problem_of(predict(endpoint, whole, headers={"Authorization": "Bearer key-of-carl"}), 401)
     for key in ("key-of-anna", "key-of-ben"):
-        assert ask(endpoint, whole, headers={"Authorization": f"Bearer {key}"}).status_code == 200
-    assert "key-of" not in json.dumps(dashboard.serving())
-    assert dashboard.serving()["http_options"]["host"] == "0.0.0.0"
+        assert predict(endpoint, whole, headers={"Authorization": f"Bearer {key}"}).status_code == 200
+    assert "key-of" not in json.dumps(dashboard.serve_details())
+    assert dashboard.serve_details()["http_options"]["host"] == "0.0.0.0"
 
 
-def test_a_cluster_of_somebody_is_told_the_version_and_fetches_it(
+def test_a_remote_cluster_downloads_the_resolved_version(
     dashboard: Dashboard,
     folder: Path,
     whole: dict[str, Any],
@@ -263,21 +269,26 @@ def test_a_cluster_of_somebody_is_told_the_version_and_fetches_it(
     tracking = f"sqlite:///{tmp_path}/mlflow.db"
     make_champion(tracking, folder, "pinned")
     spec = tmp_path / "pinned.yaml"
-    content = {"kind": "service", "name": "pinned", "model": "models:/pinned@champion", "tracking": tracking}
+    content = {
+        "kind": "service",
+        "name": "pinned",
+        "model": "models:/pinned@champion",
+        "tracking_uri": tracking,
+    }
     spec.write_text(yaml.safe_dump({**content, "port": port}))
     assert main(["serve", "up", str(spec), "--json"]) == 0
     up = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert up["model"] == {"name": "pinned", "version": 1}
-    arguments = dashboard.serving()["applications"]["pinned"]["deployed_app_config"]["args"]
-    assert arguments == {"model": "models:/pinned/1", "tracking": tracking, "threads": 1}
-    [found] = [endpoint for endpoint in deploy.status(dashboard) if endpoint.name == "pinned"]
-    assert ask(found, whole).json()["model"] == {"name": "pinned", "version": 1}
+    arguments = dashboard.serve_details()["applications"]["pinned"]["deployed_app_config"]["args"]
+    assert arguments == {"model": "models:/pinned/1", "tracking_uri": tracking, "num_threads": 1}
+    [found] = [endpoint for endpoint in deploy.list_endpoints(dashboard) if endpoint.name == "pinned"]
+    assert predict(found, whole).json()["model"] == {"name": "pinned", "version": 1}
     deploy.delete("pinned", dashboard)
 
 
 @pytest.fixture(scope="module")
 def registry(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An MLflow server whose model `promoted` has a champion."""
+    """Return an MLflow server whose model `promoted` has a champion."""
     server = Server(tmp_path_factory.mktemp("mlflow"))
     server.start()
     make_champion(server.uri, folder, "promoted")
@@ -293,7 +304,7 @@ def write_service(folder: Path, **options: Any) -> Path:
 
 
 def put(dashboard: Dashboard, spec: Path, port: int, environment: dict[str, str]) -> dict[str, Any]:
-    """Have Serve run what a RayService says, and return the application when it has come up or failed.
+    """Have Serve run what a RayService specifies, and return the application when it has come up or failed.
 
     `environment` stands for that of the pods.
     """
@@ -308,8 +319,8 @@ def put(dashboard: Dashboard, spec: Path, port: int, environment: dict[str, str]
     dashboard.apply({"http_options": http, "applications": [application]})
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
-        found: dict[str, Any] = dashboard.serving()["applications"]["on-kuberay"]
-        if found["status"] in ("RUNNING", *applications.FAILED):
+        found: dict[str, Any] = dashboard.serve_details()["applications"]["on-kuberay"]
+        if found["status"] in ("RUNNING", *FAILED_SERVE_STATUSES):
             return found
         time.sleep(0.5)
     raise AssertionError(f"not up in time: {found}")
@@ -323,22 +334,25 @@ def test_a_cluster_reads_the_spec_and_fetches_the_model_itself(
     whole: dict[str, Any],
     tmp_path: Path,
 ) -> None:
-    """As KubeRay has it run a RayService."""
-    dashboard.shut_serve_down()
+    """As in a RayService of KubeRay."""
+    dashboard.shutdown_serve()
     [port] = local.free_ports(1)
     keys = "${RAYFUSE_API_KEYS:-key-of-anna}"
     spec = write_service(
-        tmp_path, auth={"keys": keys}, limits={"body": 200_000}, replicas={"min": 1, "max": 2, "cpus": 0.5}
+        tmp_path,
+        auth={"keys": keys},
+        limits={"max_body_size": 200_000},
+        replicas={"min": 1, "max": 2, "num_cpus": 0.5},
     )
     environment = {"MLFLOW_TRACKING_URI": registry, "XDG_CACHE_HOME": str(tmp_path / "cache")}
     found = put(dashboard, spec, port, environment)
     assert found["status"] == "RUNNING", found
 
-    [endpoint] = deploy.status(dashboard)
-    assert (endpoint.name, endpoint.keys, endpoint.replicas) == ("on-kuberay", 1, 1)
+    [endpoint] = deploy.list_endpoints(dashboard)
+    assert (endpoint.name, endpoint.num_api_keys, endpoint.replicas) == ("on-kuberay", 1, 1)
     assert endpoint.model == {"name": "promoted", "version": 1}
-    refused(ask(endpoint, whole), 401)
-    answer = ask(endpoint, whole, headers={"Authorization": "Bearer key-of-anna"}).json()
+    problem_of(predict(endpoint, whole), 401)
+    answer = predict(endpoint, whole, headers={"Authorization": "Bearer key-of-anna"}).json()
     values = {name: path.read_bytes() for name, path in files.items()}
     [expected] = Predictor(folder).predict([{**values, "text": whole["text"]}])
     assert answer["model"] == {"name": "promoted", "version": 1}
@@ -346,15 +360,15 @@ def test_a_cluster_reads_the_spec_and_fetches_the_model_itself(
         expected["outputs"]["answer"]["scores"], abs=1e-4
     )
     large = {**whole, "text": "x" * 200_000}
-    refused(ask(endpoint, large, headers={"Authorization": "Bearer key-of-anna"}), 413)
+    problem_of(predict(endpoint, large, headers={"Authorization": "Bearer key-of-anna"}), 413)
 
-    assert "key-of" not in json.dumps(dashboard.serving())
+    assert "key-of" not in json.dumps(dashboard.serve_details())
     [cached] = (tmp_path / "cache" / "rayfuse" / "models").iterdir()
     assert cached.name.startswith("promoted-1-")
     used = found["deployments"]["Endpoint"]["deployment_config"]
-    [same] = applications.application(
-        check({**yaml.safe_load(spec.read_text()), "auth": {"keys": "key-of-anna"}}, Service, "x"),
-        Source("models:/promoted/1", registry, "promoted", 1),
+    [same] = serve_config.build_application(
+        validate_spec({**yaml.safe_load(spec.read_text()), "auth": {"keys": "key-of-anna"}}, Service, "x"),
+        ModelSource("models:/promoted/1", registry, "promoted", 1),
     )["deployments"]
     assert {name: used[name] for name in same if name not in ("autoscaling_config", "ray_actor_options")} == {
         name: value for name, value in same.items() if name not in ("autoscaling_config", "ray_actor_options")
@@ -364,21 +378,28 @@ def test_a_cluster_reads_the_spec_and_fetches_the_model_itself(
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "expected_message"),
     [
-        ({}, r"auth\.keys: none, .*RAYFUSE_API_KEYS into a Secret that `secrets\.env`"),
-        ({"auth": {"keys": "k"}, "model": "models:/promoted@nobody"}, "no version of promoted has the alias"),
+        ({}, r"auth\.keys: missing, .*RAYFUSE_API_KEYS in a Secret listed under `secrets\.env`"),
+        (
+            {"auth": {"keys": "k"}, "model": "models:/promoted@unknown"},
+            "no version of promoted has the alias",
+        ),
         ({"auth": {"keys": "k"}, "prot": 1}, "prot: unknown key; did you mean port"),
     ],
 )
-def test_a_service_that_a_cluster_cannot_run_says_why(
-    registry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], says: str
+def test_a_service_that_cannot_run_has_its_reason(
+    registry: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+    expected_message: str,
 ) -> None:
-    from rayfuse.serve.endpoint import Spec, from_spec
+    from rayfuse.serve.endpoint import SpecArgs, from_spec
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", registry)
-    with pytest.raises(SpecError, match=says):
-        from_spec(Spec(spec=str(write_service(tmp_path, **options))))
+    with pytest.raises(SpecError, match=expected_message):
+        from_spec(SpecArgs(spec=str(write_service(tmp_path, **options))))
 
 
 def test_a_cluster_waits_for_an_mlflow_that_is_still_starting(
@@ -388,32 +409,35 @@ def test_a_cluster_waits_for_an_mlflow_that_is_still_starting(
 
     server = Server(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    spec = endpoint.Spec(spec=str(write_service(tmp_path, auth={"keys": "k"})))
-    monkeypatch.setattr(endpoint, "_PATIENCE_SECONDS", 0.0)
-    with pytest.raises(NotReachable, match="connection refused"):
+    spec = endpoint.SpecArgs(spec=str(write_service(tmp_path, auth={"keys": "k"})))
+    monkeypatch.setattr(endpoint, "_RETRY_TIMEOUT_SECONDS", 0.0)
+    with pytest.raises(UnavailableError, match="connection refused"):
         endpoint.from_spec(spec)
-    monkeypatch.setattr(endpoint, "_PATIENCE_SECONDS", 120.0)
+    monkeypatch.setattr(endpoint, "_RETRY_TIMEOUT_SECONDS", 120.0)
     starting = threading.Thread(target=server.start)
     starting.start()
     try:
-        with caplog.at_level("WARNING", "rayfuse"), pytest.raises(SpecError, match="no registered model"):
+        with (
+            caplog.at_level("WARNING", "rayfuse"),
+            pytest.raises(SpecError, match="registered model .* not found"),
+        ):
             endpoint.from_spec(spec)
-        assert "; trying again" in caplog.text
+        assert "; retrying" in caplog.text
     finally:
         starting.join()
         server.kill()
 
 
-def test_what_a_cluster_cannot_run_is_told_through_serve(
+def test_errors_of_a_service_are_in_serves_status(
     dashboard: Dashboard, registry: str, tmp_path: Path, port: int
 ) -> None:
     found = put(dashboard, write_service(tmp_path), port, {})
     assert found["status"] == "DEPLOY_FAILED"
-    assert applications.reason(found["message"]).startswith(f"{tmp_path}/service.yaml: auth.keys: none")
+    assert serve_config.failure_reason(found).startswith(f"{tmp_path}/service.yaml: auth.keys: missing")
 
 
 def rayfuse(*arguments: str, environment: dict[str, str], code: int = 0) -> Any:
-    """Run the command line with --json, and return its answer."""
+    """Run the command line with --json, and return its result."""
     command = [
         sys.executable,
         "-c",
@@ -429,9 +453,9 @@ def rayfuse(*arguments: str, environment: dict[str, str], code: int = 0) -> Any:
 def test_up_predict_status_down(
     outside_ray: dict[str, str], folder: Path, files: dict[str, Path], tmp_path: Path
 ) -> None:
-    """As people do it: no cluster at first, and no process left at the end."""
+    """Starts without a cluster, and leaves no process."""
     environment = {**outside_ray, "XDG_STATE_HOME": str(tmp_path / "state")}
-    state = local.default_state(environment)
+    state = local.default_state_dir(environment)
     [port] = local.free_ports(1)
     spec = tmp_path / "tiny.yaml"
     spec.write_text(f"kind: service\nname: by-hand\nmodel: {folder}\nport: {port}\n")
@@ -455,7 +479,7 @@ def test_up_predict_status_down(
             "cluster_stopped": True,
         }
         assert local.processes(cluster) == []
-        assert not Path(cluster.folder).exists()
+        assert not Path(cluster.temp_dir).exists()
         rayfuse("predict", up["url"], "text=hi", environment=environment, code=4)
     finally:
         local.stop(state)

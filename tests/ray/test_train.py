@@ -25,8 +25,8 @@ MANY = 60
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether a run has a whole checkpoint."""
-    return bool(list((folder / "runs").glob("tiny/*/checkpoints/*/complete.json")))
+    """Return whether a run has a complete checkpoint."""
+    return bool(list((folder / "runs").glob("tiny/*/checkpoints/*/manifest.json")))
 
 
 def client(folder: Path) -> MlflowClient:
@@ -37,7 +37,7 @@ def client(folder: Path) -> MlflowClient:
 def trained(
     ray_cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, Any], str]:
-    """Two workers under ZeRO-2, two epochs, rows that lack inputs."""
+    """Train two epochs with two workers under ZeRO-2, on rows with missing inputs."""
     folder = tmp_path_factory.mktemp("trained")
     tiny_jobs.tiny_job(folder, audio=True)
     code, data, err = finish(start_training(folder, "--set", "compute.workers=2"))
@@ -45,7 +45,7 @@ def trained(
     return folder, data, err
 
 
-def test_says_what_it_trained_on_and_what_came_out(trained: tuple[Path, dict[str, Any], str]) -> None:
+def test_the_output_has_the_rows_and_the_result(trained: tuple[Path, dict[str, Any], str]) -> None:
     _, data, err = trained
     assert "rows: train " in err
     assert "missing: image in " in err
@@ -57,7 +57,9 @@ def test_says_what_it_trained_on_and_what_came_out(trained: tuple[Path, dict[str
     assert len(data["by_inputs"]) == 7
 
 
-def test_keeps_best_and_last_checkpoint_without_pickle(trained: tuple[Path, dict[str, Any], str]) -> None:
+def test_the_best_and_last_checkpoints_are_kept_without_pickle(
+    trained: tuple[Path, dict[str, Any], str],
+) -> None:
     folder, data, _ = trained
     run = Path(data["run"])
     checkpoints = sorted(run.glob("checkpoints/*/"))
@@ -70,7 +72,7 @@ def test_keeps_best_and_last_checkpoint_without_pickle(trained: tuple[Path, dict
     assert status["status"] == "finished"
 
 
-def test_logs_everything_to_mlflow(trained: tuple[Path, dict[str, Any], str]) -> None:
+def test_everything_is_logged_to_mlflow(trained: tuple[Path, dict[str, Any], str]) -> None:
     folder, data, _ = trained
     run = client(folder).get_run(data["run_id"])
     assert run.info.status == "FINISHED"
@@ -79,27 +81,27 @@ def test_logs_everything_to_mlflow(trained: tuple[Path, dict[str, Any], str]) ->
     assert run.data.metrics["test/answer/accuracy"] == pytest.approx(data["metrics"]["answer/accuracy"])
     assert len(client(folder).get_metric_history(data["run_id"], "validation/answer/f1_macro")) == 2
     assert client(folder).get_metric_history(data["run_id"], "train/loss")
-    pictures = {Path(found.path).name for found in client(folder).list_artifacts(data["run_id"], "pictures")}
-    assert {"confusion_answer.png", "learning_curves.png", "by_inputs.png"} <= pictures
+    plots = {Path(found.path).name for found in client(folder).list_artifacts(data["run_id"], "plots")}
+    assert {"confusion_answer.png", "learning_curves.png", "by_inputs.png"} <= plots
     assert {found.path for found in client(folder).list_artifacts(data["run_id"])} >= {
         "spec.json",
         "evaluation.json",
     }
 
 
-def test_registers_a_candidate(trained: tuple[Path, dict[str, Any], str]) -> None:
+def test_the_model_is_registered_as_candidate(trained: tuple[Path, dict[str, Any], str]) -> None:
     folder, data, _ = trained
     version = client(folder).get_model_version_by_alias("tiny", "candidate")
     assert int(version.version) == data["version"]
 
 
-def test_a_soup_of_averages_that_learned_from_a_teacher(ray_cluster: LocalCluster, tmp_path: Path) -> None:
+def test_distillation_with_ema_and_a_model_soup(ray_cluster: LocalCluster, tmp_path: Path) -> None:
     teacher = tiny_jobs.make_model_folder(tmp_path, steps=20)
     folder = tmp_path / "data"
     aids = {
-        "train.distill": {"teacher": str(teacher)},
+        "train.distillation": {"teacher": str(teacher)},
         "train.ema": {"decay": 0.9},
-        "train.soup": 2,
+        "train.model_soup": 2,
         "train.epochs": 3,
         "compute.workers": 2,
     }
@@ -109,13 +111,13 @@ def test_a_soup_of_averages_that_learned_from_a_teacher(ray_cluster: LocalCluste
     run = Path(data["run"])
     assert Path(data["checkpoint"]) == run / "soup"
     assert (run / "teacher" / "rayfuse.json").exists()
-    assert all((kept / "trained.safetensors").exists() for kept in run.glob("checkpoints/*/"))
+    assert all((path / "raw_weights.safetensors").exists() for path in run.glob("checkpoints/*/"))
     evaluation = json.loads((run / "evaluation.json").read_text())
     assert 1 <= evaluation["soup"] <= 2
     best = max(epoch["answer/accuracy"] for epoch in evaluation["history"])
     assert evaluation["best_validation"]["answer/accuracy"] >= best
     journal = (run / "metrics.jsonl").read_text()
-    assert "train/loss/distill/answer" in journal
+    assert "train/loss/distillation/answer" in journal
 
 
 def test_a_finished_run_is_not_resumed(trained: tuple[Path, dict[str, Any], str]) -> None:
@@ -126,7 +128,7 @@ def test_a_finished_run_is_not_resumed(trained: tuple[Path, dict[str, Any], str]
     assert again["run_id"] != data["run_id"]
 
 
-def test_goes_on_after_ctrl_c_with_another_number_of_workers(
+def test_a_run_resumes_after_ctrl_c_with_another_number_of_workers(
     ray_cluster: LocalCluster, tmp_path: Path
 ) -> None:
     tiny_jobs.tiny_job(tmp_path)
@@ -136,14 +138,14 @@ def test_goes_on_after_ctrl_c_with_another_number_of_workers(
     process.send_signal(signal.SIGINT)
     code, data, err = finish(process)
     assert code == 130, err
-    assert "last checkpoint is kept" in data["error"]["message"]
+    assert "the last checkpoint is in" in data["error"]["message"]
     [status] = runs(tmp_path)
     assert status["status"] == "interrupted"
     done = len(validations(tmp_path))
 
     code, data, err = finish(start_training(tmp_path, *epochs, "--set", "compute.workers=1"))
     assert code == 0, err
-    assert "going on with the unfinished run" in err
+    assert "resuming the unfinished run" in err
     assert [run["status"] for run in runs(tmp_path)] == ["finished"]
     steps = validations(tmp_path)
     assert len(set(steps)) == MANY
@@ -152,12 +154,14 @@ def test_goes_on_after_ctrl_c_with_another_number_of_workers(
 
 
 @pytest.mark.parametrize("failure", ["too many bad rows", "no such column"])
-def test_bad_data_ends_before_training(ray_cluster: LocalCluster, tmp_path: Path, failure: str) -> None:
+def test_invalid_data_is_reported_before_training(
+    ray_cluster: LocalCluster, tmp_path: Path, failure: str
+) -> None:
     tiny_jobs.tiny_job(tmp_path)
     if failure == "too many bad rows":
-        for picture in list(tmp_path.glob("train*.png"))[:5]:
-            picture.write_text("not a picture")
-        options, reason = (), "rows cannot be used"
+        for image in list(tmp_path.glob("train*.png"))[:5]:
+            image.write_text("not an image")
+        options, reason = (), "rows are invalid"
     else:
         options, reason = ("--set", "tasks.answer.column=labl"), "no column `labl`"
     code, data, _ = finish(start_training(tmp_path, *options))
@@ -166,7 +170,7 @@ def test_bad_data_ends_before_training(ray_cluster: LocalCluster, tmp_path: Path
     assert not runs(tmp_path)
 
 
-def test_a_tracking_server_that_is_away_ends_before_training(
+def test_an_unavailable_tracking_server_ends_before_training(
     ray_cluster: LocalCluster, tmp_path: Path
 ) -> None:
     tiny_jobs.tiny_job(tmp_path)
@@ -178,7 +182,7 @@ def test_a_tracking_server_that_is_away_ends_before_training(
 
 @pytest.fixture
 def mlflow_server(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
-    """Starts (again) a real MLflow server, always on the same port and database."""
+    """Return a function that starts a real MLflow server, always on the same port and database."""
     import httpx
 
     [port] = local.free_ports(1)
@@ -215,7 +219,7 @@ def stop_group(process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.slow
-def test_a_tracking_server_that_dies_meanwhile_loses_nothing(
+def test_a_tracking_server_that_dies_during_training_loses_nothing(
     ray_cluster: LocalCluster, tmp_path: Path, mlflow_server: Any
 ) -> None:
     tiny_jobs.tiny_job(tmp_path)
@@ -238,13 +242,18 @@ def test_a_tracking_server_that_dies_meanwhile_loses_nothing(
 
 
 @pytest.mark.slow
-def test_keeps_a_run_on_s3(outside_ray: dict[str, str], tmp_path: Path) -> None:
-    """On a Ray of its own, whose workers inherit the credentials."""
+def test_a_run_on_s3(outside_ray: dict[str, str], tmp_path: Path) -> None:
+    """Train on a new local Ray, whose workers inherit the credentials."""
     tiny_jobs.tiny_job(tmp_path)
-    options = ("--set", "output.storage=s3://bucket/runs", "--set", f"output.tracking={tmp_path}/mlflow.db")
+    options = (
+        "--set",
+        "output.storage=s3://bucket/runs",
+        "--set",
+        f"output.tracking_uri={tmp_path}/mlflow.db",
+    )
     with s3_server(tmp_path) as s3:
         code, data, err = finish(start_training(tmp_path, *options, **s3.environment))
         assert code == 0, err
         assert data["checkpoint"].startswith("s3://bucket/runs/tiny/")
         names = {path.rsplit("/", 1)[-1] for path in s3.filesystem().find("bucket")}
-    assert {"model.safetensors", "optimizer.safetensors", "position.json", "weights.safetensors"} <= names
+    assert {"model.safetensors", "optimizer.safetensors", "train_state.json", "weights.safetensors"} <= names

@@ -1,6 +1,7 @@
-"""`rayfuse tune` on a real cluster of several nodes: trials, MLflow, and going on after Ctrl-C and kill -9."""
+"""`rayfuse tune` on Ray: trials, MLflow, resume after Ctrl-C and kill -9, and the caller's own Ray."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -12,18 +13,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import tiny_jobs
+import waiting
 from mlflow import MlflowClient
 from nodes import Nodes
 
 from rayfuse.cluster.local import LocalCluster
+from rayfuse.errors import RunInterruptedError
+from rayfuse.spec.search_space import load_sweep
+from rayfuse.tune.leaderboard import Leaderboard
+from rayfuse.tune.sweep import run_sweep
 
 RAYFUSE = [sys.executable, "-c", "import sys; from rayfuse.cli import main; sys.exit(main())"]
 
 
 @pytest.fixture(scope="module")
 def two_workers() -> Iterator[Nodes]:
-    """A head without CPUs and two nodes of one CPU each."""
+    """Start a head without CPUs and two nodes of one CPU each."""
     nodes = Nodes(1, 1)
     yield nodes
     nodes.stop()
@@ -37,7 +44,7 @@ def write_sweep(folder: Path, **changes: Any) -> Path:
         "job": "job.yaml",
         "metric": "answer/accuracy",
         "mode": "max",
-        "search": {"type": "optuna", "trials": 6, "startup": 2},
+        "search": {"type": "optuna", "trials": 6, "n_startup_trials": 2},
         "space": {
             "fusion": {"choice": [{"type": "concat", "hidden": 16}, {"type": "transformer", "layers": 1}]},
             "fusion.heads": {"choice": [1, 2, 4], "when": {"fusion.type": "transformer"}},
@@ -93,7 +100,7 @@ def ended(folder: Path) -> dict[int, dict[str, Any]]:
 
 
 def tracked(folder: Path) -> tuple[list[Any], list[Any]]:
-    """The sweep's own runs in MLflow, and those of its trials."""
+    """Return the sweep's own runs in MLflow, and those of its trials."""
     client = MlflowClient(f"sqlite:///{folder}/runs/mlflow.db")
     experiment = client.get_experiment_by_name("tiny")
     assert experiment is not None
@@ -102,26 +109,28 @@ def tracked(folder: Path) -> tuple[list[Any], list[Any]]:
     return [run for run in runs if run not in children], children
 
 
-def test_interrupted_and_killed_it_goes_on_where_it_was(
+def test_an_interrupted_and_killed_sweep_resumes(
     two_workers: Nodes, ray_cluster: LocalCluster, tmp_path: Path
 ) -> None:
-    """Each trial needs all of the cluster. With the first rate the loss is no number, with the tiny ones nothing is
-    learned. A second cluster runs on the machine: Ray Train cannot tell which of them to clean up after a trial."""
+    """Each trial needs the whole cluster; the first rate gives a NaN loss, the tiny ones learn nothing.
+
+    A second cluster runs on the machine, so that Ray Train cannot find the orphaned workers of a trial.
+    """
     write_sweep(
         tmp_path,
         metric="loss",
         mode="min",
         search={"type": "grid"},
         space={"train.optimizer.lr": {"grid": [1e30, 0.03, 1e-9, 2e-9, 0.02, 3e-9]}},
-        scheduler={"type": "asha", "grace": 1, "reduction": 2},
-        trial={"compute.workers": 2},
-        concurrency=4,  # more than there is room for
+        scheduler={"type": "asha", "grace_period": 1, "reduction_factor": 2},
+        trial_overrides={"compute.workers": 2},
+        concurrency=4,  # more than fits on the cluster
     )
     first = start(tmp_path, two_workers)
     wait_for(lambda: len(ended(tmp_path)) >= 1, first, tmp_path)
     first.send_signal(signal.SIGINT)
     code, data = finish(first, tmp_path)
-    assert (code, data["error"]["type"]) == (130, "Interrupted")
+    assert (code, data["error"]["type"]) == (130, "RunInterruptedError")
     after_interrupt = ended(tmp_path)
     assert 1 <= len(after_interrupt) < 6
 
@@ -136,7 +145,7 @@ def test_interrupted_and_killed_it_goes_on_where_it_was(
     assert code == 0
     known = trials(tmp_path)
     for before in (after_interrupt, after_kill):
-        for number, trial in before.items():  # MLflow may have got the last of it later
+        for number, trial in before.items():  # MLflow may have received the rest later
             assert {**known[number], "sent": True, "seconds": 0} == {**trial, "sent": True, "seconds": 0}
     assert {number: trial["state"] for number, trial in known.items()} == {
         1: "failed", 2: "finished", 3: "stopped", 4: "stopped", 5: "finished", 6: "stopped"
@@ -146,7 +155,7 @@ def test_interrupted_and_killed_it_goes_on_where_it_was(
 
     others, children = tracked(tmp_path)
     [parent] = [run for run in others if run.info.run_id == data["run_id"]]
-    assert len(others) == 2, "the sweep's, and that of the winner's own training"
+    assert len(others) == 2, "one of the sweep, one of training the best job"
     assert Counter(run.data.tags["rayfuse.trial"] for run in children) == Counter("123456")
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
     statuses = {run.data.tags["rayfuse.trial"]: run.info.status for run in children}
@@ -163,10 +172,10 @@ def test_interrupted_and_killed_it_goes_on_where_it_was(
     assert best["spec"]["train"]["optimizer"]["lr"] == best["values"]["train.optimizer.lr"]
     assert best["spec"]["data"]["test"] == str(tmp_path / "test.jsonl")
     folder = Path(data["sweep"])
-    assert [path.stem for path in (folder / "pictures").iterdir()] == ["train.optimizer.lr"]
+    assert [path.stem for path in (folder / "plots").iterdir()] == ["train.optimizer.lr"]
     client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
     stored = {file.path for file in client.list_artifacts(data["run_id"])}
-    assert {"leaderboard.json", "best.json", "pictures"} <= stored
+    assert {"leaderboard.json", "best.json", "plots"} <= stored
     assert not list(folder.rglob("*.pkl"))
     assert data["registered"]["version"] == 1
     assert data["registered"]["evaluated_on"] == "test"
@@ -174,8 +183,79 @@ def test_interrupted_and_killed_it_goes_on_where_it_was(
 
 
 def test_more_workers_than_the_cluster_has(two_workers: Nodes, tmp_path: Path) -> None:
-    write_sweep(tmp_path, trial={"compute.workers": 3})
+    write_sweep(tmp_path, trial_overrides={"compute.workers": 3})
     code, data = finish(start(tmp_path, two_workers), tmp_path)
     assert code == 2
-    assert "sweep.yaml: trial.compute.workers: 3 workers" in data["error"]["message"]
+    assert "sweep.yaml: trial_overrides.compute.workers: 3 workers" in data["error"]["message"]
     assert trials(tmp_path) == {}
+
+
+@pytest.fixture
+def callers_object(ray_cluster: LocalCluster) -> Iterator[Any]:
+    """Return an object of a caller who has started Ray, which is lost if the connection is closed."""
+    ray.init(log_to_driver=False, ignore_reinit_error=True)
+    yield ray.put("kept")
+    ray.shutdown()
+
+
+class SilentReporter:
+    """Shows nothing, and interrupts the sweep once a trial has completed an epoch, if it should."""
+
+    def __init__(self, interrupt: bool = False) -> None:
+        self.interrupt = interrupt
+
+    def report(self, board: Leaderboard) -> None:
+        if self.interrupt and any(trial.history for trial in board.trials):
+            self.interrupt = False
+            raise KeyboardInterrupt
+
+    def close(self) -> None:
+        pass
+
+
+def run_in_process(folder: Path, reporter: SilentReporter, **changes: Any) -> Leaderboard:
+    path = write_sweep(folder, search={"type": "random", "trials": 3}, concurrency=2, **changes)
+    return run_sweep(load_sweep(path, []), lambda run: True, lambda text: None, reporter, str(path))
+
+
+def assert_only_the_caller_is_left(callers_object: Any) -> None:
+    assert ray.is_initialized()
+    assert ray.get(callers_object) == "kept"
+    waiting.wait_for(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"], 60)
+
+
+def tune_settings() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith(("TUNE_", "RAY_AIR_"))}
+
+
+def test_a_sweep_leaves_the_callers_ray_alone(callers_object: Any, tmp_path: Path) -> None:
+    settings = tune_settings()
+    space = {"train.optimizer.lr": {"loguniform": [1e-3, 3e-2]}}
+    board = run_in_process(tmp_path, SilentReporter(), space=space)
+    assert_only_the_caller_is_left(callers_object)
+    assert tune_settings() == settings
+
+    best, results = board.best(), board.results
+    assert best is not None
+    assert results is not None
+    found = results.get_best_result()
+    assert found.config["number"] == best.number
+    assert found.metrics["best/answer/accuracy"] == board.value(best)
+    assert found.metrics["answer/accuracy"] == best.history[-1]["answer/accuracy"]
+    assert found.metrics["summary"]["history"] == best.history
+    epochs = found.metrics_dataframe.dropna(subset="answer/accuracy").drop_duplicates("epoch")
+    assert list(epochs["answer/accuracy"]) == [metrics["answer/accuracy"] for metrics in best.history]
+    table = results.get_dataframe().set_index("config/number").sort_index()
+    assert dict(table["best/answer/accuracy"]) == {trial.number: board.value(trial) for trial in board.trials}
+    assert list(table["state"]) == ["finished"] * 3
+
+
+def test_an_interrupted_sweep_ends_its_trials_and_leaves_the_callers_ray_alone(
+    callers_object: Any, tmp_path: Path
+) -> None:
+    space = {"train.optimizer.lr": {"loguniform": [1e-3, 3e-2]}}
+    long = {"trial_overrides": {"train.epochs": 500, "train.early_stopping": None}}
+    with pytest.raises(RunInterruptedError):
+        run_in_process(tmp_path, SilentReporter(interrupt=True), space=space, **long)
+    assert_only_the_caller_is_left(callers_object)
+    assert {trial["state"] for trial in trials(tmp_path).values()} == {"running"}

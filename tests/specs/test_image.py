@@ -1,4 +1,4 @@
-"""The Dockerfile fits the checkout that it is built from. Nothing is built here."""
+"""Check the Dockerfile against the checkout, without building it."""
 
 import fnmatch
 import re
@@ -19,7 +19,7 @@ COPIED = [
 
 
 @pytest.mark.parametrize("source", COPIED)
-def test_what_is_copied_is_there_and_in_the_context(source: str) -> None:
+def test_copied_files_exist_in_the_build_context(source: str) -> None:
     assert (ROOT / source).exists()
     rules = [rule for rule in (ROOT / ".dockerignore").read_text().splitlines() if not rule.startswith("#")]
     let_in = [rule.removeprefix("!") for rule in rules if rule.startswith("!")]
@@ -27,12 +27,12 @@ def test_what_is_copied_is_there_and_in_the_context(source: str) -> None:
     assert any(fnmatch.fnmatch(source, rule) or source.startswith(f"{rule}/") for rule in let_in)
 
 
-def test_it_runs_as_somebody_else_than_root() -> None:
+def test_the_image_does_not_run_as_root() -> None:
     assert [line for line in LINES if line.startswith("USER ")] == ["USER 1000:100"]
     assert not any(line.startswith(("COPY", "RUN")) for line in LINES[LINES.index("USER 1000:100") :])
 
 
-def test_extras_are_ours_and_versions_are_pinned() -> None:
+def test_extras_exist_and_versions_are_pinned() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     named = re.findall(r"EXTRAS=([a-z,]+)", TEXT)
     assert "serve" in named

@@ -1,4 +1,4 @@
-"""Every command that the documentation shows is one that the command line and the Makefile know."""
+"""Check that the command line and the Makefile accept every command shown in the docs."""
 
 import re
 import shlex
@@ -16,7 +16,7 @@ STARTS_OF_COMMANDS = ("&&", "||", "|", ";", "&")
 
 
 def commands(document: Path) -> list[list[str]]:
-    """The `rayfuse` and `make` commands in a document's shell blocks, as words."""
+    """Return the `rayfuse` and `make` commands in the shell blocks of a document, split into words."""
     found = []
     for block in BLOCK.findall(document.read_text()):
         for line in block.replace("\\\n", " ").splitlines():
@@ -28,7 +28,7 @@ def commands(document: Path) -> list[list[str]]:
 
 
 def split(line: str) -> list[list[str]]:
-    """The simple commands of one line of shell, without assignments, redirections and comments."""
+    """Split one line of shell into simple commands, without assignments, redirections and comments."""
     lexer = shlex.shlex(line.replace("2>&1", ""), posix=True, punctuation_chars="&|;<>")
     lexer.whitespace_split = True
     lexer.commenters = "#"
@@ -54,7 +54,7 @@ SHOWN = [
 
 
 @pytest.mark.parametrize("words", SHOWN)
-def test_a_shown_command_is_understood(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documented_commands_are_valid(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     program, *arguments = words
     if program == "make":
@@ -69,7 +69,7 @@ def test_a_shown_command_is_understood(words: list[str], monkeypatch: pytest.Mon
             assert Path(word).exists()
 
 
-def test_the_words_of_a_line() -> None:
+def test_words_of_a_line() -> None:
     assert split("A=1 rayfuse train jobs/x.yaml --set a.b='c d' 2>&1 > out.txt # note") == [
         ["rayfuse", "train", "jobs/x.yaml", "--set", "a.b=c d"]
     ]

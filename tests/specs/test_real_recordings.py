@@ -1,4 +1,4 @@
-"""Real handwriting, voices, videos and sensors are read as well as what tests and the demo make."""
+"""Read real handwriting, voices, videos and sensor data."""
 
 from pathlib import Path
 from typing import Any
@@ -8,19 +8,19 @@ import pytest
 from reading import read_all
 
 from rayfuse.data.dataset import load_dataset
-from rayfuse.data.samples import SampleMaker
-from rayfuse.errors import BadInput
+from rayfuse.data.samples import Preprocessor
+from rayfuse.errors import InvalidInputError
 from rayfuse.modalities import build_modality
-from rayfuse.modalities.series import SeriesModality
-from rayfuse.spec.encoders import CustomEncoder
-from rayfuse.spec.inputs import AudioInput, SeriesInput, VideoInput
+from rayfuse.modalities.timeseries import TimeSeriesModality
+from rayfuse.spec.encoders import CustomEncoderConfig
+from rayfuse.spec.inputs import AudioInput, TimeseriesInput, VideoInput
 from rayfuse.spec.job import Job
 from rayfuse.spec.load import load_spec
 
-ENCODER = CustomEncoder(type="my.module:Encoder")
-VIDEO = VideoInput(type="video", column="video", encoder=ENCODER, frames=4, size=32, max_seconds=2)
+ENCODER = CustomEncoderConfig(type="my.module:Encoder")
+VIDEO = VideoInput(type="video", column="video", encoder=ENCODER, num_frames=4, size=32, max_seconds=2)
 TRACK = AudioInput(
-    type="audio", column="video", encoder=ENCODER, track_of="video", max_seconds=1, optional=True
+    type="audio", column="video", encoder=ENCODER, audio_of="video", max_seconds=1, optional=True
 )
 JOB = Path(__file__).parents[2] / "jobs" / "digit_arithmetic.yaml"
 
@@ -34,18 +34,18 @@ def test_the_digit_job_reads_real_recordings(shared: Path, monkeypatch: pytest.M
         "validation": 4000 - len(dataset.splits["train"]),
         "test": 1000,
     }
-    assert not any(dataset.bad.values())
+    assert not any(dataset.invalid.values())
     assert job.tasks["answer"].classes == list(range(19))
     media = {name: options for name, options in job.inputs.items() if options.type != "text"}
-    sample = SampleMaker(media).from_row(dataset.splits["test"][0])
+    sample = Preprocessor(media).from_row(dataset.splits["test"][0])
     assert sample.features["image"][0]["pixel_values"].shape == (3, 28, 28)
     assert sample.features["audio"][0]["mel"].shape == (40, 101)
 
 
 @pytest.mark.shared
 def test_real_clips_one_of_them_with_sound(shared: Path) -> None:
-    maker = SampleMaker({"video": VIDEO, "sound": TRACK})
-    heard = {}
+    maker = Preprocessor({"video": VIDEO, "sound": TRACK})
+    has_audio = {}
     for path in sorted((shared / "data" / "video_clips").glob("*.mp4")):
         content = path.read_bytes()
         sample = maker.from_values({"video": content})
@@ -53,10 +53,10 @@ def test_real_clips_one_of_them_with_sound(shared: Path) -> None:
         assert features["frames"].shape == (4, 3, 32, 32)
         assert features["frames"].std() > 0.1
         np.testing.assert_allclose(features["frame_times"], [0.25, 0.75, 1.25, 1.75], atol=0.05)
-        heard[path.stem] = "sound" in sample.features
-        with pytest.raises(BadInput, match="cut off"):
+        has_audio[path.stem] = "sound" in sample.features
+        with pytest.raises(InvalidInputError, match="truncated"):
             build_modality(VIDEO).decode(content[: len(content) // 2])
-    assert heard == {
+    assert has_audio == {
         "bigbuckbunny": True,
         "bikes": False,
         "carphone_distorted": False,
@@ -66,7 +66,7 @@ def test_real_clips_one_of_them_with_sound(shared: Path) -> None:
 
 @pytest.mark.shared
 def test_digits_that_move_and_are_spoken(shared: Path) -> None:
-    maker = SampleMaker({"video": VIDEO, "sound": TRACK})
+    maker = Preprocessor({"video": VIDEO, "sound": TRACK})
     for row in read_all(str(shared / "data" / "digit_video" / "test.jsonl"))[0][:5]:
         sample = maker.from_row(row)
         assert sample.features["video"][0]["frames"].shape == (4, 3, 32, 32)
@@ -75,10 +75,12 @@ def test_digits_that_move_and_are_spoken(shared: Path) -> None:
 
 @pytest.mark.shared
 def test_a_wrist_sensor(shared: Path) -> None:
-    rows = [_readings(line) for line in _lines(shared / "data" / "sensors_uea" / "BasicMotions_TRAIN.ts")]
+    rows = [
+        _parse_channels(line) for line in _lines(shared / "data" / "sensors_uea" / "BasicMotions_TRAIN.ts")
+    ]
     channels = ["ax", "ay", "az", "gx", "gy", "gz"]
-    options = SeriesInput(type="series", column="sensor", channels=channels, encoder=ENCODER)
-    modality = SeriesModality(SeriesModality.fitted(options, rows))
+    options = TimeseriesInput(type="timeseries", column="sensor", channels=channels, encoder=ENCODER)
+    modality = TimeSeriesModality(TimeSeriesModality.fit(options, rows))
     batch = modality.collate([modality.process(modality.decode(row)) for row in rows])
     assert batch["values"].shape == (40, 6, 100)
     middles = np.median(batch["values"], axis=(0, 2))
@@ -90,6 +92,6 @@ def _lines(path: Path) -> list[str]:
     return path.read_text().partition("@data")[2].split()
 
 
-def _readings(line: str) -> Any:
-    """The channels of a line of the .ts format, without its class."""
+def _parse_channels(line: str) -> Any:
+    """Parse the channels of a line of the .ts format, without its class."""
     return [[float(cell) for cell in channel.split(",")] for channel in line.split(":")[:-1]]

@@ -1,4 +1,4 @@
-"""Alignments: token by token or through learned queries, and what masks do."""
+"""Alignments: per token or by learned queries, with masks."""
 
 from pathlib import Path
 from typing import Any
@@ -11,24 +11,24 @@ from variants import train_and_reload
 
 from rayfuse.data.dataset import load_dataset
 from rayfuse.errors import SpecError
-from rayfuse.model.alignment import ALIGNMENTS, build_alignment
+from rayfuse.model.alignment import build_alignment
 from rayfuse.model.fused import FusedModel
-from rayfuse.spec.align import Align
+from rayfuse.spec.align import ALIGNMENTS, AlignConfig
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "linear": {"type": "linear", "dim": 16},
     "mlp": {"type": "mlp", "dim": 16, "hidden": 24, "layers": 3},
-    "transformer": {"type": "transformer", "dim": 16, "queries": 3, "layers": 2, "heads": 2},
+    "transformer": {"type": "transformer", "dim": 16, "num_queries": 3, "layers": 2, "heads": 2},
     "identity": {"type": "identity", "dim": 16},
 }
 WIDTH = 12
-"""Of the tokens made here; the encoders of the tiny job make them 16 wide."""
+"""Width of the tokens built here; the encoders of the tiny job return a width of 16."""
 FUSIONS = [{"type": "concat", "hidden": 16}, {"type": "transformer", "layers": 1, "heads": 2}]
 
 
 def built(kind: str, **more: Any) -> Any:
     width = {"dim": WIDTH} if kind == "identity" else {}
-    options: Any = TypeAdapter(Align).validate_python(VARIANTS[kind] | width | more)
+    options: Any = TypeAdapter(AlignConfig).validate_python(VARIANTS[kind] | width | more)
     return build_alignment(options, WIDTH)
 
 
@@ -37,34 +37,32 @@ def aligned(kind: str) -> Any:
     return built(kind).eval()
 
 
-def test_every_alignment_is_tested() -> None:
+def test_every_alignment_has_a_variant() -> None:
     assert VARIANTS.keys() == ALIGNMENTS.keys()
 
 
 @pytest.mark.parametrize("fusion", FUSIONS, ids=lambda fusion: fusion["type"])
 @pytest.mark.parametrize("kind", list(VARIANTS))
-def test_every_alignment_trains_and_is_the_same_after_loading(
-    kind: str, fusion: dict[str, Any], tmp_path: Path
-) -> None:
+def test_every_alignment_trains_and_reloads(kind: str, fusion: dict[str, Any], tmp_path: Path) -> None:
     train_and_reload(tmp_path, tiny_jobs.tiny_job(tmp_path, align=VARIANTS[kind], fusion=fusion))
 
 
 @pytest.mark.parametrize("kind", list(VARIANTS))
-def test_masked_tokens_and_neighbours_change_nothing(kind: str) -> None:
+def test_masked_tokens_and_other_rows_have_no_effect(kind: str) -> None:
     alignment = aligned(kind)
     tokens, mask = torch.randn(3, 5, WIDTH), torch.ones(3, 5, dtype=torch.bool)
     mask[0, 2:] = False
     index = torch.tensor([[0], [1], [2]])
-    whole, counts = alignment((tokens, mask), index)
+    full, counts = alignment((tokens, mask), index)
     noisy = tokens.clone()
     noisy[0, 2:] = 100
     again, _ = alignment((noisy, mask), index)
-    torch.testing.assert_close(again[counts], whole[counts])
+    torch.testing.assert_close(again[counts], full[counts])
     alone, _ = alignment((tokens[:1, :2], mask[:1, :2]), torch.tensor([[0]]))
-    torch.testing.assert_close(alone[0], whole[0, : alone.shape[1]])
+    torch.testing.assert_close(alone[0], full[0, : alone.shape[1]])
 
 
-def test_queries_make_as_many_tokens_of_every_input() -> None:
+def test_queries_give_every_input_the_same_number_of_tokens() -> None:
     alignment = aligned("transformer")
     torch.nn.init.normal_(alignment.placeholder)
     tokens, mask = torch.randn(2, 7, WIDTH), torch.ones(2, 7, dtype=torch.bool)
@@ -77,14 +75,14 @@ def test_queries_make_as_many_tokens_of_every_input() -> None:
     torch.testing.assert_close(found[1, 3:], found[0, :3])
 
 
-def test_heads_that_do_not_divide_the_width_are_refused(tmp_path: Path) -> None:
+def test_heads_that_do_not_divide_dim_are_rejected(tmp_path: Path) -> None:
     block = VARIANTS["transformer"] | {"heads": 3}
-    with pytest.raises(SpecError, match=r"align\.heads: 3 heads do not divide dim 16"):
+    with pytest.raises(SpecError, match=r"align\.heads: 3 does not divide dim 16"):
         tiny_jobs.tiny_job(tmp_path, align=block)
 
 
 @pytest.mark.parametrize("kind", list(VARIANTS))
-def test_tokens_are_brought_to_one_scale(kind: str) -> None:
+def test_standardizer_gives_mean_0_and_std_1(kind: str) -> None:
     torch.manual_seed(0)
     part = built(kind, standardize=True).eval()
     tokens = torch.randn(64, 3, WIDTH) * torch.linspace(0.1, 5, WIDTH) + 40
@@ -93,12 +91,12 @@ def test_tokens_are_brought_to_one_scale(kind: str) -> None:
     mask[:, 2] = False
     index = torch.arange(64).unsqueeze(1)
     before, _ = part((tokens, mask), index)
-    part.standards.observe()
+    part.standardizer.start_accumulating()
     with torch.inference_mode():
         part((tokens[:40], mask[:40]), index[:40])
         part((tokens[40:], mask[40:]), index[:24])
-    part.standards.settle()
-    scaled = part.standards(tokens, mask)[mask]
+    part.standardizer.finalize()
+    scaled = part.standardizer(tokens, mask)[mask]
     torch.testing.assert_close(scaled.mean(dim=0), torch.zeros(WIDTH), atol=1e-4, rtol=0)
     wanted = torch.ones(WIDTH)
     wanted[7] = 0  # what does not differ stays as it is
@@ -107,46 +105,52 @@ def test_tokens_are_brought_to_one_scale(kind: str) -> None:
     assert not torch.allclose(before, after)
 
 
-def test_standards_are_the_same_after_loading(tmp_path: Path) -> None:
+def test_standardizer_reloads(tmp_path: Path) -> None:
     align = VARIANTS["linear"] | {"standardize": True}
     train_and_reload(tmp_path, tiny_jobs.tiny_job(tmp_path, align=align, fusion=FUSIONS[0]))
 
 
-def test_identity_leaves_tokens_as_they_are_and_refuses_another_width(tmp_path: Path) -> None:
+def test_identity_preserves_tokens_and_rejects_another_width(tmp_path: Path) -> None:
     tokens, mask = torch.randn(2, 3, WIDTH), torch.ones(2, 3, dtype=torch.bool)
     found, _ = aligned("identity")((tokens, mask), torch.tensor([[1], [0]]))
     torch.testing.assert_close(found, tokens[[1, 0]], atol=0, rtol=0)
     job = tiny_jobs.tiny_job(tmp_path, align=VARIANTS["identity"] | {"dim": 12}, fusion=FUSIONS[0])
     with pytest.raises(
-        SpecError, match="inputs.image: align: identity .* 16, and dim is 12; write dim: 16, or another"
+        SpecError,
+        match="inputs.image: align.dim: 12 differs from .* width of 16, .*; use dim: 16, or another",
     ):
         FusedModel(load_dataset(job)[0])
 
 
-def test_an_input_may_be_aligned_in_a_way_of_its_own(tmp_path: Path) -> None:
-    own = VARIANTS["identity"] | {"standardize": True}
-    job = tiny_jobs.tiny_job(tmp_path, align=VARIANTS["mlp"], **{"inputs.text.align": own})
+def test_alignment_per_input(tmp_path: Path) -> None:
+    input_options = VARIANTS["identity"] | {"standardize": True}
+    job = tiny_jobs.tiny_job(tmp_path, align=VARIANTS["mlp"], **{"inputs.text.align": input_options})
     model, _ = train_and_reload(tmp_path, job)
     kinds = {name: type(part) for name, part in model.alignment.items()}
-    assert kinds == {"image": ALIGNMENTS["mlp"], "text": ALIGNMENTS["identity"]}
+    assert kinds == {
+        "image": ALIGNMENTS.implementation("mlp"),
+        "text": ALIGNMENTS.implementation("identity"),
+    }
 
 
 @pytest.mark.parametrize(
-    ("own", "problem"),
+    ("input_options", "problem"),
     [
-        ({"dim": 8}, "inputs.text.align.dim: 8, but align.dim is 16, the width of all inputs"),
+        ({"dim": 8}, "inputs.text.align.dim: 8 is not align.dim 16, the width of all inputs"),
         (
             {"loss": {"type": "contrastive"}},
-            "inputs.text.align.loss: losses draw inputs together; write them under",
+            "inputs.text.align.loss: a single input has no alignment losses",
         ),
     ],
 )
-def test_what_an_alignment_of_its_own_may_not_say(own: dict[str, Any], problem: str, tmp_path: Path) -> None:
+def test_invalid_alignments_per_input_are_rejected(
+    input_options: dict[str, Any], problem: str, tmp_path: Path
+) -> None:
     with pytest.raises(SpecError, match=problem):
-        tiny_jobs.tiny_job(tmp_path, **{"inputs.text.align": VARIANTS["linear"] | own})
+        tiny_jobs.tiny_job(tmp_path, **{"inputs.text.align": VARIANTS["linear"] | input_options})
 
 
-def test_a_linear_one_drops_numbers_in_training_alone_and_may_leave_its_norm_out() -> None:
+def test_linear_alignment_with_dropout_and_without_norm() -> None:
     part = built("linear", dropout=0.5, norm=False)
     tokens, mask = torch.randn(4, 1, WIDTH), torch.ones(4, 1, dtype=torch.bool)
     assert not torch.equal(part.train().align(tokens, mask)[0], part.align(tokens, mask)[0])

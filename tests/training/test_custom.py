@@ -1,4 +1,4 @@
-"""Parts of one's own, by import path."""
+"""Custom fusions and encoders by import path."""
 
 from pathlib import Path
 
@@ -10,15 +10,15 @@ from variants import train_and_reload
 
 from rayfuse.errors import SpecError
 from rayfuse.model.encoders import Encoder
-from rayfuse.model.fusion import FusionModule, Joined
-from rayfuse.model.tokens import Tokens, mean_token, one_token
-from rayfuse.spec.base import Block
+from rayfuse.model.fusion import FusionModule, FusionOutput
+from rayfuse.model.tokens import Tokens, as_single_token, mean_pool
+from rayfuse.spec.base import SpecModel
 
 
 class Mean(FusionModule):
-    """The mean of the inputs that are there."""
+    """Mean of the present inputs."""
 
-    class Options(Block):
+    class Options(SpecModel):
         scale: float = 1.0
 
     def __init__(self, options: Options, dim: int, inputs: list[str]) -> None:
@@ -26,14 +26,14 @@ class Mean(FusionModule):
         self.linear = nn.Linear(dim, dim)
         self.scale = options.scale
 
-    def forward(self, inputs: dict[str, Tokens]) -> Joined:
-        tokens = torch.stack([mean_token(*part) for part in inputs.values()], dim=1)
+    def forward(self, inputs: dict[str, Tokens]) -> FusionOutput:
+        tokens = torch.stack([mean_pool(*part) for part in inputs.values()], dim=1)
         present = torch.stack([mask.any(dim=1) for _, mask in inputs.values()], dim=1)
-        return {"vector": self.linear(mean_token(tokens, present)) * self.scale}
+        return {"vector": self.linear(mean_pool(tokens, present)) * self.scale}
 
 
 class Colour(Encoder):
-    """A picture's mean colour."""
+    """Mean colour of an image."""
 
     width = 3
 
@@ -42,10 +42,10 @@ class Colour(Encoder):
         self.linear = nn.Linear(3, 3)
 
     def forward(self, pixel_values: torch.Tensor) -> Tokens:  # type: ignore[override]
-        return one_token(self.linear(pixel_values.mean(dim=(2, 3))))
+        return as_single_token(self.linear(pixel_values.mean(dim=(2, 3))))
 
 
-def test_a_fusion_and_an_encoder_of_ones_own(tmp_path: Path) -> None:
+def test_custom_fusion_and_encoder(tmp_path: Path) -> None:
     overrides = {
         "fusion": {"type": f"{__name__}:Mean", "options": {"scale": 2}},
         "inputs.image.encoder": {"type": f"{__name__}:Colour", "lr": 0.1},
@@ -67,7 +67,7 @@ def test_a_fusion_and_an_encoder_of_ones_own(tmp_path: Path) -> None:
         ({"type": f"{__name__}:Mean", "scale": 1}, "fusion.scale: unknown key; "),
     ],
 )  # fmt: skip
-def test_what_is_no_such_class_is_refused(tmp_path: Path, block: dict[str, object], problem: str) -> None:
-    with pytest.raises(SpecError) as refused:
+def test_classes_of_another_type_are_rejected(tmp_path: Path, block: dict[str, object], problem: str) -> None:
+    with pytest.raises(SpecError) as caught:
         train_and_reload(tmp_path, tiny_jobs.tiny_job(tmp_path, fusion=block))
-    assert problem in str(refused.value)
+    assert problem in str(caught.value)

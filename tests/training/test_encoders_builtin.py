@@ -1,4 +1,4 @@
-"""Built-in encoders of every kind of input: shapes, and that padding and neighbours change nothing."""
+"""Built-in encoders of every input type: shapes, padding, and independence of rows."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,45 +13,53 @@ from torch import nn
 from variants import train_and_reload
 
 from rayfuse.errors import SpecError
-from rayfuse.model.encoders import ENCODERS, Encoder, build_block
+from rayfuse.model.encoders import Encoder, build_nested_encoder
 from rayfuse.spec import encoders as spec
+from rayfuse.spec.encoders import ENCODERS
 
 UNIONS: dict[str, Any] = {
-    "image": spec.ImageEncoder,
-    "audio": spec.AudioEncoder,
-    "text": spec.TextEncoder,
-    "video": spec.VideoEncoder,
-    "series": spec.SeriesEncoder,
-    "table": spec.TableEncoder,
-    "sequence": spec.SequenceEncoder,
+    "image": spec.ImageEncoderConfig,
+    "audio": spec.AudioEncoderConfig,
+    "text": spec.TextEncoderConfig,
+    "video": spec.VideoEncoderConfig,
+    "timeseries": spec.TimeseriesEncoderConfig,
+    "tabular": spec.TabularEncoderConfig,
+    "item_sequence": spec.ItemSequenceEncoderConfig,
 }
 SOURCES = {
     "image": SimpleNamespace(type="image", size=20),
-    "audio": SimpleNamespace(type="audio", mels=40),
+    "audio": SimpleNamespace(type="audio", n_mels=40),
     "text": SimpleNamespace(type="text"),
     "video": SimpleNamespace(type="video", size=12),
-    "series": SimpleNamespace(type="series", count=3),
-    "table": SimpleNamespace(type="table", numbers=["a", "b"], categories={"c": ["x", "y"], "d": ["z"]}),
-    "sequence": SimpleNamespace(type="sequence", vocabulary=["x", "y", "z"]),
+    "timeseries": SimpleNamespace(type="timeseries", num_channels=3),
+    "tabular": SimpleNamespace(
+        type="tabular", numeric_columns=["a", "b"], category_vocabularies={"c": ["x", "y"], "d": ["z"]}
+    ),
+    "item_sequence": SimpleNamespace(type="item_sequence", vocabulary=["x", "y", "z"]),
 }
 SMALL: dict[str, dict[str, Any]] = {
-    "conv": {"width": 8},
-    "resnet": {"width": 4, "blocks": [1, 2]},
-    "transformer": {"width": 8, "heads": 2, "layers": 2},
-    "gru": {"width": 8},
-    "lstm": {"width": 8, "layers": 2, "bidirectional": False},
-    "mlp": {"width": 8, "layers": 2, "embedding": 3},
-    "embedding": {"width": 8},
-    "frames": {"encoder": {"type": "conv", "width": 4}},
+    "conv": {"hidden_size": 8},
+    "resnet": {"hidden_size": 4, "depths": [1, 2]},
+    "transformer": {"hidden_size": 8, "heads": 2, "layers": 2},
+    "gru": {"hidden_size": 8},
+    "lstm": {"hidden_size": 8, "layers": 2, "bidirectional": False},
+    "mlp": {"hidden_size": 8, "layers": 2, "embedding": 3},
+    "embedding": {"hidden_size": 8},
+    "frames": {"encoder": {"type": "conv", "hidden_size": 4}},
 }
-BUILT_IN = [key for key in ENCODERS if key[1] != "huggingface" and key != ("audio", "conv")]
-OF_STEPS = [key for key in BUILT_IN if key[0] in ("text", "series", "sequence", "video")]
+BUILT_IN = [
+    (kind, name)
+    for kind, family in ENCODERS.items()
+    for name in family
+    if name != "huggingface" and (kind, name) != ("audio", "conv")
+]
+OF_STEPS = [key for key in BUILT_IN if key[0] in ("text", "timeseries", "item_sequence", "video")]
 
 
 def build(kind: str, name: str, source: Any = None, **options: Any) -> Encoder:
     torch.manual_seed(0)
     block = TypeAdapter(UNIONS[kind]).validate_python({"type": name, **SMALL[name], **options})
-    return build_block(kind, block, source or SOURCES[kind]).eval()
+    return build_nested_encoder(kind, block, source or SOURCES[kind]).eval()
 
 
 def features(kind: str, rows: int = 3, steps: int = 7) -> dict[str, torch.Tensor]:
@@ -66,10 +74,10 @@ def features(kind: str, rows: int = 3, steps: int = 7) -> dict[str, torch.Tensor
     if kind == "video":
         times = torch.arange(steps).repeat(rows, 1) / 2
         return {"frames": torch.rand(rows, steps, 3, 12, 12), "frame_mask": mask, "frame_times": times}
-    if kind == "series":
+    if kind == "timeseries":
         values, observed = torch.randn(rows, 3, steps), torch.rand(rows, 3, steps).round()
         return {"values": values * observed, "observed": observed, "step_mask": mask}
-    if kind == "table":
+    if kind == "tabular":
         codes = torch.stack([torch.randint(0, 4, (rows,)), torch.randint(0, 3, (rows,))], dim=1)
         return {"numbers": torch.randn(rows, 2), "missing": torch.zeros(rows, 2), "categories": codes}
     return {
@@ -80,7 +88,7 @@ def features(kind: str, rows: int = 3, steps: int = 7) -> dict[str, torch.Tensor
 
 
 def part(found: dict[str, torch.Tensor], rows: slice, steps: int | None = None) -> dict[str, torch.Tensor]:
-    """Some rows, and of each its first steps: series have them last, all others second."""
+    """Return a slice of rows and steps: the last dimension of time series, the second of all others."""
     if steps is None:
         return {name: values[rows] for name, values in found.items()}
     last = ("values", "observed")
@@ -88,7 +96,7 @@ def part(found: dict[str, torch.Tensor], rows: slice, steps: int | None = None) 
 
 
 @pytest.mark.parametrize(("kind", "name"), BUILT_IN)
-def test_shapes_neighbours_and_gradients(kind: str, name: str) -> None:
+def test_shapes_gradients_and_independence_of_rows(kind: str, name: str) -> None:
     encoder, found = build(kind, name), features(kind)
     tokens, mask = encoder(**found)
     assert tokens.shape == (3, 1, encoder.width)
@@ -101,7 +109,7 @@ def test_shapes_neighbours_and_gradients(kind: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "name"), BUILT_IN)
-def test_the_same_after_loading(kind: str, name: str) -> None:
+def test_state_dict_reloads(kind: str, name: str) -> None:
     encoder, found = build(kind, name), features(kind)
     torch.manual_seed(9)
     other = build(kind, name)
@@ -113,8 +121,8 @@ def test_the_same_after_loading(kind: str, name: str) -> None:
 
 @pytest.mark.parametrize("pool", ["mean", "none"])
 @pytest.mark.parametrize(("kind", "name"), [key for key in OF_STEPS if key != ("text", "conv")])
-def test_padding_changes_nothing(kind: str, name: str, pool: str) -> None:
-    """The first row has only four steps; whatever stands behind them is as good as nothing."""
+def test_padding_has_no_effect(kind: str, name: str, pool: str) -> None:
+    """The first row has four steps; later values must have no effect."""
     encoder, found = build(kind, name, pool=pool), features(kind)
     mask_name = next(key for key in found if key.endswith("mask"))
     found[mask_name][0, 4:] = 0
@@ -146,9 +154,9 @@ def test_other_pools(name: str, pool: str) -> None:
         torch.testing.assert_close(pooled[:, 0], tokens[:, 0])
 
 
-def test_order_and_missing_readings_matter() -> None:
+def test_order_and_missing_values_matter() -> None:
     for name in ("conv", "gru", "lstm", "transformer"):
-        encoder, found = build("series", name), features("series")
+        encoder, found = build("timeseries", name), features("timeseries")
         turned = found | {key: found[key].flip(2) for key in ("values", "observed")}
         assert not torch.allclose(encoder(**turned)[0], encoder(**found)[0], atol=1e-4), name
         unseen = found | {"observed": torch.zeros_like(found["observed"])}
@@ -156,8 +164,8 @@ def test_order_and_missing_readings_matter() -> None:
 
 
 @pytest.mark.parametrize("stride", [2, 3, 50])
-def test_strides_keep_what_counts(stride: int) -> None:
-    encoder, found = build("series", "gru", stride=stride, pool="none"), features("series")
+def test_strides_preserve_unmasked_steps(stride: int) -> None:
+    encoder, found = build("timeseries", "gru", stride=stride, pool="none"), features("timeseries")
     found["step_mask"][0, 4:] = 0
     tokens, mask = encoder(**found)
     assert mask.sum(1).tolist() == [-(-4 // stride), -(-7 // stride), -(-7 // stride)]
@@ -175,8 +183,8 @@ def test_maps_and_patches_as_tokens() -> None:
     assert tokens.shape == (3, 8, 16)  # 30 frames, four at a time, in two directions
 
 
-def test_older_items_count_less() -> None:
-    encoder = build("sequence", "embedding")
+def test_older_items_have_lower_weights() -> None:
+    encoder = build("item_sequence", "embedding")
     items, mask = torch.tensor([[2, 3]]), torch.ones(1, 2, dtype=torch.int64)
     vectors = encoder.embedding.weight
     even, _ = encoder(items=items, ages=torch.tensor([[0.0, 0.0]]), item_mask=mask)
@@ -187,8 +195,8 @@ def test_older_items_count_less() -> None:
 
 
 @pytest.mark.parametrize("name", ["embedding", "gru", "transformer"])
-def test_the_times_of_a_history_matter_and_unknown_items_say_nothing(name: str) -> None:
-    encoder, found = build("sequence", name), features("sequence")
+def test_item_times_matter_and_unknown_items_have_no_effect(name: str) -> None:
+    encoder, found = build("item_sequence", name), features("item_sequence")
     assert not torch.allclose(
         encoder(**found | {"ages": found["ages"] * 2})[0], encoder(**found)[0], atol=1e-4
     )
@@ -196,8 +204,9 @@ def test_the_times_of_a_history_matter_and_unknown_items_say_nothing(name: str) 
 
 
 @pytest.mark.parametrize(("numbers", "categories"), [(["a"], {}), ([], {"c": ["x"]})])
-def test_tables_of_one_kind_of_column(numbers: list[str], categories: dict[str, list[str]]) -> None:
-    encoder = build("table", "mlp", SimpleNamespace(type="table", numbers=numbers, categories=categories))
+def test_tabular_inputs_of_one_type_of_column(numbers: list[str], categories: dict[str, list[str]]) -> None:
+    source = SimpleNamespace(type="tabular", numeric_columns=numbers, category_vocabularies=categories)
+    encoder = build("tabular", "mlp", source)
     given = torch.rand(2, len(numbers))
     codes = torch.ones(2, len(categories), dtype=torch.int64)
     tokens, _ = encoder(numbers=given, missing=torch.zeros_like(given), categories=codes)
@@ -210,27 +219,29 @@ def test_frames_are_mixed_by_time() -> None:
     mean, temporal = build("video", "frames"), build("video", "frames", pool="transformer")
     torch.testing.assert_close(mean(**turned)[0], mean(**found)[0], rtol=1e-4, atol=1e-5)
     assert not torch.allclose(temporal(**turned)[0], temporal(**found)[0], atol=1e-4)
-    with pytest.raises(SpecError, match=r"encoder\.heads: 3 heads do not divide the frames' width 16"):
+    with pytest.raises(
+        SpecError, match=r"encoder\.heads: 3 does not divide the image encoder's width of 16; use a divisor"
+    ):
         build("video", "frames", pool="transformer", heads=3)
 
 
 @pytest.mark.parametrize("kind", ["vit", "dinov2", "clip"])
-def test_frames_for_a_pretrained_encoder_are_prepared_as_its_pictures(kind: str, tmp_path: Path) -> None:
-    """A frame of the right size comes out as the image processor would have made it."""
+def test_frames_are_preprocessed_as_images_of_the_pretrained_encoder(kind: str, tmp_path: Path) -> None:
+    """Compare a frame of the encoder's size with the result of the image processor."""
     import numpy as np
     from PIL import Image
 
-    from rayfuse.modalities.pretrained import image_processor
+    from rayfuse.modalities.pretrained import load_image_processor
 
     folder = str(getattr(tiny_encoders, kind)(tmp_path))
     encoder = build("video", "frames", encoder={"type": "huggingface", "model": folder, "pool": "none"})
     size = 18 if kind == "dinov2" else 16
-    picture = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
-    wanted = image_processor(folder)(images=Image.fromarray(picture), return_tensors="pt")["pixel_values"]
-    frames = torch.from_numpy(picture).permute(2, 0, 1)[None] / 127.5 - 1
-    torch.testing.assert_close(encoder.prepare(frames), wanted, rtol=1e-4, atol=1e-4)
+    image = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    wanted = load_image_processor(folder)(images=Image.fromarray(image), return_tensors="pt")["pixel_values"]
+    frames = torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1
+    torch.testing.assert_close(encoder.preprocess(frames), wanted, rtol=1e-4, atol=1e-4)
     larger = torch.nn.functional.interpolate(frames, (40, 40))
-    assert encoder.prepare(larger).shape == wanted.shape
+    assert encoder.preprocess(larger).shape == wanted.shape
     mask = torch.ones(1, 2, dtype=torch.int64)
     tokens, _ = encoder(frames=larger.repeat(2, 1, 1, 1)[None], frame_mask=mask, frame_times=torch.ones(1, 2))
     assert tokens.shape == (1, 1, encoder.width)
@@ -241,14 +252,14 @@ def test_frames_for_a_pretrained_encoder_are_prepared_as_its_pictures(kind: str,
     ("kind", "name", "options"),
     [
         ("image", "resnet", {}),
-        ("image", "transformer", {"patch": 4, "layer_decay": 0.5}),
+        ("image", "transformer", {"patch_size": 4, "layer_decay": 0.5}),
         ("image", "resnet", {"pool": "none"}),
         ("text", "gru", {}),
         ("text", "lstm", {"pool": "attention"}),
         ("text", "transformer", {"pool": "none"}),
     ],
 )
-def test_they_train_and_are_the_same_after_loading(
+def test_every_encoder_trains_and_reloads(
     kind: str, name: str, options: dict[str, Any], tmp_path: Path
 ) -> None:
     block = {"type": name, **SMALL[name], **options}

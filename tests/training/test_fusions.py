@@ -1,4 +1,4 @@
-"""Every fusion: trained and loaded again, blind to what is absent and to its neighbours, and true to its source."""
+"""Every fusion: training and reloading, independence of absent inputs and other rows, and comparison with its paper."""
 
 from collections.abc import Mapping
 from itertools import combinations
@@ -14,12 +14,12 @@ from variants import train_and_reload
 
 from rayfuse.errors import SpecError
 from rayfuse.model.encoders import Encoder
-from rayfuse.model.fusion import FUSIONS, FusionModule, Joined, build_fusion
-from rayfuse.model.fusion.parts import Attention, perceptron, present_means, shares
+from rayfuse.model.fusion import FusionModule, FusionOutput, build_fusion
+from rayfuse.model.fusion.layers import Attention, build_mlp, masked_softmax, mean_pool_present
 from rayfuse.model.tasks import TaskHead, build_task
 from rayfuse.model.tokens import Tokens
-from rayfuse.spec.fusion import Fusion
-from rayfuse.spec.tasks import ClassificationTask, RegressionTask
+from rayfuse.spec.fusion import FUSIONS, FusionConfig
+from rayfuse.spec.tasks import ClassificationTaskConfig, RegressionTaskConfig
 
 NAMES = ["image", "text", "audio"]
 DIM = 8
@@ -31,8 +31,8 @@ LAYERS = {"layers": 2, "heads": 2}
 DECISION = {"hidden": 16}
 TREE = {
     "groups": {
-        "seen": {"members": ["image"], "fusion": {"type": "attention", "heads": 2}},
-        "senses": {"members": ["audio", "seen"], "fusion": {"type": "gated", "hidden": 16}},
+        "visual": {"members": ["image"], "fusion": {"type": "attention", "heads": 2}},
+        "senses": {"members": ["audio", "visual"], "fusion": {"type": "gated", "hidden": 16}},
     },
     "fusion": {"type": "weighted", "hidden": 16},
 }
@@ -47,9 +47,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "mlp": {"hidden": 16, "blocks": 2},
     "cross_attention": LAYERS,
     "transformer": LAYERS,
-    "bottleneck": {**LAYERS, "tokens": 2},
+    "bottleneck": {**LAYERS, "num_tokens": 2},
     "low_rank": {"rank": 2},
-    "film": {**PERCEPTRON, "condition": "text"},
+    "film": {**PERCEPTRON, "conditioned_on": "text"},
     "hierarchical": TREE,
     "vote": DECISION,
     "average": DECISION,
@@ -66,7 +66,7 @@ VARIANTS = {
     },
 }
 BY_PLACEHOLDER = {"concat", "concat_conv", "mlp", "hierarchical with votes"}
-"""Those that use an absent input's placeholder, on purpose."""
+"""Fusions that use the placeholder of an absent input."""
 WITH_ATTENTION = {
     "weighted", "gated", "attention", "cross_attention", "cross_attention of one", "transformer", "hierarchical",
 }  # fmt: skip
@@ -76,7 +76,7 @@ every_variant = pytest.mark.parametrize("variant", list(VARIANTS))
 
 
 class Rows(Encoder):
-    """Each row of a picture is a token."""
+    """Encoder with a token per image row."""
 
     width = 24
 
@@ -90,22 +90,22 @@ class Rows(Encoder):
 
 
 class First(FusionModule):
-    """The first member's first token, through a linear map; knows nothing of the rest."""
+    """Linear projection of the first token of the first input."""
 
     def __init__(self, options: Mapping[str, Any], dim: int, inputs: list[str]) -> None:
         super().__init__(options, dim, inputs)
         self.linear = nn.Linear(dim, dim)
 
-    def forward(self, inputs: dict[str, Tokens]) -> Joined:
-        vectors, _ = present_means(inputs)
+    def forward(self, inputs: dict[str, Tokens]) -> FusionOutput:
+        vectors, _ = mean_pool_present(inputs)
         return {"vector": self.linear(vectors[:, 0])}
 
 
 def build(block: dict[str, Any], inputs: list[str] = NAMES, dim: int = DIM) -> FusionModule:
-    """A fusion in evaluation mode, whose parameters are none of those that start at zero."""
+    """Build a fusion in evaluation mode with random values for parameters that are initialized to zero."""
     torch.manual_seed(0)
-    fusion = build_fusion(TypeAdapter(Fusion).validate_python(block), dim, inputs)
-    fusion.attach(heads(dim))
+    fusion = build_fusion(TypeAdapter(FusionConfig).validate_python(block), dim, inputs)
+    fusion.attach_heads(heads(dim))
     for parameter in fusion.parameters():
         if not parameter.any():
             nn.init.normal_(parameter)
@@ -114,13 +114,13 @@ def build(block: dict[str, Any], inputs: list[str] = NAMES, dim: int = DIM) -> F
 
 def heads(dim: int = DIM) -> dict[str, TaskHead]:
     torch.manual_seed(1)
-    label = ClassificationTask(type="classification", column="label", classes=["a", "b", "c"])
-    size = RegressionTask(type="regression", column="size", mean=100.0, deviation=20.0)
+    label = ClassificationTaskConfig(type="classification", column="label", classes=["a", "b", "c"])
+    size = RegressionTaskConfig(type="regression", column="size", mean=100.0, std=20.0)
     return {"label": build_task(label, dim), "size": build_task(size, dim)}
 
 
 def make_inputs(names: list[str] = NAMES, dim: int = DIM) -> dict[str, Tokens]:
-    """Random tokens, of which some do not count; sample i has the inputs that the bits of i tell, 7 has all."""
+    """Build random tokens, some of them masked; sample i has the inputs of the bits of i, so sample 7 has all."""
     torch.manual_seed(2)
     inputs = {}
     for bit, name in enumerate(names):
@@ -137,16 +137,16 @@ def rows_of(inputs: dict[str, Tokens], rows: Any) -> dict[str, Tokens]:
 
 
 def only(inputs: dict[str, Tokens], *names: str) -> dict[str, Tokens]:
-    """As if all samples lacked the other inputs."""
+    """Mask all other inputs of all samples."""
     return {name: (tokens, mask & (name in names)) for name, (tokens, mask) in inputs.items()}
 
 
 @torch.no_grad()
 def all_of(fusion: FusionModule, inputs: dict[str, Tokens]) -> dict[str, torch.Tensor]:
-    """Everything that comes out: what the fusion joins, and each task's raw outputs."""
+    """Return all outputs: those of the fusion and the raw outputs of each task."""
     joined = fusion(inputs)
-    fused = {**joined, "inputs": inputs, "words": {}}
-    answered = {name: fusion.answer(name, head, fused) for name, head in heads().items()}  # type: ignore[arg-type]
+    fused = {**joined, "inputs": inputs, "word_starts": {}}
+    answered = {name: fusion.apply_head(name, head, fused) for name, head in heads().items()}  # type: ignore[arg-type]
     return {**joined, **answered}
 
 
@@ -158,12 +158,12 @@ def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor])
         )
 
 
-def test_every_fusion_is_in_the_table() -> None:
+def test_every_fusion_has_a_variant() -> None:
     assert list(OPTIONS) == list(FUSIONS)
 
 
 @every_variant
-def test_it_is_trained_and_loaded_again(variant: str, tmp_path: Path) -> None:
+def test_every_fusion_trains_and_reloads(variant: str, tmp_path: Path) -> None:
     overrides = {
         "fusion": VARIANTS[variant],
         "align.dim": DIM,
@@ -174,18 +174,18 @@ def test_it_is_trained_and_loaded_again(variant: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("type_", DEFAULTS)
-def test_it_works_with_defaults_alone(type_: str) -> None:
+def test_defaults(type_: str) -> None:
     fusion = build({"type": type_}, NAMES[:2])
     assert fusion(make_inputs(NAMES[:2]))["vector"].shape == (BATCH, DIM)
 
 
 @pytest.mark.parametrize("type_", [name for name in DEFAULTS if name != "cross_attention"])
-def test_one_input_is_enough(type_: str) -> None:
+def test_single_input(type_: str) -> None:
     assert torch.isfinite(all_of(build({"type": type_}, ["text"]), make_inputs(["text"]))["label"]).all()
 
 
 @every_variant
-def test_a_sample_does_not_see_its_neighbours(variant: str) -> None:
+def test_samples_are_independent(variant: str) -> None:
     fusion, inputs = build(VARIANTS[variant]), make_inputs()
     together = all_of(fusion, inputs)
     for i in range(BATCH):
@@ -195,8 +195,8 @@ def test_a_sample_does_not_see_its_neighbours(variant: str) -> None:
 
 @every_variant
 @pytest.mark.parametrize("present", [NAMES, ["text"], []], ids="+".join)
-def test_what_is_absent_changes_nothing(variant: str, present: list[str]) -> None:
-    """Neither tokens that do not count nor, but where it is used on purpose, the placeholder; in whole batches too."""
+def test_absent_inputs_have_no_effect(variant: str, present: list[str]) -> None:
+    """Change masked tokens and, except in fusions that use them, placeholders; also of entire batches."""
     fusion, inputs = build(VARIANTS[variant]), only(make_inputs(), *present)
     changed = {}
     for name, (tokens, mask) in inputs.items():
@@ -208,21 +208,21 @@ def test_what_is_absent_changes_nothing(variant: str, present: list[str]) -> Non
 
 
 @every_variant
-def test_any_subset_is_answered_and_every_input_counts(variant: str) -> None:
+def test_any_subset_is_fused_and_every_input_matters(variant: str) -> None:
     fusion, full = build(VARIANTS[variant]), rows_of(make_inputs(), [7])
     subsets = [chosen for size in range(4) for chosen in combinations(NAMES, size)]
-    answers = [all_of(fusion, only(full, *chosen))["size"] for chosen in subsets]
-    assert all(torch.isfinite(answer).all() for answer in answers)
-    for first, second in combinations(answers, 2):
+    outputs = [all_of(fusion, only(full, *chosen))["size"] for chosen in subsets]
+    assert all(torch.isfinite(output).all() for output in outputs)
+    for first, second in combinations(outputs, 2):
         assert not torch.allclose(first, second, rtol=1e-6, atol=1e-5)
 
 
 @every_variant
-def test_attention_is_shared_out_among_the_inputs_that_are_there(variant: str) -> None:
+def test_attention_sums_to_1_over_present_inputs(variant: str) -> None:
     fusion, inputs = build(VARIANTS[variant]), make_inputs()
     joined = fusion(inputs)
     assert ("attention" in joined) == (variant in WITH_ATTENTION)
-    for name in {"attention", "trust"} & joined.keys():
+    for name in {"attention", "decision_weights"} & joined.keys():
         weights = joined[name]
         if name == "attention" or "hierarchical" not in variant:
             there = torch.stack([mask.any(dim=1) for _, mask in inputs.values()], dim=1)
@@ -238,8 +238,8 @@ def test_gradients_are_finite_and_reach_every_parameter(variant: str, present: l
     fusion, inputs = build(VARIANTS[variant]).train(), only(make_inputs(), *present)
     for tokens, _ in inputs.values():
         tokens.requires_grad_()
-    fused = {**fusion(inputs), "inputs": inputs, "words": {}}
-    sum(fusion.answer(name, head, fused).square().sum() for name, head in heads().items()).backward()  # type: ignore
+    fused = {**fusion(inputs), "inputs": inputs, "word_starts": {}}
+    sum(fusion.apply_head(name, head, fused).square().sum() for name, head in heads().items()).backward()  # type: ignore
     leaves = {**dict(fusion.named_parameters()), **{name: part[0] for name, part in inputs.items()}}
     for name, leaf in leaves.items():
         assert leaf.grad is not None, name
@@ -250,33 +250,35 @@ def test_gradients_are_finite_and_reach_every_parameter(variant: str, present: l
 
 
 @every_variant
-def test_it_computes_in_bf16(variant: str) -> None:
+def test_bf16(variant: str) -> None:
     fusion, inputs = build(VARIANTS[variant]), make_inputs()
     wanted = all_of(fusion, inputs)
     with torch.autocast("cpu", torch.bfloat16):
         found = all_of(fusion, {name: (tokens.bfloat16(), mask) for name, (tokens, mask) in inputs.items()})
-    for name in {"label", "attention", "trust"} & wanted.keys() - ({"label"} if "vote" in variant else set()):
+    for name in {"label", "attention", "decision_weights"} & wanted.keys() - (
+        {"label"} if "vote" in variant else set()
+    ):
         torch.testing.assert_close(found[name].float(), wanted[name], rtol=0.1, atol=0.1)
 
 
-def whole() -> dict[str, Tokens]:
-    """The inputs of a sample that has all three, one token each."""
+def full_sample() -> dict[str, Tokens]:
+    """Build a sample with all three inputs, one token each."""
     torch.manual_seed(3)
     return {name: (torch.randn(1, 1, DIM), torch.ones(1, 1, dtype=torch.bool)) for name in NAMES}
 
 
 @torch.no_grad()
-def test_a_sum_does_not_know_which_input_is_which() -> None:
+def test_sum_is_invariant_to_the_order_of_inputs() -> None:
     fusion, inputs = build(VARIANTS["sum"]), make_inputs()
     turned = dict(zip(NAMES, [inputs["audio"], inputs["image"], inputs["text"]], strict=True))
     torch.testing.assert_close(fusion(turned)["vector"], fusion(inputs)["vector"])
 
 
 @torch.no_grad()
-def test_weights_are_shared_out_anew_among_those_present() -> None:
+def test_weights_are_renormalized_over_present_inputs() -> None:
     fusion: Any = build(VARIANTS["weighted"])
     fusion.scores.copy_(torch.tensor([0.0, 1.0, 2.0]))
-    inputs = whole()
+    inputs = full_sample()
     for present in (NAMES, ["image", "audio"]):
         scores = torch.tensor([0.0, 1.0, 2.0])[[NAMES.index(name) for name in present]]
         mixed = sum(w * inputs[n][0][:, 0] for w, n in zip(scores.softmax(0), present, strict=True))
@@ -284,28 +286,28 @@ def test_weights_are_shared_out_anew_among_those_present() -> None:
 
 
 @torch.no_grad()
-def test_max_pool_takes_the_largest_of_those_present() -> None:
+def test_max_pool_over_present_inputs() -> None:
     fusion: Any = build(VARIANTS["max_pool"])
-    inputs = {name: (-tokens.abs(), mask) for name, (tokens, mask) in whole().items()}
+    inputs = {name: (-tokens.abs(), mask) for name, (tokens, mask) in full_sample().items()}
     largest = torch.maximum(inputs["image"][0], inputs["audio"][0])[:, 0]
     torch.testing.assert_close(fusion(only(inputs, "image", "audio"))["vector"], fusion.layers(largest))
 
 
 @torch.no_grad()
-def test_a_convolution_runs_along_the_features_of_the_stacked_inputs() -> None:
-    fusion: Any = build({**VARIANTS["concat_conv"], "kernel": 1})
-    vectors = torch.cat([tokens for tokens, _ in whole().values()], dim=1)
+def test_concat_conv_convolves_along_features() -> None:
+    fusion: Any = build({**VARIANTS["concat_conv"], "kernel_size": 1})
+    vectors = torch.cat([tokens for tokens, _ in full_sample().values()], dim=1)
     channels = torch.einsum("ci,bid->bcd", fusion.convolution.weight[:, :, 0], vectors)
     channels = channels + fusion.convolution.bias[:, None]
     wanted = fusion.layers(torch.cat([nn.functional.gelu(channels).flatten(1), torch.ones(1, 3)], dim=1))
-    torch.testing.assert_close(fusion(whole())["vector"], wanted)
+    torch.testing.assert_close(fusion(full_sample())["vector"], wanted)
 
 
 @torch.no_grad()
-def test_gates_of_two_inputs_are_those_of_the_paper() -> None:
-    """z ⊙ tanh(W₁ x₁) + (1 - z) ⊙ tanh(W₂ x₂) (Arevalo et al., 2017)."""
+def test_gates_of_two_inputs_equal_those_of_the_paper() -> None:
+    """Compare with z ⊙ tanh(W₁ x₁) + (1 - z) ⊙ tanh(W₂ x₂) (Arevalo et al., 2017)."""
     fusion: Any = build(VARIANTS["gated"], NAMES[:2])
-    inputs = {name: whole()[name] for name in NAMES[:2]}
+    inputs = {name: full_sample()[name] for name in NAMES[:2]}
     first, second = (tokens[:, 0] for tokens, _ in inputs.values())
     ones = torch.ones(1, 1)
     scores = fusion.gates(torch.cat([first, ones, second, ones], dim=1))
@@ -316,8 +318,8 @@ def test_gates_of_two_inputs_are_those_of_the_paper() -> None:
     torch.testing.assert_close(joined["attention"][:, 0], z.mean(dim=1))
 
 
-def test_gates_learn_to_distrust_a_noisy_input() -> None:
-    """Two inputs say the same: the first never clearly, the second clearly, or in half of the samples not at all."""
+def test_gates_learn_to_ignore_a_noisy_input() -> None:
+    """Two inputs carry the label: the first with noise, the second without, but only in half of the samples."""
     torch.manual_seed(0)
     fusion = build({"type": "gated", "hidden": 32, "layers": 1, "dropout": 0}, ["steady", "fickle"]).train()
     head = nn.Linear(DIM, 4)
@@ -347,7 +349,7 @@ def test_gates_learn_to_distrust_a_noisy_input() -> None:
 
 
 @torch.no_grad()
-def test_attention_is_that_of_torch() -> None:
+def test_attention_equals_that_of_torch() -> None:
     torch.manual_seed(0)
     ours, theirs = Attention(DIM, 2, 0.0), nn.MultiheadAttention(DIM, 2, batch_first=True)
     parts = (ours.query, ours.key, ours.value)
@@ -356,16 +358,16 @@ def test_attention_is_that_of_torch() -> None:
     theirs.out_proj.load_state_dict(ours.output.state_dict())
     queries, context = torch.randn(4, 3, DIM), torch.randn(4, 5, DIM)
     mask = torch.tensor([[True, True, False, True, False]]).expand(4, -1)
-    found, looks = ours(queries, context, mask)
+    found, attention = ours(queries, context, mask)
     wanted, weights = theirs(queries, context, context, key_padding_mask=~mask)
     torch.testing.assert_close(found, wanted, **CLOSE)
-    torch.testing.assert_close(looks, weights[:, 0], **CLOSE)
+    torch.testing.assert_close(attention, weights[:, 0], **CLOSE)
 
 
 @torch.no_grad()
-def test_only_the_inputs_that_query_see_the_others() -> None:
+def test_only_query_inputs_attend_to_others() -> None:
     fusion: Any = build(VARIANTS["cross_attention of one"])
-    assert fusion.asking == ["image"]
+    assert fusion.query_inputs == ["image"]
     assert len(fusion.layers) == 1
     inputs, seen = make_inputs(), []
     fusion.readout.register_forward_pre_hook(lambda _, given: seen.append(given[1]))
@@ -377,8 +379,8 @@ def test_only_the_inputs_that_query_see_the_others() -> None:
 
 
 @torch.no_grad()
-def test_inputs_exchange_only_what_the_bottleneck_carries() -> None:
-    """Where what is exchanged is cut off, each input's summary is as if it were alone."""
+def test_inputs_interact_only_through_the_bottleneck() -> None:
+    """With a constant bottleneck, the class token of each input equals that of the input alone."""
     fusion: Any = build(VARIANTS["bottleneck"])
     seen: list[torch.Tensor] = []
     fusion.layers[-1][0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
@@ -386,24 +388,28 @@ def test_inputs_exchange_only_what_the_bottleneck_carries() -> None:
     for chosen in (inputs, only(inputs, "image")):
         fusion(chosen)
     together, alone = seen
-    torch.testing.assert_close(together[:, fusion.size :], alone[:, fusion.size :])
-    assert not torch.allclose(together[:, : fusion.size], alone[:, : fusion.size], atol=1e-3)
+    torch.testing.assert_close(
+        together[:, fusion.num_bottleneck_tokens :], alone[:, fusion.num_bottleneck_tokens :]
+    )
+    assert not torch.allclose(
+        together[:, : fusion.num_bottleneck_tokens], alone[:, : fusion.num_bottleneck_tokens], atol=1e-3
+    )
 
 
 @torch.no_grad()
-def test_low_rank_fusion_is_the_outer_product_times_a_tensor() -> None:
-    """h = W · (x₁;1) ⊗ (x₂;1), with W put together from its factors (Liu et al., 2018)."""
+def test_low_rank_fusion_equals_the_full_tensor_product() -> None:
+    """Compare with h = W · (x₁;1) ⊗ (x₂;1), with W composed of its factors (Liu et al., 2018)."""
     fusion: Any = build({"type": "low_rank", "rank": 3}, NAMES[:2])
-    inputs = {name: whole()[name] for name in NAMES[:2]}
+    inputs = {name: full_sample()[name] for name in NAMES[:2]}
     factors = [torch.cat([f.weight, f.bias[:, None]], dim=1).view(DIM, 3, DIM + 1) for f in fusion.factors]
-    tensor = torch.einsum("r,hri,hrj->hij", fusion.ranks.weight[0], *factors)
+    tensor = torch.einsum("r,hri,hrj->hij", fusion.rank_weights.weight[0], *factors)
     vectors = [torch.cat([tokens[0, 0], torch.ones(1)]) for tokens, _ in inputs.values()]
-    product = torch.einsum("hij,i,j->h", tensor, *vectors) + fusion.ranks.bias
+    product = torch.einsum("hij,i,j->h", tensor, *vectors) + fusion.rank_weights.bias
     torch.testing.assert_close(fusion(inputs)["vector"][0], fusion.norm(product), **CLOSE)
 
 
 @torch.no_grad()
-def test_a_condition_scales_and_shifts_where_it_is_there() -> None:
+def test_film_modulates_if_the_condition_is_present() -> None:
     fusion: Any = build(VARIANTS["film"])
     inputs = make_inputs()
     before = fusion(inputs)["vector"]
@@ -417,13 +423,13 @@ def test_a_condition_scales_and_shifts_where_it_is_there() -> None:
 
 
 @torch.no_grad()
-def test_a_tree_is_its_parts_composed() -> None:
+def test_hierarchical_fusion_composes_its_fusions() -> None:
     fusion: Any = build(VARIANTS["hierarchical"])
     inputs = rows_of(make_inputs(), [7])
     there = torch.ones(1, 1, dtype=torch.bool)
-    seen = fusion.groups[0]({"image": inputs["image"]})
-    senses = fusion.groups[1]({"audio": inputs["audio"], "seen": (seen["vector"][:, None], there)})
-    last = fusion.last({"text": inputs["text"], "senses": (senses["vector"][:, None], there)})
+    visual = fusion.group_fusions[0]({"image": inputs["image"]})
+    senses = fusion.group_fusions[1]({"audio": inputs["audio"], "visual": (visual["vector"][:, None], there)})
+    last = fusion.root_fusion({"text": inputs["text"], "senses": (senses["vector"][:, None], there)})
     joined = fusion(inputs)
     torch.testing.assert_close(joined["vector"], last["vector"])
     on_text, on_senses = last["attention"][0]
@@ -431,7 +437,7 @@ def test_a_tree_is_its_parts_composed() -> None:
     torch.testing.assert_close(joined["attention"][0], torch.stack([on_seen, on_text, on_audio]))
 
 
-def test_a_tree_holds_fusions_of_ones_own(tmp_path: Path) -> None:
+def test_hierarchical_fusion_with_custom_fusions(tmp_path: Path) -> None:
     mine = {"type": f"{__name__}:First"}
     tree = {
         "type": "hierarchical",
@@ -440,36 +446,38 @@ def test_a_tree_holds_fusions_of_ones_own(tmp_path: Path) -> None:
     }
     model, _ = train_and_reload(tmp_path, tiny_jobs.tiny_job(tmp_path, audio=True, fusion=tree))
     fusion: Any = model.fusion
-    assert isinstance(fusion.groups[0], First)
-    assert isinstance(fusion.last, First)
+    assert isinstance(fusion.group_fusions[0], First)
+    assert isinstance(fusion.root_fusion, First)
 
 
-def opinions(*rows: list[float]) -> torch.Tensor:
-    """Log-probabilities of three inputs over three classes, for one sample."""
+def log_probabilities(*rows: list[float]) -> torch.Tensor:
+    """Return log-probabilities of three inputs over three classes, for one sample."""
     return torch.tensor([rows]).log()
 
 
-def decided(type_: str, answers: torch.Tensor, present: list[bool]) -> torch.Tensor:
+def combine(type_: str, outputs: torch.Tensor, present: list[bool]) -> torch.Tensor:
     fusion: Any = build({"type": type_})
-    return fusion.decide("label", heads()["label"], answers, torch.tensor([present])).softmax(dim=1)[0]
+    return fusion.combine_outputs("label", heads()["label"], outputs, torch.tensor([present])).softmax(dim=1)[
+        0
+    ]
 
 
 @torch.no_grad()
-def test_a_vote_goes_by_heads_and_an_average_by_probabilities() -> None:
-    answers = opinions([0.4, 0.3, 0.3], [0.4, 0.3, 0.3], [0.01, 0.01, 0.98])
+def test_vote_counts_classes_and_average_takes_probabilities() -> None:
+    outputs = log_probabilities([0.4, 0.3, 0.3], [0.4, 0.3, 0.3], [0.01, 0.01, 0.98])
     everyone = [True, True, True]
-    assert decided("vote", answers, everyone).tolist() == pytest.approx([2 / 3, 0, 1 / 3], abs=1e-3)
+    assert combine("vote", outputs, everyone).tolist() == pytest.approx([2 / 3, 0, 1 / 3], abs=1e-3)
     average = [0.81 / 3, 0.61 / 3, 1.58 / 3]
-    assert decided("average", answers, everyone).tolist() == pytest.approx(average)
-    assert decided("vote", answers, [True, False, False]).argmax() == 0
-    tie = decided("vote", answers, [True, False, True])
+    assert combine("average", outputs, everyone).tolist() == pytest.approx(average)
+    assert combine("vote", outputs, [True, False, False]).argmax() == 0
+    tie = combine("vote", outputs, [True, False, True])
     assert tie.argmax() == 2
     assert tie[0] == pytest.approx(0.5, abs=1e-3)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("rows", [7, 5], ids=["all", "image+audio"])
-def test_an_average_is_the_mean_of_what_each_input_says_by_itself(rows: int) -> None:
+def test_average_is_the_mean_of_single_input_predictions(rows: int) -> None:
     fusion, inputs = build(VARIANTS["average"]), rows_of(make_inputs(), [rows])
     present = [name for bit, name in enumerate(NAMES) if rows >> bit & 1]
     single = [all_of(fusion, only(inputs, name)) for name in present]
@@ -480,56 +488,57 @@ def test_an_average_is_the_mean_of_what_each_input_says_by_itself(rows: int) -> 
 
 
 @torch.no_grad()
-def test_learned_weights_are_each_tasks_own() -> None:
+def test_learned_weights_are_per_task() -> None:
     fusion: Any = build(VARIANTS["learned"])
-    fusion.trusts["label"].scores.copy_(torch.tensor([0.0, 3.0, 0.0]))
-    fusion.trusts["size"].scores.copy_(torch.tensor([1.0, 0.0, 0.0]))
-    inputs = whole()
+    fusion.task_weights["label"].scores.copy_(torch.tensor([0.0, 3.0, 0.0]))
+    fusion.task_weights["size"].scores.copy_(torch.tensor([1.0, 0.0, 0.0]))
+    inputs = full_sample()
     single = [all_of(fusion, only(inputs, name)) for name in NAMES]
     found = all_of(fusion, inputs)
-    weights = {task: fusion.trusts[task].scores.softmax(dim=0) for task in ("label", "size")}
+    weights = {task: fusion.task_weights[task].scores.softmax(dim=0) for task in ("label", "size")}
     wanted = sum(w * one["label"].softmax(dim=1) for w, one in zip(weights["label"], single, strict=True))
     torch.testing.assert_close(found["label"].softmax(dim=1), wanted)
     wanted = sum(w * one["size"] for w, one in zip(weights["size"], single, strict=True))
     torch.testing.assert_close(found["size"], wanted)
-    torch.testing.assert_close(found["trust"][0], (weights["label"] + weights["size"]) / 2)
+    torch.testing.assert_close(found["decision_weights"][0], (weights["label"] + weights["size"]) / 2)
 
 
 @torch.no_grad()
-def test_stacking_corrects_the_average_in_the_tasks_own_unit() -> None:
+def test_stacking_corrects_the_average_in_units_of_the_task() -> None:
     fusion: Any = build(VARIANTS["stacking"])
     average: Any = build(VARIANTS["average"])
-    average.load_state_dict({k: v for k, v in fusion.state_dict().items() if "learners" not in k})
+    average.load_state_dict({k: v for k, v in fusion.state_dict().items() if "meta_learners" not in k})
     inputs = rows_of(make_inputs(), [5])
     stacked, plain = all_of(fusion, inputs), all_of(average, inputs)
     image, audio = (all_of(average, only(inputs, name))["size"] for name in ("image", "audio"))
     zero, one = torch.zeros(1, 1), torch.ones(1, 1)
-    told = torch.cat([(image - 100) / 20, one, zero, zero, (audio - 100) / 20, one], dim=1)
-    torch.testing.assert_close(stacked["size"], plain["size"] + 20 * fusion.learners["size"](told))
-    for learner in fusion.learners.values():
+    features = torch.cat([(image - 100) / 20, one, zero, zero, (audio - 100) / 20, one], dim=1)
+    torch.testing.assert_close(stacked["size"], plain["size"] + 20 * fusion.meta_learners["size"](features))
+    for learner in fusion.meta_learners.values():
         nn.init.zeros_(learner[-1].weight)
         nn.init.zeros_(learner[-1].bias)
     assert_same(all_of(fusion, inputs), plain)
 
 
-def test_stacking_needs_outputs_of_a_known_size() -> None:
+def test_stacking_requires_a_fixed_number_of_outputs() -> None:
     fusion = build(VARIANTS["stacking"])
     head = heads()["label"]
-    head.outputs = None
+    head.num_outputs = None
     with pytest.raises(
-        SpecError, match=r"fusion\.type: stacking corrects .* head of tasks\.mine has none; use learned"
+        SpecError,
+        match=r"fusion\.type: stacking requires a fixed number of raw outputs, .* head of tasks\.mine .*; use learned",
     ):
-        fusion.attach({"mine": head})
+        fusion.attach_heads({"mine": head})
 
 
-def test_shares_of_nothing_are_nothing() -> None:
+def test_masked_softmax_without_inputs_is_zero() -> None:
     present = torch.tensor([[True, True], [False, True], [False, False]])
     scores = torch.tensor([0.0, 1.0]).expand(3, 2)
-    found = shares(scores, present)
+    found = masked_softmax(scores, present)
     torch.testing.assert_close(found, torch.tensor([[0.26894, 0.73106], [0, 1], [0, 0]]), rtol=0, atol=1e-4)
 
 
-def test_a_perceptron_has_as_many_hidden_layers_as_it_says() -> None:
-    options: Any = TypeAdapter(Fusion).validate_python({"type": "sum", "hidden": 16, "layers": 3})
-    sizes = [layer.out_features for layer in perceptron(5, options, DIM) if isinstance(layer, nn.Linear)]
+def test_build_mlp_has_the_configured_hidden_layers() -> None:
+    options: Any = TypeAdapter(FusionConfig).validate_python({"type": "sum", "hidden": 16, "layers": 3})
+    sizes = [layer.out_features for layer in build_mlp(5, options, DIM) if isinstance(layer, nn.Linear)]
     assert sizes == [16, 16, 16, DIM]

@@ -1,7 +1,6 @@
-"""Every kind of input, from rows to a trained model and to requests."""
+"""Every input type, from rows to a trained model and to requests."""
 
 import math
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,12 @@ from tiny_clips import make_clip
 from tiny_jobs import write_rows
 from variants import train_and_reload
 
-from rayfuse.data.batches import collate
+from rayfuse.data.collate import collate
 from rayfuse.data.dataset import load_dataset
 from rayfuse.data.rows import Row
-from rayfuse.data.samples import SampleMaker
-from rayfuse.errors import BadInput, DataError, MissingInput, SpecError
-from rayfuse.model.folder import read_job
+from rayfuse.data.samples import Preprocessor
+from rayfuse.errors import DataError, InvalidInputError, MissingInputError, SpecError
+from rayfuse.model.model_io import load_job
 from rayfuse.spec.job import Job
 from rayfuse.spec.load import load_spec
 
@@ -40,84 +39,87 @@ def loaded(folder: Path) -> tuple[Any, Any]:
 
 
 @pytest.fixture(scope="module")
-def maker(loaded: tuple[Any, Any]) -> SampleMaker:
-    return SampleMaker(loaded[0].inputs)
+def maker(loaded: tuple[Any, Any]) -> Preprocessor:
+    return Preprocessor(loaded[0].inputs)
 
 
-def test_all_of_them_train(tmp_path: Path) -> None:
+def test_every_input_type_trains(tmp_path: Path) -> None:
     _, batch = train_and_reload(tmp_path, make_job(tmp_path))
-    assert batch.inputs["pictures"].index.shape == (16, 3)
-    job = read_job(tmp_path / "model")[0]
-    assert sorted(job.inputs["person"].categories["city"]) == ["Bern", "Oslo", "Rome"]
+    assert batch.inputs["images"].index.shape == (16, 3)
+    job = load_job(tmp_path / "model")[0]
+    assert sorted(job.inputs["person"].category_vocabularies["city"]) == ["Bern", "Oslo", "Rome"]
     assert job.inputs["sensor"].center is not None
     assert job.inputs["history"].vocabulary
 
 
-def test_what_the_rows_taught(loaded: tuple[Any, Any]) -> None:
+def test_fitted_values(loaded: tuple[Any, Any]) -> None:
     job, dataset = loaded
     person = job.inputs["person"]
-    assert person.numbers == ["age"]
-    assert sorted(person.categories["city"]) == ["Bern", "Oslo", "Rome"]
+    assert person.numeric_columns == ["age"]
+    assert sorted(person.category_vocabularies["city"]) == ["Bern", "Oslo", "Rome"]
     assert sorted(job.inputs["history"].vocabulary) == ["0", "1", "2", "3"]
-    assert any(line.startswith("person, train: column age is missing in ") for line in dataset.findings)
-    assert not any(dataset.bad.values())
+    assert any(line.startswith("person, train: column age is missing in ") for line in dataset.report)
+    assert not any(dataset.invalid.values())
 
 
-def test_unknown_values_of_other_rows_are_told(tmp_path: Path) -> None:
+def test_unknown_values_of_other_rows_are_reported(tmp_path: Path) -> None:
     rows = make_rows(tmp_path)
     other = [{**row, "city": "Paris", "history": ["x", 1]} for row in rows[:3]]
     validation = str(write_rows(tmp_path / "validation.jsonl", other))
     _, dataset = load_dataset(make_job(tmp_path, rows, **{"data.validation": validation}))
-    assert "person, validation: column city: 3 of 3 values are unknown: 'Paris' (3)" in dataset.findings
-    assert "history, validation: 3 of 6 values are unknown: 'x' (3)" in dataset.findings
+    assert "person, validation: column city: 3 of 3 values are unknown: 'Paris' (3)" in dataset.report
+    assert "history, validation: 3 of 6 values are unknown: 'x' (3)" in dataset.report
 
 
-def test_a_sound_track_is_in_its_video(folder: Path, maker: SampleMaker) -> None:
+def test_audio_track_of_a_video(folder: Path, maker: Preprocessor) -> None:
     assert maker.inputs["sound"].column == "clip"
     with_sound, without = (folder / name for name in ("dark.mp4", "bright.mp4"))
-    asked = {"text": "which?", "clip": with_sound.read_bytes()}
-    assert list(maker.from_values(asked).features) == ["clip", "sound", "text"]
-    assert list(maker.from_values({**asked, "clip": without.read_bytes()}).features) == ["clip", "text"]
-    other = maker.from_values({**asked, "clip": without.read_bytes(), "sound": with_sound.read_bytes()})
+    source = {"text": "which?", "clip": with_sound.read_bytes()}
+    assert list(maker.from_values(source).features) == ["clip", "sound", "text"]
+    assert list(maker.from_values({**source, "clip": without.read_bytes()}).features) == ["clip", "text"]
+    other = maker.from_values({**source, "clip": without.read_bytes(), "sound": with_sound.read_bytes()})
     assert list(other.features) == ["clip", "sound", "text"]
     required = {**maker.inputs, "sound": maker.inputs["sound"].model_copy(update={"optional": False})}
     with pytest.raises(
-        MissingInput, match="sound: missing: the video has no sound track, and this input is required"
+        MissingInputError, match="sound: missing: the file has no audio track, and this input is required"
     ):
-        SampleMaker(required).from_values({**asked, "clip": without.read_bytes()})
+        Preprocessor(required).from_values({**source, "clip": without.read_bytes()})
 
 
-def test_several_clips_have_a_track_each(tmp_path: Path) -> None:
+def test_audio_tracks_of_several_videos(tmp_path: Path) -> None:
     job = make_job(tmp_path, **{"inputs.clip.max_items": 2, "inputs.sound.max_items": 2})
-    maker = SampleMaker({name: job.inputs[name] for name in ("clip", "sound")})
+    maker = Preprocessor({name: job.inputs[name] for name in ("clip", "sound")})
     clips = [make_clip((50,), pitch=300.0), make_clip((60,))]
     sample = maker.from_values({"clip": clips})
     assert {name: len(items) for name, items in sample.features.items()} == {"clip": 2, "sound": 1}
     batch = collate([sample, maker.from_values({"clip": [clips[1], None, clips[0]]})], maker.modalities)
     assert batch.inputs["clip"].index.tolist() == [[0, 1], [1, 0]]
     assert batch.inputs["sound"].index.tolist() == [[0], [0]]
-    with pytest.raises(BadInput, match=r"clip: 3 values; at most 2 are read"):
+    with pytest.raises(
+        InvalidInputError,
+        match=r"clip: 3 values are above the maximum of 2; give fewer, or raise inputs.clip.max_items",
+    ):
         maker.from_values({"clip": clips + clips[:1]})
 
 
-def test_rows_and_requests_are_the_same(folder: Path, maker: SampleMaker) -> None:
+def test_rows_and_requests_give_equal_features(folder: Path, maker: Preprocessor) -> None:
     for number, row in enumerate(make_rows(folder)):
         made = maker.from_row(Row(row, str(folder / "rows.jsonl"), number))
-        files = {"pictures": [(folder / name).read_bytes() for name in row["pictures"]]}
+        files = {"images": [(folder / name).read_bytes() for name in row["images"]]}
         if row["clip"]:
             files["clip"] = (folder / row["clip"]).read_bytes()
         person = {"city": row["city"], "age": row["age"]}
-        asked = maker.from_values(
+        source = maker.from_values(
             {**{k: row[k] for k in ("sensor", "history", "text")}, **files, "person": person}
         )
-        assert made.features.keys() == asked.features.keys()
+        assert made.features.keys() == source.features.keys()
         for name, items in made.features.items():
-            for mine, theirs in zip(items, asked.features[name], strict=True):
+            for mine, theirs in zip(items, source.features[name], strict=True):
                 for key, array in mine.items():
                     np.testing.assert_array_equal(array, theirs[key])
 
 
-def test_data_frames_hold_arrays(maker: SampleMaker) -> None:
+def test_arrays_in_data_frames(maker: Preprocessor) -> None:
     sensor = np.empty(2, dtype=object)
     sensor[:] = [np.array([1.0, np.nan]), np.array([2.0, 3.0])]
     found = maker.from_values(
@@ -130,8 +132,8 @@ def test_data_frames_hold_arrays(maker: SampleMaker) -> None:
     np.testing.assert_array_equal(found.features["sensor"][0]["values"], same.features["sensor"][0]["values"])
 
 
-@pytest.mark.parametrize("name", ["clip", "sound", "sensor", "person", "history", "pictures", "text"])
-def test_whatever_is_sent_is_read_or_refused(maker: SampleMaker, name: str) -> None:
+@pytest.mark.parametrize("name", ["clip", "sound", "sensor", "person", "history", "images", "text"])
+def test_values_give_finite_features_or_an_error(maker: Preprocessor, name: str) -> None:
     clip = make_clip((50, 60), pitch=300.0)
     chance = np.random.default_rng(0)
     broken = [clip[:end] for end in range(0, len(clip), len(clip) // 12)]
@@ -140,11 +142,16 @@ def test_whatever_is_sent_is_read_or_refused(maker: SampleMaker, name: str) -> N
         damaged[chance.integers(0, len(damaged), 20)] = chance.integers(0, 256, 20)
         broken.append(damaged.tobytes())
     for value in [*JUNK, *broken, *(chance.bytes(200) for _ in range(5))]:
-        with suppress(BadInput):
-            maker.from_values({"text": "which?", name: [value] if name == "pictures" else value})
+        try:
+            values = {"text": "which?", name: [value] if name == "images" else value}
+            features = maker.from_values(values).features
+        except InvalidInputError:
+            continue
+        arrays = [array for item in features.get(name, ()) for array in item.values()]
+        assert all(np.isfinite(array).all() for array in arrays), value
 
 
-def test_csv_cells_are_numbers_lists_and_names(tmp_path: Path) -> None:
+def test_csv_cells(tmp_path: Path) -> None:
     lines = ["age,city,history,sensor,text,label"]
     lines += [f'{20 + i},0{i % 2},"[{i % 3}, 1]","[[1,2],[3,{i}]]",[hm],{"ab"[i % 2]}' for i in range(30)]
     (tmp_path / "train.csv").write_text("\n".join(lines))
@@ -155,8 +162,8 @@ def test_csv_cells_are_numbers_lists_and_names(tmp_path: Path) -> None:
     job, dataset = load_dataset(
         make_job(tmp_path, inputs=kept, **{"data.train": str(tmp_path / "train.csv")})
     )
-    assert sorted(job.inputs["person"].categories["city"]) == ["00", "01"]
-    assert job.inputs["person"].numbers == ["age"]
+    assert sorted(job.inputs["person"].category_vocabularies["city"]) == ["00", "01"]
+    assert job.inputs["person"].numeric_columns == ["age"]
     assert len(job.inputs["history"].vocabulary) == 3
     assert dataset.splits["train"][0].values["text"] == "[hm]"
     again, _ = load_dataset(job)  # kinds are known now, and cells read accordingly
@@ -164,24 +171,24 @@ def test_csv_cells_are_numbers_lists_and_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("optional", [True, False])
-def test_a_column_that_the_rows_lack(tmp_path: Path, optional: bool) -> None:
+def test_missing_column(tmp_path: Path, optional: bool) -> None:
     columns = {"inputs.person.columns": ["age", "citi"], "inputs.person.optional": optional}
     with pytest.raises(DataError, match=r"no column `citi` \(inputs.person.columns\); did you mean city\?"):
         load_dataset(make_job(tmp_path, **columns))
 
 
-def test_a_table_may_stand_in_one_column(tmp_path: Path) -> None:
+def test_tabular_input_in_one_column(tmp_path: Path) -> None:
     rows = [{**row, "who": {"age": row["age"], "city": row["city"]}} for row in make_rows(tmp_path)]
     job, dataset = load_dataset(make_job(tmp_path, rows, **{"inputs.person.column": "who"}))
-    assert job.inputs["person"].numbers == ["age"]
-    assert "person" in SampleMaker(job.inputs).from_row(dataset.splits["train"][0]).features
+    assert job.inputs["person"].numeric_columns == ["age"]
+    assert "person" in Preprocessor(job.inputs).from_row(dataset.splits["train"][0]).features
     with pytest.raises(DataError, match="inputs.person: column `citi`: no training row has a value"):
         load_dataset(
             make_job(tmp_path, rows, **{"inputs.person.column": "who", "inputs.person.columns": ["citi"]})
         )
 
 
-def test_a_series_with_other_channels_than_at_training(tmp_path: Path) -> None:
+def test_timeseries_with_other_channels_is_rejected(tmp_path: Path) -> None:
     rows = make_rows(tmp_path)
     rows[3]["sensor"] = [[1.0]] * 3
     with pytest.raises(DataError, match=r"sensor: 3 channels, but this input has 2 \(x, y\)") as found:
@@ -192,27 +199,27 @@ def test_a_series_with_other_channels_than_at_training(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "problem"),
     [
-        ({"inputs.sound.track_of": "clop"}, "inputs.sound.track_of: `clop` is no video input; one of: clip"),
-        ({"inputs.sound.features": "waveform"}, "inputs.sound.features: the conv encoder reads `mel`; leave it out"),
-        ({"inputs.clip.max_items": 3}, "inputs.sound.max_items: 1, but `clip` has 3, one track for each; write 3"),
-        ({"inputs.person.max_items": 3}, "inputs.person.max_items: a row holds one set of its own columns; name the"),
-        ({"inputs.person.columns": ["age", "age"]}, "inputs.person.columns: `age` is given twice"),
+        ({"inputs.sound.audio_of": "clop"}, "inputs.sound.audio_of: no video input `clop`; one of: clip"),
+        ({"inputs.sound.features": "waveform"}, "inputs.sound.features: waveform is not supported by the conv encoder; use mel"),
+        ({"inputs.clip.max_items": 3}, "inputs.sound.max_items: 1 is not 3, which `clip` has; use 3"),
+        ({"inputs.person.max_items": 3}, "inputs.person.max_items: 3 needs a `column` with a list of mappings"),
+        ({"inputs.person.columns": ["age", "age"]}, "inputs.person.columns: `age` is listed twice"),
         ({"inputs.person.columns": {"age": "numbr"}}, "inputs.person.columns.age: unknown type `numbr`; did you mean number?"),
         ({"inputs.person.columns": []}, "inputs.person.columns"),
-        ({"inputs.sensor.channels": []}, "inputs.sensor.channels: name at least one channel"),
-        ({"inputs.sensor.channels": ["x", "x"]}, "inputs.sensor.channels: ['x', 'x']: name each channel once"),
-        ({"inputs.sensor.center": [1.0]}, "inputs.sensor.center: 1 numbers for 2 channels; give one for each"),
-        ({"inputs.person.columns": ["age", "label"]}, "tasks: column `label` is an input and a target"),
+        ({"inputs.sensor.channels": []}, "inputs.sensor.channels: [] is empty; list a channel"),
+        ({"inputs.sensor.channels": ["x", "x"]}, "inputs.sensor.channels: ['x', 'x'] has a duplicate; list each channel once"),
+        ({"inputs.sensor.center": [1.0]}, "inputs.sensor.center: 1 numbers for 2 channels; write one per channel"),
+        ({"inputs.person.columns": ["age", "label"]}, "tasks: column `label` is both an input and a target"),
         ({"inputs.history.encoder": None}, "inputs.history.encoder"),
     ],
 )  # fmt: skip
-def test_what_the_spec_alone_tells(tmp_path: Path, overrides: dict[str, Any], problem: str) -> None:
+def test_invalid_specs_are_rejected(tmp_path: Path, overrides: dict[str, Any], problem: str) -> None:
     with pytest.raises(SpecError) as found:
         make_job(tmp_path, [{}], **overrides)
     assert problem in str(found.value)
 
 
-def test_two_inputs_of_one_name(tmp_path: Path) -> None:
+def test_two_inputs_with_one_column_name(tmp_path: Path) -> None:
     make_job(tmp_path, [{}])
     path = tmp_path / "job.yaml"
     path.write_text(path.read_text().replace('"inputs": {', '"inputs": {"text": {}, '))
@@ -220,9 +227,9 @@ def test_two_inputs_of_one_name(tmp_path: Path) -> None:
         load_spec(path, Job)
 
 
-def test_lengths_are_the_sizes_that_are_padded(loaded: tuple[Any, Any], maker: SampleMaker) -> None:
+def test_lengths_equal_padded_sizes(loaded: tuple[Any, Any], maker: Preprocessor) -> None:
     masks = {"text": "attention_mask", "clip": "frame_mask", "sensor": "step_mask", "history": "item_mask"}
     for row in loaded[1].splits["train"][:8]:
         features = maker.from_row(row).features
         sizes = [len(item[mask]) for name, mask in masks.items() for item in features.get(name, ())]
-        assert maker.check(row, measure=True).length == sum(sizes)
+        assert maker.fingerprint(row, with_length=True).length == sum(sizes)

@@ -1,4 +1,4 @@
-"""Hugging Face encoders of text, pictures and sound: what is trained, and that nothing random gets in."""
+"""Hugging Face encoders of text, images and audio: trained parameters, determinism, loading and damaged files."""
 
 import shutil
 from collections.abc import Callable
@@ -13,12 +13,12 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from variants import train_and_reload
 
-from rayfuse.data.batches import collate
+from rayfuse.data.collate import collate
 from rayfuse.data.dataset import load_dataset
-from rayfuse.data.samples import Sample, SampleMaker
+from rayfuse.data.samples import Preprocessor, Sample
 from rayfuse.errors import DataError, SpecError
 from rayfuse.modalities import build_modality
-from rayfuse.modalities.pretrained import local_folder
+from rayfuse.modalities.pretrained import resolve_model_path
 from rayfuse.model.encoders import build_encoder
 from rayfuse.model.encoders.base import Encoder
 from rayfuse.model.fused import FusedModel
@@ -54,13 +54,13 @@ def options(folder: Path, kind: str, train: str = "frozen", **encoder: Any) -> A
     return TypeAdapter(Input).validate_python({"column": "x", **KINDS[kind], "encoder": chosen})
 
 
-def features(asked: Any, rows: int = 2) -> dict[str, torch.Tensor]:
+def features(source: Any, rows: int = 2) -> dict[str, torch.Tensor]:
     torch.manual_seed(1)
-    modality = build_modality(asked)
-    if asked.type == "text":
+    modality = build_modality(source)
+    if source.type == "text":
         texts = [modality.process("red green blue"), modality.process("which colour?")]
         return {k: torch.from_numpy(v) for k, v in modality.collate(texts[:rows]).items()}
-    return {k: torch.rand(rows, *v.shape) for k, v in modality.blank().items()}
+    return {k: torch.rand(rows, *v.shape) for k, v in modality.dummy_features().items()}
 
 
 def trained(encoder: Encoder) -> list[str]:
@@ -68,55 +68,55 @@ def trained(encoder: Encoder) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_a_frozen_encoder_learns_nothing_and_stays_in_evaluation(kind: str, models: Path) -> None:
-    asked = options(models / kind, kind)
-    encoder = build_encoder(asked).train()
+def test_frozen_encoder_stays_in_evaluation_mode(kind: str, models: Path) -> None:
+    source = options(models / kind, kind)
+    encoder = build_encoder(source).train()
     assert not trained(encoder)
     assert encoder.training
     assert not any(module.training for module in encoder.model.modules())
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
-    first, _ = encoder(**features(asked))
+    first, _ = encoder(**features(source))
     assert not first.requires_grad
-    torch.testing.assert_close(first, encoder(**features(asked))[0], rtol=0, atol=0)
+    torch.testing.assert_close(first, encoder(**features(source))[0], rtol=0, atol=0)
     for name, tensor in encoder.state_dict().items():
         torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
     assert first.shape == (2, 1, encoder.width)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "resnet"])
-def test_lora_trains_adapters_alone_and_starts_as_the_frozen_encoder(kind: str, models: Path) -> None:
-    asked = options(models / kind, kind, "lora", lora={"r": 2, "alpha": 4})
-    encoder = build_encoder(asked)
+def test_lora_trains_only_adapters_and_preserves_initial_outputs(kind: str, models: Path) -> None:
+    source = options(models / kind, kind, "lora", lora={"r": 2, "lora_alpha": 4})
+    encoder = build_encoder(source)
     names = trained(encoder)
     assert names
     assert all("lora_" in name for name in names)
     frozen = build_encoder(options(models / kind, kind)).eval()
-    torch.testing.assert_close(encoder.eval()(**features(asked))[0], frozen(**features(asked))[0])
-    assert every_weight_gets_a_gradient(encoder, asked)
+    torch.testing.assert_close(encoder.eval()(**features(source))[0], frozen(**features(source))[0])
+    assert every_weight_gets_a_gradient(encoder, source)
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_full_training_reaches_every_weight_it_claims(kind: str, models: Path) -> None:
-    """Also of models whose configuration skips layers or masks positions at random while training."""
-    asked = options(models / kind, kind, "full")
-    encoder = build_encoder(asked)
+def test_full_training_gives_every_trainable_weight_a_gradient(kind: str, models: Path) -> None:
+    """Includes models whose configuration skips layers or masks positions at random in training."""
+    source = options(models / kind, kind, "full")
+    encoder = build_encoder(source)
     assert len(trained(encoder)) > 10
     assert not any("pooler" in name for name in trained(encoder))
-    assert every_weight_gets_a_gradient(encoder, asked)
+    assert every_weight_gets_a_gradient(encoder, source)
 
 
-def every_weight_gets_a_gradient(encoder: Encoder, asked: Any) -> bool:
+def every_weight_gets_a_gradient(encoder: Encoder, source: Any) -> bool:
     for _ in range(3):
         encoder.train().zero_grad()
-        (encoder(**features(asked))[0] ** 2).sum().backward()
+        (encoder(**features(source))[0] ** 2).sum().backward()
         assert not [n for n, p in encoder.named_parameters() if p.requires_grad and p.grad is None]
     return True
 
 
 @pytest.mark.parametrize("kind", ["wav2vec2", "whisper"])
-def test_training_is_steady_without_dropout(kind: str, models: Path) -> None:
-    asked = options(models / kind, kind, "full")
-    encoder = build_encoder(asked).train()
+def test_training_mode_is_deterministic_without_dropout(kind: str, models: Path) -> None:
+    source = options(models / kind, kind, "full")
+    encoder = build_encoder(source).train()
     for module in encoder.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -125,7 +125,7 @@ def test_training_is_steady_without_dropout(kind: str, models: Path) -> None:
             if isinstance(getattr(part, attribute, None), float):
                 setattr(part, attribute, 0.0)
         assert not isinstance(part, torch.nn.BatchNorm2d), name
-    first, second = (encoder(**features(asked))[0] for _ in range(2))
+    first, second = (encoder(**features(source))[0] for _ in range(2))
     torch.testing.assert_close(first, second)
 
 
@@ -140,84 +140,84 @@ def test_pooling(models: Path) -> None:
 
 
 def pooled(models: Path, pool: str) -> Any:
-    asked = options(models / "bert", "bert", pool=pool)
-    return build_encoder(asked).eval()(**features(asked))
+    source = options(models / "bert", "bert", pool=pool)
+    return build_encoder(source).eval()(**features(source))
 
 
-def test_hidden_states_of_several_layers_side_by_side(models: Path, tmp_path: Path) -> None:
-    asked = options(models / "bert", "bert", hidden_states=[1, -1], pool="none")
-    encoder = build_encoder(asked).eval()
-    seen = encoder.model(**features(asked), output_hidden_states=True).hidden_states
-    both, _ = encoder(**features(asked))
+def test_hidden_states_of_several_layers_are_concatenated(models: Path, tmp_path: Path) -> None:
+    source = options(models / "bert", "bert", hidden_states=[1, -1], pool="none")
+    encoder = build_encoder(source).eval()
+    states = encoder.model(**features(source), output_hidden_states=True).hidden_states
+    both, _ = encoder(**features(source))
     assert both.shape[2] == encoder.width == 32
-    torch.testing.assert_close(both[..., :16], torch.nn.functional.layer_norm(seen[1], (16,)))
-    torch.testing.assert_close(both[..., 16:], torch.nn.functional.layer_norm(seen[-1], (16,)))
+    torch.testing.assert_close(both[..., :16], torch.nn.functional.layer_norm(states[1], (16,)))
+    torch.testing.assert_close(both[..., 16:], torch.nn.functional.layer_norm(states[-1], (16,)))
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "vit", "wav2vec2", "ast", "whisper", "clip"])
-def test_hidden_states_of_every_kind_of_model_train(kind: str, models: Path) -> None:
-    asked = options(models / kind, kind, "lora", hidden_states=[0, -1])
-    encoder = build_encoder(asked).train()
-    encoder(**features(asked))[0].square().sum().backward()
+def test_hidden_states_train(kind: str, models: Path) -> None:
+    source = options(models / kind, kind, "lora", hidden_states=[0, -1])
+    encoder = build_encoder(source).train()
+    encoder(**features(source))[0].square().sum().backward()
     assert all(p.grad is not None for p in encoder.parameters() if p.requires_grad)
 
 
-def test_hidden_states_that_are_not_there(models: Path) -> None:
+def test_invalid_hidden_states_are_rejected(models: Path) -> None:
     with pytest.raises(
-        SpecError, match=r"hidden_states: 9, but .* has \d layers of one width; write numbers from 0 to"
+        SpecError, match=r"hidden_states: 9, but .* has \d layers of one width; use numbers from 0 to"
     ):
         build_encoder(options(models / "bert", "bert", hidden_states=[9, -1]))
     with pytest.raises(SpecError, match="hidden_states: 1, but the layers of .* differ in width"):
         build_encoder(options(models / "resnet", "resnet", hidden_states=[1, -1]))
 
 
-def test_padding_changes_no_answer(models: Path) -> None:
+def test_padding_has_no_effect(models: Path) -> None:
     for pool in ("mean", "first", "none"):
-        asked = options(models / "bert", "bert", pool=pool)
-        encoder = build_encoder(asked).eval()
-        alone, _ = encoder(**features(asked, rows=1))
-        modality = build_modality(asked)
+        source = options(models / "bert", "bert", pool=pool)
+        encoder = build_encoder(source).eval()
+        alone, _ = encoder(**features(source, rows=1))
+        modality = build_modality(source)
         rows = [modality.process("red green blue"), modality.process("red " * 10)]
-        beside, mask = encoder(**{k: torch.from_numpy(v) for k, v in modality.collate(rows).items()})
-        torch.testing.assert_close(alone, beside[:1, : alone.shape[1]], rtol=1e-5, atol=1e-5)
+        padded_batch, mask = encoder(**{k: torch.from_numpy(v) for k, v in modality.collate(rows).items()})
+        torch.testing.assert_close(alone, padded_batch[:1, : alone.shape[1]], rtol=1e-5, atol=1e-5)
         if pool == "none":
             assert mask.sum(1).tolist() == [5, 12]
 
 
 def test_convolutional_maps_become_tokens(models: Path) -> None:
-    asked = options(models / "resnet", "resnet", pool="none")
-    encoder = build_encoder(asked).eval()
-    tokens, mask = encoder(**features(asked))
+    source = options(models / "resnet", "resnet", pool="none")
+    encoder = build_encoder(source).eval()
+    tokens, mask = encoder(**features(source))
     assert tokens.shape[0] == 2
     assert tokens.shape[2] == encoder.width == 16
     assert mask.all()
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_causal_models_answer_from_the_last_real_token(kind: str, models: Path) -> None:
-    asked = options(models / kind, kind, pool="last")
-    encoder, modality = build_encoder(asked).eval(), build_modality(asked)
+def test_last_pool_of_causal_models_ignores_padding(kind: str, models: Path) -> None:
+    source = options(models / kind, kind, pool="last")
+    encoder, modality = build_encoder(source).eval(), build_modality(source)
     rows = [modality.process("red green blue"), modality.process("red " * 10)]
-    beside, _ = encoder(**{k: torch.from_numpy(v) for k, v in modality.collate(rows).items()})
+    padded_batch, _ = encoder(**{k: torch.from_numpy(v) for k, v in modality.collate(rows).items()})
     alone, _ = encoder(**{k: torch.from_numpy(v) for k, v in modality.collate(rows[:1]).items()})
-    torch.testing.assert_close(beside[:1], alone, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(padded_batch[:1], alone, rtol=1e-5, atol=1e-5)
     hidden = encoder.model(**{k: torch.from_numpy(v) for k, v in modality.collate(rows[:1]).items()})
     torch.testing.assert_close(alone[0, 0], hidden.last_hidden_state[0, -1])
-    with pytest.raises(SpecError, match="pool: first, but .* is a causal model .*; write pool: last or mean"):
+    with pytest.raises(SpecError, match="pool: first, but .* is a causal model .*; use pool: last or mean"):
         build_encoder(options(models / kind, kind, pool="first"))
 
 
 @pytest.mark.parametrize("pool", ["last", "max", "attention"])
-def test_a_frozen_encoder_may_have_a_learned_pool(pool: str, models: Path) -> None:
-    asked = options(models / "bert", "bert", pool=pool)
-    encoder = build_encoder(asked)
-    vectors, mask = encoder(**features(asked))
+def test_frozen_encoder_with_a_learned_pool(pool: str, models: Path) -> None:
+    source = options(models / "bert", "bert", pool=pool)
+    encoder = build_encoder(source)
+    vectors, mask = encoder(**features(source))
     assert vectors.shape == (2, 1, 16)
     assert mask.all()
     assert [name.partition(".")[0] for name in trained(encoder)] == ["pool"] * (
         3 if pool == "attention" else 0
     )
-    assert not vectors.requires_grad or every_weight_gets_a_gradient(encoder, asked)
+    assert not vectors.requires_grad or every_weight_gets_a_gradient(encoder, source)
 
 
 LAST = {
@@ -233,33 +233,33 @@ LAST = {
 
 
 @pytest.mark.parametrize("kind", list(LAST))
-def test_the_last_layers_and_what_comes_after_them(kind: str, models: Path) -> None:
-    asked = options(models / kind, kind, "last:1")
-    encoder = build_encoder(asked)
+def test_last_layers_and_modules_after_them_are_trained(kind: str, models: Path) -> None:
+    source = options(models / kind, kind, "last:1")
+    encoder = build_encoder(source)
     names = [name.removeprefix("model.") for name in trained(encoder)]
     for start in LAST[kind]:
         assert any(name.startswith(start) for name in names), (start, names)
     assert all(name.startswith(LAST[kind]) for name in names), names
-    assert every_weight_gets_a_gradient(encoder, asked)
+    assert every_weight_gets_a_gradient(encoder, source)
 
 
-def test_more_layers_than_there_are(models: Path) -> None:
+def test_too_many_last_layers_are_rejected(models: Path) -> None:
     with pytest.raises(
-        SpecError, match="train: last:3, but a BertModel has only 2 layers; write train: last:2"
+        SpecError, match="train: last:3, but a BertModel has only 2 layers; use train: last:2"
     ):
         build_encoder(options(models / "bert", "bert", "last:3"))
 
 
-def test_a_row_does_not_see_its_neighbours_through_batch_norm(models: Path) -> None:
-    asked = options(models / "resnet", "resnet", "full")
-    encoder, found = build_encoder(asked).train(), features(asked)
+def test_rows_are_independent_with_batch_norm(models: Path) -> None:
+    source = options(models / "resnet", "resnet", "full")
+    encoder, found = build_encoder(source).train(), features(source)
     together, _ = encoder(**found)
     alone, _ = encoder(pixel_values=found["pixel_values"][:1])
     torch.testing.assert_close(alone, together[:1])
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "vit", "resnet", "clip"])
-def test_every_way_to_train_is_the_same_after_loading(kind: str, models: Path, tmp_path: Path) -> None:
+def test_partial_and_full_training_reload(kind: str, models: Path, tmp_path: Path) -> None:
     name = "text" if KINDS[kind]["type"] == "text" else "image"
     block = {"type": "huggingface", "model": str(models / kind), "layer_decay": 0.5}
     for train in ("last:1", "full"):
@@ -267,7 +267,7 @@ def test_every_way_to_train_is_the_same_after_loading(kind: str, models: Path, t
         train_and_reload(tmp_path / train, tiny_jobs.tiny_job(tmp_path, **overrides))
 
 
-def test_a_sound_encoder_is_the_same_after_loading(models: Path, tmp_path: Path) -> None:
+def test_audio_encoders_reload(models: Path, tmp_path: Path) -> None:
     for kind in ("hubert", "ast"):
         block = {"type": "huggingface", "model": str(models / kind), "train": "lora", "lora": {"r": 2}}
         overrides: dict[str, Any] = {"inputs.audio.encoder": block}
@@ -277,11 +277,11 @@ def test_a_sound_encoder_is_the_same_after_loading(models: Path, tmp_path: Path)
 
 @pytest.fixture
 def in_a_store(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URL of a copy of the tiny BERT, and a cache of its own."""
+    """Return the URL of a copy of the tiny BERT, with an empty cache."""
     import fsspec
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    local_folder.cache_clear()
+    resolve_model_path.cache_clear()
     store = fsspec.filesystem("memory")
     for file in (models / "bert").iterdir():
         store.pipe_file(f"/models/bert/{file.name}", file.read_bytes())
@@ -289,24 +289,24 @@ def in_a_store(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return "memory://models/bert"
 
 
-def test_a_model_at_a_url(in_a_store: str, tmp_path: Path) -> None:
+def test_model_at_a_url(in_a_store: str, tmp_path: Path) -> None:
     import fsspec
 
     block = {"type": "huggingface", "model": in_a_store, "train": "lora", "lora": {"r": 2}}
     train_and_reload(tmp_path, tiny_jobs.tiny_job(tmp_path, **{"inputs.text.encoder": block}))
     assert (tmp_path / "model/encoders/text/model.safetensors").is_file()
-    first = Path(local_folder(in_a_store))
+    first = Path(resolve_model_path(in_a_store))
     assert not (first / "own.py").exists()
     assert len(list(first.parent.iterdir())) == 1
     fsspec.filesystem("memory").pipe_file("/models/bert/notes.json", b"{}")
-    local_folder.cache_clear()
-    assert local_folder(in_a_store) != str(first)  # it changed
+    resolve_model_path.cache_clear()
+    assert resolve_model_path(in_a_store) != str(first)  # it changed
 
 
-def test_nothing_at_a_url(in_a_store: str) -> None:
+def test_missing_model_at_a_url(in_a_store: str) -> None:
     for url in ("memory://models/nothing", "zork://models/bert"):
-        with pytest.raises(DataError, match=f"{url}: cannot be read: "):
-            local_folder(url)
+        with pytest.raises(DataError, match=f"{url}: cannot read the model: "):
+            resolve_model_path(url)
 
 
 def cut_off(folder: Path) -> None:
@@ -334,16 +334,19 @@ def pickle_it(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (cut_off, "no Hugging Face model with safetensors can be read there"),
+        (cut_off, "bert: cannot load a Hugging Face model: model.safetensors is incomplete or corrupted"),
         (
             lose_a_tensor,
-            "its weights lack 1 tensors, such as encoder.layer.0.attention.self.query.weight; get it",
+            "its weights lack 1 tensors, such as encoder.layer.0.attention.self.query.weight; download the model again",
         ),
-        (change_a_shape, "no Hugging Face model with safetensors can be read there"),
+        (change_a_shape, "tensors in model.safetensors have other shapes than config.json defines"),
         (pickle_it, "no file named model.safetensors"),
-        (lambda folder: (folder / "config.json").write_text("{"), "not a valid JSON"),
-        (lambda folder: (folder / "config.json").write_text('{"model_type": "zork"}'), "model type `zork`"),
-        (shutil.rmtree, "no Hugging Face model with safetensors can be read there"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json is not valid JSON"),
+        (
+            lambda folder: (folder / "config.json").write_text('{"model_type": "zork"}'),
+            "transformers has no model type `zork`",
+        ),
+        (shutil.rmtree, "cannot load a Hugging Face model: folder not found"),
     ],
 )
 def test_damaged_folders(change: Callable[[Path], Any], problem: str, models: Path, tmp_path: Path) -> None:
@@ -353,53 +356,56 @@ def test_damaged_folders(change: Callable[[Path], Any], problem: str, models: Pa
         build_encoder(options(folder, "bert"))
 
 
-def test_the_code_of_a_folder_is_never_run(models: Path, tmp_path: Path) -> None:
+def test_code_in_a_folder_is_not_run(models: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(models / "bert", tmp_path / "bert"))
     (folder / "config.json").write_text(
         '{"model_type": "own", "auto_map": {"AutoConfig": "own.C", "AutoModel": "own.M"}}'
     )
     (folder / "own.py").write_text("import pathlib\npathlib.Path('ran').touch()\n")
-    with pytest.raises(DataError, match="no Hugging Face model"):
+    with pytest.raises(DataError, match="it requires custom code, which is never run"):
         build_encoder(options(folder, "bert"))
     assert not Path("ran").exists()
 
 
-def test_models_of_another_kind_of_input(models: Path) -> None:
+def test_models_of_another_modality_are_rejected(models: Path) -> None:
     with pytest.raises(
-        SpecError, match="a ViTModel reads pixel_values and cannot encode text; name a model that"
+        SpecError, match="a ViTModel reads pixel_values and cannot encode text; use a model that"
     ):
         build_encoder(options(models / "vit", "bert"))
     with pytest.raises(SpecError, match="a BertModel reads input_ids and cannot encode audio"):
         build_encoder(options(models / "bert", "wav2vec2"))
 
 
-def test_texts_longer_than_the_model_reads(models: Path) -> None:
-    asked = options(models / "bert", "bert").model_copy(update={"max_tokens": 33})
-    with pytest.raises(SpecError, match="max_tokens: 33, but .*/bert reads at most 32; write max_tokens: 32"):
-        build_encoder(asked)
+def test_max_tokens_above_the_positions_of_the_model(models: Path) -> None:
+    source = options(models / "bert", "bert").model_copy(update={"max_tokens": 33})
+    with pytest.raises(
+        SpecError, match="max_tokens: 33 is above the 32 positions of .*/bert; use max_tokens: 32"
+    ):
+        build_encoder(source)
 
 
-def test_lora_targets_that_are_not_there(models: Path) -> None:
+def test_missing_lora_targets(models: Path) -> None:
     for kind, targets in (("bert", ["q_proj"]), ("resnet", "all-linear")):
         with pytest.raises(
-            SpecError, match="lora.targets: .*: no such modules in a .*; name some of it, or choose"
+            SpecError,
+            match="lora.target_modules: .*: no such modules in a .*; name linear layers of it, or use",
         ):
-            build_encoder(options(models / kind, kind, "lora", lora={"targets": targets}))
-    encoder = build_encoder(options(models / "bert", "bert", "lora", lora={"targets": ["query"]}))
+            build_encoder(options(models / kind, kind, "lora", lora={"target_modules": targets}))
+    encoder = build_encoder(options(models / "bert", "bert", "lora", lora={"target_modules": ["query"]}))
     assert all(".query." in name for name in trained(encoder))
 
 
 @pytest.mark.parametrize(
     "fusion", [{"type": "concat", "hidden": 16}, {"type": "transformer", "layers": 1, "heads": 2}]
 )
-def test_absent_texts_of_many_tokens_change_nothing(
+def test_absent_texts_of_many_tokens_have_no_effect(
     fusion: dict[str, Any], models: Path, tmp_path: Path
 ) -> None:
-    """Masked tokens of a text that others in the batch have, against a batch in which nobody has one."""
+    """Compare masked tokens of a text that other samples have with a batch without texts."""
     encoder = {"type": "huggingface", "model": str(models / "bert"), "pool": "none"}
     overrides = {"inputs.text.encoder": encoder, "inputs.text.optional": True, "fusion": fusion}
     job, dataset = load_dataset(tiny_jobs.tiny_job(tmp_path, **overrides))
-    maker = SampleMaker(job.inputs, job.tasks)
+    maker = Preprocessor(job.inputs, job.tasks)
     samples = [
         sample for row in dataset.splits["test"] if "image" in (sample := maker.from_row(row)).features
     ]
@@ -408,16 +414,16 @@ def test_absent_texts_of_many_tokens_change_nothing(
     torch.nn.init.normal_(model.alignment["text"].placeholder)
     without = [Sample({"image": sample.features["image"]}, sample.keys, sample.targets) for sample in samples]
     with torch.no_grad():
-        alone = model(collate(without, maker.modalities))["answer"]
-        together = model(collate([samples[0], *without], maker.modalities))["answer"]
-        dropped = model(collate(samples, maker.modalities).subset(["image"]))["answer"]
+        alone = model(collate(without, maker.modalities)).tasks["answer"]
+        together = model(collate([samples[0], *without], maker.modalities)).tasks["answer"]
+        dropped = model(collate(samples, maker.modalities).select_inputs(["image"])).tasks["answer"]
     torch.testing.assert_close(together[1:], alone, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(dropped, alone, rtol=1e-5, atol=1e-5)
 
 
-def test_whisper_takes_no_longer_than_a_clip_may_last(models: Path) -> None:
-    asked = options(models / "whisper", "whisper", pool="none").model_copy(update={"max_seconds": 0.41})
-    found = features(asked)
+def test_whisper_positions_are_truncated_to_max_seconds(models: Path) -> None:
+    source = options(models / "whisper", "whisper", pool="none").model_copy(update={"max_seconds": 0.41})
+    found = features(source)
     assert found["input_features"].shape[1:] == (8, 42)
-    tokens, mask = build_encoder(asked).eval()(**found)
+    tokens, mask = build_encoder(source).eval()(**found)
     assert tokens.shape[:2] == mask.shape == (len(found["input_features"]), 21)

@@ -1,4 +1,4 @@
-"""Every kind of task, with every option: trained for two steps, saved, loaded, and answering what the API promises."""
+"""Every task with every option: training, reloading, and predictions that match the response schema."""
 
 import json
 from pathlib import Path
@@ -11,19 +11,20 @@ import tiny_jobs
 import torch
 from jsonschema import Draft202012Validator
 from torch import nn
-from variants import _compare, _train, train_and_reload
+from variants import assert_reload_equal, train_and_reload, train_steps
 
-from rayfuse.data.batches import Batch, EncoderBatch, collate
+from rayfuse.data.collate import Batch, EncoderBatch, collate
 from rayfuse.data.dataset import load_dataset
-from rayfuse.data.samples import SampleMaker
+from rayfuse.data.samples import Preprocessor
 from rayfuse.model.encoders import Encoder
-from rayfuse.model.evaluation import collect, details, score, subsets
-from rayfuse.model.fused import FusedModel, heads_of
-from rayfuse.model.tasks import TASKS, TaskHead
-from rayfuse.model.tokens import Fused, Tokens
-from rayfuse.serve.openapi import _answer
-from rayfuse.spec.base import Block
-from rayfuse.spec.tasks import METRICS
+from rayfuse.model.evaluation import collect_outputs, compute_metrics, details, nonempty_subsets
+from rayfuse.model.fused import FusedModel, task_heads
+from rayfuse.model.outputs import LossOutput
+from rayfuse.model.tasks import TaskHead
+from rayfuse.model.tokens import FusedState, Tokens
+from rayfuse.serve.openapi import build_openapi
+from rayfuse.spec.base import SpecModel
+from rayfuse.spec.tasks import TASKS
 
 PAIR = {"inputs": ["image", "text"], "dim": 8}
 
@@ -33,7 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "type": "classification",
         "column": "label",
         "class_weights": "balanced",
-        "focal": 2.0,
+        "focal_gamma": 2.0,
         "label_smoothing": 0.1,
     },
     "classification, given weights": {
@@ -47,7 +48,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "type": "multi_label",
         "column": "labels",
         "class_weights": "balanced",
-        "focal": 2.0,
+        "focal_gamma": 2.0,
         "label_smoothing": 0.1,
     },
     "ordinal": {"type": "ordinal", "column": "grade"},
@@ -61,29 +62,34 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "matching": {"type": "matching", **PAIR},
     "matching, labelled": {"type": "matching", **PAIR, "column": "sunny", "projection": "linear"},
     "retrieval": {"type": "retrieval", **PAIR},
-    "retrieval, without hubs": {"type": "retrieval", **PAIR, "bank": 8},
-    "retrieval, several right answers": {"type": "retrieval", **PAIR, "column": "label", "hardness": 0.5},
+    "retrieval, without hubs": {"type": "retrieval", **PAIR, "csls_bank": 8},
+    "retrieval, several positives": {
+        "type": "retrieval",
+        **PAIR,
+        "column": "label",
+        "hard_negative_beta": 0.5,
+    },
     "retrieval, hardest negative": {
         "type": "retrieval",
         **PAIR,
         "loss": "max_violation",
         "projection": "linear",
     },
-    "ranking": {"type": "ranking", "column": "grade", "group": "query"},
-    "ranking, pairwise": {"type": "ranking", "column": "grade", "group": "query", "loss": "pairwise"},
-    "one's own": {
+    "ranking": {"type": "ranking", "column": "grade", "query_column": "query"},
+    "ranking, pairwise": {"type": "ranking", "column": "grade", "query_column": "query", "loss": "pairwise"},
+    "custom": {
         "type": f"{__name__}:Median",
         "column": "brightness",
         "options": {"scale": 100.0},
-        "reports": {"error": "min"},
+        "metrics": {"error": "min"},
     },
 }
 
 
 class Median(TaskHead):
-    """A number, by its absolute error."""
+    """Regression by absolute error."""
 
-    class Options(Block):
+    class Options(SpecModel):
         scale: float = 1.0
 
     def __init__(self, options: Options, dim: int) -> None:
@@ -91,13 +97,13 @@ class Median(TaskHead):
         self.scale = options.scale
         self.linear = nn.Linear(dim, 1)
 
-    def forward(self, fused: Fused) -> torch.Tensor:
+    def forward(self, fused: FusedState) -> torch.Tensor:
         return self.linear(fused["vector"]) * self.scale
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return (outputs[:, 0] - targets).abs() / self.scale
 
-    def answers(self, outputs: torch.Tensor) -> list[dict[str, Any]]:
+    def format_predictions(self, outputs: torch.Tensor) -> list[dict[str, Any]]:
         return [{"value": value} for value in outputs[:, 0].tolist()]
 
     def metrics(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
@@ -105,7 +111,7 @@ class Median(TaskHead):
 
 
 class Each(Encoder):
-    """A vector of each token."""
+    """Encoder with a vector per token."""
 
     width = 4
 
@@ -119,7 +125,7 @@ class Each(Encoder):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rows that have a target of every kind."""
+    """Write rows with targets of every task."""
     folder = tmp_path_factory.mktemp("tasks")
     for name, n in (("train", 32), ("test", 16)):
         path = tiny_jobs.make_rows(folder, n, name)
@@ -131,30 +137,35 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_there_is_a_variant_of_every_type() -> None:
+def response_schema(job: Any, task: str) -> Draft202012Validator:
+    """Return the schema of a task's predictions in an endpoint's OpenAPI document."""
+    document = build_openapi(job, {"name": "model"}, root="", requires_api_key=False)
+    outputs = document["components"]["schemas"]["Response"]["properties"]["outputs"]
+    return Draft202012Validator(outputs["properties"][task])
+
+
+def test_every_task_has_a_variant() -> None:
     assert {block["type"] for block in VARIANTS.values()} == {*TASKS, f"{__name__}:Median"} - {"tagging"}
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_task_is_trained_and_reloaded(name: str, folder: Path, tmp_path: Path) -> None:
+def test_every_task_trains_and_reloads(name: str, folder: Path, tmp_path: Path) -> None:
     model, batch = train_and_reload(tmp_path, job_of(folder, name))
-    heads = heads_of(model)
+    heads = task_heads(model)
     job, _ = load_dataset(job_of(folder, name))
-    for part in collect(model, heads, [batch], subsets(list(job.inputs))):
-        found = score(heads, job, part)
-        assert set(found) == set(job.metrics())
+    for part in collect_outputs(model, heads, [batch], nonempty_subsets(list(job.inputs))):
+        found = compute_metrics(heads, job, part)
+        assert set(found) == set(job.metric_modes())
         assert all(isinstance(value, float) and np.isfinite(value) for value in found.values()), found
         json.dumps(details(heads, part), allow_nan=False)
-    schema = Draft202012Validator(_answer(job.tasks["answer"]))
+    schema = response_schema(job, "answer")
     with torch.no_grad():
-        for given in (batch, batch.subset(["text"])):
-            for answer in heads["answer"].answers(model(given)["answer"]):
-                schema.validate(json.loads(json.dumps(answer, allow_nan=False)))
+        for given in (batch, batch.select_inputs(["text"])):
+            for prediction in heads["answer"].format_predictions(model(given).tasks["answer"]):
+                schema.validate(json.loads(json.dumps(prediction, allow_nan=False)))
 
 
-def test_retrieval_takes_pictures_to_where_a_frozen_encoder_puts_their_texts(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_retrieval_maps_images_to_embeddings_of_a_frozen_text_encoder(folder: Path, tmp_path: Path) -> None:
     text = {
         "type": "text",
         "max_tokens": 16,
@@ -167,7 +178,7 @@ def test_retrieval_takes_pictures_to_where_a_frozen_encoder_puts_their_texts(
     with torch.no_grad():
         encoded = model.encode(batch)["text"]
         assert encoded is not None
-        found = model.answer(model.fuse(model.encode(batch), batch))["answer"][:, 1, :-1]
+        found = model.apply_heads(model.fuse(model.encode(batch), batch))["answer"][:, 1, :-1]
     vectors = torch.nn.functional.normalize(encoded[0][batch.inputs["text"].index[:, 0], 0], dim=1)
     torch.testing.assert_close(torch.nn.functional.normalize(found, dim=1), vectors)
 
@@ -177,33 +188,33 @@ def job_of(folder: Path, name: str) -> Any:
     return tiny_jobs.tiny_job(folder, **overrides)
 
 
-def test_fillers_add_nothing_and_reach_every_parameter(folder: Path) -> None:
-    """Also of the losses that look at several rows."""
+def test_filler_rows_have_zero_loss_and_reach_every_parameter(folder: Path) -> None:
+    """Includes losses over several rows."""
     tasks = {f"t{i}": {**block, "weight": 1} for i, block in enumerate(VARIANTS.values())}
     job, dataset = load_dataset(tiny_jobs.tiny_job(folder, tasks=tasks, **{"train.early_stopping": None}))
     model = FusedModel(job).train()
-    maker = SampleMaker(job.inputs, job.tasks)
-    filler = collate([], maker.modalities, blanks=True)
+    maker = Preprocessor(job.inputs, job.tasks)
+    filler = collate([], maker.modalities, add_dummies=True)
     losses = model.losses(model(filler), filler)
-    assert {float(loss.detach()) for loss in losses.values()} == {0.0}
+    assert {float(loss.detach()) for loss in losses.tasks.values()} == {0.0}
     model.total_loss(losses, filler).backward()
     assert not [name for name, p in model.named_parameters() if p.grad is None or p.grad.any()]
-    alone = collate([maker.from_row(dataset.splits["train"][0])], maker.modalities, blanks=True)
+    alone = collate([maker.from_row(dataset.splits["train"][0])], maker.modalities, add_dummies=True)
     model.total_loss(model.losses(model(alone), alone), alone).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
 
 
 def test_learned_weights_follow_the_losses(folder: Path) -> None:
-    """A task whose loss is large loses weight: exp(-s), where s settles at the log of the loss (Kendall et al., 2018)."""
+    """The weight of a task is exp(-s), where s converges to the log of its loss (Kendall et al., 2018)."""
     tasks = {
         "label": {"type": "classification", "weight": "learned"},
         "brightness": {"type": "regression", "weight": "learned"},
     }
     job, dataset = load_dataset(tiny_jobs.tiny_job(folder, tasks=tasks, **{"train.early_stopping": None}))
-    maker = SampleMaker(job.inputs, job.tasks)
+    maker = Preprocessor(job.inputs, job.tasks)
     batch = collate([maker.from_row(row) for row in dataset.splits["train"][:8]], maker.modalities)
     model = FusedModel(job).eval()
-    losses = {"label": torch.tensor(2.0 * 8), "brightness": torch.tensor(0.5 * 8)}
+    losses = LossOutput({"label": torch.tensor(2.0 * 8), "brightness": torch.tensor(0.5 * 8)})
     optimizer = torch.optim.Adam(model.log_variances.parameters(), lr=0.1)
     for _ in range(200):
         optimizer.zero_grad()
@@ -213,8 +224,8 @@ def test_learned_weights_follow_the_losses(folder: Path) -> None:
     assert found == pytest.approx({"label": np.log(2), "brightness": np.log(0.5)}, abs=0.01)
 
 
-def test_tags_are_trained_and_reloaded(folder: Path, tmp_path: Path) -> None:
-    """Words as a text input gives them: the token where each begins."""
+def test_tagging_trains_and_reloads(folder: Path, tmp_path: Path) -> None:
+    """Words of a text input are given by the index of their first token."""
     text = {
         "type": "text",
         "max_tokens": 16,
@@ -236,16 +247,15 @@ def test_tags_are_trained_and_reloaded(folder: Path, tmp_path: Path) -> None:
     )
     torch.manual_seed(0)
     model = FusedModel(job).train()
-    _train(model, job, batch)
-    _compare(tmp_path, job, model.eval(), batch)
+    train_steps(model, job, batch)
+    assert_reload_equal(tmp_path, job, model.eval(), batch)
     with torch.no_grad():
-        outputs = model(batch)["tags"]
-        answers = model.tasks["tags"].answers(outputs)  # type: ignore[operator]
-        [absent] = model.tasks["tags"].answers(model(Batch(  # type: ignore[operator]
-            {"text": EncoderBatch(None, torch.tensor([[-1]]))}, {}, torch.ones(1)))["tags"])  # fmt: skip
-    assert [len(answer["tags"]) for answer in answers] == [3, 1]
+        outputs = model(batch).tasks["tags"]
+        predictions = model.tasks["tags"].format_predictions(outputs)  # type: ignore[operator]
+        [absent] = model.tasks["tags"].format_predictions(model(Batch(  # type: ignore[operator]
+            {"text": EncoderBatch(None, torch.tensor([[-1]]))}, {}, torch.ones(1))).tasks["tags"])  # fmt: skip
+    assert [len(prediction["tags"]) for prediction in predictions] == [3, 1]
     assert absent == {"tags": [], "entities": []}
-    schema = Draft202012Validator(_answer(job.tasks["tags"]))
-    for answer in answers:
-        schema.validate(answer)
-    assert set(job.tasks["tags"].metrics()) <= set(METRICS)
+    schema = response_schema(job, "tags")
+    for prediction in predictions:
+        schema.validate(prediction)

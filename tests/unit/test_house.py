@@ -1,4 +1,4 @@
-"""The house rules that no linter knows."""
+"""Conventions of the repository that no linter checks."""
 
 import platform
 import subprocess
@@ -24,12 +24,12 @@ def test_platform_is_the_standard_librarys(root: Path) -> None:
     assert platform.python_version()
 
 
-def test_platform_is_the_standard_librarys_where_people_start_python(root: Path) -> None:
+def test_platform_is_the_standard_librarys_in_the_repository_root(root: Path) -> None:
     subprocess.run([sys.executable, "-c", "import platform; platform.machine()"], cwd=root, check=True)
 
 
 def expanded(project: dict, extra: str) -> set[str]:
-    """The distributions that an extra names, itself or through another extra."""
+    """Return the distributions that an extra names, itself or through another extra."""
     names = set()
     for line in project["optional-dependencies"][extra]:
         requirement = Requirement(line)
@@ -63,7 +63,7 @@ def test_constraints_pin_all_that_the_extras_install(root: Path) -> None:
 
 
 def needed(first: str) -> set[str]:
-    """All distributions that installing `first` brings, as far as they are installed here."""
+    """Return all distributions that `first` depends on and that are installed here."""
     todo, seen = [Requirement(first)], set()
     while todo:
         requirement = todo.pop()

@@ -1,8 +1,8 @@
-"""The `rayfuse` command: one module per verb, imported only when that verb is used.
+"""The `rayfuse` command, with a module per subcommand that is imported only when it is used.
 
-Expected errors become a message on standard error and an exit code: 0 done, 1 failed while running, 2 the spec or
-the command is wrong, 3 a gate refused, 4 not reachable or not allowed, 130 interrupted. Anything else is a bug and
-keeps its traceback.
+Exit codes: 0 success, 1 failed while running, 2 invalid spec or command line, 3 rejected by a gate, 4 service
+unavailable or access denied, 130 interrupted. Expected errors are one message on standard error; any other exception is
+a bug and keeps its traceback.
 """
 
 import importlib
@@ -17,33 +17,34 @@ from click.exceptions import NoArgsIsHelpError, NoSuchCommand
 from rayfuse import __version__, errors
 from rayfuse.cli import extras, output
 
-VERBS: dict[str, tuple[str, str]] = {
-    "demo": ("rayfuse.cli.demo:demo", "Make real data, train, gate, promote, serve, and ask over HTTP."),
-    "train": ("rayfuse.cli.train:train", "Train a job and register the version as candidate."),
-    "plan": ("rayfuse.cli.plan:plan", "Memory and time of a job, and the smallest layout that fits."),
-    "tune": ("rayfuse.cli.tune:tune", "Search a sweep's space with trials, and rank them."),
-    "evaluate": ("rayfuse.cli.evaluate:evaluate", "Metrics of a model, also for every subset of its inputs."),
-    "predict": ("rayfuse.cli.predict:predict", "One answer, from the registry or from an endpoint."),
-    "models": ("rayfuse.cli.models:models", "The registry: list, show, promote, rollback."),
-    "serve": ("rayfuse.cli.serve:serve", "Endpoints: up, status, down."),
-    "submit": ("rayfuse.cli.submit:submit", "Run a job, a sweep or a service on a cluster."),
-    "jobs": ("rayfuse.cli.jobs:jobs", "What was submitted to a cluster: list, status, logs, stop."),
-    "schema": ("rayfuse.cli.schema:schema", "JSON Schema of a spec, for editors."),
-    "doctor": ("rayfuse.cli.doctor:doctor", "What is wrong with this machine."),
-    "version": ("rayfuse.cli.version:version", "What is installed."),
+COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("rayfuse.cli.demo:demo", "Run the whole workflow on this machine, from data to an endpoint."),
+    "train": ("rayfuse.cli.train:train", "Train a job and register the model as candidate."),
+    "plan": ("rayfuse.cli.plan:plan", "Estimate memory and time of a job before it starts."),
+    "tune": ("rayfuse.cli.tune:tune", "Run a hyperparameter sweep and rank its trials."),
+    "evaluate": ("rayfuse.cli.evaluate:evaluate", "Evaluate a model with every subset of its inputs."),
+    "predict": ("rayfuse.cli.predict:predict", "Predict with a model or an endpoint."),
+    "models": ("rayfuse.cli.models:models", "List, show, promote and roll back registered models."),
+    "serve": ("rayfuse.cli.serve:serve", "Deploy, list and delete endpoints."),
+    "submit": ("rayfuse.cli.submit:submit", "Submit a job, sweep or service to a cluster."),
+    "jobs": ("rayfuse.cli.jobs:jobs", "List, show, follow and stop submitted jobs."),
+    "schema": ("rayfuse.cli.schema:schema", "Print the JSON Schema of a spec, for editors."),
+    "doctor": ("rayfuse.cli.doctor:doctor", "Check this machine and its configuration."),
+    "version": ("rayfuse.cli.version:version", "Print the versions of Rayfuse and its dependencies."),
 }
+"""Import path and short help by subcommand."""
 
 
-class _Verbs(click.Group):
-    """A group that knows its commands by VERBS and imports one when it is used."""
+class _CommandGroup(click.Group):
+    """A group that imports a command of COMMANDS only when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(VERBS)
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in VERBS:
+        if cmd_name not in COMMANDS:
             return None
-        module, _, name = VERBS[cmd_name][0].partition(":")
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
         command = getattr(importlib.import_module(module), name)
         assert isinstance(command, click.Command)
         return command
@@ -51,56 +52,56 @@ class _Verbs(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in VERBS:
-            raise NoSuchCommand(args[0], possibilities=VERBS, ctx=ctx)
+        if args[0] not in COMMANDS:
+            raise NoSuchCommand(args[0], possibilities=COMMANDS, ctx=ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(verb, text) for verb, (_, text) in VERBS.items()])
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
-@click.command(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=_CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="rayfuse", message="%(prog)s %(version)s")
 def rayfuse() -> None:
-    """Fine-tune, register and serve models that read several kinds of input, on Ray.
+    """Fine-tune, register and serve multimodal models on Ray.
 
-    Every command takes --help and --json.
+    Every command has the options --help and --json.
     """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line (`sys.argv` where no arguments are given) and give back the exit code."""
-    if "_RAYFUSE_COMPLETE" in os.environ:  # a shell asks what could come next
+    """Run the command line, `sys.argv` by default, and return the exit code."""
+    if "_RAYFUSE_COMPLETE" in os.environ:  # shell completion
         rayfuse.main(prog_name="rayfuse")
     args = list(sys.argv[1:] if arguments is None else arguments)
-    with output.json_only(for_good=arguments is None) if _wants_json(args) else nullcontext():
+    with output.reserve_stdout_for_json(permanent=arguments is None) if _wants_json(args) else nullcontext():
         try:
             return _run(args)
         except BrokenPipeError:
-            if output.reader_is_gone():
+            if output.handle_broken_pipe():
                 return 1
             raise
 
 
 def _wants_json(args: list[str]) -> bool:
-    """Asked before parsing, so that a wrong option is reported as JSON too."""
+    """Find `--json` before parsing, so that an invalid option is reported as JSON too."""
     options = args[: args.index("--")] if "--" in args else args
     return "--json" in options and not {"-h", "--help"} & set(options)
 
 
 def _run(args: list[str]) -> int:
     try:
-        with rayfuse.make_context("rayfuse", args) as context:
+        with output.log_to_user(), rayfuse.make_context("rayfuse", args) as context:
             rayfuse.invoke(context)
     except click.exceptions.Exit as done:
         return done.exit_code
-    except (*errors.STOPS, click.Abort):
-        return output.fail("Interrupted", "interrupted", errors.Interrupted.exit_code)
+    except (*errors.INTERRUPT_EXCEPTIONS, click.Abort):
+        return output.report_error("RunInterruptedError", "interrupted", errors.RunInterruptedError.exit_code)
     except click.ClickException as error:
         return _fail_click(error)
     except errors.RayfuseError as error:
-        return output.fail(_name(error), str(error), error.exit_code)
+        return output.report_error(_error_type(error), str(error), error.exit_code)
     except BrokenPipeError:
         raise
     except Exception as error:  # noqa: BLE001 - the traceback is shown
@@ -111,25 +112,25 @@ def _run(args: list[str]) -> int:
 def _fail_click(error: click.ClickException) -> int:
     message = error.format_message()
     if isinstance(error, NoArgsIsHelpError):
-        return output.fail("UsageError", "no command given", error.exit_code, shown=message)
+        return output.report_error("UsageError", "no command given", error.exit_code, text=message)
     if isinstance(error, click.UsageError) and error.ctx is not None:
         message = f"{message}\nTry `{error.ctx.command_path} --help`."
-    return output.fail(type(error).__name__, message, error.exit_code)
+    return output.report_error(type(error).__name__, message, error.exit_code)
 
 
 def _fail_unexpected(error: Exception, args: list[str]) -> int:
     if isinstance(error, ModuleNotFoundError) and error.name:
         module = error.name.partition(".")[0]
-        remedy = extras.remedy(module, verb=args[0])
+        remedy = extras.remedy(module, command=args[0])
         if remedy:
-            message = f"`rayfuse {args[0]}` needs {module}, which is not installed; {remedy}"
-            return output.fail("ModuleNotFoundError", message, errors.SpecError.exit_code)
+            message = f"`rayfuse {args[0]}` requires {module}, which is not installed; {remedy}"
+            return output.report_error("ModuleNotFoundError", message, errors.SpecError.exit_code)
     import traceback
 
     trace = "".join(traceback.format_exception(error))
-    return output.fail(type(error).__name__, str(error), errors.RayfuseError.exit_code, shown=trace)
+    return output.report_error(type(error).__name__, str(error), errors.RayfuseError.exit_code, text=trace)
 
 
-def _name(error: errors.RayfuseError) -> str:
-    """Ray raises errors of its workers as a class of its own that also inherits from ours."""
+def _error_type(error: errors.RayfuseError) -> str:
+    """Return the error's class in `rayfuse.errors`; Ray raises worker errors as a subclass."""
     return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == errors.__name__)

@@ -1,4 +1,4 @@
-"""`rayfuse demo`: the whole main job on this machine."""
+"""`rayfuse demo`: run the whole workflow on this machine."""
 
 import threading
 from dataclasses import asdict
@@ -11,54 +11,56 @@ from rayfuse.cli import output
 from rayfuse.errors import SpecError
 
 if TYPE_CHECKING:
-    from rayfuse.demo.run import Addresses, Demo
+    from rayfuse.demo.run import Addresses, DemoResult
 
 _SPECS = ("jobs/digit_arithmetic.yaml", "serve/digit_arithmetic.yaml")
 
 
 @click.command()
-@click.option("--keep", is_flag=True, help="Stay up until Ctrl-C, and print where everything answers.")
-@click.option("--prepare", is_flag=True, help="Only make the rows (data/) and the text model (models/).")
+@click.option("--keep", is_flag=True, help="Keep the endpoint, Ray and MLflow running until Ctrl-C.")
+@click.option(
+    "--prepare", is_flag=True, help="Only make the data set (data/) and the text encoder (models/)."
+)
 @output.set_option
 @output.json_option
 def demo(keep: bool, prepare: bool, overrides: tuple[str, ...]) -> None:
-    """Make real data, train, gate, promote, serve, and ask over HTTP. Run it in a checkout of Rayfuse.
+    """Make a data set, train, promote and serve a model, and predict over HTTP. Run it in a checkout of Rayfuse.
 
-    --set changes the training job, as in --set train.epochs=2.
+    --set overrides values of the training job, such as train.epochs=2.
     """
     root = Path.cwd()
     for spec in _SPECS:
         if not (root / spec).is_file():
-            raise SpecError(f"{spec}: no such file here; run `rayfuse demo` in a checkout of Rayfuse")
-    from rayfuse.demo.run import prepare as make
-    from rayfuse.demo.run import run
+            raise SpecError(f"{spec}: no such file; run `rayfuse demo` in a checkout of Rayfuse")
+    from rayfuse.demo import run
 
     if prepare:
-        make(root, output.say)
-        output.result({"data": str(root / "data"), "models": str(root / "models")}, "made data/ and models/")
+        run.prepare(root)
+        folders = {"data": str(root / "data"), "models": str(root / "models")}
+        output.print_result(folders, f"data set: {folders['data']}\ntext encoder: {folders['models']}")
         return
-    found = run(root, overrides, output.say, _wait if keep else None)
-    output.result(asdict(found), _summary(found))
+    result = run.run(root, overrides, _wait_for_interrupt if keep else None)
+    output.print_result(asdict(result), _summary(result))
 
 
-def _wait(addresses: "Addresses") -> None:
-    output.say(
-        f"\nendpoint   {addresses.endpoint}/predict\nweb docs   {addresses.docs}\n"
+def _wait_for_interrupt(addresses: "Addresses") -> None:
+    output.echo(
+        f"\nendpoint   {addresses.endpoint}/predict\ndocs       {addresses.docs}\n"
         f"MLflow     {addresses.mlflow}\n"
-        f"Ray        {addresses.dashboard} (it asks for the token in {addresses.token_file})\n\n"
-        "Ctrl-C stops everything."
+        f"Ray        {addresses.dashboard}  (token: {addresses.token_file})\n\n"
+        "Press Ctrl-C to stop."
     )
     try:
         threading.Event().wait()
     except KeyboardInterrupt:
-        output.say("stopping")
+        output.log("stopping")
 
 
-def _summary(found: "Demo") -> str:
-    accuracy = [[names, metrics["answer/accuracy"]] for names, metrics in found.by_inputs.items()]
-    seconds = [[name, seconds] for name, seconds in found.seconds.items()]
-    total = sum(found.seconds.values())
+def _summary(result: "DemoResult") -> str:
+    accuracy = [[names, metrics["answer/accuracy"]] for names, metrics in result.by_inputs.items()]
+    seconds = [[name, seconds] for name, seconds in result.seconds.items()]
+    total = sum(result.seconds.values())
     return (
-        f"\n{output.table(['given', 'accuracy on unseen rows'], accuracy)}\n\n"
-        f"{output.table(['step', 'seconds'], [*seconds, ['all', total]])}"
+        f"\n{output.table(['inputs', 'test accuracy'], accuracy)}\n\n"
+        f"{output.table(['step', 'seconds'], [*seconds, ['total', total]])}"
     )

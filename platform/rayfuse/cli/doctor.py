@@ -1,4 +1,4 @@
-"""`rayfuse doctor`: what is wrong with this machine, and what to do about it. Starts nothing, changes nothing."""
+"""`rayfuse doctor`: check this machine and its configuration, without starting or changing anything."""
 
 import os
 import platform
@@ -16,113 +16,125 @@ from urllib.parse import urlsplit
 import click
 
 from rayfuse.cli import extras
-from rayfuse.cli.output import json_option, result
+from rayfuse.cli.output import json_option, print_result
 
 GB = 1e9
 DISK_LOW, DISK_NEEDED = 10 * GB, 1 * GB
+"""Bytes of free disk below which a check warns and fails."""
 MEMORY_LOW, MEMORY_NEEDED = 4 * GB, 1 * GB
-SPILL_LIMIT = 0.95
-"""Ray stops writing to a disk that is fuller than this."""
-OBJECT_STORE_SHARE = 0.3
-"""Part of the memory that Ray takes for objects, in /dev/shm where they fit."""
+"""Bytes of free memory below which a check warns and fails."""
+SPILL_THRESHOLD = 0.95
+"""Used fraction of a disk above which Ray stops spilling objects to it."""
+OBJECT_STORE_FRACTION = 0.3
+"""Fraction of the memory that Ray's object store uses, in /dev/shm where it fits."""
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
+    """Result of one check."""
+
     check: str
+    """Name of the check."""
     status: Literal["ok", "warn", "fail"]
+    """ok, warn or fail; the command exits with 1 if one fails."""
     detail: str
+    """What was found."""
     remedy: str = ""
+    """What to do about it; empty if ok."""
 
 
 @click.command()
 @click.pass_context
 @json_option
 def doctor(ctx: click.Context) -> None:
-    """Check this machine: Python, packages, precision, disk, memory, builds, MLflow and Ray's authentication.
+    """Check Python, packages, precision, disk, memory, extension builds, MLflow and Ray's authentication.
 
-    Exit code 1 where a check fails.
+    Nothing is started or changed. The exit code is 1 if a check fails.
     """
-    findings = list(examine(os.environ))
-    failed = any(finding.status == "fail" for finding in findings)
-    result(
-        {"ok": not failed, "checks": [asdict(finding) for finding in findings]},
-        "\n".join(_line(finding) for finding in findings),
+    results = list(run_checks(os.environ))
+    failed = any(result.status == "fail" for result in results)
+    print_result(
+        {"ok": not failed, "checks": [asdict(result) for result in results]},
+        "\n".join(_format_check(result) for result in results),
     )
     ctx.exit(int(failed))
 
 
-def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
-    yield Finding("python", "ok", f"{platform.python_version()} on {platform.machine()}")
-    yield from (installed(extra) for extra in extras.EXTRAS)
-    yield torch()
-    yield disk("disk", Path.cwd())
-    yield disk("disk for temporary files", Path(tempfile.gettempdir()))
-    yield memory(available_memory())
+def run_checks(environment: Mapping[str, str]) -> Iterator[CheckResult]:
+    """Run all checks, with these environment variables."""
+    yield CheckResult("python", "ok", f"{platform.python_version()} on {platform.machine()}")
+    yield from (check_extra(extra) for extra in extras.EXTRAS)
+    yield check_torch()
+    yield check_disk("disk", Path.cwd())
+    yield check_disk("disk for temporary files", Path(tempfile.gettempdir()))
+    yield check_memory(available_memory())
     if Path("/dev/shm").is_dir():
-        yield shared_memory(shutil.disk_usage("/dev/shm").free, available_memory())
-    yield build_locks(environment, Path.home())
-    yield mlflow(environment)
-    yield ray_auth(environment, Path.home())
+        yield check_shared_memory(shutil.disk_usage("/dev/shm").free, available_memory())
+    yield check_extension_locks(environment, Path.home())
+    yield check_mlflow(environment)
+    yield check_ray_auth(environment, Path.home())
 
 
-def installed(extra: str) -> Finding:
-    missing = extras.missing(extra)
+def check_extra(extra: str) -> CheckResult:
+    """Check that all modules of an extra are installed."""
+    missing = extras.missing_modules(extra)
     if not missing:
-        return Finding(f"extra {extra}", "ok", "installed")
-    return Finding(
+        return CheckResult(f"extra {extra}", "ok", "installed")
+    return CheckResult(
         f"extra {extra}", "warn", f"missing {', '.join(missing)}", f"pip install 'rayfuse[{extra}]'"
     )
 
 
-def torch() -> Finding:
-    """The build of PyTorch, and what this machine's processors compute in rather than imitate."""
+def check_torch() -> CheckResult:
+    """Check PyTorch's build, its device, and the precision that the device supports natively."""
     if find_spec("torch") is None:
-        return Finding("torch", "warn", "not installed", extras.TORCH_REMEDY)
+        return CheckResult("torch", "warn", "not installed", extras.TORCH_REMEDY)
     try:
         import torch
     except (ImportError, OSError) as error:
-        return Finding("torch", "fail", f"cannot be imported: {error}", extras.TORCH_REMEDY)
-    from rayfuse.train.precision import computes_bf16
+        return CheckResult("torch", "fail", f"cannot be imported: {error}", extras.TORCH_REMEDY)
+    from rayfuse.train.precision import supports_bf16
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    format = "bf16" if computes_bf16(device) else "fp32 (bf16 would be imitated, and slow)"
+    precision = "bf16" if supports_bf16(device) else "fp32 (bf16 is only emulated, and slow)"
     if device.type == "cuda":
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-        return Finding("torch", "ok", f"{torch.__version__}; {names}; computes in {format}")
-    detail = f"{torch.__version__}; CPU with {torch.get_num_threads()} threads; computes in {format}"
+        return CheckResult("torch", "ok", f"{torch.__version__}; {names}; precision {precision}")
+    detail = f"{torch.__version__}; CPU with {torch.get_num_threads()} threads; precision {precision}"
     if torch.version.cuda and Path("/dev/nvidia0").exists():
-        return Finding(
-            "torch", "warn", f"{detail}; sees no GPU although there is one", "check the GPU's driver"
+        return CheckResult(
+            "torch", "warn", f"{detail}; CUDA does not find the GPU", "check the GPU's driver (nvidia-smi)"
         )
-    return Finding("torch", "ok", detail)
+    return CheckResult("torch", "ok", detail)
 
 
-def disk(check: str, folder: Path) -> Finding:
+def check_disk(check: str, folder: Path) -> CheckResult:
+    """Check the free space of the disk that holds `folder`."""
     usage = shutil.disk_usage(folder)
-    detail = f"{usage.free / GB:.1f} GB free below {folder}"
+    detail = f"{usage.free / GB:.1f} GB free in {folder}"
     if usage.free < DISK_NEEDED:
-        return Finding(check, "fail", detail, "free some space: models and checkpoints do not fit")
-    if usage.used / usage.total > SPILL_LIMIT:
-        return Finding(
+        return CheckResult(check, "fail", detail, "free some space for models and checkpoints")
+    if usage.used / usage.total > SPILL_THRESHOLD:
+        return CheckResult(
             check, "warn", f"{detail}, over 95 % full", "free some space: Ray stops spilling objects here"
         )
     if usage.free < DISK_LOW:
-        return Finding(check, "warn", detail, "free some space before training large models")
-    return Finding(check, "ok", detail)
+        return CheckResult(check, "warn", detail, "free some space before training large models")
+    return CheckResult(check, "ok", detail)
 
 
-def memory(free: float) -> Finding:
+def check_memory(free: float) -> CheckResult:
+    """Check the available memory, `free` in bytes."""
     detail = f"{free / GB:.1f} GB free"
     if free < MEMORY_NEEDED:
-        return Finding("memory", "fail", detail, "stop other programs: Ray alone takes about 1 GB")
+        return CheckResult("memory", "fail", detail, "stop other programs: Ray alone uses about 1 GB")
     if free < MEMORY_LOW:
-        return Finding("memory", "warn", detail, "use few workers and small batches")
-    return Finding("memory", "ok", detail)
+        return CheckResult("memory", "warn", detail, "use few workers and small batches")
+    return CheckResult("memory", "ok", detail)
 
 
 def available_memory(root: Path = Path("/")) -> float:
-    """Bytes that a new process could use: what the machine has free, or the container's limit where that is less."""
+    """Return the bytes that a new process can use: the machine's free memory, or less by the container's limit."""
     meminfo = root / "proc/meminfo"
     match = (
         re.search(r"^MemAvailable:\s+(\d+) kB", meminfo.read_text(), re.MULTILINE)
@@ -138,56 +150,51 @@ def available_memory(root: Path = Path("/")) -> float:
     return free
 
 
-def shared_memory(free: float, memory: float) -> Finding:
+def check_shared_memory(free: float, memory: float) -> CheckResult:
+    """Check that Ray's object store fits into /dev/shm; `free` bytes there, `memory` bytes in all."""
     detail = f"{free / GB:.1f} GB free in /dev/shm"
-    wanted = OBJECT_STORE_SHARE * memory
-    if free < wanted:
-        remedy = (
-            f"give the container more (--shm-size={wanted / GB:.0f}g): Ray keeps objects on disk otherwise"
-        )
-        return Finding("shared memory", "warn", detail, remedy)
-    return Finding("shared memory", "ok", detail)
+    needed = OBJECT_STORE_FRACTION * memory
+    if free < needed:
+        remedy = f"run the container with --shm-size={needed / GB:.0f}g: else Ray stores objects on disk"
+        return CheckResult("shared memory", "warn", detail, remedy)
+    return CheckResult("shared memory", "ok", detail)
 
 
-def build_locks(environment: Mapping[str, str], home: Path) -> Finding:
-    """Whether compiling an operator of torch or DeepSpeed would wait for ever."""
-    from rayfuse.train.build_locks import stale_locks
+def check_extension_locks(environment: Mapping[str, str], home: Path) -> CheckResult:
+    """Check for locks of killed extension builds, on which torch and DeepSpeed would wait forever."""
+    from rayfuse.train.extension_locks import find_stale_locks
 
-    stale = stale_locks(environment, home)
+    stale = find_stale_locks(environment, home)
     if not stale:
-        return Finding("build locks", "ok", "no killed build left one behind")
+        return CheckResult("build locks", "ok", "no stale locks")
     files = " ".join(map(str, stale))
-    return Finding("build locks", "warn", f"left by builds that were killed: {files}", f"rm {files}")
+    return CheckResult("build locks", "warn", f"stale locks of killed builds: {files}", f"rm {files}")
 
 
-def mlflow(environment: Mapping[str, str]) -> Finding:
+def check_mlflow(environment: Mapping[str, str]) -> CheckResult:
+    """Check that the MLflow server or database of MLFLOW_TRACKING_URI is usable."""
     uri = environment.get("MLFLOW_TRACKING_URI", "")
     if not uri:
-        return Finding(
-            "mlflow", "ok", "MLFLOW_TRACKING_URI is not set: a database in the job's output.storage"
+        return CheckResult(
+            "mlflow", "ok", "MLFLOW_TRACKING_URI is not set: a database in the job's output.storage is used"
         )
-    shown = re.sub(r"//[^@/]*@", "//…@", uri)
+    redacted = re.sub(r"//[^@/]*@", "//…@", uri)
     scheme = urlsplit(uri).scheme
     if scheme in ("http", "https"):
-        return _mlflow_server(uri, shown, environment)
+        return _check_mlflow_server(uri, redacted, environment)
     if scheme == "sqlite":
         folder = Path(uri.removeprefix("sqlite:///")).absolute().parent
         if not os.access(folder, os.W_OK):
-            return Finding(
-                "mlflow",
-                "fail",
-                f"{shown}: {folder} is not a folder that you can write",
-                f"mkdir -p {folder}",
-            )
-        return Finding("mlflow", "ok", shown)
+            detail = f"{redacted}: {folder} is not a writable folder"
+            return CheckResult("mlflow", "fail", detail, f"mkdir -p {folder}")
+        return CheckResult("mlflow", "ok", redacted)
     if scheme in ("", "file"):
-        return Finding(
-            "mlflow", "fail", f"{shown}: MLflow no longer keeps runs in files", "sqlite:////path/mlflow.db"
-        )
-    return Finding("mlflow", "ok", f"{shown} (not asked whether it answers)")
+        detail = f"{redacted}: MLflow no longer supports a file store"
+        return CheckResult("mlflow", "fail", detail, "use sqlite:////path/mlflow.db")
+    return CheckResult("mlflow", "ok", f"{redacted} (connection not checked)")
 
 
-def _mlflow_server(uri: str, shown: str, environment: Mapping[str, str]) -> Finding:
+def _check_mlflow_server(uri: str, redacted_uri: str, environment: Mapping[str, str]) -> CheckResult:
     import httpx
 
     headers, login = {}, None
@@ -195,50 +202,52 @@ def _mlflow_server(uri: str, shown: str, environment: Mapping[str, str]) -> Find
         headers["Authorization"] = f"Bearer {token}"
     elif user := environment.get("MLFLOW_TRACKING_USERNAME"):
         login = httpx.BasicAuth(user, environment.get("MLFLOW_TRACKING_PASSWORD", ""))
-    question = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"
+    url = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"
     try:
-        status = httpx.get(question, headers=headers, auth=login, timeout=5).status_code
+        status = httpx.get(url, headers=headers, auth=login, timeout=5).status_code
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         remedy = "start the server, or correct MLFLOW_TRACKING_URI"
-        return Finding("mlflow", "fail", f"{shown} does not answer: {error or type(error).__name__}", remedy)
+        return CheckResult(
+            "mlflow", "fail", f"{redacted_uri} is unreachable: {error or type(error).__name__}", remedy
+        )
     if status in (401, 403):
         remedy = (
             "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN; "
-            "a server also answers 403 to host names that its --allowed-hosts does not list"
+            "for 403 also check the server's --allowed-hosts"
         )
-        return Finding("mlflow", "fail", f"{shown} does not let us in ({status})", remedy)
+        return CheckResult("mlflow", "fail", f"{redacted_uri}: authentication failed ({status})", remedy)
     if status >= 500:
-        return Finding("mlflow", "fail", f"{shown} answers {status}", "see the server's log")
-    return Finding("mlflow", "ok", f"{shown} answers")
+        return CheckResult("mlflow", "fail", f"{redacted_uri}: status {status}", "see the server's log")
+    return CheckResult("mlflow", "ok", f"{redacted_uri} is reachable")
 
 
-def ray_auth(environment: Mapping[str, str], home: Path) -> Finding:
-    """Whether clusters that we start or meet ask for a token."""
+def check_ray_auth(environment: Mapping[str, str], home: Path) -> CheckResult:
+    """Check that token authentication is enabled and the token is private."""
     if environment.get("RAY_AUTH_MODE") == "disabled":
-        return Finding(
-            "ray auth",
-            "warn",
-            "switched off: whoever reaches a port of Ray can run code",
-            "unset RAY_AUTH_MODE",
-        )
+        detail = "disabled: any client that reaches a port of Ray can run code"
+        return CheckResult("ray auth", "warn", detail, "unset RAY_AUTH_MODE")
     stored = Path(environment.get("RAY_AUTH_TOKEN_PATH") or home / ".ray/auth_token")
     if environment.get("RAY_AUTH_TOKEN"):
-        return Finding("ray auth", "ok", "token from RAY_AUTH_TOKEN")
+        return CheckResult("ray auth", "ok", "token from RAY_AUTH_TOKEN")
     if stored.is_file():
         if stored.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            return Finding(
-                "ray auth", "warn", f"others can read the token in {stored}", f"chmod 600 {stored}"
-            )
-        return Finding("ray auth", "ok", f"token from {stored}")
+            detail = f"the token in {stored} is readable by other users"
+            return CheckResult("ray auth", "warn", detail, f"chmod 600 {stored}")
+        return CheckResult("ray auth", "ok", f"token from {stored}")
     if environment.get("RAY_AUTH_TOKEN_PATH"):
-        return Finding("ray auth", "fail", f"RAY_AUTH_TOKEN_PATH: no file {stored}", "correct or unset it")
-    if environment.get("RAY_ADDRESS"):
-        return Finding(
-            "ray auth", "warn", "RAY_ADDRESS is set and no token is", "set RAY_AUTH_TOKEN to the cluster's"
+        return CheckResult(
+            "ray auth", "fail", f"RAY_AUTH_TOKEN_PATH: no file {stored}", "correct or unset it"
         )
-    return Finding("ray auth", "ok", "clusters on this machine get a fresh token each")
+    if environment.get("RAY_ADDRESS"):
+        return CheckResult(
+            "ray auth",
+            "warn",
+            "RAY_ADDRESS is set without a token",
+            "set RAY_AUTH_TOKEN to the cluster's token",
+        )
+    return CheckResult("ray auth", "ok", "each local cluster gets a new token")
 
 
-def _line(finding: Finding) -> str:
-    line = f"{finding.status:<4}  {finding.check}: {finding.detail}"
-    return f"{line}\n      → {finding.remedy}" if finding.remedy else line
+def _format_check(check_result: CheckResult) -> str:
+    line = f"{check_result.status:<4}  {check_result.check}: {check_result.detail}"
+    return f"{line}\n      → {check_result.remedy}" if check_result.remedy else line

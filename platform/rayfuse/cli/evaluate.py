@@ -11,101 +11,108 @@ import click
 from rayfuse.cli import output
 from rayfuse.cli.models import by_inputs_table
 
-_PLAIN_SECONDS = 10.0
-_PICTURED = 6
-"""Rows that `--explain` draws."""
-_LABELS = 6
-"""Answers whose own contributions people are shown; all are in --json."""
+_LOG_INTERVAL_SECONDS = 10.0
+_DEFAULT_PLOTTED_ROWS = 6
+"""Rows that `--explain` plots by default."""
+_MAX_LABELS = 6
+"""Labels with a column of contributions in the text; all are in --json."""
 
 
 @click.command()
 @click.argument("model")
 @click.option(
-    "--data", "url", metavar="URL", required=True, help="Rows: jsonl, csv or parquet; a file, glob or folder."
+    "--data",
+    "url",
+    metavar="URL",
+    required=True,
+    help="Rows to evaluate on: jsonl, csv or parquet; a file, glob or folder.",
 )
-@click.option("--batch-size", default=64, show_default=True, type=click.IntRange(min=1))
+@click.option(
+    "--batch-size", default=64, show_default=True, type=click.IntRange(min=1), help="Rows of a batch."
+)
 @click.option(
     "--tracking",
+    "tracking_uri",
     metavar="URI",
-    help="MLflow of a models:/… MODEL; MLFLOW_TRACKING_URI, else runs/mlflow.db, where absent.",
+    help="MLflow tracking URI for models:/…; by default MLFLOW_TRACKING_URI, else runs/mlflow.db.",
 )
 @click.option(
     "--explain",
     metavar="[ROWS]",
     type=click.IntRange(min=0),
     is_flag=False,
-    flag_value=_PICTURED,
-    help=f"Also say what each input contributes, and draw why ROWS of the rows ({_PICTURED} unless given) were answered "
-    "so; write it last.",
+    flag_value=_DEFAULT_PLOTTED_ROWS,
+    help=f"Also compute the contribution of each input, and plot the attributions of ROWS rows (default "
+    f"{_DEFAULT_PLOTTED_ROWS}). Without a number it must be the last option.",
 )
 @click.option(
-    "--pictures",
+    "--plots",
     metavar="FOLDER",
     type=click.Path(file_okay=False, path_type=Path),
-    default=Path("explained"),
+    default=Path("plots"),
     show_default=True,
-    help="Where --explain draws; also logged to the run that made MODEL.",
+    help="Folder for the plots of --explain, which are also logged to the MLflow run of MODEL.",
 )
 @output.json_option
 def evaluate(
-    model: str, url: str, batch_size: int, tracking: str | None, explain: int | None, pictures: Path
+    model: str, url: str, batch_size: int, tracking_uri: str | None, explain: int | None, plots: Path
 ) -> None:
-    """Measure MODEL (models:/NAME@ALIAS, models:/NAME/VERSION or a model folder) on the rows at URL."""
-    from rayfuse.registry.evaluate import evaluate_folder
-    from rayfuse.registry.explaining import log_pictures
-    from rayfuse.registry.fetching import fetch
+    """Compute the metrics of MODEL (models:/NAME@ALIAS, models:/NAME/VERSION or a model folder) on the rows at URL."""
+    from rayfuse.evaluation.evaluate import evaluate_folder
+    from rayfuse.registry.download import fetch
+    from rayfuse.registry.run_artifacts import log_attribution_plots
 
-    local = fetch(model, tracking)
+    local = fetch(model, tracking_uri)
     found = evaluate_folder(
-        local.folder, url, batch_size, _Progress(), output.warn, explain=explain, pictures=pictures
+        local.folder, url, batch_size, _Progress(), output.warn, explain=explain, plot_dir=plots
     )
-    data = {name: found[name] for name in ("metrics", "by_inputs", "rows", "bad")}
-    skipped = f", {found['bad']} skipped" if found["bad"] else ""
+    data = {name: found[name] for name in ("metrics", "by_inputs", "rows", "invalid")}
+    skipped = f", {found['invalid']} skipped" if found["invalid"] else ""
     text = f"{found['rows']} rows{skipped}\n{by_inputs_table(found['by_inputs'])}"
     if explain is not None:
-        run_id = log_pictures(pictures, local, tracking, output.warn) if found.get("pictures") else None
+        run_id = (
+            log_attribution_plots(plots, local, tracking_uri, output.warn) if found.get("plots") else None
+        )
         data["explain"] = {
             "tasks": found["explain"],
             "attention": found.get("attention", {}),
-            "pictures": [str(path) for path in found.get("pictures", [])],
+            "plots": [str(path) for path in found.get("plots", [])],
             "run_id": run_id,
         }
-        text += "\n" + explained_text(data["explain"])
-    output.result(data, text)
+        text += "\n" + format_explanation(data["explain"])
+    output.print_result(data, text)
 
 
-def explained_text(explained: Mapping[str, Any]) -> str:
-    """What each input contributed, for people: a table per task, and where the pictures are."""
+def format_explanation(explanation: Mapping[str, Any]) -> str:
+    """Format the contributions of each input as a table per task, with the folder of the plots."""
     parts = []
-    for task, found in explained["tasks"].items():
-        labels = list(found.get("by_answer", {}))[:_LABELS]
+    for task, found in explanation["tasks"].items():
+        labels = list(found.get("by_label", {}))[:_MAX_LABELS]
         rows = [
             [
                 name,
                 value,
                 found["rows_with"][name],
-                *(found["by_answer"][label].get(name) for label in labels),
+                *(found["by_label"][label].get(name) for label in labels),
             ]
             for name, value in found["contributions"].items()
         ]
         parts.append(
-            f"\n{task}: contributions to the {found['score']} of the answer, from {found['base']:.4g} without inputs "
+            f"\n{task}: contributions to the {found['score']} of the prediction, from {found['base_value']:.4g} without inputs "
             f"to {found['value']:.4g}\n"
             + output.table(["input", "mean absolute", "rows", *(f"for {label}" for label in labels)], rows)
         )
-    if explained["attention"]:
-        looked = ", ".join(f"{name} {value:.2f}" for name, value in explained["attention"].items())
-        parts.append(f"\nattention over the rows that were drawn: {looked}")
-    if explained["pictures"]:
-        logged = f", and in MLflow run {explained['run_id']}" if explained["run_id"] else ""
-        parts.append(
-            f"\n{len(explained['pictures'])} pictures in {Path(explained['pictures'][0]).parent}{logged}"
-        )
+    if explanation["attention"]:
+        attention = ", ".join(f"{name} {value:.2f}" for name, value in explanation["attention"].items())
+        parts.append(f"\nmean attention over the plotted rows: {attention}")
+    if explanation["plots"]:
+        logged = f", and in MLflow run {explanation['run_id']}" if explanation["run_id"] else ""
+        parts.append(f"\n{len(explanation['plots'])} plots in {Path(explanation['plots'][0]).parent}{logged}")
     return "\n".join(parts)
 
 
 class _Progress:
-    """Rows done, on standard error: a live line on a terminal, now and then a plain one elsewhere."""
+    """Progress on standard error: a live line on a terminal, else a line every 10 seconds."""
 
     def __init__(self) -> None:
         self._live = sys.stderr.isatty()
@@ -113,7 +120,7 @@ class _Progress:
 
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
-        if now - self._shown < (0.2 if self._live else _PLAIN_SECONDS) and done < total:
+        if now - self._shown < (0.2 if self._live else _LOG_INTERVAL_SECONDS) and done < total:
             return
         if done == total and not self._live:
             return

@@ -1,4 +1,4 @@
-"""Which optional packages each extra brings, by the names that are imported. Imports none of them."""
+"""The modules that each extra installs, without importing them."""
 
 from importlib.util import find_spec
 
@@ -37,21 +37,22 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 
 TORCH_REMEDY = (
     "install the PyTorch build for this machine: `pip install torch` (on Linux with CUDA); "
-    "pytorch.org names the command for CPU only and for other CUDA versions"
+    "see pytorch.org for CPU-only builds and other CUDA versions"
 )
+"""How to install PyTorch, which no extra installs."""
 
 
-def missing(extra: str) -> list[str]:
-    """The modules of an extra that are not installed."""
+def missing_modules(extra: str) -> list[str]:
+    """Return the modules of an extra that are not installed."""
     return [module for module in EXTRAS[extra] if find_spec(module) is None]
 
 
-def remedy(module: str, verb: str) -> str | None:
-    """How to get `module`, which command `verb` could not import; None where no extra brings it."""
+def remedy(module: str, command: str) -> str | None:
+    """Return how to install `module` for `rayfuse COMMAND`; None where no extra installs it."""
     if module == "torch":
         return TORCH_REMEDY
-    wanted = [extra for extra in (verb, "train", "tune", "serve", "demo") if extra in EXTRAS]
-    # mlflow-skinny, all that `serve` brings, has no database of its own.
+    wanted = [extra for extra in (command, "train", "tune", "serve", "demo") if extra in EXTRAS]
+    # mlflow-skinny, which the extra `serve` installs, has no database backend.
     if module in ("sqlalchemy", "alembic"):
         return "`pip install 'rayfuse[train]'`, or set MLFLOW_TRACKING_URI to an MLflow server"
     return next((f"`pip install 'rayfuse[{extra}]'`" for extra in wanted if module in EXTRAS[extra]), None)

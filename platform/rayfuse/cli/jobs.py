@@ -1,4 +1,4 @@
-"""`rayfuse jobs list|status|logs|stop`: what was submitted to Kubernetes or to a Ray cluster."""
+"""`rayfuse jobs list|status|logs|stop`: jobs on Kubernetes or a Ray cluster."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -12,29 +12,25 @@ import click
 from rayfuse.cli import output
 
 if TYPE_CHECKING:
-    from rayfuse.cluster.jobs import JobInfo, Jobs
+    from rayfuse.cluster.jobs import JobClient, JobInfo
 
 _HEADER = ("NAME", "KIND", "STATUS", "AGE", "DURATION", "EXIT", "MESSAGE")
 _OPTIONS = (
-    click.option("--address", metavar="URL", help="Dashboard of a Ray cluster: its URL, or host:port."),
-    click.option("--cluster", metavar="FILE", help="Cluster spec that names the Kubernetes namespace."),
-    click.option(
-        "--namespace", metavar="NAME", help="Kubernetes namespace; that of the context where absent."
-    ),
-    click.option(
-        "--context", metavar="NAME", help="Context of the kubeconfig; the current one where absent."
-    ),
+    click.option("--address", metavar="URL", help="Ray dashboard: a URL, or host:port."),
+    click.option("--cluster", metavar="FILE", help="Cluster spec with the Kubernetes namespace and context."),
+    click.option("--namespace", metavar="NAME", help="Kubernetes namespace.  [default: that of the context]"),
+    click.option("--context", metavar="NAME", help="Context of the kubeconfig.  [default: the current one]"),
 )
 
 
-def _on_a_cluster(command: Callable[..., None]) -> Callable[..., None]:
-    """Options that say where the jobs are; the command gets the jobs there as its first argument."""
+def _cluster_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that select a cluster; the command receives its JobClient as the first argument."""
 
     @wraps(command)
     def run(
-        address: str | None, cluster: str | None, namespace: str | None, context: str | None, **others: Any
+        address: str | None, cluster: str | None, namespace: str | None, context: str | None, **options: Any
     ) -> None:
-        command(_connect(address, cluster, namespace, context), **others)
+        command(_connect(address, cluster, namespace, context), **options)
 
     for option in reversed(_OPTIONS):
         run = option(run)
@@ -43,69 +39,72 @@ def _on_a_cluster(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.group()
 def jobs() -> None:
-    """What was submitted: list, status, logs, stop.
+    """List, show, follow and stop submitted jobs.
 
-    The jobs are those on Kubernetes, as the kubeconfig says, unless --address or RAY_ADDRESS is the URL of a Ray
-    dashboard; its token is in RAY_AUTH_TOKEN.
+    By default the jobs on Kubernetes, with the current context of the kubeconfig. With --address, or a Ray dashboard's
+    URL in RAY_ADDRESS, those of that Ray cluster; its token must be in RAY_AUTH_TOKEN.
     """
 
 
 @jobs.command("list")
-@_on_a_cluster
+@_cluster_options
 @output.json_option
-def list_(jobs: "Jobs") -> None:
-    """List the jobs, the newest first."""
+def list_(jobs: "JobClient") -> None:
+    """List jobs, the newest first."""
     found = jobs.list()
-    output.result({"jobs": [_data(job) for job in found]}, _table(found) if found else "no jobs")
+    text = jobs_table(found, datetime.now(UTC)) if found else "no jobs"
+    output.print_result({"jobs": [to_dict(job) for job in found]}, text)
 
 
 @jobs.command()
 @click.argument("name")
-@_on_a_cluster
+@_cluster_options
 @output.json_option
-def status(jobs: "Jobs", name: str) -> None:
-    """Show the job NAME; the exit code is 0 however the job is doing."""
+def status(jobs: "JobClient", name: str) -> None:
+    """Show the status of the job NAME; the exit code is 0 whatever the status."""
     found = jobs.get(name)
-    output.result(_data(found), _table([found]))
+    output.print_result(to_dict(found), jobs_table([found], datetime.now(UTC)))
 
 
 @jobs.command()
 @click.argument("name")
-@click.option("--follow", "-f", is_flag=True, help="Go on until the job has ended.")
-@_on_a_cluster
+@click.option("--follow", "-f", is_flag=True, help="Follow the log until the job has ended.")
+@_cluster_options
 @output.json_option
-def logs(jobs: "Jobs", name: str, follow: bool) -> None:
-    """Print what the job NAME has printed."""
+def logs(jobs: "JobClient", name: str, follow: bool) -> None:
+    """Print the log of the job NAME."""
     lines = jobs.logs(name, follow)
     if output.is_json():
-        output.result({"logs": "\n".join(lines)}, "")
+        output.print_result({"logs": "\n".join(lines)}, "")
         return
     for line in lines:
-        output.say(line)
+        output.echo(line)
 
 
 @jobs.command()
 @click.argument("name")
-@_on_a_cluster
+@_cluster_options
 @output.json_option
-def stop(jobs: "Jobs", name: str) -> None:
-    """Stop the job NAME; returns when it has ended."""
+def stop(jobs: "JobClient", name: str) -> None:
+    """Stop the job NAME and wait until it has ended."""
     found = jobs.stop(name)
-    output.result(_data(found), _table([found]))
+    output.print_result(to_dict(found), jobs_table([found], datetime.now(UTC)))
 
 
-def _connect(address: str | None, cluster: str | None, namespace: str | None, context: str | None) -> "Jobs":
+def _connect(
+    address: str | None, cluster: str | None, namespace: str | None, context: str | None
+) -> "JobClient":
     given = [name for name, value in (("--address", address), ("--cluster", cluster)) if value]
     given += ["--namespace or --context"] if namespace or context else []
     if len(given) > 1:
-        raise click.UsageError(f"{' and '.join(given)} exclude each other; give one of them.")
+        raise click.UsageError(f"{' and '.join(given)} are mutually exclusive; pass one of them.")
     if not given and os.environ.get("RAY_ADDRESS", "").startswith(("http://", "https://")):
         address = os.environ["RAY_ADDRESS"]
     if address:
-        from rayfuse.cluster.rayjobs import RayJobs
+        from rayfuse.cluster.rayjobs import RayJobClient
 
-        return RayJobs.connect(address)
-    from rayfuse.cluster.kubernetes import KubernetesJobs
+        return RayJobClient.connect(address)
+    from rayfuse.cluster.kubernetes import KubernetesJobClient
 
     if cluster:
         from rayfuse.spec.cluster import Cluster
@@ -113,11 +112,12 @@ def _connect(address: str | None, cluster: str | None, namespace: str | None, co
 
         spec = load_spec(cluster, Cluster)
         namespace, context = spec.namespace, spec.context
-    return KubernetesJobs.connect(namespace, context)
+    return KubernetesJobClient.connect(namespace, context)
 
 
-def _table(found: "Sequence[JobInfo]") -> str:
-    return output.table(_HEADER, [_row(job, datetime.now(UTC)) for job in found])
+def jobs_table(jobs: "Sequence[JobInfo]", now: datetime) -> str:
+    """Format a table of jobs, with ages up to `now`."""
+    return output.table(_HEADER, [_row(job, now) for job in jobs])
 
 
 def _row(job: "JobInfo", now: datetime) -> list[object]:
@@ -125,15 +125,15 @@ def _row(job: "JobInfo", now: datetime) -> list[object]:
         job.name,
         job.kind or "-",
         job.status,
-        short(now - job.started) if job.started else "-",
-        short((job.ended or now) - job.started) if job.started else "-",
+        format_duration(now - job.started) if job.started else "-",
+        format_duration((job.ended or now) - job.started) if job.started else "-",
         job.exit_code,
         job.message or "-",
     ]
 
 
-def short(duration: timedelta) -> str:
-    """A duration in one or two units, as in 7s, 3m20s, 5h, 2d4h."""
+def format_duration(duration: timedelta) -> str:
+    """Format a duration in one or two units, as in 7s, 3m20s, 5h, 2d4h."""
     left = max(0, int(duration.total_seconds()))
     parts = []
     for unit, seconds in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
@@ -144,6 +144,7 @@ def short(duration: timedelta) -> str:
     return "".join(shown) or "0s"
 
 
-def _data(job: "JobInfo") -> dict[str, Any]:
+def to_dict(job: "JobInfo") -> dict[str, Any]:
+    """Return the fields of a job, with times in ISO 8601, for `--json`."""
     times = {"started": job.started, "ended": job.ended}
     return asdict(job) | {name: time and time.isoformat() for name, time in times.items()}

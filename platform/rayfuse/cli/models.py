@@ -1,4 +1,4 @@
-"""`rayfuse models list|show|promote|rollback`: the registered models and their aliases."""
+"""`rayfuse models list|show|promote|rollback`: registered models and their aliases."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -17,24 +17,25 @@ _ALIASES = ("champion", "candidate", "previous")
 def _tracking_option(command: "Callable[..., Any]") -> "Callable[..., Any]":
     return click.option(
         "--tracking",
+        "tracking_uri",
         metavar="URI",
-        help="MLflow server, database file or folder; MLFLOW_TRACKING_URI, else runs/mlflow.db, where absent.",
+        help="MLflow server, database file or folder.  [default: MLFLOW_TRACKING_URI, else runs/mlflow.db]",
     )(command)
 
 
 @click.group()
 def models() -> None:
-    """The registry: list, show, promote, rollback."""
+    """List, show, promote and roll back registered models."""
 
 
 @models.command("list")
 @_tracking_option
 @output.json_option
-def list_(tracking: str | None) -> None:
+def list_(tracking_uri: str | None) -> None:
     """List the registered models."""
     from rayfuse.registry.versions import list_models
 
-    found = list_models(_client(tracking))
+    found = list_models(_client(tracking_uri))
     rows = [
         [
             model["name"],
@@ -46,28 +47,28 @@ def list_(tracking: str | None) -> None:
         for model in found
     ]
     text = output.table(["name", "versions", *_ALIASES, "metric", "value"], rows)
-    output.result({"models": found}, text if rows else "no registered models")
+    output.print_result({"models": found}, text if rows else "no registered models")
 
 
 @models.command()
 @click.argument("name")
 @_tracking_option
 @output.json_option
-def show(name: str, tracking: str | None) -> None:
-    """Show all versions of the model NAME, the newest first."""
-    from rayfuse.registry.versions import show as show_model
+def show(name: str, tracking_uri: str | None) -> None:
+    """Show the versions of the model NAME, the newest first."""
+    from rayfuse.registry.versions import describe_model as show_model
 
-    found = show_model(_client(tracking), name)
+    found = show_model(_client(tracking_uri), name)
     parts = [
         output.table(
-            ["version", "aliases", "created", "decision", "judged on", "metric", "value"], _rows(found)
+            ["version", "aliases", "created", "decision", "evaluated on", "metric", "value"], _rows(found)
         )
     ]
     champion = next((v for v in found["versions"] if "champion" in v["aliases"]), None)
     newest = champion or next(iter(found["versions"]), None)
     if newest and newest["by_inputs"]:
         parts.append(f"version {newest['version']} by inputs:\n{by_inputs_table(newest['by_inputs'])}")
-    output.result(found, "\n\n".join(parts))
+    output.print_result(found, "\n\n".join(parts))
 
 
 @models.command()
@@ -86,38 +87,52 @@ def show(name: str, tracking: str | None) -> None:
     help="By how much the candidate may be worse than the champion.",
 )
 @click.option(
-    "--force", is_flag=True, help="Promote whatever the gates say; the record says that it was forced."
+    "--gate",
+    "gates",
+    metavar="GATE",
+    multiple=True,
+    help="A further gate: MODULE:CLASS of a custom one, or a JSON block, as in "
+    '\'{"type": "no_regression", "tolerance": 0.02}\'; repeatable. It replaces a default gate of the same type.',
 )
+@click.option("--force", is_flag=True, help="Promote even if a gate fails; the record is marked as forced.")
 @_tracking_option
 @output.json_option
-def promote(name: str, minimum: tuple[str, ...], tolerance: float, force: bool, tracking: str | None) -> None:
-    """Let the gates judge the candidate of the model NAME, and make it the champion.
+def promote(
+    name: str,
+    minimum: tuple[str, ...],
+    tolerance: float,
+    gates: tuple[str, ...],
+    force: bool,
+    tracking_uri: str | None,
+) -> None:
+    """Promote the candidate of the model NAME to champion if it passes the gates.
 
-    The gates: its metrics reach every --min; and it is not worse than the champion, on the rows as they are and with
-    every subset of inputs that a caller may send. A refusal ends with exit code 3.
+    The gates require that its metrics reach every --min, and that it is not worse than the champion on the evaluation
+    rows and with every subset of inputs that a request may have. If a gate fails, the exit code is 3.
     """
-    from rayfuse.registry.deciding import promote as decide
-    from rayfuse.registry.gates import read_bounds
+    from rayfuse.registry.gates import default_gates, parse_gate, parse_thresholds
+    from rayfuse.registry.promotion import promote as decide
 
-    bounds = read_bounds(minimum)
-    decision = decide(_client(tracking), name, bounds, tolerance, force, say=output.say)
-    output.result(decision.plain(), decision.text())
+    thresholds = parse_thresholds(minimum)
+    chosen = default_gates(thresholds, tolerance, [parse_gate(gate) for gate in gates])
+    decision = decide(_client(tracking_uri), name, force=force, log=output.log, gates=chosen)
+    output.print_result(decision.to_dict(), decision.text())
 
 
 @models.command()
 @click.argument("name")
 @_tracking_option
 @output.json_option
-def rollback(name: str, tracking: str | None) -> None:
-    """Make the previous champion of the model NAME the champion again."""
-    from rayfuse.registry.deciding import rollback as decide
+def rollback(name: str, tracking_uri: str | None) -> None:
+    """Restore the previous champion of the model NAME."""
+    from rayfuse.registry.promotion import rollback as decide
 
-    decision = decide(_client(tracking), name)
-    output.result(decision.plain(), decision.text())
+    decision = decide(_client(tracking_uri), name)
+    output.print_result(decision.to_dict(), decision.text())
 
 
 def by_inputs_table(by_inputs: "Mapping[str, Mapping[str, float]]") -> str:
-    """A line per subset of the inputs, a column per metric but for the averages of many classes."""
+    """Format a table with a row per subset of inputs and a column per metric, without averages over classes."""
     shown = [
         name
         for name in next(iter(by_inputs.values()))
@@ -129,13 +144,13 @@ def by_inputs_table(by_inputs: "Mapping[str, Mapping[str, float]]") -> str:
     )
 
 
-def _client(tracking: str | None) -> "MlflowClient":
-    from rayfuse.registry.tracking import connect, tracking_uri
+def _client(tracking_uri: str | None) -> "MlflowClient":
+    from rayfuse.registry.mlflow_connection import connect, resolve_tracking_uri
 
-    return connect(tracking_uri(tracking), create=False)
+    return connect(resolve_tracking_uri(tracking_uri), create=False)
 
 
-def _rows(found: "Mapping[str, Any]") -> list[list[object]]:
+def _rows(model: "Mapping[str, Any]") -> list[list[object]]:
     return [
         [
             version["version"],
@@ -146,5 +161,5 @@ def _rows(found: "Mapping[str, Any]") -> list[list[object]]:
             version["metric"],
             version["metrics"].get(version["split"], {}).get(version["metric"]),
         ]
-        for version in found["versions"]
+        for version in model["versions"]
     ]

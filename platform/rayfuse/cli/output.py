@@ -1,10 +1,11 @@
-"""What every command shares: its options, and the one place that prints.
+"""Options, results and logging that all commands share; the only module that prints.
 
-People read text on standard output. With `--json` standard output carries one JSON object on its last line, and
-everything else that anything prints, child processes included, goes to standard error.
+Results and log lines go to standard output, warnings to standard error. With `--json` the last line on standard output
+is one JSON object, and all other output, also that of child processes, goes to standard error.
 """
 
 import json
+import logging
 import math
 import os
 import select
@@ -12,66 +13,93 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from pathlib import PurePath
-from typing import Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
+if TYPE_CHECKING:
+    from rich.traceback import Traceback
+
 AnyCallable = TypeVar("AnyCallable", bound=Callable[..., Any])
 
-_answer: TextIO | None = None
-"""Where the JSON object goes; None while people are reading."""
+_json_stream: TextIO | None = None
+"""Stream of the JSON object; None without `--json`."""
+
+_log = logging.getLogger("rayfuse")
 
 
 def json_option(command: AnyCallable) -> AnyCallable:
-    """Option `--json`. The command need not know of it: `main` looks for it before parsing anything."""
-    return click.option("--json", is_flag=True, expose_value=False, help="Answer with one JSON object.")(
-        command
-    )
+    """Add the option `--json`, which `main` handles before parsing, so that the command does not receive it."""
+    return click.option("--json", is_flag=True, expose_value=False, help="Print one JSON object.")(command)
 
 
 def set_option(command: AnyCallable) -> AnyCallable:
-    """Option `--set`, passed on as `overrides: tuple[str, ...]` for `load_spec`."""
+    """Add the option `--set`, passed as `overrides: tuple[str, ...]`, for `load_spec`."""
     return click.option(
         "--set",
         "overrides",
         metavar="PATH=VALUE",
         multiple=True,
-        help="Override one value of the spec, as in train.epochs=3. May be given several times.",
+        help="Override a value of the spec, such as train.epochs=3. May be repeated.",
     )(command)
 
 
-def say(text: str = "") -> None:
-    """A line for people: standard output, or standard error where that one is kept for JSON."""
+@contextmanager
+def log_to_user() -> Iterator[None]:
+    """Show log records of Rayfuse while this lasts: through Rich on a terminal, as plain lines elsewhere.
+
+    Records below WARNING go to standard output (standard error with `--json`), others to standard error.
+    """
+    handler, level, propagate = _UserHandler(), _log.level, _log.propagate
+    _log.addHandler(handler)
+    _log.setLevel(level or logging.INFO)
+    _log.propagate = False
+    try:
+        yield
+    finally:
+        _log.removeHandler(handler)
+        _log.setLevel(level)
+        _log.propagate = propagate
+
+
+def echo(text: str = "") -> None:
+    """Print a line on standard output, or with `--json` on standard error."""
     print(text, flush=True)
 
 
+def log(text: str) -> None:
+    """Log a line about the progress of a command."""
+    _log.info("%s", text)
+
+
 def warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+    """Log a warning."""
+    _log.warning("%s", text)
 
 
-def result(data: Mapping[str, Any], text: str) -> None:
-    """The outcome of a command: `text` for people, `data` with `--json`. Call it once, last."""
-    if _answer is None:
-        say(text)
+def print_result(data: Mapping[str, Any], text: str) -> None:
+    """Print the result of a command: `text`, or with `--json` the object `data`. Call it once, last."""
+    if _json_stream is None:
+        echo(text)
     else:
         _write_json(data)
 
 
-def fail(kind: str, message: str, exit_code: int, shown: str | None = None) -> int:
-    """Report an error on standard error (as `shown` where given), with `--json` as JSON too; returns `exit_code`."""
-    print(f"error: {message}" if shown is None else shown, file=sys.stderr, flush=True)
-    if _answer is not None:
-        _write_json({"error": {"type": kind, "message": message, "exit_code": exit_code}})
+def report_error(error_type: str, message: str, exit_code: int, text: str | None = None) -> int:
+    """Print an error (or `text`) on standard error, and with `--json` as JSON; return `exit_code`."""
+    print(f"error: {message}" if text is None else text, file=sys.stderr, flush=True)
+    if _json_stream is not None:
+        _write_json({"error": {"type": error_type, "message": message, "exit_code": exit_code}})
     return exit_code
 
 
 def is_json() -> bool:
-    """Whether a program is reading, so that live progress makes no sense."""
-    return _answer is not None
+    """Return whether the command runs with `--json`."""
+    return _json_stream is not None
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns aligned with spaces: numbers to the right, everything else to the left."""
+    """Format a table with aligned columns: numbers to the right, everything else to the left."""
     cells = [[_cell(value) for value in row] for row in rows]
     widths = [max(len(row[i]) for row in [list(header), *cells]) for i in range(len(header))]
     right = [bool(rows) and all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(header))]
@@ -86,50 +114,100 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 @contextmanager
-def json_only(for_good: bool = False) -> Iterator[None]:
-    """Keep standard output for the JSON object while this lasts; `for_good`: also while the process ends.
+def reserve_stdout_for_json(permanent: bool = False) -> Iterator[None]:
+    """Reserve standard output for the JSON object while this lasts, or with `permanent` until the process has ended.
 
-    Ray, for one, says things when Python's own cleaning up ends it.
+    Ray, for example, prints when the interpreter shuts it down.
     """
-    global _answer
+    global _json_stream
     with ExitStack() as stack:
         if sys.stdout is sys.__stdout__:
-            _answer = stack.enter_context(_descriptor_one_to_stderr(for_good))
-        else:  # a test's stand-in, which no child process writes to
-            _answer = sys.stdout
+            _json_stream = stack.enter_context(_redirect_stdout_to_stderr(permanent))
+        else:  # a test's replacement, which no child process writes to
+            _json_stream = sys.stdout
             stack.enter_context(redirect_stdout(sys.stderr))
         try:
             yield
         finally:
-            _answer = None
+            _json_stream = None
 
 
-def reader_is_gone() -> bool:
-    """After a BrokenPipeError: whether our own output lost its reader. What is still buffered is dropped then."""
-    gone = [
-        fd for stream in (_answer, sys.stdout, sys.stderr) if (fd := _descriptor(stream)) and _hung_up(fd)
+def handle_broken_pipe() -> bool:
+    """Return whether a standard stream has lost its reader, and if so drop what is still buffered.
+
+    To be called after a BrokenPipeError.
+    """
+    closed = [
+        fd
+        for stream in (_json_stream, sys.stdout, sys.stderr)
+        if (fd := _descriptor(stream)) and _reader_has_closed(fd)
     ]
-    for descriptor in gone:
+    for descriptor in closed:
         os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
-    return bool(gone)
+    return bool(closed)
+
+
+class _UserHandler(logging.Handler):
+    """Prints log records; imports Rich only for a terminal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._terminals: dict[str, logging.Handler] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        is_warning = record.levelno >= logging.WARNING
+        stream = sys.stderr if is_warning else sys.stdout
+        if stream.isatty():
+            if stream.name not in self._terminals:
+                self._terminals[stream.name] = _terminal_handler(stream)
+            self._terminals[stream.name].emit(record)
+        else:
+            prefix = f"{record.levelname.lower()}: " if is_warning else ""
+            print(f"{prefix}{self.format(record)}", file=stream, flush=True)
+
+
+def _terminal_handler(stream: TextIO) -> logging.Handler:
+    from rich.console import Console, ConsoleRenderable
+    from rich.logging import RichHandler
+    from rich.text import Text
+
+    class Handler(RichHandler):
+        """Renders only the message, without the columns of RichHandler, which would wrap paths and tables."""
+
+        def render_message(self, record: logging.LogRecord, message: str) -> ConsoleRenderable:
+            if record.levelno < logging.WARNING:
+                return Text(message)
+            level = record.levelname.lower()
+            return Text.assemble((f"{level}: ", f"logging.level.{level}"), message)
+
+        def render(
+            self,
+            *,
+            record: logging.LogRecord,
+            traceback: "Traceback | None",
+            message_renderable: ConsoleRenderable,
+        ) -> ConsoleRenderable:
+            return message_renderable
+
+    return Handler(console=Console(file=stream, soft_wrap=True, highlight=False))
 
 
 def _write_json(data: Mapping[str, Any]) -> None:
-    print(json.dumps(_plain(data), allow_nan=False), file=_answer or sys.stdout, flush=True)
+    print(json.dumps(_to_jsonable(data), allow_nan=False), file=_json_stream or sys.stdout, flush=True)
 
 
 @contextmanager
-def _descriptor_one_to_stderr(for_good: bool) -> Iterator[TextIO]:
+def _redirect_stdout_to_stderr(permanent: bool) -> Iterator[TextIO]:
     sys.stdout.flush()
     saved = os.dup(1)
     os.dup2(2, 1)
     try:
-        with open(saved, "w", encoding="utf-8", closefd=False) as answer:
-            yield answer
+        with open(saved, "w", encoding="utf-8", closefd=False) as json_stream:
+            yield json_stream
     finally:
         with suppress(BrokenPipeError):
             sys.stdout.flush()
-        if not for_good:
+        if not permanent:
             os.dup2(saved, 1)
         os.close(saved)
 
@@ -137,14 +215,14 @@ def _descriptor_one_to_stderr(for_good: bool) -> Iterator[TextIO]:
 def _descriptor(stream: TextIO | None) -> int | None:
     try:
         return stream.fileno() if stream else None
-    except OSError:  # a test's stand-in has none
+    except OSError:  # a test's replacement has none
         return None
 
 
-def _hung_up(descriptor: int) -> bool:
-    asked = select.poll()
-    asked.register(descriptor, 0)
-    return any(event & (select.POLLERR | select.POLLHUP) for _, event in asked.poll(0))
+def _reader_has_closed(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def _cell(value: object) -> str:
@@ -153,12 +231,12 @@ def _cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _plain(value: Any) -> Any:
-    """What JSON can hold: NaN and infinity become null, numpy scalars and pydantic models their plain values."""
+def _to_jsonable(value: Any) -> Any:
+    """Convert to JSON types: NaN and infinity to null, numpy scalars and pydantic models to their values."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        return {str(key): _to_jsonable(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(inner) for inner in value]
+        return [_to_jsonable(inner) for inner in value]
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if value is None or isinstance(value, (str, bool, int)):
@@ -168,5 +246,5 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
     if hasattr(value, "item"):
-        return _plain(value.item())
-    raise TypeError(f"{value!r} of type {type(value).__name__} has no form in JSON")
+        return _to_jsonable(value.item())
+    raise TypeError(f"{value!r} of type {type(value).__name__} is not JSON serializable")

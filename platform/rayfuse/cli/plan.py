@@ -1,4 +1,4 @@
-"""`rayfuse plan JOB`: memory of each worker, the smallest layout that fits, and time, before anything starts."""
+"""`rayfuse plan JOB`: memory of each worker, the smallest layout that fits, and training time."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -7,64 +7,69 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rayfuse.cli import output
+from rayfuse.formatting import format_bytes
 
 if TYPE_CHECKING:
-    from rayfuse.train.plan.planning import Layout, Plan, Time
+    from rayfuse.estimate.planner import Layout, Plan, TimeEstimate
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _UNITS |= {f"{unit}i": 1024**power for power, unit in enumerate("KMGT", start=1)}
-_BAR = 40
-_SHOWN = ("process", "samples", "weights", "gathered weights", "master weights", "averaged weights", "optimizer",
+_BAR_WIDTH = 40
+_MEMORY_PARTS = ("process", "samples", "weights", "gathered weights", "master weights", "ema weights", "optimizer",
           "gradients", "buffers", "activations")  # fmt: skip
 
 
 class Size(click.ParamType[int]):
-    """A number of bytes: 24GB, 80GiB, 512M."""
+    """Option type for a size in bytes: 24GB, 80GiB, 512M."""
 
     name = "size"
+    """Name of the type in the help."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number of bytes. Fails for zero and unknown units."""
         if isinstance(value, int):
             return value
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?i?)B?", str(value), re.IGNORECASE)
         unit = found and found[2][:1].upper() + found[2][1:].lower()
         if not found or unit not in _UNITS or not float(found[1]):
-            self.fail(f"{value!r} is no size; write it as in 24GB or 80GiB", param, ctx)
+            self.fail(f"{value!r} is not a size; use a number with a unit, such as 24GB or 80GiB", param, ctx)
         return round(float(found[1]) * _UNITS[unit])
 
 
 class Length(click.ParamType[tuple[str, float]]):
-    """INPUT=NUMBER."""
+    """Option type for INPUT=NUMBER."""
 
     name = "length"
+    """Name of the type in the help."""
 
     def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, float]:
+        """Return the name and the number."""
         name, _, number = str(value).partition("=")
         try:
             return name, float(number)
         except ValueError:
-            self.fail(f"{value!r}: write INPUT=NUMBER, as in text=128", param, ctx)
+            self.fail(f"{value!r} is not INPUT=NUMBER; use a number, as in text=128", param, ctx)
 
 
 @click.command()
 @click.argument("spec", metavar="JOB")
 @output.set_option
-@click.option("--gpus", type=click.IntRange(min=1), help="Plan for so many GPUs.")
-@click.option("--gpu-memory", type=Size(), help="Memory of each, as in 24GB.")
-@click.option("--device", metavar="NAME", help="A known card, as in H100: its memory and its speed.")
+@click.option("--gpus", type=click.IntRange(min=1), help="Number of GPUs to plan for.")
+@click.option("--gpu-memory", type=Size(), help="Memory of each GPU, such as 24GB.")
+@click.option("--device", metavar="NAME", help="Known GPU, such as H100, for its memory and speed.")
 @click.option(
-    "--memory", type=Size(), help="Host memory that all workers share, on a CPU; else this machine's."
+    "--memory", type=Size(), help="Host memory of all workers on a CPU; by default that of this machine."
 )
-@click.option("--batch", type=click.IntRange(min=1), help="Rows of a global batch, for train.batch_size.")
+@click.option(
+    "--batch", type=click.IntRange(min=1), help="Rows of a global batch, instead of train.batch_size."
+)
 @click.option(
     "--length", "lengths", type=Length(), metavar="INPUT=N", multiple=True,
-    help="Tokens, seconds, frames, steps or items of an input, as in text=128.",
+    help="Length of an input in tokens, seconds, frames, steps or items, such as text=128.",
 )  # fmt: skip
-@click.option(
-    "--rows", type=click.IntRange(min=1), help="Do not read the data: there are so many training rows."
-)
+@click.option("--rows", type=click.IntRange(min=1), help="Number of training rows; the data is not read.")
 @output.json_option
 def plan(
     spec: str,
@@ -77,32 +82,37 @@ def plan(
     lengths: tuple[tuple[str, float], ...],
     rows: int | None,
 ) -> None:
-    """Say what the job in the YAML file JOB takes: memory of a worker by layout, and time. Nothing is started."""
+    """Estimate memory by layout and training time of the job in the YAML file JOB, without starting it."""
+    from rayfuse.estimate.gpu_specs import find_gpu_spec
+    from rayfuse.estimate.planner import Planner, PlanRequest
     from rayfuse.spec.job import Job
     from rayfuse.spec.load import load_spec
-    from rayfuse.train.plan.cards import card
-    from rayfuse.train.plan.planning import Planner, Question
 
-    wanted = [*overrides, *([f"train.batch_size={batch}"] if batch else [])]
-    job = load_spec(spec, Job, wanted)
-    question = Question(gpus, gpu_memory, card(device) if device else None, memory, rows, dict(lengths))
-    found = Planner.of(job, question).plan()
-    output.result(as_json(found), "\n".join(report(found)))
+    settings = [*overrides, *([f"train.batch_size={batch}"] if batch else [])]
+    job = load_spec(spec, Job, settings)
+    request = PlanRequest(
+        gpus, gpu_memory, find_gpu_spec(device) if device else None, memory, rows, dict(lengths)
+    )
+    found = Planner.from_job(job, request).plan()
+    output.print_result(to_json(found), "\n".join(format_report(found)))
 
 
-def as_json(plan: "Plan") -> dict[str, Any]:
-    """All of it, bytes and seconds."""
-    parameters = {part.name: {"total": part.total, "trained": part.trained} for part in plan.sizes.parts}
+def to_json(plan: "Plan") -> dict[str, Any]:
+    """Return the plan as JSON, with bytes and seconds."""
+    parameters = {
+        part.name: {"total": part.num_parameters, "trained": part.num_trainable}
+        for part in plan.sizes.modules
+    }
     return {
         "parameters": parameters,
         "precision": plan.precision,
         "device": "gpu" if plan.on_gpu else "cpu",
         "layouts": [_layout(layout) for layout in plan.layouts],
-        "own": _layout(plan.own),
+        "configured": _layout(plan.current),
         "smallest": _layout(plan.smallest) if plan.smallest else None,
         "activations": [vars(entry) for entry in plan.activations],
         "time": vars(plan.time) if plan.time else None,
-        "told": plan.told,
+        "notes": plan.notes,
     }
 
 
@@ -111,73 +121,78 @@ def _layout(layout: "Layout") -> dict[str, Any]:
         "workers": layout.workers,
         "stage": layout.stage,
         "offload": layout.offload,
-        "accumulate": layout.accumulate,
-        "rows": layout.rows,
+        "gradient_accumulation_steps": layout.gradient_accumulation_steps,
+        "rows": layout.micro_batch_size,
         "worst_phase": layout.phase.name,
         "bytes": layout.phase.device,
         "total_bytes": layout.phase.total,
-        "room_bytes": layout.room,
-        "host_bytes": layout.host,
+        "available_bytes": layout.memory_limit,
+        "host_bytes": layout.host_bytes,
         "fits": layout.fits,
     }
 
 
-def report(plan: "Plan") -> Iterable[str]:
-    """Lines for people."""
-    yield from plan.told
+def format_report(plan: "Plan") -> Iterable[str]:
+    """Yield the lines of the report."""
+    yield from plan.notes
     yield ""
     yield _parameters(plan)
     yield ""
-    where = "GPU" if plan.on_gpu else "worker's process"
-    yield f"memory of each {where} at its worst moment, by ZeRO stage ({plan.precision}):"
+    where = "GPU" if plan.on_gpu else "worker"
+    yield f"peak memory of each {where} by ZeRO stage ({plan.precision}):"
     yield _table(plan.layouts)
     yield ""
-    yield from _picture(plan.own)
+    yield from _memory_bars(plan.current)
     yield ""
-    yield "activations of a micro-batch, kept for the backward pass and at most:"
+    yield "activations of a micro-batch, saved for the backward pass and at the peak:"
     yield output.table(
-        ("rows", "lengths", "kept", "at most"),
+        ("rows", "lengths", "saved", "peak"),
         [
-            (entry.rows, f"{entry.share:.0%}", size(entry.kept), size(entry.peak))
+            (
+                entry.micro_batch_size,
+                f"{entry.length_fraction:.0%}",
+                format_bytes(entry.saved),
+                format_bytes(entry.peak),
+            )
             for entry in plan.activations
         ],
     )
     yield ""
-    yield _verdict(plan)
-    yield _duration(plan.time) if plan.time else "time: not known without --device"
+    yield _recommendation(plan)
+    yield _time_estimate(plan.time) if plan.time else "time: unknown without --device"
 
 
 def _parameters(plan: "Plan") -> str:
     rows: list[tuple[object, ...]] = [
-        (part.name, f"{part.total:,}", f"{part.trained:,}") for part in plan.sizes.parts
+        (part.name, f"{part.num_parameters:,}", f"{part.num_trainable:,}") for part in plan.sizes.modules
     ]
-    total = sum(part.total for part in plan.sizes.parts)
-    trained = sum(part.trained for part in plan.sizes.parts)
+    total = sum(part.num_parameters for part in plan.sizes.modules)
+    trained = sum(part.num_trainable for part in plan.sizes.modules)
     return output.table(("part", "parameters", "trained"), [*rows, ("all", f"{total:,}", f"{trained:,}")])
 
 
 def _table(layouts: Iterable["Layout"]) -> str:
     layouts = list(layouts)
-    names = [name for name in _SHOWN if any(layout.phase.device.get(name) for layout in layouts)]
-    host = any(layout.host for layout in layouts)
+    names = [name for name in _MEMORY_PARTS if any(layout.phase.device.get(name) for layout in layouts)]
+    host = any(layout.host_bytes for layout in layouts)
     header = [
         "workers",
         "stage",
         "offload",
         *names,
-        "in all",
+        "total",
         *(["host"] if host else []),
         "fits",
-        "worst in",
+        "peak in",
     ]
     rows = [
         [
             layout.workers,
             layout.stage,
             layout.offload,
-            *(size(layout.phase.device.get(name, 0)) for name in names),
-            size(layout.phase.total),
-            *([size(layout.host)] if host else []),
+            *(format_bytes(layout.phase.device.get(name, 0)) for name in names),
+            format_bytes(layout.phase.total),
+            *([format_bytes(layout.host_bytes)] if host else []),
             "yes" if layout.fits else "NO",
             layout.phase.name,
         ]
@@ -186,61 +201,56 @@ def _table(layouts: Iterable["Layout"]) -> str:
     return output.table(header, rows)
 
 
-def _picture(layout: "Layout") -> Iterable[str]:
-    yield f"the job as it stands: {_words(layout)}, in {layout.phase.name}:"
+def _memory_bars(layout: "Layout") -> Iterable[str]:
+    yield f"the job as configured: {_describe_layout(layout)}, in {layout.phase.name}:"
     amounts: Mapping[str, int] = layout.phase.device
-    for name in _SHOWN:
+    for name in _MEMORY_PARTS:
         if amounts.get(name):
-            bar = "█" * max(1, round(_BAR * amounts[name] / layout.phase.total))
-            yield f"  {name:<17}{size(amounts[name]):>9}  {bar}"
-    yield f"  {'in all':<17}{size(layout.phase.total):>9}  of {size(layout.room)}"
+            bar = "█" * max(1, round(_BAR_WIDTH * amounts[name] / layout.phase.total))
+            yield f"  {name:<17}{format_bytes(amounts[name]):>9}  {bar}"
+    yield f"  {'total':<17}{format_bytes(layout.phase.total):>9}  of {format_bytes(layout.memory_limit)}"
 
 
-def _words(layout: "Layout") -> str:
+def _describe_layout(layout: "Layout") -> str:
     offload = "" if layout.offload == "none" else f", offload {layout.offload}"
     return (
         f"{layout.workers} worker{'s' * (layout.workers > 1)}, ZeRO stage {layout.stage}{offload}, "
-        f"{layout.rows} rows at a time"
+        f"{layout.micro_batch_size} rows per micro-batch"
     )
 
 
-def _verdict(plan: "Plan") -> str:
+def _recommendation(plan: "Plan") -> str:
     if plan.smallest is None:
         return (
-            "fits: no layout does, down to one row at a time; take more or larger devices, shorter inputs, a smaller "
-            "encoder, or adapters in the place of train: full"
+            "no layout fits, down to micro-batches of one row; use more or larger devices, shorter inputs, a smaller encoder, "
+            "or adapters instead of train: full"
         )
     found = plan.smallest
     changes = [f"compute.workers={found.workers}", *(["compute.gpus_per_worker=1"] if plan.on_gpu else [])]
     changes += [f"train.deepspeed.stage={found.stage}"]
     changes += [f"train.deepspeed.offload.{part}=cpu" for part in found.offload.split("+") if part != "none"]
-    changes += [f"train.accumulate={found.accumulate}"] if found.accumulate > 1 else []
+    changes += (
+        [f"train.gradient_accumulation_steps={found.gradient_accumulation_steps}"]
+        if found.gradient_accumulation_steps > 1
+        else []
+    )
     return (
-        f"smallest that fits: {_words(found)}: {size(found.phase.total)} of {size(found.room)}\n  "
+        f"smallest layout that fits: {_describe_layout(found)}: {format_bytes(found.phase.total)} of {format_bytes(found.memory_limit)}\n  "
         + " ".join(f"--set {change}" for change in changes)
     )
 
 
-def _duration(time: "Time") -> str:
+def _time_estimate(time: "TimeEstimate") -> str:
     return (
-        f"time: about {_clock(time.step)} a step, {_clock(time.total)} for {time.steps:,} steps and validation, at "
-        f"{time.because}; without communication and waiting for data"
+        f"time: about {_format_duration(time.step)} a step, {_format_duration(time.total)} for {time.steps:,} steps and validation, at "
+        f"{time.basis}; without communication and waiting for data"
     )
 
 
-def _clock(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     if seconds < 1:
         return f"{seconds * 1000:.3g} ms"
     if seconds < 100:
         return f"{seconds:.3g} s"
     minutes, hours = seconds / 60, seconds / 3600
     return f"{minutes:.0f} min" if hours < 2 else f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"
-
-
-def size(count: int) -> str:
-    """Bytes for people, in units of a thousand."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000  # type: ignore[assignment]
-    return f"{count:,.2f} GB"

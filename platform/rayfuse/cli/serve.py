@@ -1,7 +1,7 @@
 """`rayfuse serve up|status|down`: endpoints on a Ray cluster.
 
-RAY_ADDRESS names the cluster (`host:port`, or the dashboard's URL). Without it, Rayfuse starts one on this machine
-that stays when the command ends, and stops it when its last endpoint is taken down.
+RAY_ADDRESS is the address of the cluster (`host:port`, or the URL of its dashboard). Without it, Rayfuse starts a local
+cluster that outlives the command, and stops it with its last endpoint.
 """
 
 import math
@@ -15,8 +15,8 @@ from rayfuse.cli import output
 from rayfuse.errors import SpecError
 
 if TYPE_CHECKING:
-    from rayfuse.serve.applications import Endpoint
     from rayfuse.serve.dashboard import Dashboard
+    from rayfuse.serve.serve_config import EndpointStatus
     from rayfuse.spec.job import Job
     from rayfuse.spec.service import Service
 
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
 @dataclass
 class _Cluster:
     dashboard: "Dashboard"
-    ours: bool
-    """Started by Rayfuse on this machine, to be stopped when nothing is left on it."""
+    started_by_rayfuse: bool
+    """Whether Rayfuse started it on this machine, and stops it when it is idle."""
 
     @property
-    def page(self) -> str:
-        """Where Ray's web page is, and the token that it asks for."""
-        if not self.ours:
+    def dashboard_text(self) -> str:
+        """URL of Ray's dashboard, and the file with its token."""
+        if not self.started_by_rayfuse:
             return f"dashboard  {self.dashboard.url}"
         from rayfuse.cluster import local
 
-        return f"dashboard  {self.dashboard.url}  (its token: {local.state_file(local.default_state())})"
+        return f"dashboard  {self.dashboard.url}  (token: {local.state_file(local.default_state_dir())})"
 
 
 @click.group()
 def serve() -> None:
-    """Endpoints: bring up, look at, take down.
+    """Start, list and stop endpoints.
 
-    They run on the Ray cluster of RAY_ADDRESS; without it, on one that Rayfuse starts on this machine.
+    They run on the Ray cluster of RAY_ADDRESS, or on a local one that Rayfuse starts.
     """
 
 
@@ -50,105 +50,115 @@ def serve() -> None:
 @output.set_option
 @output.json_option
 def up(spec: str, overrides: tuple[str, ...]) -> None:
-    """Serve the model that the YAML file SERVICE names, or update its endpoint; returns when it answers."""
-    from rayfuse.model.folder import read_job
-    from rayfuse.registry.fetching import fetch, pin
+    """Start or update the endpoint of the YAML file SERVICE; returns when it is ready."""
+    from rayfuse.model.model_io import load_job
+    from rayfuse.registry.download import fetch, resolve_version
     from rayfuse.serve.deploy import deploy
     from rayfuse.spec.load import load_spec
     from rayfuse.spec.service import Service
 
     service = load_spec(spec, Service, overrides)
-    source = pin(service.model, service.tracking)
-    folder = fetch(source.model, source.tracking).folder
-    job = read_job(folder)[0]
-    source = replace(source, name=source.name or job.registered_name)
-    output.say(f"{service.name}: {source.name} {source.version or ''} from {folder}".replace("  ", " "))
-    cluster = _start(service)
-    if cluster.ours:  # its replicas see what was fetched just now, and need not ask MLflow
+    source = resolve_version(service.model, service.tracking_uri)
+    folder = fetch(source.model, source.tracking_uri).folder
+    job = load_job(folder)[0]
+    source = replace(source, name=source.name or job.registered_model_name)
+    output.echo(f"{service.name}: {source.name} {source.version or ''} from {folder}".replace("  ", " "))
+    cluster = _ensure_cluster(service)
+    if cluster.started_by_rayfuse:  # replicas on this machine load the folder instead of downloading again
         source = replace(source, model=str(folder))
     try:
-        endpoint = deploy(service, source, cluster.dashboard, output.say)
+        endpoint = deploy(service, source, cluster.dashboard)
     except BaseException:
         _stop_if_idle(cluster)
         raise
-    output.result(_data(endpoint), _announce(endpoint, job, cluster))
+    output.print_result(_to_dict(endpoint), _summary(endpoint, job, cluster))
 
 
 @serve.command()
 @output.json_option
 def status() -> None:
     """List the endpoints."""
-    from rayfuse.serve.deploy import status as find
+    from rayfuse.serve.deploy import list_endpoints as find
 
-    cluster = _find()
+    cluster = _find_cluster()
     endpoints = find(cluster.dashboard) if cluster else []
-    rows = [[e.name, e.status, _version(e), e.replicas, e.url, e.message or "-"] for e in endpoints]
+    rows = [[e.name, e.status, _model_version(e), e.replicas, e.url, e.message or "-"] for e in endpoints]
     table = output.table(["name", "status", "model", "replicas", "url", "problem"], rows)
-    text = f"{table}\n\n{cluster.page}" if cluster and endpoints else "no endpoint is up"
-    output.result({"endpoints": [_data(endpoint) for endpoint in endpoints]}, text)
+    text = f"{table}\n\n{cluster.dashboard_text}" if cluster and endpoints else "no endpoint is up"
+    output.print_result({"endpoints": [_to_dict(endpoint) for endpoint in endpoints]}, text)
 
 
 @serve.command()
 @click.argument("name", metavar="[NAME]", required=False)
 @output.json_option
 def down(name: str | None) -> None:
-    """Take the endpoint NAME down; NAME may be left out where there is only one, or be a service's YAML file."""
+    """Stop the endpoint NAME, which may be a service's YAML file; optional if there is only one endpoint."""
     from rayfuse.serve.deploy import delete
-    from rayfuse.serve.deploy import status as find
+    from rayfuse.serve.deploy import list_endpoints as find
 
-    cluster = _find()
+    cluster = _find_cluster()
     names = [endpoint.name for endpoint in find(cluster.dashboard)] if cluster else []
-    chosen = _choose(name, names)
+    chosen = select_endpoint(name, names)
     if cluster is None or chosen is None:
         _stop_if_idle(cluster)
-        output.result({"down": None, "cluster_stopped": bool(cluster and cluster.ours)}, "no endpoint is up")
+        output.print_result(
+            {"down": None, "cluster_stopped": bool(cluster and cluster.started_by_rayfuse)},
+            "no endpoint is up",
+        )
         return
     delete(chosen, cluster.dashboard)
     stopped = _stop_if_idle(cluster)
     text = f"{chosen} is down" + (", and so is the local Ray cluster" if stopped else "")
-    output.result({"down": chosen, "cluster_stopped": stopped}, text)
+    output.print_result({"down": chosen, "cluster_stopped": stopped}, text)
 
 
-def _start(service: "Service") -> _Cluster:
-    found = _find()
+def _ensure_cluster(service: "Service") -> _Cluster:
+    found = _find_cluster()
     if found is not None:
         return found
     from rayfuse.cluster import local
     from rayfuse.serve.dashboard import Dashboard
 
     replicas = service.replicas
-    wanted = math.ceil((replicas.max + 1) * replicas.cpus)
-    output.say("starting Ray on this machine")
-    cluster = local.start(local.default_state(), cpus=max(os.cpu_count() or 1, wanted))
-    return _Cluster(Dashboard(cluster.dashboard, cluster.token), ours=True)
+    wanted = math.ceil((replicas.max + 1) * replicas.num_cpus)
+    output.echo("starting a local Ray cluster")
+    cluster = local.start(local.default_state_dir(), num_cpus=max(os.cpu_count() or 1, wanted))
+    return _Cluster(Dashboard(cluster.dashboard_url, cluster.token), started_by_rayfuse=True)
 
 
-def _find() -> _Cluster | None:
-    """The cluster of RAY_ADDRESS, else the one that was started here before, if it runs."""
+def _find_cluster() -> _Cluster | None:
+    """Return the cluster of RAY_ADDRESS, or else the local one if it is running."""
     from rayfuse.serve.dashboard import Dashboard, connect
 
     address = os.environ.get("RAY_ADDRESS")
     if address:
-        return _Cluster(connect(address), ours=False)
+        return _Cluster(connect(address), started_by_rayfuse=False)
     from rayfuse.cluster import local
 
-    cluster = local.find(local.default_state())
-    return _Cluster(Dashboard(cluster.dashboard, cluster.token), ours=True) if cluster else None
+    cluster = local.find(local.default_state_dir())
+    return (
+        _Cluster(Dashboard(cluster.dashboard_url, cluster.token), started_by_rayfuse=True)
+        if cluster
+        else None
+    )
 
 
 def _stop_if_idle(cluster: _Cluster | None) -> bool:
-    """Stop the cluster if it is ours and nothing is left on it. Returns whether it was stopped."""
-    if cluster is None or not cluster.ours:
+    """Stop the cluster if Rayfuse started it and it is idle. Returns whether it was stopped."""
+    if cluster is None or not cluster.started_by_rayfuse:
         return False
-    if cluster.dashboard.serving().get("applications") or cluster.dashboard.drivers():
+    if cluster.dashboard.serve_details().get("applications") or cluster.dashboard.active_jobs():
         return False
     from rayfuse.cluster import local
 
-    return local.stop(local.default_state())
+    return local.stop(local.default_state_dir())
 
 
-def _choose(name: str | None, names: list[str]) -> str | None:
-    """The endpoint that is meant; None where there is none at all and none was named."""
+def select_endpoint(name: str | None, names: list[str]) -> str | None:
+    """Return the name of the endpoint to stop; None if there is no endpoint and no name.
+
+    Raises SpecError for an unknown name, and if there are several endpoints and no name.
+    """
     if name is not None and name.endswith((".yaml", ".yml")):
         from rayfuse.spec.load import load_spec
         from rayfuse.spec.service import Service
@@ -156,46 +166,44 @@ def _choose(name: str | None, names: list[str]) -> str | None:
         name = load_spec(name, Service).name
     if name is None:
         if len(names) > 1:
-            raise SpecError(f"several endpoints are up; name one: {', '.join(names)}")
+            raise SpecError(f"several endpoints are up; pass the name of one: {', '.join(names)}")
         return names[0] if names else None
     if name not in names:
         raise SpecError(f"{name}: no such endpoint; up are: {', '.join(names) or 'none'}")
     return name
 
 
-def _announce(endpoint: "Endpoint", job: "Job", cluster: _Cluster) -> str:
+def _summary(endpoint: "EndpointStatus", job: "Job", cluster: _Cluster) -> str:
     return (
-        f"{endpoint.name} is up: {_version(endpoint)}, {endpoint.replicas} replica(s)\n\n"
-        f"endpoint   {endpoint.predict}\n"
-        f"docs       {endpoint.docs}\n"
-        f"{cluster.page}\n\n"
-        f"try        {_curl(endpoint, job)}"
+        f"{endpoint.name} is up: {_model_version(endpoint)}, {endpoint.replicas} replica(s)\n\n"
+        f"endpoint   {endpoint.predict_url}\n"
+        f"docs       {endpoint.docs_url}\n"
+        f"{cluster.dashboard_text}\n\n"
+        f"try        {curl_command(endpoint, job)}"
     )
 
 
-def _curl(endpoint: "Endpoint", job: "Job") -> str:
-    """A request that people can paste after putting in their files."""
-    files = {"image": "picture.png", "audio": "clip.wav"}
-    parts = [
-        f"-F {name}=@{files.get(options.type, 'file')}" if options.type in files else f"-F {name}='…'"
-        for name, options in job.inputs.items()
-    ]
-    key = ['-H "Authorization: Bearer $RAYFUSE_API_KEY"'] if endpoint.keys else []
-    return " ".join(["curl", *key, *parts, endpoint.predict])
+def curl_command(endpoint: "EndpointStatus", job: "Job") -> str:
+    """Return a curl command with placeholders for values and files."""
+    from rayfuse.modalities import build_modality
+
+    parts = [build_modality(options).curl_field(name) for name, options in job.inputs.items()]
+    key = ['-H "Authorization: Bearer $RAYFUSE_API_KEY"'] if endpoint.num_api_keys else []
+    return " ".join(["curl", *key, *parts, endpoint.predict_url])
 
 
-def _version(endpoint: "Endpoint") -> str:
+def _model_version(endpoint: "EndpointStatus") -> str:
     known = [endpoint.model["name"], endpoint.model["version"]]
     return " ".join(str(part) for part in known if part is not None) or "-"
 
 
-def _data(endpoint: "Endpoint") -> dict[str, Any]:
+def _to_dict(endpoint: "EndpointStatus") -> dict[str, Any]:
     return {
         "name": endpoint.name,
         "status": endpoint.status,
         "url": endpoint.url,
-        "predict": endpoint.predict,
-        "docs": endpoint.docs,
+        "predict": endpoint.predict_url,
+        "docs": endpoint.docs_url,
         "dashboard": endpoint.dashboard,
         "model": endpoint.model,
         "replicas": endpoint.replicas,

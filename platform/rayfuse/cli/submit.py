@@ -1,4 +1,4 @@
-"""`rayfuse submit SPEC`: run a job, a sweep or a service on Kubernetes, or on any Ray cluster by its Jobs address."""
+"""`rayfuse submit SPEC`: submit a job, sweep or service to Kubernetes, or to any Ray cluster by its Jobs API."""
 
 import math
 import threading
@@ -9,39 +9,41 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rayfuse.cli import output
-from rayfuse.errors import Interrupted, RayfuseError, SpecError
+from rayfuse.errors import RayfuseError, RunInterruptedError, SpecError
 
 if TYPE_CHECKING:
-    from rayfuse.cluster.jobs import JobInfo, Jobs
+    from rayfuse.cluster.jobs import JobClient, JobInfo
 
 _POLL_SECONDS = 2.0
-_LOG_SECONDS = 20.0
-"""How long the last lines of a log may take after the job has ended."""
+_LOG_DRAIN_SECONDS = 20.0
+"""Seconds to wait for the last lines of a log after the job has ended."""
 
 
 @click.command()
 @click.argument("spec", metavar="SPEC")
 @click.option(
-    "--cluster", "cluster_file", metavar="CLUSTER", help="The YAML file of a cluster on Kubernetes."
+    "--cluster", "cluster_file", metavar="CLUSTER", help="Cluster spec: where to run on Kubernetes."
 )
-@click.option("--address", metavar="URL", help="Dashboard of any Ray cluster: its URL, or host:port.")
+@click.option("--address", metavar="URL", help="Dashboard of an existing Ray cluster: a URL, or host:port.")
 @click.option(
     "--env",
     "variables",
     metavar="NAME=VALUE",
     multiple=True,
-    help="With --address: a variable that goes along, for all to see. May be given several times.",
+    help="With --address: environment variable of the job; not for secrets, as Ray shows it. May be repeated.",
 )
 @click.option(
-    "--name", metavar="NAME", help="Its name on the cluster; by default the spec's, jobs with a suffix."
+    "--name",
+    metavar="NAME",
+    help="Name on the cluster.  [default: the spec's name, with a random suffix for jobs and sweeps]",
 )
-@click.option("--render", is_flag=True, help="Print the manifests and send nothing.")
+@click.option("--render", is_flag=True, help="Print the manifests without submitting them.")
 @click.option(
-    "--dry-run", type=click.Choice(["server"]), help="Have the API server check it and keep nothing."
+    "--dry-run", type=click.Choice(["server"]), help="Have the API server validate the manifests only."
 )
-@click.option("--wait", is_flag=True, help="Wait until the job has ended, or the service answers.")
-@click.option("--follow", is_flag=True, help="Wait, and print what the job prints.")
-@click.option("--timeout", metavar="SECONDS", type=float, help="Wait no longer than this; the job goes on.")
+@click.option("--wait", is_flag=True, help="Wait until the job has ended, or the service is ready.")
+@click.option("--follow", is_flag=True, help="Wait, and print the job's log.")
+@click.option("--timeout", metavar="SECONDS", type=float, help="Maximum time to wait; the job keeps running.")
 @output.set_option
 @output.json_option
 @click.pass_context
@@ -59,60 +61,61 @@ def submit(
     timeout: float | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """Run the job, sweep or service in the YAML file SPEC on the cluster that the YAML file CLUSTER describes.
+    """Submit the job, sweep or service in the YAML file SPEC to a cluster.
 
-    The spec is checked for what it will find there: variables come from `env` of CLUSTER, and paths of this machine
-    are refused. A service that is there already is updated. With --wait and --follow the exit code is the job's own.
-    A Ray cluster that is not on Kubernetes takes jobs and sweeps by its --address, with its token in RAY_AUTH_TOKEN.
+    With --cluster it runs on Kubernetes with KubeRay, as the YAML file CLUSTER specifies; an existing service is
+    updated. With --address a job or sweep runs on an existing Ray cluster, whose token must be in RAY_AUTH_TOKEN.
+
+    The spec is validated for the cluster: its variables are resolved from `env` of CLUSTER or --env, and paths of this
+    machine are rejected. With --wait or --follow the exit code is that of the job.
     """
     _check_options(cluster_file, address, variables, bool(render or dry_run))
     if cluster_file is not None:
-        sent = _to_kubernetes(spec, overrides, cluster_file, name, render, dry_run)
+        submission = _submit_to_kubernetes(spec, overrides, cluster_file, name, render, dry_run)
     else:
         assert address is not None
-        sent = _to_ray(spec, overrides, address, variables, name)
-    if sent is None:
+        submission = _submit_to_ray(spec, overrides, address, variables, name)
+    if submission is None:
         return
     if not (wait or follow):
-        output.result(sent.data(sent.jobs.get(sent.name)), sent.next())
+        info = submission.jobs.get(submission.name)
+        output.print_result(submission.to_dict(info), submission.next_steps("status", "logs", "stop"))
         return
-    info = _watch(sent, follow and sent.kind != "service", timeout)
-    output.result(sent.data(info), _ended(info))
-    context.exit(_exit_code(info))
+    info = _wait(submission, follow and submission.kind != "service", timeout)
+    output.print_result(submission.to_dict(info), _summary(info))
+    context.exit(exit_code(info))
 
 
 @dataclass(frozen=True)
-class _Sent:
-    """A spec that is on its cluster."""
+class _Submission:
+    """A submitted spec."""
 
-    jobs: "Jobs"
+    jobs: "JobClient"
     name: str
     kind: str
-    about: dict[str, Any]
-    """Where it is, for programs."""
-    where: str
-    """The same as an option of `rayfuse jobs`."""
+    location: dict[str, Any]
+    """Namespace or address, for `--json`."""
+    jobs_option: str
+    """The location as an option of `rayfuse jobs`."""
 
-    def next(self) -> str:
-        """What to do with it now."""
-        status = f"status     rayfuse jobs status {self.name} {self.where}\n"
-        return status + (self.how_to().split("\n")[1] if self.kind == "service" else self.how_to())
-
-    def how_to(self) -> str:
-        return (
-            f"log        rayfuse jobs logs {self.name} --follow {self.where}\n"
-            f"stop       rayfuse jobs stop {self.name} {self.where}"
+    def next_steps(self, *commands: str) -> str:
+        """Return a line for each of these subcommands of `rayfuse jobs`; a service has no logs."""
+        flags = {"logs": "--follow "}
+        return "\n".join(
+            f"{command:<11}rayfuse jobs {command} {self.name} {flags.get(command, '')}{self.jobs_option}"
+            for command in commands
+            if (self.kind, command) != ("service", "logs")
         )
 
-    def data(self, info: "JobInfo") -> dict[str, Any]:
+    def to_dict(self, info: "JobInfo") -> dict[str, Any]:
         return {
             "name": self.name,
-            **self.about,
+            **self.location,
             "kind": self.kind,
             "status": info.status,
             "exit_code": info.exit_code,
             "message": info.message,
-            "dashboard": info.address or None,
+            "dashboard": info.dashboard_url or None,
         }
 
 
@@ -120,139 +123,139 @@ def _check_options(
     cluster_file: str | None, address: str | None, variables: tuple[str, ...], manifests: bool
 ) -> None:
     if (cluster_file is None) == (address is None):
-        raise click.UsageError("Say where it shall run: with --cluster or with --address, and not with both.")
+        raise click.UsageError("Pass exactly one of --cluster and --address.")
     if cluster_file is not None and variables:
-        raise click.UsageError(f"--env goes with --address; on Kubernetes `env` of {cluster_file} says it.")
+        raise click.UsageError(f"--env requires --address; on Kubernetes use `env` of {cluster_file}.")
     if address is not None and manifests:
-        raise click.UsageError("--render and --dry-run are about manifests; they go with --cluster.")
+        raise click.UsageError("--render and --dry-run require --cluster.")
 
 
-def _to_kubernetes(
+def _submit_to_kubernetes(
     spec: str,
     overrides: tuple[str, ...],
     cluster_file: str,
     name: str | None,
     render: bool,
     dry_run: str | None,
-) -> _Sent | None:
-    """Send it; None where it was only shown or checked."""
+) -> _Submission | None:
+    """Submit to Kubernetes; return None for --render and --dry-run."""
     from rayfuse.cluster import manifests
-    from rayfuse.cluster.travel import Destination, pack
+    from rayfuse.cluster.submission import TargetEnvironment, build_bundle
     from rayfuse.spec.cluster import Cluster
     from rayfuse.spec.load import load_spec
 
     cluster = load_spec(cluster_file, Cluster)
-    parcel = pack(spec, overrides, Destination.kubernetes(cluster, cluster_file))
-    rendered = manifests.render(parcel, cluster, cluster_file, name)
+    bundle = build_bundle(spec, overrides, TargetEnvironment.kubernetes(cluster, cluster_file))
+    rendered = manifests.render(bundle, cluster, cluster_file, name)
     if render:
-        output.result({"manifests": rendered}, manifests.to_yaml(rendered).rstrip("\n"))
+        output.print_result({"manifests": rendered}, manifests.to_yaml(rendered).rstrip("\n"))
         return None
 
-    from rayfuse.cluster.kubernetes import KubernetesJobs
+    from rayfuse.cluster.kubernetes import KubernetesJobClient
 
-    jobs = KubernetesJobs.connect(cluster.namespace, cluster.context)
-    chosen = rendered[-1]["metadata"]["name"]
-    about = {"namespace": cluster.namespace}
+    jobs = KubernetesJobClient.connect(cluster.namespace, cluster.context)
+    object_name = rendered[-1]["metadata"]["name"]
+    location = {"namespace": cluster.namespace}
     if dry_run:
-        jobs.check(rendered)
-        data = {"name": chosen, **about, "kind": parcel.kind, "status": None}
-        output.result(data, f"{chosen}: the API server would take it; nothing was sent")
+        jobs.dry_run(rendered)
+        data = {"name": object_name, **location, "kind": bundle.kind, "status": None}
+        output.print_result(data, f"{object_name}: valid for the API server; not submitted")
         return None
-    jobs.send(rendered)
-    output.say(f"{chosen}: submitted to namespace {cluster.namespace}")
-    return _Sent(jobs, chosen, parcel.kind, about, f"--cluster {cluster_file}")
+    jobs.submit(rendered)
+    output.log(f"{object_name}: submitted to namespace {cluster.namespace}")
+    return _Submission(jobs, object_name, bundle.kind, location, f"--cluster {cluster_file}")
 
 
-def _to_ray(
+def _submit_to_ray(
     spec: str, overrides: tuple[str, ...], address: str, variables: tuple[str, ...], name: str | None
-) -> _Sent:
-    """Send it through Ray's Jobs API."""
+) -> _Submission:
+    """Submit to a Ray cluster by its Jobs API."""
     from rayfuse.cluster.manifests import job_name
-    from rayfuse.cluster.rayjobs import RayJobs, submit
-    from rayfuse.cluster.travel import VERBS, Destination, pack
-    from rayfuse.spec.load import kind_of
+    from rayfuse.cluster.rayjobs import RayJobClient, submit
+    from rayfuse.cluster.submission import COMMANDS, TargetEnvironment, build_bundle
+    from rayfuse.spec.load import read_kind
 
-    env = _variables(variables)
-    if kind_of(spec) == "service":
+    env = _parse_env(variables)
+    if read_kind(spec) == "service":
         raise SpecError(
-            f"{spec}: kind: a Ray cluster takes jobs and sweeps by its --address; for a service: "
+            f"{spec}: kind: a service cannot be submitted with --address; use: "
             f"RAY_ADDRESS={address} rayfuse serve up {spec}"
         )
-    parcel = pack(spec, overrides, Destination.ray(env))
-    entrypoint = f"rayfuse {VERBS[parcel.kind]} {parcel.file}"
-    chosen = submit(address, name or job_name(parcel), parcel.kind, parcel.files, entrypoint, env)
-    output.say(f"{chosen}: submitted to {address}")
-    about = {"address": address}
-    return _Sent(RayJobs.connect(address), chosen, parcel.kind, about, f"--address {address}")
+    bundle = build_bundle(spec, overrides, TargetEnvironment.ray(env))
+    entrypoint = f"rayfuse {COMMANDS[bundle.kind]} {bundle.spec_file}"
+    job_id = submit(address, name or job_name(bundle), bundle.kind, bundle.files, entrypoint, env)
+    output.log(f"{job_id}: submitted to {address}")
+    jobs, location = RayJobClient.connect(address), {"address": address}
+    return _Submission(jobs, job_id, bundle.kind, location, f"--address {address}")
 
 
-def _variables(given: tuple[str, ...]) -> dict[str, str]:
+def _parse_env(given: tuple[str, ...]) -> dict[str, str]:
     from rayfuse.spec.base import holds_credentials
-    from rayfuse.spec.cluster import looks_secret
+    from rayfuse.spec.cluster import is_secret_name
 
     variables = {}
     for each in given:
         name, equals, value = each.partition("=")
         if not equals or not name.isidentifier():
-            raise click.UsageError(f"--env {name}: write --env NAME=VALUE.")
-        if looks_secret(name) or holds_credentials(value):
+            raise click.UsageError(f"--env {name}: use the form --env NAME=VALUE.")
+        if is_secret_name(name) or holds_credentials(value):
             raise SpecError(
-                f"--env {name}: looks like a secret, and Ray shows it to all; set it on the nodes instead"
+                f"--env {name}: appears to be a secret, which Ray would expose; set it on the cluster's nodes instead"
             )
         variables[name] = value
     return variables
 
 
-def _watch(sent: _Sent, follow: bool, timeout: float | None) -> "JobInfo":
-    """The job once it has ended, or the service once it answers or has failed; a line whenever something changes."""
-    jobs, name = sent.jobs, sent.name
+def _wait(submission: _Submission, follow: bool, timeout: float | None) -> "JobInfo":
+    """Wait until a job has ended, or a service is ready or has failed; log each change of its status."""
+    jobs, name = submission.jobs, submission.name
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     printer = threading.Thread(target=_print_log, args=(jobs, name), name="log", daemon=True)
     if follow:
         printer.start()
-    said = ""
+    previous = ""
     try:
         while not _is_done(info := jobs.get(name)):
-            said = _say_once(f"{name}: {info.status}" + (f"  {info.message}" if info.message else ""), said)
+            line = _summary(info)
+            if line != previous:
+                output.log(line)
+            previous = line
             if time.monotonic() > deadline:
                 raise RayfuseError(
-                    f"{name}: still {info.status} after {timeout:g} s, and goes on\n{sent.how_to()}"
+                    f"{name}: {info.status} after {timeout:g} s; it keeps running\n"
+                    + submission.next_steps("logs", "stop")
                 )
             time.sleep(_POLL_SECONDS)
         if follow:
-            printer.join(_LOG_SECONDS)
+            printer.join(_LOG_DRAIN_SECONDS)
     except KeyboardInterrupt:
-        raise Interrupted(f"{name} goes on without this command\n{sent.how_to()}") from None
+        raise RunInterruptedError(
+            f"interrupted; {name} keeps running\n{submission.next_steps('logs', 'stop')}"
+        ) from None
     return info
 
 
-def _print_log(jobs: "Jobs", name: str) -> None:
+def _print_log(jobs: "JobClient", name: str) -> None:
     try:
         for line in jobs.logs(name, follow=True):
-            output.say(line)
+            output.echo(line)
     except RayfuseError as error:
         output.warn(str(error))
 
 
-def _say_once(line: str, said: str) -> str:
-    if line != said:
-        output.say(line)
-    return line
-
-
 def _is_done(info: "JobInfo") -> bool:
-    from rayfuse.cluster.jobs import ENDED
+    from rayfuse.cluster.jobs import TERMINAL_STATUSES
 
-    return info.status in ENDED or (info.kind == "service" and info.status == "RUNNING")
+    return info.status in TERMINAL_STATUSES or (info.kind == "service" and info.status == "RUNNING")
 
 
-def _exit_code(info: "JobInfo") -> int:
-    """The entrypoint's own where it failed by itself, so that 3 still means that a gate refused."""
+def exit_code(info: "JobInfo") -> int:
+    """Return the exit code of `rayfuse submit` for a job: that of a failed entrypoint, so that 3 means a gate."""
     if info.status in ("SUCCEEDED", "RUNNING"):
         return 0
     return info.exit_code if info.exit_code and info.exit_code > 0 else RayfuseError.exit_code
 
 
-def _ended(info: "JobInfo") -> str:
+def _summary(info: "JobInfo") -> str:
     code = f" with exit code {info.exit_code}" if info.exit_code else ""
     return f"{info.name}: {info.status}{code}" + (f"  {info.message}" if info.message else "")

@@ -1,4 +1,4 @@
-"""`rayfuse train JOB`: train, evaluate, log and register a version."""
+"""`rayfuse train JOB`: train, evaluate, log and register a model."""
 
 import sys
 import time
@@ -19,25 +19,28 @@ if TYPE_CHECKING:
 @click.argument("spec", metavar="JOB")
 @output.set_option
 @click.option(
-    "--resume/--fresh", default=None, help="Go on with an unfinished run of the same job and data, or not."
+    "--resume/--no-resume",
+    default=None,
+    help="Whether to resume an unfinished run of the same job and data.",
 )
 @click.option(
-    "--profile", is_flag=True, help="Look closely at some steps: a trace for Perfetto, and a table."
+    "--profile", is_flag=True, help="Profile some steps: a trace for Perfetto and a table of operators."
 )
 @click.option(
     "--profile-steps",
     type=click.IntRange(min=1),
     default=5,
     show_default=True,
-    help="How many steps that is.",
+    help="Number of steps to profile.",
 )
 @output.json_option
 def train(
     spec: str, overrides: tuple[str, ...], resume: bool | None, profile: bool, profile_steps: int
 ) -> None:
-    """Train the job in the YAML file JOB and register the version as candidate.
+    """Train the job in the YAML file JOB and register the model as candidate.
 
-    A run that was stopped is offered to be continued; without a terminal it is, unless --fresh is given.
+    If there is an unfinished run of the same job and data, the command asks whether to resume it; without a terminal it
+    resumes it. --resume and --no-resume skip the question.
     """
     from rayfuse.pipeline import train_and_register
     from rayfuse.spec.job import Job
@@ -46,27 +49,30 @@ def train(
 
     started = time.perf_counter()
     job = load_spec(spec, Job, overrides)
-    line = ProgressLine(output.say)
+    line = ProgressLine(output.log)
     steps = profile_steps if profile else 0
-    data = train_and_register(job, resume_rule(resume), output.say, line, spec, steps)
+    data = train_and_register(job, resume_policy(resume), output.log, line, spec, steps)
     data["seconds"] = round(time.perf_counter() - started, 1)
-    output.result(data, _summary(data))
+    output.print_result(data, format_summary(data))
 
 
-def resume_rule(resume: bool | None, what: str = "run") -> "Callable[[RunFolder], bool]":
-    """Whether to continue what is unfinished: as told, else as somebody answers; where nobody is there, nothing
-    that was done is thrown away."""
+def resume_policy(resume: bool | None, what: str = "run") -> "Callable[[RunFolder], bool]":
+    """Return a function that decides whether to resume an unfinished run or sweep (`what`).
 
-    def ask(run: "RunFolder") -> bool:
+    It returns `resume`; where that is None it asks the user, and without a terminal returns True.
+    """
+
+    def confirm(run: "RunFolder") -> bool:
         if not sys.stdin.isatty() or output.is_json():
-            output.say(f"going on with the unfinished {what} {run.url}; --fresh starts anew")
+            output.log(f"resuming the unfinished {what} {run.url}; use --no-resume to start a new one")
             return True
-        return click.confirm(f"An unfinished {what} is there: {run.url}\nGo on with it?", default=True)
+        return click.confirm(f"Found an unfinished {what}: {run.url}\nResume it?", default=True)
 
-    return ask if resume is None else lambda run: bool(resume)
+    return confirm if resume is None else lambda run: bool(resume)
 
 
-def _summary(data: dict[str, Any]) -> str:
+def format_summary(data: dict[str, Any]) -> str:
+    """Format the result of a training run: metrics, by inputs, and the registered version."""
     from rayfuse.train.progress import without_averages
 
     metrics = "  ".join(f"{name} {value:.4f}" for name, value in without_averages(data["metrics"]).items())

@@ -1,4 +1,4 @@
-"""`rayfuse tune SWEEP`: search, leaderboard, report."""
+"""`rayfuse tune SWEEP`: hyperparameter search with a leaderboard."""
 
 import sys
 import time
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rayfuse.cli import output
-from rayfuse.cli.train import resume_rule
+from rayfuse.cli.train import resume_policy
 
 if TYPE_CHECKING:
     from rayfuse.tune.leaderboard import Leaderboard
@@ -17,58 +17,60 @@ if TYPE_CHECKING:
 @click.argument("spec", metavar="SWEEP")
 @output.set_option
 @click.option(
-    "--resume/--fresh", default=None, help="Go on with an unfinished sweep of the same spec and data, or not."
+    "--resume/--no-resume",
+    default=None,
+    help="Resume an unfinished sweep of the same spec and data, or start a new one.",
 )
 @click.option(
     "--register-best",
     is_flag=True,
-    help="Train the winner as its job says, and register it as candidate.",
+    help="Train the best trial's job in full, and register the model as candidate.",
 )
 @output.json_option
 def tune(spec: str, overrides: tuple[str, ...], resume: bool | None, register_best: bool) -> None:
-    """Search the space in the YAML file SWEEP with trials on Ray Tune, and rank them.
+    """Run the trials of the sweep in the YAML file SWEEP on Ray Tune, and rank them.
 
-    A sweep that was stopped or killed is offered to be continued; without a terminal it is, unless --fresh is given.
+    An interrupted sweep is resumed after a prompt; without a terminal it is resumed unless --no-resume is given.
     """
-    from rayfuse.spec.space import load_sweep
-    from rayfuse.tune.live import view
+    from rayfuse.spec.search_space import load_sweep
+    from rayfuse.tune.console import create_reporter
     from rayfuse.tune.sweep import run_sweep
 
     started = time.perf_counter()
     space = load_sweep(spec, overrides)
     board = run_sweep(
         space,
-        resume_rule(resume, "sweep"),
-        output.say,
-        view(output.say, sys.stderr),
+        resume_policy(resume, "sweep"),
+        output.echo,
+        create_reporter(output.echo, sys.stderr),
         spec,
-        keep_finished=register_best and resume is not False,
+        reuse_finished=register_best and resume is not False,
     )
-    data = board.data()
-    output.say(_table(board))
+    data = board.to_dict()
+    output.echo(_table(board))
     if register_best:
         data["registered"] = _register(board, spec)
     data["seconds"] = round(time.perf_counter() - started, 1)
-    output.result(data, _summary(board, data))
+    output.print_result(data, _summary(board, data))
 
 
 def _register(board: "Leaderboard", spec: str) -> dict[str, Any]:
-    """Train the winner fully, or go on with that, and register it."""
+    """Train the best trial's job in full, or resume that, and register the model."""
     from rayfuse.pipeline import train_and_register
     from rayfuse.train.progress import ProgressLine
 
     best = board.best()
     assert best is not None
-    output.say(f"\ntraining the winner, trial {best.number}, as its job says")
+    output.echo(f"\ntraining the job of the best trial, {best.number}, in full")
     registered = train_and_register(
-        board.winner(best), lambda run: True, output.say, ProgressLine(output.say), spec
+        board.winner(best), lambda run: True, output.echo, ProgressLine(output.echo), spec
     )
     board.folder.save(version=registered["version"])
     return registered
 
 
 def _table(board: "Leaderboard") -> str:
-    from rayfuse.tune.live import header, row
+    from rayfuse.tune.console import header, row
 
     return "\n" + output.table(header(board), [row(board, trial) for trial in board.ranked])
 
@@ -77,7 +79,7 @@ def _summary(board: "Leaderboard", data: dict[str, Any]) -> str:
     best = data["best"]
     lines = [
         f"best: trial {best['trial']}, {data['metric']} {best['value']:.4f} on the validation rows",
-        f"pictures and leaderboard: {board.folder.url}",
+        f"plots and leaderboard: {board.folder.url}",
     ]
     registered = data.get("registered")
     if registered is None:

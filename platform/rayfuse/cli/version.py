@@ -1,4 +1,4 @@
-"""`rayfuse version`: which versions are installed, read from package metadata without importing a package."""
+"""`rayfuse version`: print the installed versions, from package metadata, without importing a package."""
 
 import platform
 from importlib.metadata import PackageNotFoundError
@@ -7,7 +7,7 @@ from importlib.metadata import version as installed
 import click
 
 from rayfuse import __version__
-from rayfuse.cli.output import json_option, result, table
+from rayfuse.cli.output import json_option, print_result, table
 
 PACKAGES = (
     "torch",
@@ -28,11 +28,11 @@ PACKAGES = (
 @click.command()
 @json_option
 def version() -> None:
-    """Print the versions of Rayfuse, of Python and of the packages that Rayfuse builds on."""
+    """Print the versions of Rayfuse, Python and the main dependencies."""
     packages = {name: _installed(name) for name in PACKAGES}
     data = {"rayfuse": __version__, "python": platform.python_version(), "packages": packages}
     rows = [("rayfuse", __version__), ("python", platform.python_version()), *packages.items()]
-    result(data, table(["package", "version"], rows))
+    print_result(data, table(["package", "version"], rows))
 
 
 def _installed(package: str) -> str | None:

@@ -1,55 +1,72 @@
-"""What runs on a cluster, seen the same way on Kubernetes and through Ray's Jobs API."""
+"""Submitted jobs, in the same form for Kubernetes and Ray's Jobs API."""
 
 import difflib
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
 
-from rayfuse.errors import SpecError
+from rayfuse.errors import ResourceError, SpecError
 
 Status = Literal["PENDING", "RUNNING", "SUCCEEDED", "FAILED", "STOPPED"]
 
-ENDED: tuple[Status, ...] = ("SUCCEEDED", "FAILED", "STOPPED")
+TERMINAL_STATUSES: tuple[Status, ...] = ("SUCCEEDED", "FAILED", "STOPPED")
+"""Statuses of a job that has ended."""
 
 
 @dataclass(frozen=True)
 class JobInfo:
-    """One submitted spec."""
+    """Status of a submitted spec."""
 
     name: str
-    """What `rayfuse jobs` calls it: the name of the RayJob, or Ray's submission id."""
+    """Name of the RayJob or RayService, or Ray's submission id."""
     kind: str
-    """job, sweep or service; empty for what something else than Rayfuse submitted."""
+    """job, sweep or service; empty where the job was not submitted by Rayfuse."""
     status: Status
+    """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
     started: datetime | None = None
+    """Start time in UTC; None before the start."""
     ended: datetime | None = None
+    """End time in UTC; None before the end."""
     exit_code: int | None = None
-    """Of the entrypoint, where it has ended and the cluster tells."""
+    """Exit code of the entrypoint; None where it has not ended or the cluster does not report it."""
     message: str = ""
-    """Why it waits or failed, in a line."""
-    address: str = ""
-    """Ray's dashboard of the cluster it runs on, as the cluster reports it."""
+    """Reason why it is pending or failed, in one line."""
+    dashboard_url: str = ""
+    """URL of the Ray dashboard, as reported by the cluster."""
 
 
-class Jobs(Protocol):
-    """Jobs of one place. Every method raises NotReachable where the place does not answer or does not let us in."""
+class JobClient(Protocol):
+    """Client of the jobs of one cluster.
+
+    Every method raises UnavailableError where the cluster is unreachable or denies access.
+    """
 
     def list(self) -> list[JobInfo]:
-        """All jobs, the newest first."""
+        """Return all jobs, the newest first."""
 
     def get(self, name: str) -> JobInfo:
-        """One job. Raises SpecError that lists the known names where there is none of this name."""
+        """Return a job; raise SpecError with the known names where there is no job of this name."""
 
     def logs(self, name: str, follow: bool = False) -> Iterator[str]:
-        """What the entrypoint has printed, line by line; with `follow` until the job has ended."""
+        """Yield the lines of the entrypoint's output; with `follow` until the job has ended."""
 
     def stop(self, name: str) -> JobInfo:
-        """Stop a job and wait until it has; one that has ended already is left as it is."""
+        """Stop a job and wait until it has ended; a job that has ended is not changed."""
 
 
-def unknown(name: str, known: Sequence[str]) -> SpecError:
-    """The error for a name that no job has, with the nearest one that some job has."""
+def unknown_job_error(name: str, known: Sequence[str]) -> SpecError:
+    """Build the error for an unknown job name, with the closest known name."""
     near = difflib.get_close_matches(name, known, n=1)
-    remedy = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known) or 'none'}"
+    remedy = f"did you mean {near[0]}?" if near else f"known jobs: {', '.join(known) or 'none'}"
     return SpecError(f"{name}: no such job; {remedy}")
+
+
+def wait_until(is_done: Callable[[], bool], timeout: float, poll_seconds: float, message: str) -> None:
+    """Poll `is_done` until it is true; raise ResourceError with `message` after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not is_done():
+        if time.monotonic() > deadline:
+            raise ResourceError(f"{message} within {timeout:g} s")
+        time.sleep(poll_seconds)

@@ -1,4 +1,4 @@
-"""A thin client of a Kubernetes API server: objects are plain JSON, and its refusals become our errors."""
+"""A thin client of the Kubernetes API server, with objects as JSON and its errors as Rayfuse's exceptions."""
 
 import json
 import time
@@ -12,20 +12,20 @@ from lightkube.core.exceptions import ApiError, ConfigError
 from lightkube.generic_resource import GenericNamespacedResource, create_namespaced_resource
 from lightkube.types import CascadeType, PatchType
 
-from rayfuse.errors import NotReachable, RayfuseError, SpecError
+from rayfuse.errors import RayfuseError, SpecError, UnavailableError
 
 Json = dict[str, Any]
 
-_MANAGER = "rayfuse"
-_OPERATOR = "ray.io"
+_FIELD_MANAGER = "rayfuse"
+_RAY_API_GROUP = "ray.io"
 
 
-_PATIENCE_SECONDS = 60.0
-_PAUSE_SECONDS = 1.0
+_RETRY_TIMEOUT_SECONDS = 60.0
+_RETRY_INTERVAL_SECONDS = 1.0
 
 
-class _Unanswered(NotReachable):
-    """The API server is not there, or cannot do its work now."""
+class _ServerUnavailableError(UnavailableError):
+    """An API server that is unreachable or temporarily unavailable."""
 
 
 def _resource(group: str, version: str, kind: str) -> type[GenericNamespacedResource]:
@@ -35,88 +35,87 @@ def _resource(group: str, version: str, kind: str) -> type[GenericNamespacedReso
 _RESOURCES = {
     "ConfigMap": _resource("", "v1", "ConfigMap"),
     "Pod": _resource("", "v1", "Pod"),
-    "RayJob": _resource(_OPERATOR, "v1", "RayJob"),
-    "RayService": _resource(_OPERATOR, "v1", "RayService"),
+    "RayJob": _resource(_RAY_API_GROUP, "v1", "RayJob"),
+    "RayService": _resource(_RAY_API_GROUP, "v1", "RayService"),
     "Workload": _resource("kueue.x-k8s.io", "v1beta1", "Workload"),
 }
 
 
-class Kube:
-    """One namespace of a cluster.
+class KubeClient:
+    """Objects of one namespace of a cluster.
 
-    Every method raises NotReachable where the API server does not answer or does not let us in, and SpecError where
-    it finds an object wrong.
+    Every method raises UnavailableError where the API server is unreachable or denies access, and SpecError where it
+    rejects an object.
     """
 
     def __init__(self, client: Client, namespace: str) -> None:
         self._client = client
         self.namespace = namespace
-        self._has_answered = False
+        self._has_connected = False
 
     @classmethod
-    def connect(cls, namespace: str | None = None, context: str | None = None) -> "Kube":
-        """By the kubeconfig (KUBECONFIG, else ~/.kube/config), or in a pod by its service account."""
+    def connect(cls, namespace: str | None = None, context: str | None = None) -> "KubeClient":
+        """Connect with the kubeconfig (KUBECONFIG, else ~/.kube/config), or in a pod with its service account."""
         try:
             config = KubeConfig.from_env().get(context)
             assert config is not None
-            client = Client(config, field_manager=_MANAGER)
-        except Exception as error:  # noqa: BLE001 - lightkube reads the file trustingly, and breaks where it may
-            reason = str(error) if isinstance(error, (ConfigError, OSError)) else "the kubeconfig is broken"
-            raise NotReachable(
-                f"Kubernetes: no way to a cluster: {reason}; set KUBECONFIG, or choose another `context`"
+            client = Client(config, field_manager=_FIELD_MANAGER)
+        except Exception as error:  # noqa: BLE001 - lightkube raises any type for an invalid kubeconfig
+            reason = str(error) if isinstance(error, (ConfigError, OSError)) else "the kubeconfig is invalid"
+            raise UnavailableError(
+                f"Kubernetes: cannot connect to a cluster: {reason}; set KUBECONFIG, or choose another `context`"
             ) from None
         return cls(client, namespace or config.namespace)
 
     def find(self, kind: str, name: str) -> Json | None:
-        """An object; None where there is none of this name."""
+        """Return an object; None where there is none of this name."""
         found = self.list(kind, fields={"metadata.name": name})
         return found[0] if found else None
 
     def list(
         self, kind: str, labels: Mapping[str, str] | None = None, fields: Mapping[str, str] | None = None
     ) -> Sequence[Json]:
-        """All objects of a kind that have these labels and values.
+        """Return the objects of a kind with these labels and field values.
 
-        A server that has answered before may stay away for a minute: whoever waits for a job waits for days.
+        Retries for a minute where the server was reachable before, so that waiting for a job survives its restart.
         """
-        deadline = time.monotonic() + (_PATIENCE_SECONDS if self._has_answered else 0)
+        deadline = time.monotonic() + (_RETRY_TIMEOUT_SECONDS if self._has_connected else 0)
         while True:
             try:
                 found = self._list(kind, labels or {}, fields or {})
-            except _Unanswered:
+            except _ServerUnavailableError:
                 if time.monotonic() >= deadline:
                     raise
-                time.sleep(_PAUSE_SECONDS)
+                time.sleep(_RETRY_INTERVAL_SECONDS)
             else:
-                self._has_answered = True
+                self._has_connected = True
                 return found
 
     def _list(self, kind: str, labels: Mapping[str, str], fields: Mapping[str, str]) -> Sequence[Json]:
         resource = _RESOURCES[kind]
-        with self._explained(kind):
+        with self._translate_errors(kind):
             found = self._client.list(
                 resource, namespace=self.namespace, labels=dict(labels), fields=dict(fields)
             )
             version = resource._api_info.resource.api_version
-            return [
-                {**item, "apiVersion": version, "kind": kind} for item in found
-            ]  # lists leave the two out
+            # Items of a list have neither field.
+            return [{**item, "apiVersion": version, "kind": kind} for item in found]
 
     def create(self, manifest: Json, dry_run: bool = False) -> Json:
-        """Create an object, or with `dry_run` ask what would come of it."""
+        """Create an object and return it; with `dry_run` the server validates it without storing it."""
         kind = manifest["kind"]
-        with self._explained(kind, manifest["metadata"]["name"]):
+        with self._translate_errors(kind, manifest["metadata"]["name"]):
             return dict(self._client.create(_RESOURCES[kind](**manifest), dry_run=dry_run))
 
     def apply(self, manifest: Json, dry_run: bool = False) -> Json:
-        """Create an object, or make it what the manifest says; what others have set in it stays (server-side apply)."""
+        """Create or update an object by server-side apply and return it."""
         kind = manifest["kind"]
-        with self._explained(kind, manifest["metadata"]["name"]):
+        with self._translate_errors(kind, manifest["metadata"]["name"]):
             return dict(self._client.apply(_RESOURCES[kind](**manifest), dry_run=dry_run))
 
     def patch(self, kind: str, name: str, changes: Json) -> Json:
-        """Change some fields of an object (merge patch)."""
-        with self._explained(kind, name):
+        """Change fields of an object by a merge patch and return it."""
+        with self._translate_errors(kind, name):
             return dict(
                 self._client.patch(
                     _RESOURCES[kind], name, changes, namespace=self.namespace, patch_type=PatchType.MERGE
@@ -124,8 +123,8 @@ class Kube:
             )
 
     def delete(self, kind: str, name: str) -> None:
-        """Delete an object, and what belongs to it; fine where it is gone already."""
-        with self._explained(kind, name):
+        """Delete an object and its dependents, if it exists."""
+        with self._translate_errors(kind, name):
             try:
                 self._client.delete(
                     _RESOURCES[kind], name, namespace=self.namespace, cascade=CascadeType.BACKGROUND
@@ -135,63 +134,61 @@ class Kube:
                     raise
 
     def log(self, pod: str, container: str, follow: bool) -> Iterator[str]:
-        """The log of a container, line by line; with `follow` until the container ends or the connection does."""
-        with self._explained("Pod", pod):
+        """Yield the lines of a container's log; with `follow` until the container or the connection ends."""
+        with self._translate_errors("Pod", pod):
             lines = self._client.log(
                 pod, namespace=self.namespace, container=container, follow=follow, newlines=False
             )
             yield from lines
 
     @contextmanager
-    def _explained(self, kind: str, name: str = "") -> Iterator[None]:
-        """What the API server or the way to it reports, as an error of ours."""
+    def _translate_errors(self, kind: str, name: str = "") -> Iterator[None]:
+
         config = self._client.config
         where = f"Kubernetes at {config.cluster.server} (context {config.context_name})"
         try:
             yield
         except httpx2.HTTPStatusError as error:
-            raise _explain(error, where, kind, name) from None
+            raise _to_error(error, where, kind, name) from None
         except httpx2.HTTPError as error:
             reason = str(error) or type(error).__name__
-            raise _Unanswered(
-                f"{where} does not answer: {reason}; is it up, and KUBECONFIG the right one?"
+            raise _ServerUnavailableError(
+                f"{where} is unreachable: {reason}; check the cluster and KUBECONFIG"
             ) from None
-        except ConfigError as error:  # a way to log in that fails shows when it is first used
-            raise NotReachable(f"{where} cannot be logged in to: {error}") from None
+        except ConfigError as error:  # an authentication plugin runs at the first request
+            raise UnavailableError(f"authentication to {where} failed: {error}") from None
 
 
-def _explain(error: httpx2.HTTPStatusError, where: str, kind: str, name: str) -> RayfuseError:
+def _to_error(error: httpx2.HTTPStatusError, where: str, kind: str, name: str) -> RayfuseError:
     code, status = error.response.status_code, _status(error.response)
-    said = status.get("message") or error.response.reason_phrase
+    message, details = status.get("message") or error.response.reason_phrase, status.get("details") or {}
     what = f"{kind} {name}".rstrip()
     if code == 401:
-        return NotReachable(f"{where} does not know you: {said}; log in again")
+        return UnavailableError(f"authentication to {where} failed: {message}; log in again")
     if code == 403:
-        return NotReachable(f"{where} does not allow it: {said}")
-    if code == 404 and not (status.get("details") or {}).get("name"):
-        operator = (
-            "KubeRay is not installed there, or is too old" if kind.startswith("Ray") else "it has none"
+        return UnavailableError(f"{where} denied permission: {message}")
+    if code == 404 and not details.get("name"):
+        remedy = (
+            "install KubeRay 1.7 or newer (docs.ray.io)" if kind.startswith("Ray") else "install it first"
         )
-        return NotReachable(
-            f"{where} knows no {kind}: {operator}; docs.ray.io tells how to install KubeRay 1.7"
-        )
-    if code == 404 and "namespaces" in said:
-        return SpecError(f"namespace: {said} on {where}; make it, or write another")
+        return UnavailableError(f"{where} has no resource {kind}; {remedy}")
+    if code == 404 and details.get("kind") == "namespaces":
+        return SpecError(f"namespace: {message} on {where}; create it, or use another")
     if code == 404:
-        return SpecError(f"{what}: {said}")
+        return SpecError(f"{what}: {message}")
     if code == 409 and status.get("reason") == "AlreadyExists":
         return SpecError(
-            f"{what}: there is one of this name already; choose another --name, or `kubectl delete {kind.lower()} {name}`"
+            f"{what}: already exists; choose another --name, or `kubectl delete {kind.lower()} {name}`"
         )
     if code == 409:
-        return SpecError(f"{what}: somebody else has changed it: {said}")
+        return SpecError(f"{what}: conflict with a concurrent change: {message}; try again")
     if code in (400, 413, 422):
-        return SpecError("\n".join(f"{what}: {line}" for line in _causes(status) or [said]))
-    return _Unanswered(f"{where} cannot do it now: {code} {said}")
+        return SpecError("\n".join(f"{what}: {line}" for line in _causes(status) or [message]))
+    return _ServerUnavailableError(f"{where} is unavailable: {code} {message}")
 
 
 def _status(response: httpx2.Response) -> Json:
-    """What the API server says about a refusal; nothing where something else has answered."""
+    """Return the API server's Status object; {} where another server has responded."""
     try:
         found = json.loads(response.content)
     except ValueError:
@@ -200,7 +197,7 @@ def _status(response: httpx2.Response) -> Json:
 
 
 def _causes(status: Json) -> list[str]:
-    """The fields that the API server finds wrong, a line each."""
+    """Return a line for each invalid field."""
     causes = (status.get("details") or {}).get("causes") or []
     return [
         f"{cause['field']}: {cause['message']}" for cause in causes if cause.get("field", "<nil>") != "<nil>"

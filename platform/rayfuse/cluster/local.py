@@ -1,11 +1,11 @@
 """A Ray cluster on this machine that outlives the command that started it.
 
-    cluster = start(default_state())            # or the one that already runs
+    cluster = start(default_state_dir())        # or return the running one
     os.environ.update(cluster.environment)      # before ray is imported
-    stop(default_state())                       # ends its processes and no others
+    stop(default_state_dir())                   # end its processes and no others
 
-Every port listens on loopback and was free, the token is its own, and so is the folder for sockets and
-logs: it meets no other Ray on the machine.
+It is isolated from any other Ray on the machine: it has free ports on loopback, a token and a folder for sockets and
+logs that no other cluster uses.
 """
 
 import fcntl
@@ -30,119 +30,124 @@ import psutil
 from rayfuse.errors import ResourceError
 from rayfuse.ray_auth import ensure_token
 
-_MARK = "RAYFUSE_LOCAL_CLUSTER"
-_STATE = "cluster.json"
+_MARKER_ENV = "RAYFUSE_LOCAL_CLUSTER"
+_STATE_FILE = "cluster.json"
 _LOOPBACK = "127.0.0.1"
 _PORTS = (
     "port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port",
     "metrics-export-port", "node-manager-port", "object-manager-port", "ray-client-server-port",
 )  # fmt: skip
 _PORT_RANGE = range(20_000, 32_768)
-"""Below the ports that Linux hands out itself, so that none is taken between the look and the start."""
+"""Below Linux's ephemeral ports, so that no connection takes one between the check and the start."""
 
-_NOT_INHERITED = ("RAY_ADDRESS", "RAYFUSE_API_KEYS", "RAYFUSE_API_KEY")
-_SETTINGS = {
-    # Ray replaces 127.0.0.1 by an outside address of the machine, and then listens on all of them, unless it
-    # believes that this platform has no multi-node clusters.
+_EXCLUDED_ENV = ("RAY_ADDRESS", "RAYFUSE_API_KEYS", "RAYFUSE_API_KEY")
+_RAY_ENV = {
+    # On platforms with multi-node clusters Ray replaces 127.0.0.1 by an external address and listens on all interfaces.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-_CLUSTER_SETTINGS = {
+_RAY_HEAD_ENV = {
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-    # A second Serve on a port would share its requests instead of failing.
+    # With SO_REUSEPORT a second Serve on a port would share its requests instead of failing.
     "SERVE_SOCKET_REUSE_PORT_ENABLED": "0",
 }
-_RAYS_FOLDER = "r"
-"""Ray opens its folder to everyone on the machine; so it gets one inside a folder that is ours alone."""
-_LONGEST_FOLDER = 20
-"""Of the folder for temporary files: we and Ray add up to 85 characters, and a Unix socket's path has at most 107."""
+_RAY_TEMP_SUBDIR = "r"
+"""Folder for Ray inside the private one: Ray makes its folder accessible to all users of the machine."""
+_MAX_TEMP_DIR_LENGTH = 20
+"""Maximum length of the temporary folder: up to 85 characters follow, and a Unix socket's path has at most 107."""
 
 
 @dataclass(frozen=True)
 class LocalCluster:
-    """A running cluster. `pid` leads the session that all of its own processes belong to."""
+    """A local cluster, as recorded in its state file."""
 
     address: str
-    dashboard: str
+    """`host:port` for `ray.init(address=…)`."""
+    dashboard_url: str
+    """URL of the Ray dashboard."""
     token: str
+    """Token of Ray's authentication."""
     pid: int
-    created: float
-    """When the leading process started: a process id alone may have passed to another program."""
-    mark: str
-    folder: str
+    """Id of the process that leads the session of Ray's processes."""
+    create_time: float
+    """Start time of that process, in seconds since the epoch: another program may reuse the id."""
+    marker: str
+    """Value of an environment variable that marks the processes of its jobs."""
+    temp_dir: str
+    """Folder for sockets and logs."""
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process must have in its environment, before it imports ray, to be let in."""
+        """Environment variables that a process needs before it imports ray, to connect to the cluster."""
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
-        return {"RAY_ADDRESS": self.address, **token, **_SETTINGS}
+        return {"RAY_ADDRESS": self.address, **token, **_RAY_ENV}
 
 
-def default_state(environment: Mapping[str, str] = os.environ) -> Path:
-    """The folder that keeps what this user has running here."""
+def default_state_dir(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder for the state of this user's local cluster: $XDG_STATE_HOME/rayfuse."""
     base = environment.get("XDG_STATE_HOME") or Path(
         environment.get("HOME") or Path.home(), ".local", "state"
     )
     return Path(base) / "rayfuse"
 
 
-def state_file(state: Path) -> Path:
-    """The JSON file in the folder `state` that records the cluster; its `token` is what Ray's web page asks for."""
-    return state / _STATE
+def state_file(state_dir: Path) -> Path:
+    """Return the JSON file in `state_dir` that records the cluster, with the token of its dashboard."""
+    return state_dir / _STATE_FILE
 
 
-def start(state: Path, *, cpus: int | None = None, timeout: float = 120.0) -> LocalCluster:
-    """The cluster recorded in the folder `state`; where none runs, a new one.
+def start(state_dir: Path, *, num_cpus: int | None = None, timeout: float = 120.0) -> LocalCluster:
+    """Return the running cluster recorded in the folder `state_dir`, or start one.
 
-    `cpus` is how many a new cluster offers, by default all of this machine. Raises ResourceError where Ray
-    does not come up.
+    `num_cpus` sets the CPUs of a new cluster, by default all of this machine. Raises ResourceError where Ray does not
+    start within `timeout` seconds.
     """
     deadline = time.monotonic() + timeout
-    with _locked(state):
-        running = find(state)
-        if running:  # perhaps it is still coming up, and the command that started it was killed
+    with _lock_state(state_dir):
+        running = find(state_dir)
+        if running:  # it may still be starting, if the command that started it was killed
             _wait_until_up(running, deadline)
             return running
-        _clear(state)
-        cluster = _launch(cpus)
+        _remove_cluster(state_dir)
+        cluster = _launch(num_cpus)
         try:
-            _write(state, cluster)
+            write_state(state_dir, cluster)
             _wait_until_up(cluster, deadline)
         except BaseException:
-            _end(cluster)
-            state_file(state).unlink(missing_ok=True)
+            _terminate(cluster)
+            state_file(state_dir).unlink(missing_ok=True)
             raise
         return cluster
 
 
-def find(state: Path) -> LocalCluster | None:
-    """The cluster recorded in the folder `state` if its leading process still lives."""
-    recorded = _read(state)
-    return recorded if recorded and _leader(recorded) else None
+def find(state_dir: Path) -> LocalCluster | None:
+    """Return the cluster recorded in the folder `state_dir`; None where its leading process has ended."""
+    recorded = _read_state(state_dir)
+    return recorded if recorded and _leader_process(recorded) else None
 
 
-def stop(state: Path) -> bool:
-    """End the recorded cluster: its processes and its folder. Returns whether one was recorded.
+def stop(state_dir: Path) -> bool:
+    """End the processes of the recorded cluster and delete its folder; return whether one was recorded.
 
-    Raises ResourceError where a process cannot be ended.
+    Raises ResourceError where a process does not end.
     """
-    if not state_file(state).exists():
+    if not state_file(state_dir).exists():
         return False
-    with _locked(state):
-        return _clear(state)
+    with _lock_state(state_dir):
+        return _remove_cluster(state_dir)
 
 
 def processes(cluster: LocalCluster) -> list[psutil.Process]:
-    """Every live process of a cluster, the orphaned ones included.
+    """Return all live processes of a cluster, including orphaned ones.
 
-    Ray's own stay in the session of the leader; what jobs start elsewhere still carries the mark in its
-    environment. Neither alone would do: Ray's agents write their names over their environment.
+    Ray's processes are in the session of the leader. Those that jobs start in other sessions have the marker in their
+    environment, which Ray's agents overwrite with their names: so both are checked.
     """
-    return [process for process in psutil.process_iter() if _belongs(process, cluster)]
+    return [process for process in psutil.process_iter() if _is_cluster_process(process, cluster)]
 
 
 def free_ports(count: int, host: str = _LOOPBACK) -> list[int]:
-    """Distinct ports on which nothing listens now."""
+    """Return distinct ports that can be bound now; raise ResourceError where there are not enough."""
     found: dict[int, socket.socket] = {}
     try:
         for port in random.sample(_PORT_RANGE, len(_PORT_RANGE)):
@@ -164,14 +169,14 @@ def free_ports(count: int, host: str = _LOOPBACK) -> list[int]:
     return list(found)
 
 
-def _launch(cpus: int | None) -> LocalCluster:
+def _launch(num_cpus: int | None) -> LocalCluster:
     folder = _new_folder()
     ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
-    mark = uuid.uuid4().hex
-    environment = _environment(mark)
+    marker = uuid.uuid4().hex
+    environment = head_environment(marker)
     with open(folder / "start.log", "wb") as log:
         process = subprocess.Popen(
-            _command(folder, ports, cpus),
+            head_command(folder, ports, num_cpus),
             env=environment,
             cwd=folder,
             stdin=subprocess.DEVNULL,
@@ -179,44 +184,52 @@ def _launch(cpus: int | None) -> LocalCluster:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    process.returncode = 0  # it is to outlive us, and Popen complains about processes that nobody waited for
+    process.returncode = (
+        0  # it outlives this process, and Popen warns about children that were not waited for
+    )
     return LocalCluster(
         address=f"{_LOOPBACK}:{ports['port']}",
-        dashboard=f"http://{_LOOPBACK}:{ports['dashboard-port']}",
+        dashboard_url=f"http://{_LOOPBACK}:{ports['dashboard-port']}",
         token=environment["RAY_AUTH_TOKEN"],
         pid=process.pid,
-        created=_created(process.pid),
-        mark=mark,
-        folder=str(folder),
+        create_time=_process_create_time(process.pid),
+        marker=marker,
+        temp_dir=str(folder),
     )
 
 
-def _environment(mark: str) -> dict[str, str]:
+def head_environment(marker: str) -> dict[str, str]:
+    """Return the environment of a new head: this process's, without addresses, tokens and API keys."""
     inherited = {
-        k: v for k, v in os.environ.items() if k not in _NOT_INHERITED and not k.startswith("RAY_AUTH_")
+        k: v for k, v in os.environ.items() if k not in _EXCLUDED_ENV and not k.startswith("RAY_AUTH_")
     }
-    environment = {**inherited, **_SETTINGS, **_CLUSTER_SETTINGS, _MARK: mark}
+    environment = {**inherited, **_RAY_ENV, **_RAY_HEAD_ENV, _MARKER_ENV: marker}
     ensure_token(environment)
     return environment
 
 
-def _command(folder: Path, ports: Mapping[str, int], cpus: int | None) -> list[str]:
-    """`ray start` of this Python; `--block` keeps the leader, which ends the others when one of them dies."""
+def head_command(folder: Path, ports: Mapping[str, int], num_cpus: int | None) -> list[str]:
+    """Return the command of a new head: `ray start` of this Python, on loopback, with these ports.
+
+    With `--block` its process stays and ends the others when one of them fails.
+    """
     arguments = [f"--{name}={port}" for name, port in ports.items()]
-    amount = [] if cpus is None else [f"--num-cpus={cpus}"]
+    amount = [] if num_cpus is None else [f"--num-cpus={num_cpus}"]
     return [
         sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--no-monitor", "--disable-usage-stats",
-        f"--node-ip-address={_LOOPBACK}", f"--dashboard-host={_LOOPBACK}", f"--temp-dir={folder / _RAYS_FOLDER}",
+        f"--node-ip-address={_LOOPBACK}", f"--dashboard-host={_LOOPBACK}", f"--temp-dir={folder / _RAY_TEMP_SUBDIR}",
         "--min-worker-port=0", "--max-worker-port=0", *arguments, *amount,
     ]  # fmt: skip
 
 
 def _new_folder() -> Path:
     base = tempfile.gettempdir()
-    return Path(tempfile.mkdtemp(prefix="rayfuse-", dir=base if len(base) <= _LONGEST_FOLDER else "/tmp"))
+    return Path(
+        tempfile.mkdtemp(prefix="rayfuse-", dir=base if len(base) <= _MAX_TEMP_DIR_LENGTH else "/tmp")
+    )
 
 
-def _created(pid: int) -> float:
+def _process_create_time(pid: int) -> float:
     try:
         return float(psutil.Process(pid).create_time())
     except psutil.Error:
@@ -224,104 +237,105 @@ def _created(pid: int) -> float:
 
 
 def _wait_until_up(cluster: LocalCluster, deadline: float) -> None:
-    """Until the dashboard answers and the cluster has its node."""
+    """Wait until the dashboard reports the cluster's status."""
     headers = {"Authorization": f"Bearer {cluster.token}"}
-    with httpx.Client(base_url=cluster.dashboard, headers=headers, trust_env=False, timeout=5) as client:
-        while not _answers(client):
-            if not _leader(cluster):
-                raise ResourceError(f"Ray did not start: {_last_words(Path(cluster.folder))}")
+    with httpx.Client(base_url=cluster.dashboard_url, headers=headers, trust_env=False, timeout=5) as client:
+        while not _is_up(client):
+            if not _leader_process(cluster):
+                raise ResourceError(f"Ray did not start: {_last_log_line(Path(cluster.temp_dir))}")
             if time.monotonic() > deadline:
                 raise ResourceError(
-                    f"Ray did not come up in time on {cluster.address}; is this machine out of memory or very busy?"
+                    f"Ray did not start in time on {cluster.address}; check this machine's free memory and CPU load"
                 )
             time.sleep(0.2)
 
 
-def _answers(client: httpx.Client) -> bool:
+def _is_up(client: httpx.Client) -> bool:
     try:
         return client.get("/api/cluster_status").is_success
     except httpx.HTTPError:
         return False
 
 
-def _last_words(folder: Path) -> str:
+def _last_log_line(folder: Path) -> str:
     lines = (folder / "start.log").read_text(encoding="utf-8", errors="replace").splitlines()
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
 
 
-def _clear(state: Path) -> bool:
-    """End whatever is recorded, alive or half dead, and forget it."""
-    recorded = _read(state)
+def _remove_cluster(state_dir: Path) -> bool:
+    """End the processes of the recorded cluster, if any, and delete the record."""
+    recorded = _read_state(state_dir)
     if recorded:
-        _end(recorded)
-    state_file(state).unlink(missing_ok=True)
+        _terminate(recorded)
+    state_file(state_dir).unlink(missing_ok=True)
     return recorded is not None
 
 
-def _end(cluster: LocalCluster) -> None:
-    """Ask the leader, which ends the others; then ask everyone; then insist."""
-    leader = _leader(cluster)
+def _terminate(cluster: LocalCluster) -> None:
+    """Terminate the leader, which ends the others; then terminate, and then kill, those that remain."""
+    leader = _leader_process(cluster)
     if leader:
         with suppress(psutil.NoSuchProcess):
             leader.terminate()
         psutil.wait_procs([leader], timeout=15)
-    for force, patience in ((False, 5), (True, 10)):
-        left = processes(cluster)
-        for process in left:
+    for force, timeout in ((False, 5), (True, 10)):
+        remaining = processes(cluster)
+        for process in remaining:
             with suppress(psutil.NoSuchProcess):
                 process.kill() if force else process.terminate()
-        psutil.wait_procs(left, timeout=patience)
-    left = processes(cluster)
-    if left:
-        raise ResourceError(f"processes of the local Ray do not end: {', '.join(str(p.pid) for p in left)}")
-    shutil.rmtree(cluster.folder, ignore_errors=True)
+        psutil.wait_procs(remaining, timeout=timeout)
+    remaining = processes(cluster)
+    if remaining:
+        pids = ", ".join(str(process.pid) for process in remaining)
+        raise ResourceError(f"processes of the local Ray cluster did not end: {pids}; kill them")
+    shutil.rmtree(cluster.temp_dir, ignore_errors=True)
 
 
-def _leader(cluster: LocalCluster) -> psutil.Process | None:
+def _leader_process(cluster: LocalCluster) -> psutil.Process | None:
     with suppress(psutil.Error):
         process = psutil.Process(cluster.pid)
-        same = abs(process.create_time() - cluster.created) < 1
+        same = abs(process.create_time() - cluster.create_time) < 1
         if same and process.status() != psutil.STATUS_ZOMBIE:
             return process
     return None
 
 
-def _belongs(process: psutil.Process, cluster: LocalCluster) -> bool:
+def _is_cluster_process(process: psutil.Process, cluster: LocalCluster) -> bool:
     try:
-        if process.status() == psutil.STATUS_ZOMBIE or process.create_time() < cluster.created - 1:
+        if process.status() == psutil.STATUS_ZOMBIE or process.create_time() < cluster.create_time - 1:
             return False
-        return _in_session(process, cluster) or process.environ().get(_MARK) == cluster.mark
+        return _in_session(process, cluster) or process.environ().get(_MARKER_ENV) == cluster.marker
     except (psutil.Error, OSError):
         return False
 
 
 def _in_session(process: psutil.Process, cluster: LocalCluster) -> bool:
-    """A session's number stays taken while it has members, so only a leader can be somebody else's."""
+    # A session id is not reused while the session has members, so only the leader can be another program.
     return os.getsid(process.pid) == cluster.pid and (
-        process.pid != cluster.pid or _leader(cluster) is not None
+        process.pid != cluster.pid or _leader_process(cluster) is not None
     )
 
 
-def _read(state: Path) -> LocalCluster | None:
+def _read_state(state_dir: Path) -> LocalCluster | None:
     try:
-        return LocalCluster(**json.loads(state_file(state).read_text(encoding="utf-8")))
+        return LocalCluster(**json.loads(state_file(state_dir).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def _write(state: Path, cluster: LocalCluster) -> None:
-    """Readable for this user alone: it holds the token."""
-    temporary = state / f"{_STATE}.{os.getpid()}"
+def write_state(state_dir: Path, cluster: LocalCluster) -> None:
+    """Record a cluster in the folder `state_dir`, readable by this user only because of the token."""
+    temporary = state_dir / f"{_STATE_FILE}.{os.getpid()}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with open(descriptor, "w", encoding="utf-8") as file:
         json.dump(asdict(cluster), file, indent=1)
-    temporary.replace(state_file(state))
+    temporary.replace(state_file(state_dir))
 
 
 @contextmanager
-def _locked(state: Path) -> Iterator[None]:
-    """One command at a time starts or stops the cluster of a folder."""
-    state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with open(state / "cluster.lock", "w", encoding="utf-8") as lock:
+def _lock_state(state_dir: Path) -> Iterator[None]:
+    """Lock the folder: one command at a time starts or stops its cluster."""
+    state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with open(state_dir / "cluster.lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -1,8 +1,8 @@
-"""From a packed spec to what KubeRay runs. Pure functions; no client, no cluster.
+"""Render the Kubernetes manifests of a submission bundle; pure functions without a client or a cluster.
 
-A job or sweep becomes a RayJob with a cluster of just its size, a service a RayService, and the spec's files a
-ConfigMap beside it. The ConfigMap's name holds a digest of its content: a changed service then gets a new cluster
-that reads the new spec from its first second on, while the old one answers until the new one does.
+A job or sweep becomes a RayJob with a cluster of the size that it needs, a service a RayService, and the spec's files a
+ConfigMap. The ConfigMap's name has a digest of its content, so that KubeRay starts a new cluster for a changed service
+and switches to it without downtime.
 """
 
 import math
@@ -12,25 +12,25 @@ from typing import Any
 import yaml
 
 from rayfuse.cluster import sizing
-from rayfuse.cluster.travel import VERBS, Parcel
+from rayfuse.cluster.submission import COMMANDS, SubmissionBundle
 from rayfuse.errors import SpecError
-from rayfuse.spec.cluster import SPEC_FOLDER, Cluster, Machine, WorkerGroup, is_dns1035
+from rayfuse.spec.cluster import SPEC_FOLDER, Cluster, PodTemplate, WorkerGroup, is_dns1035
 from rayfuse.spec.job import Job
 from rayfuse.spec.service import Service
 
 API_VERSION = "ray.io/v1"
-ENTRY = "rayfuse.serve.endpoint:from_spec"
+IMPORT_PATH = "rayfuse.serve.endpoint:from_spec"
 KIND_LABEL = "rayfuse/kind"
 NAME_LABEL = "rayfuse/name"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
-MANAGED_BY = {"app.kubernetes.io/managed-by": "rayfuse"}
-SUBMITTER = "ray-job-submitter"
-"""KubeRay's name for the container whose log is the job's."""
+MANAGED_BY_LABELS = {"app.kubernetes.io/managed-by": "rayfuse"}
+SUBMITTER_CONTAINER = "ray-job-submitter"
+"""KubeRay's name of the container that submits a job and prints its log."""
 
-LONGEST_NAME = 47
-"""Of a RayJob or RayService: KubeRay appends to it."""
+MAX_NAME_LENGTH = 47
+"""Maximum length of the name of a RayJob or RayService, to which KubeRay appends."""
 
-_SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"  # as Kubernetes' own: no words come of them
+_SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"  # as Kubernetes' own, without vowels
 _SPEC_VOLUME = "rayfuse-spec"
 _ACCELERATOR_LABEL = "ray.io/accelerator-type"
 _USER, _GROUP = 1000, 100  # of the images of Ray, and of ours
@@ -38,27 +38,30 @@ _USER, _GROUP = 1000, 100  # of the images of Ray, and of ours
 Manifest = dict[str, Any]
 
 
-def render(parcel: Parcel, cluster: Cluster, cluster_file: str, name: str | None = None) -> list[Manifest]:
-    """The ConfigMap and the RayJob or RayService of a packed spec, in the order in which to apply them.
+def render(
+    bundle: SubmissionBundle, cluster: Cluster, cluster_file: str, name: str | None = None
+) -> list[Manifest]:
+    """Render the ConfigMap and the RayJob or RayService of a bundle, in the order in which to apply them.
 
-    Raises SpecError where `name`, or the spec's own, cannot be one on KubeRay, or the spec does not fit.
+    `name` overrides the object's name. Raises SpecError where the name is invalid or the spec does not fit into the
+    cluster.
     """
-    chosen = object_name(parcel, name)
-    spec_map = f"{chosen}-spec-{parcel.digest}"
-    if parcel.service is not None:
-        body = _ray_service(parcel, parcel.service, cluster, cluster_file, spec_map)
+    chosen = object_name(bundle, name)
+    spec_map = f"{chosen}-spec-{bundle.digest}"
+    if bundle.service is not None:
+        body = _ray_service(bundle, bundle.service, cluster, cluster_file, spec_map)
     else:
-        assert parcel.job is not None
-        body = _ray_job(parcel, parcel.job, cluster, cluster_file, spec_map)
-    labels = {**_labels(parcel), **({QUEUE_LABEL: cluster.queue} if cluster.queue else {})}
-    kind = "RayJob" if parcel.service is None else "RayService"
+        assert bundle.job is not None
+        body = _ray_job(bundle, bundle.job, cluster, cluster_file, spec_map)
+    labels = {**_labels(bundle), **({QUEUE_LABEL: cluster.kueue_queue} if cluster.kueue_queue else {})}
+    kind = "RayJob" if bundle.service is None else "RayService"
     return [
         {
             "apiVersion": "v1",
             "kind": "ConfigMap",
-            "metadata": {"name": spec_map, "namespace": cluster.namespace, "labels": _labels(parcel)},
+            "metadata": {"name": spec_map, "namespace": cluster.namespace, "labels": _labels(bundle)},
             "immutable": True,
-            "data": parcel.files,
+            "data": bundle.files,
         },
         {
             "apiVersion": API_VERSION,
@@ -70,7 +73,7 @@ def render(parcel: Parcel, cluster: Cluster, cluster_file: str, name: str | None
 
 
 class _Dumper(yaml.SafeDumper):
-    """YAML for people: texts of several lines as they are, and nothing by reference."""
+    """A YAML dumper that writes multi-line strings as blocks, and no aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -84,78 +87,83 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def to_yaml(manifests: list[Manifest]) -> str:
-    """The manifests as the documents of one file, for `kubectl apply`."""
+    """Dump manifests as the documents of one YAML file, for `kubectl apply`."""
     return yaml.dump_all(manifests, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
-def object_name(parcel: Parcel, given: str | None) -> str:
-    """A service keeps its name, and submitting it again changes it; every job gets a name of its own."""
+def object_name(bundle: SubmissionBundle, given: str | None) -> str:
+    """Return `given`, else the name of a service or a new unique name for a job or sweep.
+
+    Raises SpecError where the name is not valid for KubeRay.
+    """
     if given is not None:
-        return _checked_name(given, "--name")
-    if parcel.service is not None:
-        return _checked_name(parcel.name, f"{parcel.where}: name")
-    return job_name(parcel)
+        return _validate_name(given, "--name")
+    if bundle.service is not None:
+        return _validate_name(bundle.name, f"{bundle.source_file}: name")
+    return job_name(bundle)
 
 
-def job_name(parcel: Parcel) -> str:
-    """A name that no other job has, made of the spec's."""
+def job_name(bundle: SubmissionBundle) -> str:
+    """Generate a unique name from the name of a spec and a random suffix."""
     suffix = "".join(secrets.choice(_SUFFIX_LETTERS) for _ in range(5))
-    plain = "".join(letter if letter.isalnum() else "-" for letter in parcel.name.lower())
-    stem = plain if plain[0].isalpha() else f"{parcel.kind}-{plain}"
-    return f"{stem[: LONGEST_NAME - len(suffix) - 1].rstrip('-')}-{suffix}"
+    plain = "".join(letter if letter.isalnum() else "-" for letter in bundle.name.lower())
+    stem = plain if plain[0].isalpha() else f"{bundle.kind}-{plain}"
+    return f"{stem[: MAX_NAME_LENGTH - len(suffix) - 1].rstrip('-')}-{suffix}"
 
 
-def _checked_name(name: str, path: str) -> str:
-    if not is_dns1035(name, LONGEST_NAME):
+def _validate_name(name: str, path: str) -> str:
+    if not is_dns1035(name, MAX_NAME_LENGTH):
         raise SpecError(
-            f"{path}: {name!r} is not a name for KubeRay; write at most {LONGEST_NAME} of a-z, 0-9 and -, starting "
-            "with a letter" + ("" if path == "--name" else ", or give such a --name")
+            f"{path}: {name!r} is not valid for KubeRay; use at most {MAX_NAME_LENGTH} of a-z, 0-9 and -, starting "
+            "with a letter" + ("" if path == "--name" else ", or pass such a --name")
         )
     return name
 
 
-def _ray_job(parcel: Parcel, job: Job, cluster: Cluster, cluster_file: str, spec_map: str) -> Manifest:
+def _ray_job(
+    bundle: SubmissionBundle, job: Job, cluster: Cluster, cluster_file: str, config_map_name: str
+) -> Manifest:
     compute, submission = job.compute, cluster.submission
-    workers = sizing.Workers(
-        needed=compute.fewest,
-        wanted=compute.most * parcel.trials,
+    workers = sizing.WorkerRequirements(
+        min_workers=compute.min_workers,
+        max_workers=compute.max_workers * bundle.concurrent_trials,
         cpus=compute.cpus_per_worker,
         gpus=compute.gpus_per_worker,
-        path="compute.workers" if parcel.kind == "job" else "compute.workers of a trial",
+        spec_path="compute.workers" if bundle.kind == "job" else "compute.workers of a trial",
     )
-    counts = sizing.pods(workers, cluster, parcel.where, cluster_file)
+    counts = sizing.allocate_pods(workers, cluster, bundle.source_file, cluster_file)
     groups = [
-        _worker_group(name, group, cluster, parcel, spec_map, (counts[name],) * 3)
+        _worker_group(name, group, cluster, bundle, config_map_name, (counts[name],) * 3)
         for name, group in cluster.workers.items()
         if counts[name]
     ]
-    submitter = _submitter(parcel, cluster) if submission.mode == "K8sJobMode" else None
-    return _given(
-        entrypoint=f"rayfuse {VERBS[parcel.kind]} {SPEC_FOLDER}/{parcel.file}",
-        metadata={KIND_LABEL: parcel.kind, NAME_LABEL: parcel.name},
+    submitter = _submitter_template(bundle, cluster) if submission.mode == "K8sJobMode" else None
+    return _drop_none(
+        entrypoint=f"rayfuse {COMMANDS[bundle.kind]} {SPEC_FOLDER}/{bundle.spec_file}",
+        metadata={KIND_LABEL: bundle.kind, NAME_LABEL: bundle.name},
         submissionMode=submission.mode,
         submitterPodTemplate=submitter,
         shutdownAfterJobFinishes=submission.shutdown,
-        ttlSecondsAfterFinished=_whole_seconds(submission.ttl),
-        activeDeadlineSeconds=_whole_seconds(submission.deadline),
-        backoffLimit=submission.retries,
-        rayClusterSpec=_ray_cluster(parcel, cluster, spec_map, groups),
+        ttlSecondsAfterFinished=_ceil_seconds(submission.ttl),
+        activeDeadlineSeconds=_ceil_seconds(submission.active_deadline),
+        backoffLimit=submission.backoff_limit,
+        rayClusterSpec=_ray_cluster(bundle, cluster, config_map_name, groups),
     )
 
 
 def _ray_service(
-    parcel: Parcel, service: Service, cluster: Cluster, cluster_file: str, spec_map: str
+    bundle: SubmissionBundle, service: Service, cluster: Cluster, cluster_file: str, config_map_name: str
 ) -> Manifest:
     replicas = service.replicas
 
     def pods(count: int, path: str) -> dict[str, int]:
-        workers = sizing.Workers(count, count, replicas.cpus, replicas.gpus, path)
-        return sizing.pods(workers, cluster, parcel.where, cluster_file)
+        workers = sizing.WorkerRequirements(count, count, replicas.num_cpus, replicas.num_gpus, path)
+        return sizing.allocate_pods(workers, cluster, bundle.source_file, cluster_file)
 
     pods(replicas.max, "replicas.max")
     first = pods(replicas.min, "replicas.min")
     groups = [
-        _worker_group(name, group, cluster, parcel, spec_map, (group.min, first[name], group.max))
+        _worker_group(name, group, cluster, bundle, config_map_name, (group.min, first[name], group.max))
         for name, group in cluster.workers.items()
     ]
     config = {
@@ -163,34 +171,38 @@ def _ray_service(
         "applications": [
             {
                 "name": service.name,
-                "route_prefix": service.prefix,
-                "import_path": ENTRY,
-                "args": {"spec": f"{SPEC_FOLDER}/{parcel.file}", "digest": parcel.digest},
+                "route_prefix": service.route_prefix,
+                "import_path": IMPORT_PATH,
+                "args": {"spec": f"{SPEC_FOLDER}/{bundle.spec_file}", "digest": bundle.digest},
             }
         ],
     }
-    ray_cluster = _ray_cluster(parcel, cluster, spec_map, groups, service.port)
+    ray_cluster = _ray_cluster(bundle, cluster, config_map_name, groups, service.port)
     if any(group.min < group.max for group in cluster.workers.values()):
         ray_cluster["enableInTreeAutoscaling"] = True
     return {"serveConfigV2": yaml.safe_dump(config, sort_keys=False), "rayClusterConfig": ray_cluster}
 
 
 def _ray_cluster(
-    parcel: Parcel, cluster: Cluster, spec_map: str, groups: list[Manifest], serve_port: int | None = None
+    bundle: SubmissionBundle,
+    cluster: Cluster,
+    config_map_name: str,
+    groups: list[Manifest],
+    serve_port: int | None = None,
 ) -> Manifest:
-    """The head, which leaves the work to workers if there are any, and groups of them."""
+    """Render a RayCluster's spec; its head has no CPUs for work where there are worker groups."""
     head = _container("ray-head", cluster.head, cluster)
     if serve_port is not None:
         ports = {"gcs-server": 6379, "dashboard": 8265, "client": 10001, "serve": serve_port}
         head["ports"] = [{"name": name, "containerPort": port} for name, port in ports.items()]
-    own = {"num-cpus": "0"} if cluster.workers else {}
+    defaults = {"num-cpus": "0"} if cluster.workers else {}
     return {
         "rayVersion": cluster.ray_version,
         "authOptions": {"mode": "token"},
-        "headGroupSpec": _given(
-            rayStartParams={**own, **cluster.head.ray},
+        "headGroupSpec": _drop_none(
+            rayStartParams={**defaults, **cluster.head.ray},
             labels=_ray_labels(cluster.head),
-            template=_pod(head, cluster.head, parcel, cluster, spec_map),
+            template=_ray_pod_template(head, cluster.head, bundle, cluster, config_map_name),
         ),
         **({"workerGroupSpecs": groups} if groups else {}),
     }
@@ -200,55 +212,67 @@ def _worker_group(
     name: str,
     group: WorkerGroup,
     cluster: Cluster,
-    parcel: Parcel,
-    spec_map: str,
+    bundle: SubmissionBundle,
+    config_map_name: str,
     counts: tuple[int, int, int],
 ) -> Manifest:
-    """A group of pods; `counts` are the fewest, the first and the most of them."""
-    fewest, first, most = counts
-    return _given(
+    """Render a worker group; `counts` are its minimum, initial and maximum number of pods."""
+    minimum, initial, maximum = counts
+    return _drop_none(
         groupName=name,
-        minReplicas=fewest,
-        replicas=first,
-        maxReplicas=most,
+        minReplicas=minimum,
+        replicas=initial,
+        maxReplicas=maximum,
         rayStartParams=group.ray,
         labels=_ray_labels(group),
-        template=_pod(_container("ray-worker", group, cluster), group, parcel, cluster, spec_map),
+        template=_ray_pod_template(
+            _container("ray-worker", group, cluster), group, bundle, cluster, config_map_name
+        ),
     )
 
 
-def _pod(container: Manifest, machine: Machine, parcel: Parcel, cluster: Cluster, spec_map: str) -> Manifest:
-    """A pod of Ray, with the spec and the volumes in it."""
+def _ray_pod_template(
+    container: Manifest,
+    machine: PodTemplate,
+    bundle: SubmissionBundle,
+    cluster: Cluster,
+    config_map_name: str,
+) -> Manifest:
+    """Render a Ray pod with the spec's ConfigMap and the cluster spec's volumes mounted."""
     claims = cluster.volumes.items()
     container["volumeMounts"] = [
         {"name": _SPEC_VOLUME, "mountPath": SPEC_FOLDER, "readOnly": True},
         *({"name": name, "mountPath": volume.path} for name, volume in claims),
     ]
     volumes = [
-        {"name": _SPEC_VOLUME, "configMap": {"name": spec_map}},
-        *({"name": name, "persistentVolumeClaim": {"claimName": volume.claim}} for name, volume in claims),
+        {"name": _SPEC_VOLUME, "configMap": {"name": config_map_name}},
+        *({"name": name, "persistentVolumeClaim": {"claimName": volume.pvc}} for name, volume in claims),
     ]
-    return _template(container, machine, parcel, cluster, volumes)
+    return _pod_template(container, machine, bundle, cluster, volumes)
 
 
-def _submitter(parcel: Parcel, cluster: Cluster) -> Manifest:
-    """The pod that hands a job to Ray and prints its log; KubeRay puts the command in."""
+def _submitter_template(bundle: SubmissionBundle, cluster: Cluster) -> Manifest:
+    """Render the pod that submits a job to Ray and prints its log; KubeRay adds its command."""
     resources = {"cpu": "500m", "memory": "1Gi"}
     container = {
-        "name": SUBMITTER,
+        "name": SUBMITTER_CONTAINER,
         "image": cluster.image,
         "resources": {"requests": resources, "limits": resources},
-        "securityContext": _confined(),
+        "securityContext": _container_security_context(),
     }
-    return _template(container, cluster.head, parcel, cluster, [])
+    return _pod_template(container, cluster.head, bundle, cluster, [])
 
 
-def _template(
-    container: Manifest, machine: Machine, parcel: Parcel, cluster: Cluster, volumes: list[Manifest]
+def _pod_template(
+    container: Manifest,
+    machine: PodTemplate,
+    bundle: SubmissionBundle,
+    cluster: Cluster,
+    volumes: list[Manifest],
 ) -> Manifest:
-    spec = _given(
+    spec = _drop_none(
         serviceAccountName=cluster.service_account,
-        imagePullSecrets=[{"name": name} for name in cluster.pull_secrets] or None,
+        imagePullSecrets=[{"name": name} for name in cluster.image_pull_secrets] or None,
         nodeSelector=machine.node_selector or None,
         tolerations=[toleration.model_dump(exclude_none=True) for toleration in machine.tolerations] or None,
         securityContext={
@@ -262,41 +286,41 @@ def _template(
         volumes=volumes or None,
         restartPolicy="Never",
     )
-    return {"metadata": {"labels": _labels(parcel)}, "spec": spec}
+    return {"metadata": {"labels": _labels(bundle)}, "spec": spec}
 
 
-def _container(name: str, machine: Machine, cluster: Cluster) -> Manifest:
-    """Requests are limits, so that no neighbour takes the memory that was promised."""
+def _container(name: str, machine: PodTemplate, cluster: Cluster) -> Manifest:
+    """Render a container whose requests equal its limits (QoS class Guaranteed)."""
     resources = {"cpu": machine.cpu, "memory": machine.memory}
     if machine.gpus:
         resources["nvidia.com/gpu"] = str(machine.gpus)
     variables = {"RAY_USAGE_STATS_ENABLED": "0", **cluster.env}
-    return _given(
+    return _drop_none(
         name=name,
         image=cluster.image,
         resources={"requests": resources, "limits": dict(resources)},
         env=[{"name": key, "value": value} for key, value in variables.items()],
         envFrom=[{"secretRef": {"name": secret}} for secret in cluster.secrets.env] or None,
-        securityContext=_confined(),
+        securityContext=_container_security_context(),
     )
 
 
-def _confined() -> Manifest:
+def _container_security_context() -> Manifest:
     return {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
-def _labels(parcel: Parcel) -> dict[str, str]:
-    return {**MANAGED_BY, KIND_LABEL: parcel.kind, NAME_LABEL: parcel.name}
+def _labels(bundle: SubmissionBundle) -> dict[str, str]:
+    return {**MANAGED_BY_LABELS, KIND_LABEL: bundle.kind, NAME_LABEL: bundle.name}
 
 
-def _ray_labels(machine: Machine) -> dict[str, str] | None:
+def _ray_labels(machine: PodTemplate) -> dict[str, str] | None:
     return {_ACCELERATOR_LABEL: machine.accelerator} if machine.accelerator else None
 
 
-def _whole_seconds(seconds: float | None) -> int | None:
+def _ceil_seconds(seconds: float | None) -> int | None:
     return None if seconds is None else math.ceil(seconds)
 
 
-def _given(**fields: Any) -> Manifest:
-    """The fields that have a value."""
+def _drop_none(**fields: Any) -> Manifest:
+    """Return the fields that are not None."""
     return {name: value for name, value in fields.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Jobs of any Ray cluster, through the Jobs API of its dashboard. Imports no Ray."""
+"""Client of the jobs of any Ray cluster, through its dashboard's Jobs API. Imports no Ray."""
 
 import hashlib
 import io
@@ -10,77 +10,80 @@ from datetime import UTC, datetime
 from typing import Any, cast
 from urllib.parse import quote
 
-from rayfuse.cluster.jobs import ENDED, JobInfo, Status, unknown
-from rayfuse.errors import NotReachable, ResourceError, SpecError
+from rayfuse.cluster.jobs import TERMINAL_STATUSES, JobInfo, Status, unknown_job_error, wait_until
+from rayfuse.errors import ResourceError, SpecError, UnavailableError
 from rayfuse.ray_auth import token
-from rayfuse.ray_http import RayHttp, reason
+from rayfuse.ray_http import RayHttp, error_reason
 
-KIND = "rayfuse/kind"
-"""Key of a job's metadata."""
+KIND_METADATA_KEY = "rayfuse/kind"
+"""Key of a job's metadata that holds the kind of its spec."""
 
-_KINDS = {"train": "job", "tune": "sweep"}
-"""Of a spec, by the verb that runs it."""
+_KIND_BY_COMMAND = {"train": "job", "tune": "sweep"}
 _POLL_SECONDS = 0.5
 _BYTES_PER_SECOND = 2_000_000
-"""Of a log that is being followed: Ray only gives the whole, so a long one is asked for less often."""
-_STOP_SECONDS = 120.0
-_ANY = range(300, 600)
+"""Maximum rate at which a followed log is read: Ray returns the whole log, so a long one is polled less often."""
+_STOP_TIMEOUT_SECONDS = 120.0
+_ANY_ERROR_STATUS = range(300, 600)
+
+# Texts of Ray 2.60's job manager and supervisor.
+_NAME_TAKEN_MESSAGE = "already exists"
+_LOG_SEPARATOR = ", last available logs"
 
 
-class RayJobs:
-    """What was submitted to one cluster."""
+class RayJobClient:
+    """Jobs submitted to one Ray cluster (implements `rayfuse.cluster.jobs.JobClient`)."""
 
     def __init__(self, ray: RayHttp) -> None:
         self._ray = ray
 
     @classmethod
-    def connect(cls, address: str, environment: Mapping[str, str] = os.environ) -> "RayJobs":
-        """The jobs of the cluster whose dashboard is at `address`: a URL, or `host:port`."""
-        return cls(_open(address, environment))
+    def connect(cls, address: str, environment: Mapping[str, str] = os.environ) -> "RayJobClient":
+        """Connect to the dashboard at `address`: a URL, or `host:port`."""
+        return cls(_connect(address, environment))
 
     def list(self) -> list[JobInfo]:
-        """All that was submitted, the newest first; drivers that connected by themselves are none of it."""
-        response = self._ray.call("GET", "/api/jobs/", accept=_ANY)
+        """Return the submitted jobs, the newest first; drivers that connected directly are not among them."""
+        response = self._ray.request("GET", "/api/jobs/", allowed_statuses=_ANY_ERROR_STATUS)
         if not response.is_success or "json" not in response.headers.get("content-type", ""):
-            raise NotReachable(f"{self._ray.url} is not the dashboard of a Ray cluster: {reason(response)}")
+            raise UnavailableError(
+                f"{self._ray.url} is not the dashboard of a Ray cluster: {error_reason(response)}"
+            )
         found = [job for job in response.json() if job["type"] == "SUBMISSION"]
-        return [self._info(job) for job in sorted(found, key=_started, reverse=True)]
+        return [self._info(job) for job in sorted(found, key=_start_time, reverse=True)]
 
     def get(self, name: str) -> JobInfo:
-        """One job. Raises SpecError where there is none of this name."""
-        response = self._ray.call("GET", _path(name), accept=(404,))
+        """Return a job; raise SpecError where there is none of this name."""
+        response = self._ray.request("GET", _path(name), allowed_statuses=(404,))
         job = response.json() if response.is_success else {}
         if job.get("type") != "SUBMISSION":
-            raise unknown(name, [job.name for job in self.list()])
+            raise unknown_job_error(name, [job.name for job in self.list()])
         return self._info(job)
 
     def logs(self, name: str, follow: bool = False) -> Iterator[str]:
-        """What the entrypoint has printed, below a line or two of Ray; with `follow` until the job has ended."""
-        seen = 0
+        """Yield the lines of the entrypoint's output, after Ray's own first lines; with `follow` until its end."""
+        num_seen = 0
         while True:
-            ended = (
-                self.get(name).status in ENDED or not follow
-            )  # asked first: nothing is printed after the end
-            log: str = self._ray.call("GET", _path(name, "logs")).json()["logs"] or ""
-            until = len(log) if ended else log.rfind("\n") + 1
-            yield from log[seen:until].removesuffix("\n").split("\n") if until > seen else ()
-            if ended:
+            # Before the log: nothing is printed after the end.
+            is_last = self.get(name).status in TERMINAL_STATUSES or not follow
+            log: str = self._ray.request("GET", _path(name, "logs")).json()["logs"] or ""
+            end = len(log) if is_last else log.rfind("\n") + 1
+            yield from log[num_seen:end].removesuffix("\n").split("\n") if end > num_seen else ()
+            if is_last:
                 return
-            seen = max(seen, until)
+            num_seen = max(num_seen, end)
             time.sleep(_POLL_SECONDS + len(log) / _BYTES_PER_SECOND)
 
     def stop(self, name: str) -> JobInfo:
-        """Stop a job and wait until it has; one that has ended already is left as it is."""
-        deadline = time.monotonic() + _STOP_SECONDS
-        job = self.get(name)
-        if job.status not in ENDED:
-            self._ray.call("POST", _path(job.name, "stop"))
-        while job.status not in ENDED:
-            if time.monotonic() > deadline:
-                raise ResourceError(f"{name}: still {job.status} {_STOP_SECONDS:g} s after it was stopped")
-            time.sleep(_POLL_SECONDS)
-            job = self.get(name)
-        return job
+        """Stop a job and wait until it has ended; a job that has ended is not changed."""
+        if self.get(name).status not in TERMINAL_STATUSES:
+            self._ray.request("POST", _path(name, "stop"))
+        wait_until(
+            lambda: self.get(name).status in TERMINAL_STATUSES,
+            _STOP_TIMEOUT_SECONDS,
+            _POLL_SECONDS,
+            f"{name}: not stopped by Ray",
+        )
+        return self.get(name)
 
     def _info(self, job: Mapping[str, Any]) -> JobInfo:
         status = cast(Status, job["status"])
@@ -88,11 +91,11 @@ class RayJobs:
             name=job["submission_id"],
             kind=_kind(job),
             status=status,
-            started=_time(job["start_time"]),
-            ended=_time(job["end_time"]),
+            started=_parse_time(job["start_time"]),
+            ended=_parse_time(job["end_time"]),
             exit_code=_exit_code(job["driver_exit_code"]),
             message=_message(job["message"] or "") if status in ("PENDING", "FAILED") else "",
-            address=self._ray.url,
+            dashboard_url=self._ray.url,
         )
 
 
@@ -104,44 +107,44 @@ def submit(
     entrypoint: str,
     environment: Mapping[str, str],
 ) -> str:
-    """Run `entrypoint` on the cluster at `address` in a folder with `files` (content by path); its name there.
+    """Submit `entrypoint` to the cluster at `address`, with a working directory of `files` (content by path).
 
-    `environment` is added to the entrypoint's and its workers', for all to see: no place for secrets. Raises
-    SpecError where the name is taken.
+    `environment` is set for the entrypoint and its workers; Ray exposes it, so it must hold no secrets. Returns the
+    submission id. Raises SpecError where the name is taken, ResourceError where Ray rejects the job.
     """
-    ray = _open(address, os.environ)
+    ray = _connect(address, os.environ)
     job = {
         "submission_id": name,
         "entrypoint": entrypoint,
-        "metadata": {KIND: kind},
+        "metadata": {KIND_METADATA_KEY: kind},
         "runtime_env": {"working_dir": _upload(ray, files), "env_vars": dict(environment)},
     }
-    response = ray.call("POST", "/api/jobs/", accept=_ANY, json=job)
+    response = ray.request("POST", "/api/jobs/", allowed_statuses=_ANY_ERROR_STATUS, json=job)
     if not response.is_success:
-        if "already exists" in response.text:
-            raise SpecError(f"{name}: a job of this name is on {ray.url} already; take another name")
-        raise ResourceError(f"Ray at {ray.url} does not take {name}: {reason(response)}")
+        if _NAME_TAKEN_MESSAGE in response.text:
+            raise SpecError(f"{name}: a job of this name exists on {ray.url}; choose another --name")
+        raise ResourceError(f"Ray at {ray.url} rejected {name}: {error_reason(response)}")
     return str(response.json()["submission_id"])
 
 
-def _open(address: str, environment: Mapping[str, str]) -> RayHttp:
+def _connect(address: str, environment: Mapping[str, str]) -> RayHttp:
     url = address if address.startswith(("http://", "https://")) else f"http://{address}"
     return RayHttp(url, token(environment))
 
 
 def _upload(ray: RayHttp, files: Mapping[str, str]) -> str:
-    """The URI of a package with these files. Ray keeps packages by content while jobs need them."""
-    package = _zip(files)
+    """Upload a package with these files and return its URI. Ray stores packages by content while jobs need them."""
+    package = zip_files(files)
     name = f"_ray_pkg_{hashlib.blake2b(package, digest_size=16).hexdigest()}.zip"
     path = f"/api/packages/gcs/{name}"
-    # Asking also holds an existing one for as long as it takes to submit.
-    if ray.call("GET", path, accept=(404,)).status_code == 404:
-        ray.call("PUT", path, content=package)
+    # The GET also pins an existing package until the job is submitted.
+    if ray.request("GET", path, allowed_statuses=(404,)).status_code == 404:
+        ray.request("PUT", path, content=package)
     return f"gcs://{name}"
 
 
-def _zip(files: Mapping[str, str]) -> bytes:
-    """The same bytes for the same files, whenever it is made."""
+def zip_files(files: Mapping[str, str]) -> bytes:
+    """Build a zip archive whose bytes depend on the files only."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for path, text in sorted(files.items()):
@@ -155,28 +158,28 @@ def _path(name: str, action: str = "") -> str:
     return f"/api/jobs/{quote(name, safe='')}" + (f"/{action}" if action else "")
 
 
-def _started(job: Mapping[str, Any]) -> float:
-    """For sorting: a job that has no time yet is the newest."""
+def _start_time(job: Mapping[str, Any]) -> float:
+    """Return a sort key; a job that has not started is the newest."""
     return float(job["start_time"] or "inf")
 
 
 def _kind(job: Mapping[str, Any]) -> str:
-    """As whoever submitted it says, else by the verb of `rayfuse` that it runs."""
-    said = (job["metadata"] or {}).get(KIND)
+    """Return the kind in the job's metadata, else that of the `rayfuse` command in its entrypoint."""
+    kind = (job["metadata"] or {}).get(KIND_METADATA_KEY)
     words = job["entrypoint"].split()
-    verb = words[1] if len(words) > 1 and words[0].rpartition("/")[2] == "rayfuse" else ""
-    return said or _KINDS.get(verb, "")
+    command = words[1] if len(words) > 1 and words[0].rpartition("/")[2] == "rayfuse" else ""
+    return kind or _KIND_BY_COMMAND.get(command, "")
 
 
-def _time(milliseconds: int | None) -> datetime | None:
+def _parse_time(milliseconds: int | None) -> datetime | None:
     return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds else None
 
 
 def _exit_code(code: int | None) -> int | None:
-    """As a shell gives it: a process that signal N ended has 128 + N."""
+    """Convert an exit code to a shell's: 128 + N for a process that was killed by signal N."""
     return 128 - code if code is not None and code < 0 else code
 
 
 def _message(text: str) -> str:
-    """The first line, without the log that Ray puts below it."""
-    return text.partition("\n")[0].partition(", last available logs")[0].strip()
+    """Return the first line, without the log that Ray appends."""
+    return text.partition("\n")[0].partition(_LOG_SEPARATOR)[0].strip()

@@ -1,62 +1,73 @@
-"""How many pods of which group a spec needs. Pure arithmetic on the cluster spec."""
+"""Allocate the workers of a spec to the pods of a cluster spec's groups."""
 
 import math
 from dataclasses import dataclass
 
 from rayfuse.errors import SpecError
-from rayfuse.spec.cluster import Cluster, Machine, cores
+from rayfuse.spec.cluster import Cluster, PodTemplate, parse_cpu
 
-_ANY_NUMBER = 1_000_000
+_UNLIMITED = 1_000_000
 
 
 @dataclass(frozen=True)
-class Workers:
-    """Equal processes of Ray that a spec starts."""
+class WorkerRequirements:
+    """Number and size of the Ray workers that a spec starts."""
 
-    needed: int
-    """Fewer make no sense."""
-    wanted: int
-    """More have nothing to do."""
+    min_workers: int
+    """Minimum number of workers."""
+    max_workers: int
+    """Maximum number of workers."""
     cpus: float
+    """CPUs of each worker."""
     gpus: float
-    path: str
-    """The field of the spec that asks for `needed`."""
+    """GPUs of each worker."""
+    spec_path: str
+    """Field of the spec that sets `min_workers`, for messages."""
 
 
-def pods(workers: Workers, cluster: Cluster, where: str, cluster_file: str) -> dict[str, int]:
-    """Group → number of pods, between its min and max, that hold `wanted` workers or as many as fit.
+def allocate_pods(
+    workers: WorkerRequirements, cluster: Cluster, where: str, cluster_file: str
+) -> dict[str, int]:
+    """Return the number of pods of each group, within its min and max, for `max_workers` or as many as fit.
 
-    GPUs are left alone by what does not need them, as long as other groups have room. Empty where the head does the
-    work. Raises SpecError where not even `needed` of them fit.
+    Workers without GPUs use groups with GPUs last. Empty where the cluster spec has no groups and the head runs the
+    workers. Raises SpecError where `min_workers` do not fit.
     """
-    room = {name: capacity(group, workers) for name, group in cluster.workers.items()}
-    counts, left = {}, workers.wanted
+    per_pod = {name: workers_per_pod(group, workers) for name, group in cluster.workers.items()}
+    counts, left = {}, workers.max_workers
     for name in sorted(cluster.workers, key=lambda name: cluster.workers[name].gpus > 0):
-        group, each = cluster.workers[name], room[name]
+        group, each = cluster.workers[name], per_pod[name]
         used = min(group.max, math.ceil(left / each)) if each else 0
         counts[name] = max(group.min, used)
         left = max(0, left - counts[name] * each)
     if not cluster.workers:
-        left = max(0, left - capacity(cluster.head, workers))
-    placed = workers.wanted - left
-    if placed < workers.needed:
-        raise SpecError(f"{where}: {workers.path}: {_too_much(workers, cluster, room, cluster_file)}")
+        left = max(0, left - workers_per_pod(cluster.head, workers))
+    placed = workers.max_workers - left
+    if placed < workers.min_workers:
+        raise SpecError(
+            f"{where}: {workers.spec_path}: {_insufficient_capacity_message(workers, cluster, per_pod, cluster_file)}"
+        )
     return {name: counts[name] for name in cluster.workers}
 
 
-def capacity(machine: Machine, workers: Workers) -> int:
-    """How many of the workers fit into one pod. KubeRay tells Ray the CPUs of a pod rounded up."""
-    by_cpu = math.ceil(cores(machine.cpu)) / workers.cpus if workers.cpus else _ANY_NUMBER
-    by_gpu = machine.gpus / workers.gpus if workers.gpus else _ANY_NUMBER
+def workers_per_pod(machine: PodTemplate, workers: WorkerRequirements) -> int:
+    """Return how many workers fit into one pod; KubeRay rounds the CPUs of a pod up."""
+    by_cpu = math.ceil(parse_cpu(machine.cpu)) / workers.cpus if workers.cpus else _UNLIMITED
+    by_gpu = machine.gpus / workers.gpus if workers.gpus else _UNLIMITED
     return math.floor(min(by_cpu, by_gpu) + 1e-9)
 
 
-def _too_much(workers: Workers, cluster: Cluster, room: dict[str, int], cluster_file: str) -> str:
+def _insufficient_capacity_message(
+    workers: WorkerRequirements, cluster: Cluster, per_pod: dict[str, int], cluster_file: str
+) -> str:
     gpus = f" and {workers.gpus:g} GPUs" if workers.gpus else ""
-    asked = f"{workers.needed} of {workers.cpus:g} CPUs{gpus} each do not fit into {cluster_file}"
-    if not cluster.workers:
-        return f"{asked}, whose head holds {capacity(cluster.head, workers)}; add a group to `workers`, or ask for less"
-    held = ", ".join(
-        f"{name}: {room[name]} in each of {group.max}" for name, group in cluster.workers.items()
+    needed = (
+        f"{workers.min_workers} workers with {workers.cpus:g} CPUs{gpus} each do not fit into {cluster_file}"
     )
-    return f"{asked}, whose groups hold fewer ({held}); raise the `max` of a group, or ask for less"
+    if not cluster.workers:
+        fit = workers_per_pod(cluster.head, workers)
+        return f"{needed}, whose head has capacity for {fit}; add a group to `workers`, or request fewer"
+    capacity = ", ".join(
+        f"{name}: {per_pod[name]} in each of {group.max} pods" for name, group in cluster.workers.items()
+    )
+    return f"{needed} ({capacity}); raise the `max` of a group, or request fewer"

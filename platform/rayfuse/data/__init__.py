@@ -1,1 +1,1 @@
-"""From rows to batches: readers on fsspec URLs, splits, checks, collation with presence."""
+"""Data: readers, row store, validation, preprocessing, and batches."""

@@ -1,133 +1,155 @@
-"""The rows of one job: read, split, checked, and described before anything is trained on them.
+"""Dataset of one job: its rows are read, split, fitted, validated and described before training.
 
-Rows go to a store and stay there (see rayfuse.data.store): memory does not depend on how many there are.
+Rows are in a store (see rayfuse.data.store): memory does not depend on their number.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from rayfuse.data.bad import BadRows, none_usable, refuse_too_many_bad
-from rayfuse.data.checking import Checked, check_splits, duplicates, usable_rows
-from rayfuse.data.reading import Spread, read_splits
-from rayfuse.data.rows import is_missing
+from rayfuse.data.ingest import MapFn, read_splits
+from rayfuse.data.invalid_rows import InvalidRows, check_invalid_fraction, no_valid_rows_message
+from rayfuse.data.rows import Row
 from rayfuse.data.samples import row_value
-from rayfuse.data.store import Rows, Store
-from rayfuse.errors import BadInput, DataError
-from rayfuse.modalities import MODALITIES, build_modality
+from rayfuse.data.store import RowDataset, RowStore
+from rayfuse.data.validation import SplitStats, duplicate_warnings, select_valid, validate_splits
+from rayfuse.errors import DataError, InvalidInputError
+from rayfuse.modalities import build_input_fitter, build_modality
+from rayfuse.modalities.base import InputFitter
+from rayfuse.spec.base import is_missing
 from rayfuse.spec.inputs import Input
 from rayfuse.spec.job import Job
-from rayfuse.spec.tasks import Task
+from rayfuse.spec.tasks.base import TaskFitter
 
 
 @dataclass
 class Dataset:
-    """Usable rows by split (`train`, `validation`, `test`), and what was found out about them."""
+    """Valid rows by split (`train`, `validation`, `test`), and statistics of all rows."""
 
-    splits: dict[str, Rows]
-    bad: dict[str, BadRows]
+    splits: dict[str, RowDataset]
+    """Valid rows, by split."""
+    invalid: dict[str, InvalidRows]
+    """Invalid rows, by split."""
     digests: dict[str, str]
-    """Hash of what a model learns from each split: the inputs' contents and the targets."""
-    findings: list[str] = field(default_factory=list)
-    """Lines for people: sizes, classes, missing inputs, duplicates, bad rows."""
+    """Hash of the inputs' contents and the targets of each split."""
+    report: list[str] = field(default_factory=list)
+    """Lines for the log: sizes, classes, missing inputs, duplicates, invalid rows."""
 
 
-def load_dataset(job: Job, store: Store | None = None, spread: Spread = map) -> tuple[Job, Dataset]:
-    """Read, split, fit and check the job's rows, in this process unless `spread` says otherwise.
+def load_dataset(job: Job, store: RowStore | None = None, map_fn: MapFn = map) -> tuple[Job, Dataset]:
+    """Read, split, fit and validate the job's rows, in this process or with `map_fn`.
 
-    Returns the fitted job and the usable rows, which are in `store`, or in a temporary one of this machine. Raises
-    DataError where more than `data.max_bad_rows` of all rows are unusable, with the first of each kind of reason.
+    Returns the fitted job and the valid rows, which are in `store`, or in a temporary store on this machine. Raises
+    DataError with the most common reasons if more than `data.max_bad_rows` of all rows are invalid.
     """
-    splits, bad = read_splits(job, store, spread)
+    splits, invalid = read_splits(job, store, map_fn)
     job = fit(job, splits["train"])
-    dataset = Dataset({}, bad, {})
-    with TemporaryDirectory(prefix="rayfuse-") as scratch:
-        checked = check_splits(splits, job, Path(scratch), spread)
-        for name, found in checked.items():
-            dataset.splits[name] = usable_rows(splits[name], found)
+    dataset = Dataset({}, invalid, {})
+    with TemporaryDirectory(prefix="rayfuse-") as folder:
+        stats = validate_splits(splits, job, Path(folder), map_fn)
+        for name, found in stats.items():
+            dataset.splits[name] = select_valid(splits[name], found, job)
             dataset.digests[name] = found.digest
-            dataset.bad.setdefault(name, BadRows()).merge(found.bad)
-        _refuse_unusable(dataset, job.data.max_bad_rows)
-        dataset.findings = [*describe(dataset, job, checked), *duplicates(checked)]
+            dataset.invalid.setdefault(name, InvalidRows()).merge(found.invalid)
+        _check_invalid_rows(dataset, job.data.max_bad_rows)
+        dataset.report = [*describe(dataset, job, stats), *duplicate_warnings(stats)]
     return job, dataset
 
 
-def fit(job: Job, rows: Rows) -> Job:
-    """The job with what its inputs and tasks learn from the training rows filled in: classes, means, scales.
+def fit(job: Job, rows: Iterable[Row]) -> Job:
+    """Return the job with its inputs and tasks fitted to the training rows: classes, vocabularies, means, scales.
 
-    Raises DataError, naming the input or task, where the rows teach nothing.
+    All of them are fitted in one pass over the rows. Raises DataError, with the input or task, if the rows do not
+    suffice.
     """
-    inputs = {name: _fit_input(name, options, rows) for name, options in job.inputs.items()}
-    tasks = {name: _fit_task(name, task, rows) for name, task in job.tasks.items()}
-    return job.model_copy(update={"inputs": inputs, "tasks": tasks})
+    inputs, tasks = _fitters(job)
+    if inputs or tasks:
+        for row in rows:
+            for name, input_fitter in inputs.items():
+                for value in _input_values(name, job.inputs[name], row):
+                    with _prefix_errors(f"inputs.{name}"):
+                        input_fitter.partial_fit(value)
+            for name, task_fitter in tasks.items():
+                with _prefix_errors(f"tasks.{name}"):
+                    task_fitter.partial_fit(row)
+    fitted_inputs, fitted_tasks = dict(job.inputs), dict(job.tasks)
+    for name, input_fitter in inputs.items():
+        with _prefix_errors(f"inputs.{name}"):
+            fitted_inputs[name] = input_fitter.finalize()
+    for name, task_fitter in tasks.items():
+        with _prefix_errors(f"tasks.{name}"):
+            fitted_tasks[name] = task_fitter.finalize()
+    return job.model_copy(update={"inputs": fitted_inputs, "tasks": fitted_tasks})
 
 
-def _fit_input(name: str, options: Input, rows: Rows) -> Input:
+def _fitters(job: Job) -> tuple[dict[str, InputFitter], dict[str, TaskFitter]]:
+    """Build the accumulators of the inputs and tasks that learn from the training rows."""
+    inputs = {name: build_input_fitter(options) for name, options in job.inputs.items()}
+    tasks = {}
+    for name, task in job.tasks.items():
+        with _prefix_errors(f"tasks.{name}"):
+            tasks[name] = task.fitter()
+    return (
+        {name: fitter for name, fitter in inputs.items() if fitter is not None},
+        {name: fitter for name, fitter in tasks.items() if fitter is not None},
+    )
+
+
+@contextmanager
+def _prefix_errors(path: str) -> Iterator[None]:
     try:
-        fitted: Input = MODALITIES[options.type].fitted(options, _Readable(name, options, rows))
+        yield
     except DataError as error:
-        raise DataError(f"inputs.{name}: {error}") from None
-    return fitted
+        raise DataError(f"{path}: {error}") from None
 
 
-def _fit_task(name: str, task: Task, rows: Rows) -> Task:
+def _input_values(name: str, options: Input, row: Row) -> Iterator[Any]:
+    """Yield the values of an input in a row; none if the row is invalid, since validation reports it."""
     try:
-        return task.fitted(rows)
-    except DataError as error:
-        raise DataError(f"tasks.{name}: {error}") from None
+        value = row_value(name, options, row)
+    except InvalidInputError:
+        return
+    is_list = options.max_items > 1 and isinstance(value, (list, tuple))
+    yield from (item for item in (value if is_list else [value]) if not is_missing(item))
 
 
-class _Readable:
-    """The values of an input that are there, as often as one asks; rows that cannot be read are found again when all
-    are checked."""
-
-    def __init__(self, name: str, options: Input, rows: Rows) -> None:
-        self._name, self._options, self._rows = name, options, rows
-
-    def __iter__(self) -> Iterator[Any]:
-        for row in self._rows:
-            with suppress(BadInput):
-                value = row_value(self._name, self._options, row)
-                several = self._options.max_items > 1 and isinstance(value, (list, tuple))
-                yield from (item for item in (value if several else [value]) if not is_missing(item))
-
-
-def _refuse_unusable(dataset: Dataset, limit: float) -> None:
-    bad = BadRows()
-    for found in dataset.bad.values():
-        bad.merge(found)
-    refuse_too_many_bad(bad, len(bad) + sum(map(len, dataset.splits.values())), limit)
+def _check_invalid_rows(dataset: Dataset, limit: float) -> None:
+    invalid = InvalidRows()
+    for of_split in dataset.invalid.values():
+        invalid.merge(of_split)
+    check_invalid_fraction(invalid, len(invalid) + sum(map(len, dataset.splits.values())), limit)
     for name, rows in dataset.splits.items():
         if not rows:
-            raise DataError(none_usable(name, dataset.bad[name]))
+            raise DataError(no_valid_rows_message(name, dataset.invalid[name]))
 
 
-def describe(dataset: Dataset, job: Job, checked: Mapping[str, Checked]) -> Iterable[str]:
-    """What people should know of their rows before they train on them."""
+def describe(dataset: Dataset, job: Job, stats: Mapping[str, SplitStats]) -> Iterable[str]:
+    """Return the lines of `Dataset.report`, without those about duplicates."""
     sizes = ", ".join(f"{name} {len(rows)}" for name, rows in dataset.splits.items())
-    bad = sum(map(len, dataset.bad.values()))
-    yield f"rows: {sizes}" + (f"; {bad} skipped" if bad else "")
-    for rows in dataset.bad.values():
-        yield from rows.skipped()
+    num_invalid = sum(map(len, dataset.invalid.values()))
+    yield f"rows: {sizes}" + (f"; {num_invalid} skipped" if num_invalid else "")
+    for rows in dataset.invalid.values():
+        yield from rows.skipped_lines()
     for name, task in job.tasks.items():
         yield from task.describe(name, dataset.splits["train"])
-    yield from _missing(dataset, job, checked)
+    yield from _missing_value_report(dataset, job, stats)
     for name, options in job.inputs.items():
         modality = build_modality(options)
         for split, usable in dataset.splits.items():
-            found = modality.findings(_Readable(name, options, usable))
+            values = (value for row in usable for value in _input_values(name, options, row))
+            found = modality.data_warnings(values)
             yield from (f"{name}, {split}: {line}" for line in found)
 
 
-def _missing(dataset: Dataset, job: Job, checked: Mapping[str, Checked]) -> Iterable[str]:
+def _missing_value_report(dataset: Dataset, job: Job, stats: Mapping[str, SplitStats]) -> Iterable[str]:
     for split, rows in dataset.splits.items():
         for name, options in job.inputs.items():
-            missing = checked[split].missing[name]
+            missing = stats[split].missing_counts[name]
             if missing:
                 yield f"missing: {name} in {missing} of {len(rows)} {split} rows ({missing / len(rows):.1%})"
             if missing == len(rows) and split == "train":
-                columns = ", ".join(f"`{column}`" for column in options.columns_read)
-                yield f"WARNING missing: no train row has {name}; is inputs.{name}.{options.columns_from} {columns} right?"
+                columns = ", ".join(f"`{column}`" for column in options.source_columns)
+                yield f"WARNING missing: no train row has {name}; is inputs.{name}.{options.column_key} {columns} right?"

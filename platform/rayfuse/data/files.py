@@ -1,4 +1,4 @@
-"""Files at any fsspec URL."""
+"""Reading of files at local paths and fsspec URLs."""
 
 import gzip
 import tempfile
@@ -10,12 +10,12 @@ from typing import Any, BinaryIO
 
 import fsspec
 
-from rayfuse.errors import DataError, NotReachable
+from rayfuse.errors import DataError, UnavailableError
 from rayfuse.spec.base import join_url
 
 
 def read_file(url: str) -> bytes:
-    """The content of a file, in one request where its store allows that; raises the store's own errors."""
+    """Return the content of a file, read in one request if its store allows that. Raises the store's own errors."""
     if "://" not in url:  # also faster, and fsspec would read `a::b` as two stores
         return Path(url).read_bytes()
     fs, path = fsspec.url_to_fs(url)
@@ -24,24 +24,26 @@ def read_file(url: str) -> bytes:
 
 
 @contextmanager
-def opened(url: str) -> Iterator[BinaryIO]:
-    """A data file to be read from its beginning, unpacked where its name ends in `.gz`.
+def open_url(url: str) -> Iterator[BinaryIO]:
+    """Open a data file for reading; a file with the suffix `.gz` is decompressed.
 
-    One in a store is copied to the local disk first, in one request, so that memory does not depend on its size.
-    Raises as `unreadable` says, for what is wrong while it is read too.
+    A remote file is first copied to the local disk, in one request, so that memory does not depend on its size.
+    Raises DataError or UnavailableError as `to_read_error` does, also for errors while the file is read.
     """
     with ExitStack() as stack:
-        file: Any = stack.enter_context(_local(url))
-        if name_of(url).endswith(".gz"):
+        file: Any = stack.enter_context(_open_local(url))
+        if normalized_url(url).endswith(".gz"):
             file = stack.enter_context(gzip.GzipFile(fileobj=file))
         try:
             yield file
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise DataError(f"{url}: not a whole gzip file: {error}; pack or upload it again") from None
+            raise DataError(
+                f"{url}: incomplete or corrupt gzip file: {error}; compress or upload it again"
+            ) from None
 
 
 @contextmanager
-def _local(url: str) -> Iterator[BinaryIO]:
+def _open_local(url: str) -> Iterator[BinaryIO]:
     with ExitStack() as stack:
         try:
             if "://" in url:
@@ -52,24 +54,24 @@ def _local(url: str) -> Iterator[BinaryIO]:
             else:
                 file = stack.enter_context(Path(url).open("rb"))
         except Exception as error:  # noqa: BLE001 - each store has its own errors; all mean "not read"
-            raise unreadable(url, error) from None
+            raise to_read_error(url, error) from None
         yield file
 
 
-def unreadable(url: str, error: Exception) -> DataError | NotReachable:
-    """What a store's error means: NotReachable where another try or other rights may help, else DataError."""
-    if isinstance(error, (DataError, NotReachable)):
+def to_read_error(url: str, error: Exception) -> DataError | UnavailableError:
+    """Convert a store's error: to UnavailableError if a retry or other permissions may help, else to DataError."""
+    if isinstance(error, (DataError, UnavailableError)):
         return error
     if isinstance(error, FileNotFoundError):
         return DataError(f"{url}: no such file or folder")
     if isinstance(error, PermissionError):
-        return NotReachable(f"{url}: not allowed: {error}")
-    kind = NotReachable if "://" in url and not isinstance(error, ValueError) else DataError
+        return UnavailableError(f"{url}: permission denied: {error}")
+    kind = UnavailableError if "://" in url and not isinstance(error, ValueError) else DataError
     return kind(f"{url}: cannot be read: {type(error).__name__}: {error}")
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """The store of a URL and the path in it. Raises DataError for a kind of URL that is not known here."""
+    """Return the fsspec filesystem of a URL and the path in it. Raises DataError for an unsupported protocol."""
     try:
         fs, path = fsspec.url_to_fs(url)
     except (ValueError, ImportError) as error:
@@ -77,13 +79,13 @@ def filesystem(url: str) -> tuple[Any, str]:
     return fs, path
 
 
-def name_of(url: str) -> str:
-    """The URL without an HTTP query, in lower case: what a file's ending is looked for in."""
+def normalized_url(url: str) -> str:
+    """Return the URL in lower case without an HTTP query, to match its suffix."""
     return (url.partition("?")[0] if url.startswith(("http://", "https://")) else url).lower()
 
 
-def beside(folder: str, path: str) -> str:
-    """Where `path` of a row leads: URLs and absolute paths as they are, others counted from the rows' folder."""
+def resolve_relative(folder: str, path: str) -> str:
+    """Resolve the path of a row: URLs and absolute paths are unchanged, others are relative to the rows' folder."""
     if "://" in path or path.startswith("/"):
         return path
     return join_url(folder, path) if ":/" in folder else f"{folder}/{path}"

@@ -1,6 +1,6 @@
-"""Read rows from jsonl, csv or parquet at any fsspec URL: a file, a glob or a folder.
+"""Readers of rows from jsonl, csv or parquet at any fsspec URL: a file, a glob or a folder.
 
-Rows come one after the other: memory does not depend on how many there are.
+Rows are streamed: memory does not depend on their number.
 """
 
 import csv
@@ -13,33 +13,33 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any, BinaryIO
 
-from rayfuse.data.files import filesystem, name_of, opened, unreadable
-from rayfuse.data.rows import BadRow, Row
+from rayfuse.data.files import filesystem, normalized_url, open_url, to_read_error
+from rayfuse.data.rows import InvalidRow, Row
 from rayfuse.errors import DataError
 
-Cell = Callable[[str], Any]
-"""What a cell of text is read as."""
+CellParser = Callable[[str], Any]
+"""Parser of the text of a csv cell."""
 
-_BATCH = 256
-"""Rows of a parquet file that are in memory at a time."""
-_PAGE_BYTES = 1 << 20
+_PARQUET_BATCH_ROWS = 256
+"""Rows of a parquet file in memory at a time."""
+_BUFFER_BYTES = 1 << 20
 _BOM = b"\xef\xbb\xbf"
-_WHOLE = re.compile(r"-?(0|[1-9]\d*)", re.ASCII)
+_INTEGER = re.compile(r"-?(0|[1-9]\d*)", re.ASCII)
 _NUMBER = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
-def whole_or_text(cell: str) -> int | str:
-    """A whole number as people write it, else the text: `007` is no number but a code."""
-    return int(cell) if _WHOLE.fullmatch(cell) and len(cell) < 20 else cell
+def int_or_str(cell: str) -> int | str:
+    """Parse a whole number without leading zeros, else return the text: `007` is a code."""
+    return int(cell) if _INTEGER.fullmatch(cell) and len(cell) < 20 else cell
 
 
-def number_or_text(cell: str) -> float | str:
-    """A number, else the text."""
+def float_or_str(cell: str) -> float | str:
+    """Parse a number, else return the text."""
     return float(cell) if _NUMBER.fullmatch(cell) else cell
 
 
-def json_or_text(cell: str) -> Any:
-    """A list or a mapping in JSON, else the text."""
+def json_or_str(cell: str) -> Any:
+    """Parse a list or mapping in JSON, else return the text."""
     if cell.lstrip()[:1] not in ("[", "{"):
         return cell
     try:
@@ -48,20 +48,20 @@ def json_or_text(cell: str) -> Any:
         return cell
 
 
-def read_rows(file: str, cells: Mapping[str, Cell] | None = None) -> Iterator[Row | BadRow]:
-    """The rows of a file, in the order of its lines, and the lines that are no rows.
+def read_rows(file: str, cell_parsers: Mapping[str, CellParser] | None = None) -> Iterator[Row | InvalidRow]:
+    """Yield the rows of a file in the order of its lines, and its invalid lines.
 
-    csv has no types: its cells are texts, but for the columns in `cells`; empty ones are null. What a cell
-    means depends on the cell alone, so that it is the same in every file.
-    Raises DataError where the file is empty or cannot be read as a whole, NotReachable where its store does not answer.
+    The cells of csv are texts, except in the columns of `cell_parsers`; empty cells are null. A cell's type depends on
+    the cell alone, so that it is the same in every file. Raises DataError if the file is empty or incomplete,
+    UnavailableError if its store does not respond.
     """
-    reader = _reader(file)
-    with opened(file) as content:
-        yield from reader(file, content, cells or {})
+    reader = _reader_for(file)
+    with open_url(file) as content:
+        yield from reader(file, content, cell_parsers or {})
 
 
-def data_files(url: str) -> list[str]:
-    """The files that a URL stands for, sorted by their names. Raises DataError where there is none."""
+def list_data_files(url: str) -> list[str]:
+    """Return the files that a URL, glob or folder names, sorted. Raises DataError if there is none."""
     fs, path = filesystem(url)
     try:
         if _suffix(url) in READERS and fs.isfile(path):
@@ -71,29 +71,29 @@ def data_files(url: str) -> list[str]:
             problem = "no file matches"
         elif fs.isdir(path):
             found = sorted(name for name in fs.ls(path, detail=False) if _suffix(name) in READERS)
-            problem = f"the folder holds no {', '.join(READERS)} file"
+            problem = f"the folder has no {', '.join(READERS)} file"
         else:
             return [url]
     except Exception as error:  # noqa: BLE001 - each store has its own errors
-        raise unreadable(url, error) from None
+        raise to_read_error(url, error) from None
     if not found:
         raise DataError(f"{url}: {problem}")
     return [str(fs.unstrip_protocol(name)) if "://" in url else name for name in found]
 
 
 def _suffix(file: str) -> str:
-    return "." + name_of(file).removesuffix(".gz").rsplit(".", 1)[-1]
+    return "." + normalized_url(file).removesuffix(".gz").rsplit(".", 1)[-1]
 
 
-def _reader(file: str) -> "Reader":
+def _reader_for(file: str) -> "Reader":
     try:
         return READERS[_suffix(file)]
     except KeyError:
-        raise DataError(f"{file}: not a kind of data file; one of: {', '.join(READERS)}") from None
+        raise DataError(f"{file}: unsupported file type; use one of: {', '.join(READERS)}") from None
 
 
 def _lines(file: str, content: BinaryIO) -> Iterator[str]:
-    """The lines with their ends. Raises DataError where the file is empty or not UTF-8."""
+    """Yield the lines with their ends. Raises DataError if the file is empty or not UTF-8."""
     before = 0
     empty = True
     for number, line in enumerate(content, start=1):
@@ -110,24 +110,28 @@ def _lines(file: str, content: BinaryIO) -> Iterator[str]:
         raise DataError(f"{file}: the file is empty")
 
 
-def _read_jsonl(file: str, content: BinaryIO, cells: Mapping[str, Cell]) -> Iterator[Row | BadRow]:
+def _read_jsonl(
+    file: str, content: BinaryIO, cell_parsers: Mapping[str, CellParser]
+) -> Iterator[Row | InvalidRow]:
     for number, line in enumerate(_lines(file, content), start=1):
         if not line.strip():
             continue
         try:
             values = json.loads(line)
         except (ValueError, RecursionError) as error:
-            yield BadRow(f"{file}:{number}", f"not JSON: {error}")
+            yield InvalidRow(f"{file}:{number}", f"not JSON: {error}")
             continue
         if isinstance(values, dict):
             yield Row(values, file, number)
         else:
-            yield BadRow(f"{file}:{number}", f"a JSON object belongs here, not {type(values).__name__}")
+            yield InvalidRow(f"{file}:{number}", f"expected a JSON object, not {type(values).__name__}")
 
 
-def _read_csv(file: str, content: BinaryIO, cells: Mapping[str, Cell]) -> Iterator[Row | BadRow]:
-    lines = csv.reader(_at_returns(_lines(file, content)), strict=True)
-    header = _header(file, lines)
+def _read_csv(
+    file: str, content: BinaryIO, cell_parsers: Mapping[str, CellParser]
+) -> Iterator[Row | InvalidRow]:
+    lines = csv.reader(_split_carriage_returns(_lines(file, content)), strict=True)
+    header = _read_header(file, lines)
     while True:
         first = lines.line_num + 1
         try:
@@ -139,26 +143,30 @@ def _read_csv(file: str, content: BinaryIO, cells: Mapping[str, Cell]) -> Iterat
         else:
             fits = len(values) in (0, len(header))  # 0: an empty line
             problem = "" if fits else f"{len(values)} cells, the header has {len(header)}"
-        if problem:  # a stray quote may have swallowed several lines, and each counts
-            yield from (BadRow(f"{file}:{number}", problem) for number in range(first, lines.line_num + 1))
+        if problem:  # an unclosed quote may span several lines, and each counts
+            yield from (
+                InvalidRow(f"{file}:{number}", problem) for number in range(first, lines.line_num + 1)
+            )
         elif values:
-            yield Row(_csv_values(header, values, cells), file, first)
+            yield Row(_csv_values(header, values, cell_parsers), file, first)
 
 
-def _at_returns(lines: Iterable[str]) -> Iterator[str]:
-    """The lines cut at carriage returns too, which alone end lines in some old files."""
+def _split_carriage_returns(lines: Iterable[str]) -> Iterator[str]:
+    """Split lines at carriage returns too, which end the lines of some old files."""
     for line in lines:
         yield from re.split(r"(?<=\r)(?!\n)(?!$)", line) if "\r" in line.rstrip("\r\n") else [line]
 
 
-def _csv_values(header: list[str], values: list[str], cells: Mapping[str, Cell]) -> dict[str, Any]:
+def _csv_values(
+    header: list[str], values: list[str], cell_parsers: Mapping[str, CellParser]
+) -> dict[str, Any]:
     return {
-        name: cells.get(name, str)(value) if value else None
+        name: cell_parsers.get(name, str)(value) if value else None
         for name, value in zip(header, values, strict=True)
     }
 
 
-def _header(file: str, lines: Any) -> list[str]:
+def _read_header(file: str, lines: Any) -> list[str]:
     try:
         header: list[str] = next((cells for cells in lines if cells), [])
     except csv.Error as error:
@@ -167,35 +175,41 @@ def _header(file: str, lines: Any) -> list[str]:
         raise DataError(f"{file}: the file is empty")
     name, times = Counter(header).most_common(1)[0]
     if times > 1:
-        raise DataError(f"{file}:{lines.line_num}: {times} columns are called `{name}`; rename all but one")
+        raise DataError(
+            f"{file}:{lines.line_num}: {times} columns have the name `{name}`; rename all but one"
+        )
     return header
 
 
-def _read_parquet(file: str, content: BinaryIO, cells: Mapping[str, Cell]) -> Iterator[Row | BadRow]:
+def _read_parquet(
+    file: str, content: BinaryIO, cell_parsers: Mapping[str, CellParser]
+) -> Iterator[Row | InvalidRow]:
     import pyarrow.parquet as pq
     from pyarrow import ArrowException
 
     number = 0
     with ExitStack() as stack:
-        if name_of(file).endswith(".gz"):  # the table of contents is at the end
+        if normalized_url(file).endswith(".gz"):  # its footer is at the end
             unpacked = stack.enter_context(tempfile.TemporaryFile(prefix="rayfuse-"))
             shutil.copyfileobj(content, unpacked)
             content = unpacked
         if not content.seek(0, 2):
             raise DataError(f"{file}: the file is empty")
         try:
-            # Unless it is told so, a reader holds all pages of a row group, which may be the whole file.
-            parquet = pq.ParquetFile(content, pre_buffer=False, buffer_size=_PAGE_BYTES)
-            for batch in parquet.iter_batches(_BATCH, use_threads=False):
+            # By default, a reader buffers all pages of a row group, which may be the entire file.
+            parquet = pq.ParquetFile(content, pre_buffer=False, buffer_size=_BUFFER_BYTES)
+            for batch in parquet.iter_batches(_PARQUET_BATCH_ROWS, use_threads=False):
                 for values in batch.to_pylist():
                     number += 1
                     yield Row(values, file, number)
         except (ArrowException, OSError, ValueError) as error:
             reason = str(error).partition("\n")[0]
-            raise DataError(f"{file}: not a whole parquet file: {reason}; write or upload it again") from None
+            raise DataError(
+                f"{file}: incomplete or corrupt parquet file: {reason}; write or upload it again"
+            ) from None
 
 
-Reader = Callable[[str, BinaryIO, Mapping[str, Cell]], Iterator[Row | BadRow]]
+Reader = Callable[[str, BinaryIO, Mapping[str, CellParser]], Iterator[Row | InvalidRow]]
 
 READERS: dict[str, Reader] = {
     ".jsonl": _read_jsonl,

@@ -1,22 +1,19 @@
-"""A row's values as bytes and back, exactly: JSON, and beside it what JSON does not know.
+"""Exact encoding of a row's values: JSON, with tags for types that JSON does not have, and the contents of bytes apart.
 
-    RECORD   length of the JSON (4 bytes), the JSON of [line, values], then the contents of all `bytes` values
-
-A value that JSON does not know is {"\\0rayfuse": KIND, "value": …}.
+A value without a JSON type becomes a mapping of a tag to the name of its type; `bytes` become an index into the list of
+contents.
 """
 
 import datetime
 import json
-import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
 from rayfuse.errors import DataError
 
-_MARK = "\0rayfuse"
-_MARK_IN_JSON = rb"\u0000rayfuse"
-_LENGTH = struct.Struct("<I")
+_TYPE_TAG = "\0rayfuse"
+_TYPE_TAG_JSON = r"\u0000rayfuse"
 
 
 def _from_timestamp(text: str) -> Any:
@@ -25,15 +22,15 @@ def _from_timestamp(text: str) -> Any:
     return pd.Timestamp(text)
 
 
-_READ: dict[str, Callable[[Any], Any]] = {
+_DECODERS: dict[str, Callable[[Any], Any]] = {
     "Decimal": Decimal,
-    "Timestamp": _from_timestamp,  # of nanoseconds; a datetime too
+    "Timestamp": _from_timestamp,  # of nanoseconds; a subclass of datetime
     "datetime": datetime.datetime.fromisoformat,
     "date": datetime.date.fromisoformat,
     "time": datetime.time.fromisoformat,
     "timedelta": lambda parts: datetime.timedelta(*parts),
 }
-_WRITE: dict[str, Callable[[Any], Any]] = {
+_ENCODERS: dict[str, Callable[[Any], Any]] = {
     "Decimal": str,
     "Timestamp": lambda value: value.isoformat(),
     "datetime": lambda value: value.isoformat(),
@@ -41,38 +38,35 @@ _WRITE: dict[str, Callable[[Any], Any]] = {
     "time": lambda value: value.isoformat(),
     "timedelta": lambda value: [value.days, value.seconds, value.microseconds],
 }
-"""Kinds of values in parquet files, by the name of their type."""
+"""Types of parquet values without a JSON type, by name."""
 
 
-def encode(line: int, values: Mapping[str, Any], origin: str) -> bytes:
-    """The record of a row. Raises DataError for a value of a kind that no row holds."""
+def encode_values(values: Mapping[str, Any], origin: str) -> tuple[str, list[bytes]]:
+    """Return the values as JSON, and the contents of their `bytes`. Raises DataError for an unsupported type."""
     contents: list[bytes] = []
 
-    def unknown(value: Any) -> dict[str, Any]:
+    def encode_other(value: Any) -> dict[str, Any]:
         kind = type(value).__name__
         if isinstance(value, bytes):
-            start = sum(map(len, contents))
             contents.append(value)
-            return {_MARK: "bytes", "value": [start, len(value)]}
-        if kind not in _WRITE:
-            raise DataError(f"{origin}: holds a {kind}; write it as text, number, time or bytes")
-        return {_MARK: kind, "value": _WRITE[kind](value)}
+            return {_TYPE_TAG: "bytes", "value": len(contents) - 1}
+        if kind not in _ENCODERS:
+            raise DataError(
+                f"{origin}: a value of type {kind} is not supported; write text, a number, a time or bytes"
+            )
+        return {_TYPE_TAG: kind, "value": _ENCODERS[kind](value)}
 
-    text = json.dumps([line, values], default=unknown).encode()
-    return b"".join([_LENGTH.pack(len(text)), text, *contents])
+    return json.dumps(values, default=encode_other), contents
 
 
-def decode(record: bytes) -> tuple[int, dict[str, Any]]:
-    """The line and the values of a record."""
-    end = _LENGTH.size + _LENGTH.unpack_from(record)[0]
-    text = record[_LENGTH.size : end]
+def decode_values(text: str, contents: Sequence[bytes]) -> dict[str, Any]:
+    """Return the values of a row as they were before `encode_values`."""
 
-    def known(found: dict[str, Any]) -> Any:
-        kind = found.get(_MARK)
+    def decode_tagged(found: dict[str, Any]) -> Any:
+        kind = found.get(_TYPE_TAG)
         if kind == "bytes":
-            start, length = found["value"]
-            return record[end + start : end + start + length]
-        return _READ[kind](found["value"]) if kind in _READ else found
+            return contents[found["value"]]
+        return _DECODERS[kind](found["value"]) if kind in _DECODERS else found
 
-    line, values = json.loads(text, object_hook=known if _MARK_IN_JSON in text else None)
-    return line, values
+    values: dict[str, Any] = json.loads(text, object_hook=decode_tagged if _TYPE_TAG_JSON in text else None)
+    return values

@@ -1,216 +1,269 @@
-"""One code path from a value to features: used for rows in training and for requests in serving."""
+"""Preprocessing from values to features, the same for rows in training and for requests in serving."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from rayfuse.data.files import beside, read_file
-from rayfuse.data.rows import Row, is_missing
-from rayfuse.errors import BadInput, MissingInput
-from rayfuse.modalities import MODALITIES, Features, Modality, build_modality
+from rayfuse.data.files import read_file, resolve_relative
+from rayfuse.data.rows import Row
+from rayfuse.errors import InvalidInputError, MissingInputError
+from rayfuse.modalities import Features, Modality, build_modality, modality_class
+from rayfuse.spec.base import is_missing
 from rayfuse.spec.inputs import Input
-from rayfuse.spec.tasks import Target, Task
+from rayfuse.spec.tasks import Target, TaskConfig
 
-_OBJECTS = 500
+KEY_BYTES = 16
+"""Bytes of a content hash."""
+
+_OBJECT_OVERHEAD_BYTES = 500
 """Bytes of the Python objects around an array, or around a sample."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What a model reads of one row or request. An input that is absent has no entry."""
+    """Features and targets of one row or request. An absent input has no entry."""
 
     features: dict[str, list[Features]]
-    """Of each item of an input: one, unless the input takes lists."""
+    """Features of each item, by input; one item unless the input takes lists."""
     keys: dict[str, list[bytes]]
-    """Equal keys mean equal features, so that a batch encodes them once."""
+    """Hash of each item, by input: equal keys imply equal features, so that a batch encodes them once."""
     targets: dict[str, Target]
+    """Target of each task."""
 
     @property
-    def size(self) -> int:
-        """Bytes of all features, and of the objects that hold them."""
+    def nbytes(self) -> int:
+        """Bytes of all features and of the objects that hold them."""
         items = (item for values in self.features.values() for item in values)
-        return _OBJECTS + sum(_OBJECTS + array.nbytes for features in items for array in features.values())
+        return _OBJECT_OVERHEAD_BYTES + sum(
+            _OBJECT_OVERHEAD_BYTES + array.nbytes for features in items for array in features.values()
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class _Item:
+class _DecodedItem:
+    position: int
+    """Position among the values of the input."""
     key: bytes
     decoded: Any
 
 
-class Opened(NamedTuple):
-    """A hash of what a model learns from a row, and the steps of its inputs that batches are padded along."""
+class RowFingerprint(NamedTuple):
+    """Hashes and length of a valid row."""
 
     digest: bytes
+    """Hash of the content that a model learns from: 16 bytes."""
     length: int
+    """Steps of all inputs along which batches are padded; 0 unless requested."""
+    content_keys: dict[str, list[bytes]]
+    """Content hash of each value, by input; empty for a value that holds nothing of its input."""
 
 
-class SampleMaker:
-    """Decodes and processes the inputs of a job, but for those that are `encoded` already."""
+class Preprocessor:
+    """Decoder and processor of a job's inputs, except those in `cached_inputs`, whose features are cached."""
 
     def __init__(
         self,
         inputs: Mapping[str, Input],
-        tasks: Mapping[str, Task] | None = None,
-        encoded: Mapping[str, Modality] | None = None,
+        tasks: Mapping[str, TaskConfig] | None = None,
+        cached_inputs: Mapping[str, Modality] | None = None,
     ) -> None:
         self.inputs = dict(inputs)
-        self.encoded = dict(encoded or {})
+        self.cached_inputs = dict(cached_inputs or {})
         self.tasks = dict(tasks or {})
         self.modalities = {
-            name: self.encoded.get(name) or build_modality(options) for name, options in inputs.items()
+            name: self.cached_inputs.get(name) or build_modality(options) for name, options in inputs.items()
         }
 
     def from_row(self, row: Row) -> Sample:
-        """Features and targets of a row; raises BadInput that names the input or task."""
+        """Return the features and targets of a row. Raises InvalidInputError with the input or task."""
         return self._sample(self._row_values(row), self._targets(row))
 
     def from_values(self, values: Mapping[str, Any]) -> Sample:
-        """Features of a request: bytes for inputs that are files, else the value itself.
+        """Return the features of a request: bytes for inputs that are files, else the value itself.
 
-        Raises BadInput for a name that is no input or a broken value, MissingInput for a required one.
+        Raises InvalidInputError for an unknown name or an invalid value, MissingInputError without a required input.
         """
         for name in values:
             if name not in self.inputs:
-                raise BadInput(f"{name}: not an input of this model; it has: {', '.join(self.inputs)}")
-        return self._sample({name: self._given(name, values) for name in self.inputs}, {})
+                raise InvalidInputError(f"not an input of this model; it has: {', '.join(self.inputs)}", name)
+        return self._sample({name: self._value_or_fallback(name, values) for name in self.inputs}, {})
 
-    def check(self, row: Row, measure: bool = False) -> "Opened":
-        """Open every value of a row; with `measure`, count its steps as well. Raises BadInput where one cannot be used."""
-        digest = hashlib.blake2b(digest_size=16)
+    def fingerprint(self, row: Row, with_length: bool = False) -> RowFingerprint:
+        """Decode and hash every value of a row, each read once; with `with_length`, also count its steps.
+
+        Raises InvalidInputError if a value is invalid.
+        """
+        digest = hashlib.blake2b(digest_size=KEY_BYTES)
         length = 0
-        for name, items in self._opened(self._row_values(row)).items():
+        content_keys: dict[str, list[bytes]] = {}
+        for name, items in self._decode_inputs(self._row_values(row)).items():
             digest.update(name.encode() + b"\0" + b"".join(item.key for item in items))
-            if measure:
-                length += sum(self.modalities[name].steps(item.decoded) for item in items)
+            content_keys[name] = [b""] * (1 + max(item.position for item in items))
+            for item in items:
+                content_keys[name][item.position] = item.key
+            if with_length:
+                length += sum(self.modalities[name].num_steps(item.decoded) for item in items)
         digest.update(repr(self._targets(row)).encode())
-        return Opened(digest.digest(), length)
+        return RowFingerprint(digest.digest(), length, content_keys)
 
-    def _given(self, name: str, values: Mapping[str, Any]) -> Any:
-        """What a request gives for an input: a sound track is in its video, unless it is given by itself."""
+    def raw_items(self, name: str, row: Row) -> list[Any]:
+        """Return the raw values of an input in a row: the bytes of files, else the values themselves.
+
+        Raises InvalidInputError if a file cannot be read.
+        """
+        return self._split_items(name, row_value(name, self.inputs[name], row))
+
+    def raw_item(self, name: str, row: Row, position: int) -> Any:
+        """Return one of `raw_items` without reading the files of the others."""
+        options = self.inputs[name]
+        value = options.read(row.values)
+        if not _reads_files(options):
+            return self._split_items(name, value)[position]
+        references = value if options.max_items > 1 and isinstance(value, (list, tuple)) else [value]
+        present = [item for item in map(_file_reference, references) if not is_missing(item)]
+        return _to_builtin(_read_reference(name, present[position], row.folder))
+
+    def _value_or_fallback(self, name: str, values: Mapping[str, Any]) -> Any:
+        """Return the value of an input in a request: an audio track is in its video unless it is given itself."""
         value = values.get(name)
-        taken_from = self.inputs[name].taken_from
-        return values.get(taken_from) if taken_from is not None and is_missing(value) else value
+        fallback = self.inputs[name].fallback_input
+        return values.get(fallback) if fallback is not None and is_missing(value) else value
 
     def _sample(self, values: Mapping[str, Any], targets: dict[str, Target]) -> Sample:
-        opened = self._opened(values)
+        decoded = self._decode_inputs(values)
         features = {
             name: [self.modalities[name].process(item.decoded) for item in items]
-            for name, items in opened.items()
+            for name, items in decoded.items()
         }
-        return Sample(
-            features, {name: [item.key for item in items] for name, items in opened.items()}, targets
-        )
+        keys = {name: [item.key for item in items] for name, items in decoded.items()}
+        return Sample(features, keys, targets)
 
-    def _opened(self, values: Mapping[str, Any]) -> dict[str, list["_Item"]]:
-        """The items of the inputs that are there. Raises MissingInput where one that is required is not."""
+    def _decode_inputs(self, values: Mapping[str, Any]) -> dict[str, list[_DecodedItem]]:
+        """Return the items of the inputs that are present. Raises MissingInputError without a required input."""
         given = {
-            name: self._items(name, values.get(name)) for name in self.inputs if name not in self.encoded
+            name: self._split_items(name, values.get(name))
+            for name in self.inputs
+            if name not in self.cached_inputs
         }
         for name, items in given.items():
-            self._require(name, items, "missing")
-        opened = {name: self._open(name, items) for name, items in given.items()}
-        present = {name: items for name, items in opened.items() if items}
-        if not present and not self.encoded:
-            raise MissingInput(f"no input given; this model reads: {', '.join(self.inputs)}")
+            self._check_required(name, items, "missing")
+        decoded = {name: self._decode_items(name, items) for name, items in given.items()}
+        present = {name: items for name, items in decoded.items() if items}
+        if not present and not self.cached_inputs:
+            raise MissingInputError(f"no input given; this model reads: {', '.join(self.inputs)}")
         return present
 
-    def _open(self, name: str, values: list[Any]) -> list["_Item"]:
-        """The items of an input that hold something of it; none where it is optional and absent."""
-        items: list[_Item] = []
-        why = "missing"
-        for value in values:
+    def _decode_items(self, name: str, values: list[Any]) -> list[_DecodedItem]:
+        """Return the values that hold something of an input; none if it is optional and absent."""
+        items: list[_DecodedItem] = []
+        reason = "missing"
+        for position, value in enumerate(values):
             try:
-                items.append(_Item(content_key(value), self.modalities[name].decode(value)))
-            except MissingInput as absent:
-                why = f"missing: {absent}"
-            except BadInput as error:
-                raise BadInput(f"{name}: {error}") from None
-        self._require(name, items, why)
+                decoded = self.modalities[name].decode(value)
+            except MissingInputError as error:
+                reason = f"missing: {error}"
+            except InvalidInputError as error:
+                raise error.for_input(name) from None
+            else:
+                items.append(_DecodedItem(position, content_key(value), decoded))
+        self._check_required(name, items, reason)
         return items
 
-    def _require(self, name: str, items: list[Any], why: str) -> None:
+    def _check_required(self, name: str, items: Sequence[Any], reason: str) -> None:
         if not items and not self.inputs[name].optional:
-            raise MissingInput(f"{name}: {why}, and this input is required")
+            raise MissingInputError(f"{reason}, and this input is required", name)
 
-    def _items(self, name: str, value: Any) -> list[Any]:
-        """The values of an input: none, one, or a list of several where it takes them."""
+    def _split_items(self, name: str, value: Any) -> list[Any]:
+        """Return the values of an input: none, one, or several if the input takes lists."""
         if is_missing(value):
             return []
-        most = self.inputs[name].max_items
-        if most == 1:
-            return [_plain(value)]
-        value = _plain(value)
+        max_items = self.inputs[name].max_items
+        if max_items == 1:
+            return [_to_builtin(value)]
+        value = _to_builtin(value)
         if not isinstance(value, (list, tuple)):
-            raise BadInput(f"{name}: a list of up to {most} values belongs here, not {type(value).__name__}")
+            raise InvalidInputError(
+                f"expected a list of up to {max_items} values, not {type(value).__name__}", name
+            )
         items = [item for item in value if not is_missing(item)]
-        if len(items) > most:
-            raise BadInput(f"{name}: {len(items)} values; at most {most} are read (inputs.{name}.max_items)")
+        if len(items) > max_items:
+            raise InvalidInputError(
+                f"{len(items)} values are above the maximum of {max_items}; give fewer, or raise "
+                f"inputs.{name}.max_items",
+                name,
+            )
         return items
 
     def _row_values(self, row: Row) -> dict[str, Any]:
-        """The inputs of a row as `decode` wants them."""
         return {
             name: row_value(name, options, row)
             for name, options in self.inputs.items()
-            if name not in self.encoded
+            if name not in self.cached_inputs
         }
-
-    def raw_items(self, name: str, row: Row) -> list[Any]:
-        """The raw values of an input in a row: the bytes of files, else what the row holds. Raises BadInput."""
-        return self._items(name, row_value(name, self.inputs[name], row))
 
     def _targets(self, row: Row) -> dict[str, Target]:
         targets: dict[str, Target] = {}
         for name, task in self.tasks.items():
             try:
                 targets[name] = task.read(row.values, self.inputs)
-            except BadInput as error:
-                raise BadInput(f"{name} (column {', '.join(task.columns)}): {error}") from None
+            except InvalidInputError as error:
+                raise InvalidInputError(f"{name} (column {', '.join(task.columns)}): {error}") from None
         return targets
 
 
 def row_value(name: str, options: Input, row: Row) -> Any:
-    """The value of an input in a row: a file's bytes where it names one. Raises BadInput where that cannot be read."""
+    """Return the value of an input in a row: the bytes of a file if the row holds its path or URL.
+
+    Raises InvalidInputError if the file cannot be read.
+    """
     value = options.read(row.values)
-    if "file" not in MODALITIES[options.type].forms:
+    if not _reads_files(options):
         return value
     if options.max_items > 1 and isinstance(value, (list, tuple)):
-        return [_file_content(name, item, row.folder) for item in value]
-    return _file_content(name, value, row.folder)
-
-
-def _file_content(name: str, value: Any, folder: str) -> Any:
-    """The bytes of the file that a row names; relative paths count from the row's folder."""
-    if isinstance(value, dict) and {"bytes", "path"} >= value.keys():  # Hugging Face's table layout
-        value = value.get("bytes") or value.get("path")
-    if not isinstance(value, str):
-        return value
-    if not value:
-        raise BadInput(f"{name}: the path is empty; an absent input is null")
-    try:
-        return read_file(beside(folder, value))
-    except FileNotFoundError:
-        raise BadInput(f"{name}: {value}: no such file") from None
-    except Exception as error:  # noqa: BLE001 - each store has its own errors
-        raise BadInput(f"{name}: {value}: cannot be read: {type(error).__name__}: {error}") from None
-
-
-def _plain(value: Any) -> Any:
-    """Lists instead of the arrays that data frames hold, which compare and print otherwise."""
-    if isinstance(value, (np.ndarray, np.generic)):
-        return _plain(value.tolist())
-    if isinstance(value, dict):
-        return {name: _plain(inner) for name, inner in value.items()}
-    if isinstance(value, list) and value and isinstance(value[0], (list, dict, np.ndarray, np.generic)):
-        return [_plain(inner) for inner in value]
-    return value
+        return [_read_reference(name, _file_reference(item), row.folder) for item in value]
+    return _read_reference(name, _file_reference(value), row.folder)
 
 
 def content_key(value: Any) -> bytes:
-    """A hash of a raw value: 16 bytes."""
+    """Return the content hash of a raw value: 16 bytes."""
     content = value if isinstance(value, bytes) else repr(value).encode()
-    return hashlib.blake2b(content, digest_size=16).digest()
+    return hashlib.blake2b(content, digest_size=KEY_BYTES).digest()
+
+
+def _reads_files(options: Input) -> bool:
+    return "file" in modality_class(options).value_formats
+
+
+def _file_reference(value: Any) -> Any:
+    """Return the content or path of a file in the table layout of Hugging Face; other values unchanged."""
+    if isinstance(value, dict) and {"bytes", "path"} >= value.keys():
+        return value.get("bytes") or value.get("path")
+    return value
+
+
+def _read_reference(name: str, value: Any, folder: str) -> Any:
+    """Read the file of a path, which is relative to the row's folder; other values are returned unchanged."""
+    if not isinstance(value, str):
+        return value
+    if not value:
+        raise InvalidInputError("the path is empty; write null for an absent input", name)
+    try:
+        return read_file(resolve_relative(folder, value))
+    except FileNotFoundError:
+        raise InvalidInputError(f"{value}: no such file", name) from None
+    except Exception as error:  # noqa: BLE001 - each store has its own errors
+        raise InvalidInputError(f"{value}: cannot be read: {type(error).__name__}: {error}", name) from None
+
+
+def _to_builtin(value: Any) -> Any:
+    """Convert arrays of data frames to lists."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _to_builtin(value.tolist())
+    if isinstance(value, dict):
+        return {name: _to_builtin(inner) for name, inner in value.items()}
+    if isinstance(value, list) and value and isinstance(value[0], (list, dict, np.ndarray, np.generic)):
+        return [_to_builtin(inner) for inner in value]
+    return value

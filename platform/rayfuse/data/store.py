@@ -1,13 +1,14 @@
-"""Rows on disk: written once in shards, read by their number, so that memory does not depend on how many there are.
+"""Rows on disk in Arrow IPC files, written once and read by index through memory maps.
 
-    STORE/SHARD.rows     records, one after the other (see rayfuse.data.records)
-    STORE/SHARD.index    uint64 (rows + 1,): where each record begins, and where the last one ends
-    STORE/SPLIT.NAME     a number for each usable row of a split, such as its length
+    STORE/SHARD.arrow    rows of one split and one file: `line`, `values` (JSON) and `contents` (list of binary)
+    STORE/SPLIT.COLUMN   a number for each valid row of a split, such as its length
 
-A store lies on a folder that all workers reach. Where that is no local folder, each machine copies it once to its own
-disk. Records are read, not mapped: mapped pages count as memory of the process.
+Values keep their exact types (see rayfuse.data.records), which may differ between rows, so they are not typed columns.
+A store is in a folder that all workers reach; each machine copies a remote store once to its own disk. Mapped pages
+count as memory of the process, so they are released every few reads: memory does not depend on the number of rows.
 """
 
+import mmap
 import os
 import shutil
 import tempfile
@@ -15,71 +16,84 @@ import threading
 import weakref
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from operator import index
 from pathlib import Path
-from typing import IO, Any, overload
+from typing import IO, TYPE_CHECKING, Any, overload
 from uuid import uuid4
 
 import fsspec
 import numpy as np
 
-from rayfuse.data.leases import clear_unused, hold, hold_alone
-from rayfuse.data.records import decode, encode
+from rayfuse.data.file_locks import lock_exclusive, lock_shared, remove_orphans
+from rayfuse.data.records import decode_values, encode_values
 from rayfuse.data.rows import Row
 
-_ENDINGS = (".rows", ".index")
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_SUFFIX = ".arrow"
 _SHARD_BYTES = 256 << 20
-_MOST_OPEN = 64
-_BUFFER = 1 << 18
-_INDEX_ENTRIES = 4096
+_BATCH_ROWS, _BATCH_BYTES = 1024, 1 << 20
+"""Limits of a record batch: a writer holds one in memory."""
+_MAX_OPEN_SHARDS = 64
+_READS_PER_RELEASE = 16
+"""Reads of a shard between two releases of its mapped pages."""
 
 
 @dataclass(frozen=True)
-class Shard:
-    """Rows of one split and one file: the shard's name, the file and how many rows there are."""
+class RowShard:
+    """Shard of the rows of one split and one file."""
 
     name: str
+    """Name of the shard's file, without its suffix."""
     file: str
-    rows: int
+    """URL of the file that the rows were read from."""
+    batch_sizes: tuple[int, ...]
+    """Rows of each record batch."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all record batches."""
+        return sum(self.batch_sizes)
 
 
-class Store:
-    """The folder of a store. It is removed when the process that made it no longer needs it; copies only read it."""
+class RowStore:
+    """Folder of a store, removed when the process that created it drops the object; unpickled copies only read it."""
 
     def __init__(self, url: str) -> None:
         self.url = url
 
     @classmethod
-    def temporary(cls) -> "Store":
-        """A store on this machine's disk for temporary files."""
+    def temporary(cls) -> "RowStore":
+        """Create a store in this machine's folder for temporary files."""
         store = cls(tempfile.mkdtemp(prefix="rayfuse-rows-"))
         weakref.finalize(store, shutil.rmtree, store.url, ignore_errors=True)
         return store
 
     @classmethod
-    def below(cls, parent: str) -> "Store":
-        """A store in a folder of its own below the folder at a URL; those of killed processes are removed there."""
+    def create_in(cls, parent: str) -> "RowStore":
+        """Create a store in a new folder below a URL, and remove the stores of killed processes there."""
         fs, path = fsspec.url_to_fs(parent)
         name = uuid4().hex
         store = cls(f"{parent}/{name}")
         if _is_local(fs):
-            clear_unused(Path(path))
-            weakref.finalize(store, _give_up, hold(Path(path, name)), Path(path, name))
+            remove_orphans(Path(path))
+            weakref.finalize(store, _remove_local, lock_shared(Path(path, name)), Path(path, name))
             store.url = f"{path}/{name}"
         else:
-            weakref.finalize(store, _remove, store.url)
+            weakref.finalize(store, _remove_remote, store.url)
         fs.makedirs(f"{path}/{name}", exist_ok=True)
         return store
 
     @cached_property
-    def here(self) -> Path:
-        """The store as a folder of this machine."""
+    def local_path(self) -> Path:
+        """Folder of this machine with the store; a remote store is downloaded at first access."""
         fs, path = fsspec.url_to_fs(self.url)
-        return Path(path) if _is_local(fs) else self._copied(fs, path)
+        return Path(path) if _is_local(fs) else self._download(fs, path)
 
     def put(self, file: Path) -> None:
         """Move a local file into the store."""
@@ -89,19 +103,19 @@ class Store:
         else:
             fs.put_file(str(file), f"{path}/{file.name}")
 
-    def scratch(self) -> "tempfile.TemporaryDirectory[str]":
-        """A folder for files that are to be put into the store."""
+    def temp_dir(self) -> "tempfile.TemporaryDirectory[str]":
+        """Return a temporary folder for files that `put` will move into the store."""
         fs, path = fsspec.url_to_fs(self.url)
         return tempfile.TemporaryDirectory(prefix="writing-", dir=path if _is_local(fs) else None)
 
-    def _copied(self, fs: Any, path: str) -> Path:
-        """This machine's copy; the first process makes it, the others wait for it."""
+    def _download(self, fs: Any, path: str) -> Path:
+        """Download the store once per machine; other processes wait for the first."""
         parent = Path(tempfile.gettempdir(), f"rayfuse-rows-{os.getuid()}")
         parent.mkdir(exist_ok=True)
-        clear_unused(parent)
+        remove_orphans(parent)
         folder = parent / self.url.rstrip("/").rpartition("/")[2]
-        weakref.finalize(self, _leave, hold(folder), parent)
-        with hold_alone(parent / f"{folder.name}.copying"):
+        weakref.finalize(self, _release_copy, lock_shared(folder), parent)
+        with lock_exclusive(parent / f"{folder.name}.copying"):
             if not folder.is_dir():
                 partial = tempfile.mkdtemp(prefix="copying-", dir=parent)
                 fs.get(f"{path}/", f"{partial}/", recursive=True)
@@ -116,116 +130,152 @@ def _is_local(fs: Any) -> bool:
     return "file" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
 
 
-def _give_up(lock: IO[bytes], folder: Path) -> None:
+def _remove_local(lock: IO[bytes], folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     Path(lock.name).unlink(missing_ok=True)
     lock.close()
 
 
-def _leave(lock: IO[bytes], parent: Path) -> None:
-    """Give up this machine's copy, which goes with the last process that reads it."""
+def _release_copy(lock: IO[bytes], parent: Path) -> None:
+    """Unlock this machine's copy; the last process that uses it removes it."""
     lock.close()
-    clear_unused(parent)
+    remove_orphans(parent)
 
 
-def _remove(url: str) -> None:
-    with suppress(Exception):  # each store has its own errors; what is left harms nobody
+def _remove_remote(url: str) -> None:
+    with suppress(Exception):  # each store has its own errors; a store that is left over does no harm
         fs, path = fsspec.url_to_fs(url)
         fs.rm(path, recursive=True)
 
 
 class ShardWriter:
-    """Writes the rows of one file and split to a store, a shard at a time."""
+    """Writer of the rows of one file and split to a store, shard by shard."""
 
-    def __init__(self, store: Store, prefix: str, file: str) -> None:
-        self.shards: list[Shard] = []
+    def __init__(self, store: RowStore, prefix: str, file: str) -> None:
+        self.shards: list[RowShard] = []
         self._store, self._prefix, self._file = store, prefix, file
-        self._open: ExitStack | None = None
-        self._rows = self._end = 0
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._batch: list[tuple[int, str, list[bytes]]] = []
+        self._batch_bytes = self._shard_bytes = 0
+        self._batch_sizes: list[int] = []
 
     def write(self, row: Row) -> None:
-        record = encode(row.line, row.values, row.origin)
-        if self._open is None:
-            self._begin()
-        self._records.write(record)
-        self._rows, self._end = self._rows + 1, self._end + len(record)
-        self._index.write(self._end.to_bytes(8, "little"))
-        if self._end >= _SHARD_BYTES:
-            self.close()
+        """Add a row. Raises DataError for a value of an unsupported type."""
+        text, contents = encode_values(row.values, row.origin)
+        self._batch.append((row.line, text, contents))
+        self._batch_bytes += len(text) + sum(map(len, contents))
+        if len(self._batch) >= _BATCH_ROWS or self._batch_bytes >= _BATCH_BYTES:
+            self._write_batch()
+        if self._shard_bytes >= _SHARD_BYTES:
+            self._close_shard()
 
     def close(self) -> None:
-        """Put what was written into the store."""
-        if self._open is None:
-            return
-        with self._open:
-            self._records.close()
-            self._index.close()
-            for file in self._folder.iterdir():
-                self._store.put(file)
-        self.shards.append(Shard(self._name, self._file, self._rows))
-        self._open = None
+        """Write the buffered rows and put the last shard into the store."""
+        if self._batch:
+            self._write_batch()
+        if self._folder is not None:
+            self._close_shard()
 
-    @property
-    def _name(self) -> str:
-        return f"{self._prefix}-{len(self.shards):05d}"
+    def _write_batch(self) -> None:
+        import pyarrow as pa
 
-    def _begin(self) -> None:
-        self._open = ExitStack()
-        self._folder = Path(self._open.enter_context(self._store.scratch()))
-        files = [open(self._folder / f"{self._name}{end}", "wb") for end in _ENDINGS]  # noqa: SIM115 - `close` does
-        self._records, self._index = map(self._open.enter_context, files)
-        self._rows = self._end = 0
-        self._index.write(bytes(8))
+        schema = pa.schema(
+            [("line", pa.int64()), ("values", pa.large_utf8()), ("contents", pa.list_(pa.large_binary()))]
+        )
+        if self._folder is None:
+            self._folder = self._store.temp_dir()
+            self._path = Path(self._folder.name, f"{self._prefix}-{len(self.shards):05d}{_SUFFIX}")
+            self._writer = pa.ipc.new_file(str(self._path), schema)
+        columns = [
+            pa.array(column, field.type)
+            for column, field in zip(zip(*self._batch, strict=True), schema, strict=True)
+        ]
+        self._writer.write_batch(pa.record_batch(columns, schema=schema))
+        self._batch_sizes.append(len(self._batch))
+        self._shard_bytes += self._batch_bytes
+        self._batch, self._batch_bytes = [], 0
+
+    def _close_shard(self) -> None:
+        assert self._folder is not None
+        with self._folder:
+            self._writer.close()
+            self._store.put(self._path)
+        self.shards.append(RowShard(self._path.stem, self._file, tuple(self._batch_sizes)))
+        self._folder, self._batch_sizes, self._shard_bytes = None, [], 0
 
 
-class Rows(Sequence[Row]):
-    """Rows of a split in a store, without those at the sorted stored numbers `bad`; cheap to copy to other processes.
+class _MappedShard:
+    """Memory map of a shard. Mapped pages are dropped every few reads, and read again from the page cache."""
 
-    A slice is a view.
+    def __init__(self, path: Path) -> None:
+        import pyarrow as pa
+
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._reader = pa.ipc.open_file(pa.py_buffer(self._map))
+        self._num_reads = 0
+
+    def record(self, batch: int, row: int) -> tuple[int, str, list[bytes]]:
+        """Return the line, JSON and contents of a row."""
+        line, values, contents = (column[row].as_py() for column in self._read(batch).columns)
+        return line, values, contents
+
+    def records(self, batch: int, start: int, stop: int) -> Iterator[tuple[int, str, list[bytes]]]:
+        """Return the rows `start` to `stop` of a record batch."""
+        columns = self._read(batch).slice(start, stop - start).columns
+        return zip(*(column.to_pylist() for column in columns), strict=True)
+
+    def _read(self, batch: int) -> "pa.RecordBatch":
+        self._num_reads += 1
+        if self._num_reads % _READS_PER_RELEASE == 0:
+            self._map.madvise(mmap.MADV_DONTNEED)
+        return self._reader.get_batch(batch)
+
+
+class RowDataset(Sequence[Row]):
+    """Valid rows of a split in a store; cheap to pickle. A slice is a view.
+
+    invalid: sorted stored indices of the rows to exclude, int64 (any number,).
     """
 
     def __init__(
-        self,
-        store: Store,
-        shards: Sequence[Shard],
-        split: str = "",
-        bad: np.ndarray | None = None,
-        chosen: range | None = None,
+        self, store: RowStore, shards: Sequence[RowShard], split: str = "", invalid: np.ndarray | None = None
     ) -> None:
         self.store, self.shards, self.split = store, list(shards), split
-        self._ends = list(accumulate(shard.rows for shard in shards))
-        bad = np.empty(0, np.int64) if bad is None else bad
-        self._skips = bad - np.arange(len(bad))  # usable rows before each bad one
-        self._chosen = range(self.stored - len(bad)) if chosen is None else chosen
-        self._notes: dict[str, np.dtype[Any]] = {}
-        self._files: dict[int, tuple[IO[bytes], IO[bytes]]] = {}
+        self._batches = [(i, j) for i, shard in enumerate(shards) for j in range(len(shard.batch_sizes))]
+        self._ends = list(accumulate(size for shard in shards for size in shard.batch_sizes))
+        invalid = np.empty(0, np.int64) if invalid is None else invalid
+        self._valid_before = invalid - np.arange(len(invalid))  # valid rows before each invalid one
+        self._chosen = range(self.num_stored - len(invalid))
+        self._column_dtypes: dict[str, np.dtype[Any]] = {}
+        self._open_shards: dict[int, _MappedShard] = {}
         self._opening = threading.Lock()
 
     @property
-    def stored(self) -> int:
-        """Stored rows, with the bad ones."""
+    def num_stored(self) -> int:
+        """Number of stored rows, including invalid ones."""
         return self._ends[-1] if self._ends else 0
 
-    def without(self, bad: np.ndarray) -> "Rows":
-        """The rows but those at some sorted numbers of all that are stored."""
-        return Rows(self.store, self.shards, self.split, bad)
+    def exclude(self, invalid: np.ndarray) -> "RowDataset":
+        """Return all stored rows except those at sorted stored indices."""
+        return RowDataset(self.store, self.shards, self.split, invalid)
 
-    def noted(self, name: str) -> np.ndarray | None:
-        """Numbers that were noted, one for each of these rows; None where there are none.
+    def get_column(self, name: str) -> np.ndarray | None:
+        """Return the stored numbers of these rows, (rows, …); None if there is no such column.
 
-        Not from this machine's copy, which may have been made before.
+        Reads the store itself, since this machine's copy may be older than the column.
         """
-        if name not in self._notes:
+        if name not in self._column_dtypes:
             return None
         with fsspec.open(f"{self.store.url}/{self.split}.{name}", "rb") as file:
-            numbers = np.frombuffer(file.read(), self._notes[name])
+            numbers = np.frombuffer(file.read(), self._column_dtypes[name])
         chosen = self._chosen
         return numbers if chosen == range(len(numbers)) else numbers[np.array(chosen, dtype=np.int64)]
 
-    def note(self, name: str, file: Path, dtype: np.dtype[Any]) -> None:
-        """Move a file SPLIT.NAME, with a number for each row of the split, to them."""
+    def set_column(self, name: str, file: Path, dtype: np.dtype[Any]) -> None:
+        """Move a file SPLIT.NAME with one entry of `dtype` per valid row of the split into the store."""
         self.store.put(file)
-        self._notes[name] = dtype
+        self._column_dtypes[name] = dtype
 
     def __len__(self) -> int:
         return len(self._chosen)
@@ -234,76 +284,57 @@ class Rows(Sequence[Row]):
     def __getitem__(self, number: int) -> Row: ...
 
     @overload
-    def __getitem__(self, number: slice) -> "Rows": ...
+    def __getitem__(self, number: slice) -> "RowDataset": ...
 
-    def __getitem__(self, number: int | slice) -> "Row | Rows":
+    def __getitem__(self, number: int | slice) -> "Row | RowDataset":
         if isinstance(number, slice):
             return self._view(self._chosen[number])
-        stored = self._stored(self._chosen[index(number)])
+        stored = self._to_stored_index(self._chosen[index(number)])
         place = bisect_right(self._ends, stored)
-        begin = self._ends[place - 1] if place else 0
-        records, places = self._open(place)
-        start, end = np.frombuffer(os.pread(places.fileno(), 16, 8 * (stored - begin)), np.uint64).tolist()
-        return self._row(place, os.pread(records.fileno(), end - start, start))
+        shard, batch = self._batches[place]
+        start = self._ends[place - 1] if place else 0
+        return self._decode(shard, self._open(shard).record(batch, stored - start))
 
     def __iter__(self) -> Iterator[Row]:
         if self._chosen.step != 1 or not self._chosen:
             yield from (self[number] for number in range(len(self)))
             return
-        wanted = self._stored(self._chosen.start)
-        skips = {int(skip + place) for place, skip in enumerate(self._skips)}
-        left = len(self)
-        for place, end in enumerate(self._ends):
-            begin = end - self.shards[place].rows
-            if end <= wanted or not left:
-                continue
-            for stored, record in self._records(place, max(0, wanted - begin)):
-                if begin + stored in skips:
-                    continue
-                yield self._row(place, record)
-                left -= 1
-                if not left:
-                    return
+        first, last = map(self._to_stored_index, (self._chosen.start, self._chosen.stop - 1))
+        invalid = {int(before + place) for place, before in enumerate(self._valid_before)}
+        for place in range(bisect_right(self._ends, first), bisect_right(self._ends, last) + 1):
+            shard, batch = self._batches[place]
+            begin = self._ends[place - 1] if place else 0
+            start, stop = max(first, begin), min(last + 1, self._ends[place])
+            records = self._open(shard).records(batch, start - begin, stop - begin)
+            for stored, record in enumerate(records, start):
+                if stored not in invalid:
+                    yield self._decode(shard, record)
 
-    def _records(self, place: int, first: int) -> Iterator[tuple[int, bytes]]:
-        """The records of a shard from number `first` on, read in large pieces."""
-        path = self.store.here / self.shards[place].name
-        with path.with_name(f"{path.name}.rows").open("rb", buffering=_BUFFER) as records:
-            for begin in range(first, self.shards[place].rows, _INDEX_ENTRIES):
-                count = min(_INDEX_ENTRIES, self.shards[place].rows - begin)
-                places = np.fromfile(f"{path}.index", np.uint64, count + 1, offset=8 * begin).tolist()
-                if begin == first:
-                    records.seek(places[0])
-                for number in range(count):
-                    yield begin + number, records.read(places[number + 1] - places[number])
+    def _decode(self, shard: int, record: tuple[int, str, list[bytes]]) -> Row:
+        line, text, contents = record
+        return Row(decode_values(text, contents), self.shards[shard].file, line)
 
-    def _row(self, place: int, record: bytes) -> Row:
-        line, values = decode(record)
-        return Row(values, self.shards[place].file, line)
+    def _to_stored_index(self, valid: int) -> int:
+        """Return the stored index of a valid row."""
+        return valid + int(np.searchsorted(self._valid_before, valid, side="right"))
 
-    def _stored(self, usable: int) -> int:
-        """The stored number of a usable row."""
-        return usable + int(np.searchsorted(self._skips, usable, side="right"))
-
-    def _open(self, place: int) -> tuple[IO[bytes], IO[bytes]]:
-        files = self._files.get(place)
-        if files is None:
+    def _open(self, shard: int) -> _MappedShard:
+        mapped = self._open_shards.get(shard)
+        if mapped is None:
             with self._opening:
-                if len(self._files) >= _MOST_OPEN:  # one in use by another thread is closed when that is done
-                    del self._files[next(iter(self._files))]
-                path = self.store.here / self.shards[place].name
-                records = path.with_name(f"{path.name}.rows").open("rb", buffering=0)
-                files = (records, path.with_name(f"{path.name}.index").open("rb", buffering=0))
-                self._files[place] = files
-        return files
+                if len(self._open_shards) >= _MAX_OPEN_SHARDS:
+                    del self._open_shards[next(iter(self._open_shards))]  # closed when no thread reads it
+                mapped = _MappedShard(self.store.local_path / f"{self.shards[shard].name}{_SUFFIX}")
+                self._open_shards[shard] = mapped
+        return mapped
 
-    def _view(self, chosen: range) -> "Rows":
-        view = Rows.__new__(Rows)
+    def _view(self, chosen: range) -> "RowDataset":
+        view = RowDataset.__new__(RowDataset)
         view.__dict__ |= self.__dict__ | {"_chosen": chosen}
         return view
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_files": {}, "_opening": None}
+        return {**self.__dict__, "_open_shards": {}, "_opening": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state | {"_opening": threading.Lock()}

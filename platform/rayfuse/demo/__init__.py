@@ -1,1 +1,1 @@
-"""The demo's data and models, made on the spot from installed packages: nothing is downloaded."""
+"""The demo's data and models, generated from installed packages, without downloads."""

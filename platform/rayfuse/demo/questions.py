@@ -1,7 +1,7 @@
-"""The questions of the demo: four operations on a written and a spoken digit, asked in plain English.
+"""Questions of the demo: four operations on a written and a spoken digit, in plain English.
 
-Training and test share no phrasing, so a right answer on the test rows shows that the model reads the
-question instead of recognising it. The test phrasings recombine words that training has seen.
+Training and test rows share no phrasing, so that a correct prediction on test rows needs the words of a question, not the
+memorized sentence. The test phrasings recombine words of the training phrasings.
 """
 
 from collections.abc import Callable
@@ -11,8 +11,8 @@ Operation = Literal["sum", "diff", "max", "min"]
 Split = Literal["train", "test"]
 
 _ANSWERS: dict[Operation, Callable[[int, int], int]] = {
-    "sum": lambda seen, heard: seen + heard,
-    "diff": lambda seen, heard: abs(seen - heard),
+    "sum": lambda written, spoken: written + spoken,
+    "diff": lambda written, spoken: abs(written - spoken),
     "max": max,
     "min": min,
 }
@@ -108,14 +108,15 @@ _TEST: dict[Operation, tuple[str, ...]] = {
 }
 
 OPERATIONS: tuple[Operation, ...] = tuple(_ANSWERS)
+"""All operations."""
 
 
 def answer(operation: Operation, image_digit: int, audio_digit: int) -> int:
-    """The right label, 0 to 18. All four operations are symmetric; `diff` is the absolute difference."""
+    """Compute the label, 0 to 18; `diff` is the absolute difference."""
     return _ANSWERS[operation](image_digit, audio_digit)
 
 
 def phrasings(split: Split) -> tuple[tuple[Operation, str], ...]:
-    """Every (operation, question) of a split: 12 questions per operation to train, 5 to test."""
+    """Return every (operation, question) of a split: 12 questions per operation for training, 5 for testing."""
     by_operation = _TRAIN if split == "train" else _TEST
     return tuple((operation, text) for operation, texts in by_operation.items() for text in texts)

@@ -1,9 +1,8 @@
-"""Spoken digits of the demo: eSpeak NG, as packaged by espeakng-loader, says them in many English voices.
+"""Spoken digits of the demo, synthesized by eSpeak NG (package espeakng-loader) in many English voices.
 
-eSpeak keeps state between words (flutter, noise) that it never resets, and takes noise from the C library's
-`rand`, which it seeds with the clock. So a session loads a private copy of the library and seeds it: the same
-list of words then gives the same samples every time, and whatever else uses eSpeak in this process is left
-alone.
+eSpeak has state between words (flutter, noise) that it never resets, and takes noise from the C library's `rand`, which
+it seeds with the clock. A session therefore loads a private copy of the library and seeds it: the same list of words then
+gives the same samples every time, without affecting other users of eSpeak in this process.
 """
 
 import ctypes
@@ -34,8 +33,8 @@ WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 Samples = npt.NDArray[np.int16]
 
 # eSpeak 1.52 copies the data path into 160 bytes, and appends file names to it in buffers of 190.
-_LONGEST_DATA_PATH = 120
-_REMEDY = "Reinstall it with: pip install --force-reinstall 'rayfuse[demo]'"
+_MAX_DATA_PATH_LENGTH = 120
+_REMEDY = "pip install --force-reinstall 'rayfuse[demo]'"
 
 _SYNCHRONOUS = 2
 _DONT_EXIT = 0x8000
@@ -47,25 +46,30 @@ _session_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
-    """How a word is said: an eSpeak voice `accent+variant`, words per minute, and pitch (0 to 99)."""
+class VoiceStyle:
+    """Voice, speed and pitch of a spoken word; as a string a file name such as `en-us-f2-170-50`."""
 
     voice: str
+    """eSpeak voice, `accent+variant`."""
     speed: int
+    """Words per minute."""
     pitch: int
+    """Pitch, 0 to 99."""
 
     def __str__(self) -> str:
-        """A name that suits files and URLs, such as `en-us-f2-170-50`."""
         return f"{self.voice.replace('+', '-')}-{self.speed}-{self.pitch}"
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One spoken digit: mono int16 [samples] at SAMPLE_RATE, at most MAX_SECONDS, without silent ends."""
+    """A spoken digit."""
 
     digit: int
-    delivery: Delivery
+    """The digit, 0 to 9."""
+    style: VoiceStyle
+    """How it is spoken."""
     samples: Samples
+    """Mono int16 [samples] at SAMPLE_RATE, at most MAX_SECONDS, without silence at the ends."""
 
 
 _ACCENTS = (
@@ -86,46 +90,48 @@ _VARIANTS: dict[Split, tuple[str, ...]] = {
     ),
     "test": ("f4", "m2", "aunty", "m6", "steph3", "max", "victor", "Gene"),
 }
-_MANNERS: dict[Split, tuple[tuple[int, int], ...]] = {
+_SPEED_PITCH: dict[Split, tuple[tuple[int, int], ...]] = {
     "train": ((125, 50), (145, 35), (165, 65), (190, 45), (215, 55)),
     "test": ((135, 40), (155, 60), (178, 50), (202, 42)),
 }
-_MANNERS_PER_VOICE: dict[Split, int] = {"train": 3, "test": 2}
+_STYLES_PER_VOICE: dict[Split, int] = {"train": 3, "test": 2}
 
 
-def deliveries(split: Split) -> tuple[Delivery, ...]:
-    """The deliveries of a split: 84 to train and 16 to test.
+def voice_styles(split: Split) -> tuple[VoiceStyle, ...]:
+    """Return the voice styles of a split: 84 for training and 16 for testing.
 
-    No voice, no pair of speed and pitch, and so no delivery of one split is in the other.
+    The splits share no voice and no pair of speed and pitch.
     """
-    manners, each = _MANNERS[split], _MANNERS_PER_VOICE[split]
+    manners, each = _SPEED_PITCH[split], _STYLES_PER_VOICE[split]
     return tuple(
-        Delivery(f"{_ACCENTS[rank % len(_ACCENTS)]}+{variant}", *manners[(rank * each + turn) % len(manners)])
+        VoiceStyle(
+            f"{_ACCENTS[rank % len(_ACCENTS)]}+{variant}", *manners[(rank * each + turn) % len(manners)]
+        )
         for rank, variant in enumerate(_VARIANTS[split])
         for turn in range(each)
     )
 
 
-def speak_digits(spoken: Sequence[Delivery]) -> list[Clip]:
-    """Every digit in every delivery, ten clips per delivery, in order; about a millisecond per clip.
+def synthesize_digits(styles: Sequence[VoiceStyle]) -> list[Clip]:
+    """Synthesize every digit in every style, in order; about a millisecond per clip.
 
-    The same deliveries in the same order give the same samples. Raises ResourceError if eSpeak is missing,
-    cannot start or lacks a voice.
+    The same styles in the same order give the same samples. Raises ResourceError if eSpeak is missing, does not start or
+    lacks a voice.
     """
-    return list(_clips(spoken))
+    return list(_clips(styles))
 
 
 def wav_bytes(samples: Samples) -> bytes:
-    """Mono int16 [samples] at SAMPLE_RATE as a WAV file."""
+    """Encode mono int16 [samples] at SAMPLE_RATE as a WAV file."""
     file = io.BytesIO()
     soundfile.write(file, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
     return file.getvalue()
 
 
-def trim(samples: Samples, *, floor: float = 0.003, margin: int = 80) -> Samples:
-    """Without the ends that stay below `floor` of the peak, keeping `margin` samples beyond them.
+def trim_silence(samples: Samples, *, floor: float = 0.003, margin: int = 80) -> Samples:
+    """Cut the ends that stay below `floor` of the peak, except for `margin` samples.
 
-    Empty if there is no sound at all.
+    The result is empty if all samples are zero.
     """
     loudness = np.abs(samples.astype(np.int32))
     audible = np.flatnonzero(loudness > floor * loudness.max(initial=0))
@@ -134,70 +140,70 @@ def trim(samples: Samples, *, floor: float = 0.003, margin: int = 80) -> Samples
     return samples[max(0, int(audible[0]) - margin) : int(audible[-1]) + 1 + margin]
 
 
-def _clips(spoken: Iterable[Delivery]) -> Iterator[Clip]:
+def _clips(styles: Iterable[VoiceStyle]) -> Iterator[Clip]:
     with _session() as espeak:
-        for delivery in spoken:
-            espeak.take(delivery)
+        for style in styles:
+            espeak.set_voice(style)
             for digit, word in enumerate(WORDS):
-                samples = _finish(espeak.say(word), espeak.sample_rate, f"{word} by {delivery}")
-                yield Clip(digit, delivery, samples)
+                samples = _postprocess(espeak.synthesize(word), espeak.sample_rate, f"{word} by {style}")
+                yield Clip(digit, style, samples)
 
 
-def _finish(raw: Samples, rate: int, what: str) -> Samples:
-    """eSpeak's samples as a clip's: resampled, trimmed, and cut at MAX_SECONDS."""
+def _postprocess(raw: Samples, rate: int, what: str) -> Samples:
+    """Resample eSpeak's output, trim silence and cut it at MAX_SECONDS."""
     if raw.size == 0 or not raw.any():
-        raise ResourceError(f"eSpeak made no sound for '{what}'. {_REMEDY}")
+        raise ResourceError(f"eSpeak's output for '{what}' is silent: {_REMEDY}")
     common = gcd(SAMPLE_RATE, rate)
     up, down = SAMPLE_RATE // common, rate // common
     wave = resample_poly(raw.astype(np.float64), up, down, window=_low_pass(max(up, down)))
     wave = np.clip(np.rint(wave), -32768, 32767).astype(np.int16)
-    return trim(wave)[: int(MAX_SECONDS * SAMPLE_RATE)]
+    return trim_silence(wave)[: int(MAX_SECONDS * SAMPLE_RATE)]
 
 
 @cache
 def _low_pass(ratio: int) -> npt.NDArray[np.float64]:
-    """The filter that resample_poly would design again for each clip, at half of the clip's time."""
+    """Return resample_poly's filter, cached: designing it for each clip takes half of the clip's time."""
     taps: npt.NDArray[np.float64] = firwin(20 * ratio + 1, 1 / ratio, window=("kaiser", 5.0))
     return taps
 
 
 class _Espeak:
-    """A started copy of the library. Not for use from several threads."""
+    """A running copy of the library; not thread-safe."""
 
     def __init__(self, library: ctypes.CDLL, data: Path) -> None:
         self._library = library
         self._data = data
         self._chunks: list[bytes] = []
-        self._callback = _SynthCallback(self._collect)  # eSpeak holds the pointer, so this must stay alive
+        self._callback = _SynthCallback(self._collect)  # eSpeak has the pointer, so this must stay alive
         library.espeak_Initialize.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_int]
         library.espeak_Synth.argtypes = [
             *(ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint, ctypes.c_int, ctypes.c_uint, ctypes.c_uint),
             *(ctypes.c_void_p, ctypes.c_void_p),
         ]
-        # Without DONT_EXIT a data path that does not suit eSpeak ends the whole process.
+        # Without DONT_EXIT an invalid data path exits the process.
         self.sample_rate = int(library.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(data), _DONT_EXIT))
         if self.sample_rate <= 0:
-            raise ResourceError(f"eSpeak cannot start with its data in {data}. {_REMEDY}")
+            raise ResourceError(f"eSpeak does not start with its data in {data}: {_REMEDY}")
         library.espeak_SetSynthCallback(self._callback)
         library.espeak_ng_SetRandSeed(ctypes.c_long(1))
 
-    def take(self, delivery: Delivery) -> None:
-        """Speak the next words in this delivery."""
-        # eSpeak reports an unknown accent, but says everything plainly for an unknown variant.
-        _, _, variant = delivery.voice.partition("+")
+    def set_voice(self, style: VoiceStyle) -> None:
+        """Set the style of the next words."""
+        # eSpeak reports an unknown accent, but ignores an unknown variant.
+        _, _, variant = style.voice.partition("+")
         known = not variant or (self._data / "voices" / "!v" / variant).is_file()
-        if not known or self._library.espeak_SetVoiceByName(delivery.voice.encode()) != 0:
-            raise ResourceError(f"This eSpeak has no voice '{delivery.voice}'. {_REMEDY}")
-        self._library.espeak_SetParameter(_RATE, delivery.speed, 0)
-        self._library.espeak_SetParameter(_PITCH, delivery.pitch, 0)
+        if not known or self._library.espeak_SetVoiceByName(style.voice.encode()) != 0:
+            raise ResourceError(f"eSpeak has no voice '{style.voice}': {_REMEDY}")
+        self._library.espeak_SetParameter(_RATE, style.speed, 0)
+        self._library.espeak_SetParameter(_PITCH, style.pitch, 0)
 
-    def say(self, text: str) -> Samples:
-        """One text as mono int16 [samples] at `sample_rate`."""
+    def synthesize(self, text: str) -> Samples:
+        """Synthesize a text as mono int16 [samples] at `sample_rate`."""
         self._chunks.clear()
         encoded = text.encode()
         status = self._library.espeak_Synth(encoded, len(encoded) + 1, 0, 1, 0, _CHARS_UTF8, None, None)
         if status != 0:
-            raise ResourceError(f"eSpeak failed on '{text}' with status {status}. {_REMEDY}")
+            raise ResourceError(f"eSpeak failed for '{text}' with status {status}: {_REMEDY}")
         return np.frombuffer(b"".join(self._chunks), dtype=np.int16)
 
     def stop(self) -> None:
@@ -211,10 +217,10 @@ class _Espeak:
 
 @contextmanager
 def _session() -> Iterator[_Espeak]:
-    """A fresh eSpeak, one at a time because all copies share the C library's random numbers."""
+    """Start eSpeak; one at a time, because all copies share the C library's random numbers."""
     library, data = _installed()
     with _session_lock, tempfile.TemporaryDirectory(prefix="rayfuse-") as folder:
-        espeak = _Espeak(_load_copy(library, Path(folder)), _short_path(data, Path(folder)))
+        espeak = _Espeak(_load_copy(library, Path(folder)), short_path(data, Path(folder)))
         try:
             yield espeak
         finally:
@@ -222,21 +228,20 @@ def _session() -> Iterator[_Espeak]:
 
 
 def _installed() -> tuple[Path, Path]:
-    """The packaged library and the folder of its data."""
+    """Return the packaged library and the folder of its data."""
     try:
         import espeakng_loader
     except ImportError as error:
         raise ResourceError(
-            "The demo's spoken digits are made with the package espeakng-loader, which is not installed. "
-            "Install it with: pip install 'rayfuse[demo]'"
+            "the demo requires the package espeakng-loader, which is not installed: pip install 'rayfuse[demo]'"
         ) from error
     try:
         library, data = Path(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path())
     except RuntimeError as error:
-        raise ResourceError(f"The package espeakng-loader is incomplete: {error}. {_REMEDY}") from error
+        raise ResourceError(f"the package espeakng-loader is incomplete: {error}: {_REMEDY}") from error
     for path in (library, data):
         if not path.exists():
-            raise ResourceError(f"The package espeakng-loader is incomplete: it lacks {path}. {_REMEDY}")
+            raise ResourceError(f"the package espeakng-loader is incomplete: it lacks {path}: {_REMEDY}")
     return library, data
 
 
@@ -245,21 +250,21 @@ def _load_copy(library: Path, folder: Path) -> ctypes.CDLL:
     try:
         return ctypes.CDLL(str(copy))
     except OSError as error:
-        raise ResourceError(f"eSpeak's library cannot be loaded: {error}. {_REMEDY}") from error
+        raise ResourceError(f"eSpeak's library cannot be loaded: {error}: {_REMEDY}") from error
 
 
-def _short_path(data: Path, folder: Path) -> Path:
-    """A path to `data` that fits eSpeak's buffers: itself, or a link in `folder`."""
-    if len(os.fsencode(data)) <= _LONGEST_DATA_PATH:
+def short_path(data: Path, folder: Path) -> Path:
+    """Return a path to `data` that fits eSpeak's buffers: itself, or a link in `folder`."""
+    if len(os.fsencode(data)) <= _MAX_DATA_PATH_LENGTH:
         return data
     short = folder / data.name
-    if len(os.fsencode(short)) > _LONGEST_DATA_PATH:
+    if len(os.fsencode(short)) > _MAX_DATA_PATH_LENGTH:
         raise ResourceError(
-            f"eSpeak takes data paths of at most {_LONGEST_DATA_PATH} bytes; both {data} and the temporary "
-            f"folder {folder} are longer. Set TMPDIR to a short path such as /tmp"
+            f"eSpeak's data path must have at most {_MAX_DATA_PATH_LENGTH} bytes, and both {data} and the temporary "
+            f"folder {folder} are longer; set TMPDIR to a short path such as /tmp"
         )
     try:
         short.symlink_to(data, target_is_directory=True)
-    except OSError:  # Windows lets only some users make links
+    except OSError:  # on Windows only some users may create links
         shutil.copytree(data, short)
     return short

@@ -1,29 +1,61 @@
-"""One module per kind of input: decode, check, process. Training and serving call the same code."""
+"""Modalities: decoding, validation and processing of each type of input, the same in training and serving."""
 
-from rayfuse.modalities.audio import AudioModality
-from rayfuse.modalities.base import Features, Form, Modality
-from rayfuse.modalities.image import ImageModality
-from rayfuse.modalities.sequence import SequenceModality
-from rayfuse.modalities.series import SeriesModality
-from rayfuse.modalities.table import TableModality
-from rayfuse.modalities.text import TextModality
-from rayfuse.modalities.video import VideoModality
-from rayfuse.spec.inputs import Input
+from typing import Any
 
-MODALITIES: dict[str, type[Modality]] = {
-    "image": ImageModality,
-    "audio": AudioModality,
-    "video": VideoModality,
-    "text": TextModality,
-    "series": SeriesModality,
-    "table": TableModality,
-    "sequence": SequenceModality,
-}
+from pydantic import BaseModel
+
+from rayfuse.modalities.base import Features, InputFitter, Modality, SaliencyMap, Schema, ValueFormat, pad
+from rayfuse.spec.family import CustomConfig, part_options
+from rayfuse.spec.inputs import INPUTS, Input
+
+
+def modality_class(options: Input) -> type[Modality]:
+    """Return the class that decodes and processes an input. Raises SpecError if a custom one cannot be loaded."""
+    found: type[Modality] = INPUTS.resolve(options)
+    return found
 
 
 def build_modality(options: Input) -> Modality:
-    """The decoder and processor of one input of a job."""
-    return MODALITIES[options.type](options)
+    """Build the decoder and processor of an input. Raises SpecError if a custom class cannot be loaded."""
+    modality: Modality = INPUTS.build(options)
+    return modality
 
 
-__all__ = ["MODALITIES", "Features", "Form", "Modality", "build_modality"]
+def build_input_fitter(options: Input) -> InputFitter | None:
+    """Build the accumulator of what an input learns from the training rows; None if it learns nothing.
+
+    Its `finalize` returns the fitted options of the input.
+    """
+    fitter = modality_class(options).fitter(part_options(options))
+    if fitter is None or not isinstance(options, CustomConfig):
+        return fitter
+    return _CustomInputFitter(options, fitter)
+
+
+class _CustomInputFitter(InputFitter):
+    """Accumulator of a custom modality, which fits its own `Options`."""
+
+    def __init__(self, config: CustomConfig, fitter: InputFitter) -> None:
+        self._config, self._fitter = config, fitter
+
+    def partial_fit(self, value: Any) -> None:
+        self._fitter.partial_fit(value)
+
+    def finalize(self) -> Any:
+        fitted = self._fitter.finalize()
+        options = fitted.model_dump(mode="json") if isinstance(fitted, BaseModel) else fitted
+        return self._config.model_copy(update={"options": options})
+
+
+__all__ = [
+    "Features",
+    "InputFitter",
+    "Modality",
+    "SaliencyMap",
+    "Schema",
+    "ValueFormat",
+    "build_input_fitter",
+    "build_modality",
+    "modality_class",
+    "pad",
+]

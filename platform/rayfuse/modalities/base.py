@@ -1,7 +1,8 @@
-"""What every kind of input offers."""
+"""Interface of a modality: decoding and processing of values, and what serving, planning and explanations need."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -9,82 +10,176 @@ import numpy as np
 from rayfuse.errors import DataError
 
 Features = dict[str, np.ndarray]
-"""What an encoder reads of one input of one sample, by the name of the encoder's argument."""
+"""Arrays that an encoder gets for one value, by the name of the encoder's argument."""
 
-Form = Literal["file", "text", "json"]
-"""How a value is given: the bytes of a file, a text, or numbers, lists and mappings as JSON has them."""
+ValueFormat = Literal["file", "text", "json"]
+"""How a value is given: the bytes of a file, a text, or numbers, lists and mappings as in JSON."""
 
-FARTHEST = 100.0
-"""Scaled numbers are clipped there: one wild reading must not drown all else."""
+Schema = dict[str, Any]
+"""A JSON Schema (draft 2020-12, as in OpenAPI 3.1)."""
+
+CLIP_LIMIT = 100.0
+"""Scaled numbers are clipped to ±100, so that one outlier does not dominate a batch."""
+
+
+@dataclass(frozen=True)
+class SaliencyMap:
+    """How the attributions of an input are grouped into regions, for reports and plots.
+
+    The number of axes that remain after `sum_axes` decides how regions are reported and drawn: one axis is a timeline,
+    two are an image (height, width), three are the frames of a video (frames, height, width).
+    """
+
+    feature: str
+    """The floating-point feature that gets attributions."""
+    sum_axes: tuple[int, ...] = ()
+    """Axes of a value's feature that are summed, counted from the last (-1), such as color channels."""
+    axis_label: str = "fraction of the duration"
+    """Label of a timeline's axis, which runs from 0 to 1."""
+
+
+class InputFitter(ABC):
+    """Accumulator of what an input learns from the training rows, in a single pass."""
+
+    @abstractmethod
+    def partial_fit(self, value: Any) -> None:
+        """Add a raw value; one that cannot be decoded is ignored, since validation reports it."""
+
+    @abstractmethod
+    def finalize(self) -> Any:
+        """Return the input's options, fitted. Raises DataError if the values do not suffice."""
 
 
 class Modality(ABC):
-    """Turns one value of a row or request into what its encoder reads.
+    """Convert one value of a row or request into the features of its encoder.
 
-    `decode` opens the value and raises BadInput where it is broken: it is the check of a row. `process`
-    prepares the decoded value for the encoder. Neither keeps state, so one instance serves many threads.
+    Subclasses implement `decode`, `process` and `dummy_features`; all else has a default. Instances keep no state
+    between calls, so that one instance serves many threads, and are cheap to build: processors and vocabularies are
+    loaded at their first use.
     """
 
-    forms: ClassVar[tuple[Form, ...]] = ("file",)
-    """The forms that a value may have."""
-    media_types: ClassVar[tuple[str, ...]] = ()
-    """HTTP media types that a request may send, as `type/` prefixes or whole names."""
+    value_formats: ClassVar[tuple[ValueFormat, ...]] = ("file",)
+    """Formats in which rows and requests give a value."""
+    media_types: ClassVar[tuple[str, ...]] = ("application/octet-stream", "application/json", "text/plain")
+    """HTTP media types that a request may send: full names, or prefixes that end in `/`."""
+    example_filename: ClassVar[str] = "FILE"
+    """Name of a file in example commands."""
 
-    @abstractmethod
-    def __init__(self, options: Any) -> None: ...
+    def __init__(self, options: Any) -> None:
+        """Store the input's options: its spec model, or a custom modality's validated `Options`."""
+        self.options = options
 
     @classmethod
-    def fitted(cls, options: Any, values: Iterable[Any]) -> Any:
-        """The input's options with what it learns from the training rows' raw values: scales, vocabularies.
+    def fitter(cls, options: Any) -> InputFitter | None:
+        """Return the accumulator of scales and vocabularies; None if nothing is learned from the training rows."""
+        return None
 
-        `values` can be iterated several times, and may be more than fit into memory. Raises DataError where the values teach nothing.
-        """
-        return options
+    @classmethod
+    def fit(cls, options: Any, values: Iterable[Any]) -> Any:
+        """Return the options fitted to raw values, which are read once. Raises DataError if they do not suffice."""
+        fitter = cls.fitter(options)
+        if fitter is None:
+            return options
+        for value in values:
+            fitter.partial_fit(value)
+        return fitter.finalize()
 
     @abstractmethod
     def decode(self, value: Any) -> Any:
-        """Open a raw value. Raises BadInput that says what is wrong with it.
+        """Open and validate a raw value.
 
-        MissingInput where nothing is wrong with it but it holds nothing of this input: a video without sound.
+        Raises InvalidInputError if the value is invalid, and MissingInputError if it is valid but holds nothing of
+        this input, such as a video without an audio track.
         """
 
     @abstractmethod
     def process(self, decoded: Any) -> Features:
-        """Prepare a decoded value for the encoder."""
+        """Convert a decoded value to features."""
 
     @abstractmethod
-    def blank(self) -> Features:
-        """The smallest valid features: what a worker encodes when none of its rows has this input."""
+    def dummy_features(self) -> Features:
+        """Return the smallest valid features, which a worker encodes if none of its rows has this input."""
 
-    def steps(self, decoded: Any) -> int:
-        """Steps of a decoded value along which a batch is padded to its longest; 0 where all are of one size."""
+    def num_steps(self, decoded: Any) -> int:
+        """Return the length of a decoded value along which batches are padded; 0 if all values have one size."""
         return 0
 
-    def findings(self, values: Iterable[Any]) -> Iterable[str]:
-        """Lines that tell people of the raw values of some rows."""
+    def data_warnings(self, values: Iterable[Any]) -> Iterable[str]:
+        """Return one line for each peculiarity of the raw values of some rows, such as unknown categories."""
         return ()
 
     def collate(self, rows: list[Features]) -> Features:
         """Stack the features of several samples along a new first axis."""
         return {name: _stack(name, [row[name] for row in rows]) for name in rows[0]}
 
+    def json_schema(self) -> Schema:
+        """Return the JSON Schema of a value in a JSON body; used if `value_formats` has `text` or `json`."""
+        return {"type": "string"} if "text" in self.value_formats else {}
+
+    def example(self) -> Any:
+        """Return a valid raw value for the API documentation; bytes for a file, None for no example."""
+        return "text" if "text" in self.value_formats else None
+
+    def description(self) -> str:
+        """Return one line about a value and how much of it is read."""
+        return f"a value of {type(self).__name__}"
+
+    def curl_field(self, name: str) -> str:
+        """Return the part of a curl command that sends a value of the input `name`."""
+        if self.value_formats == ("file",):
+            return f"-F {name}=@{self.example_filename}"
+        return f"-F {name}='…'"
+
+    @property
+    def length_field(self) -> str | None:
+        """Field of `options` that bounds the length of a value, such as `max_tokens`; None if there is none."""
+        return getattr(self.options, "length_field", None)
+
+    @property
+    def length_mask(self) -> str | None:
+        """Feature that is 1 at each step of a value and 0 at padding; None if values are not padded."""
+        return getattr(self.options, "length_mask", None)
+
+    def with_assumed_statistics(self) -> tuple[Any, list[str]]:
+        """Return the options with assumed values for what `fit` would find, and notes about the assumptions.
+
+        Resource estimation uses them when it runs without reading the training rows.
+        """
+        return self.options, []
+
+    def longest_features(self, as_words: bool = False) -> Features:
+        """Return the features of a value of the maximum length, for resource estimation.
+
+        `as_words`: texts are given as lists of words, because a task labels single words.
+        """
+        return self.dummy_features()
+
+    def saliency_map(self, shapes: Mapping[str, tuple[int, ...]]) -> SaliencyMap | None:
+        """Return how attributions of a value's features, of the given shapes, are grouped; None for no saliency."""
+        return None
+
+
+def object_schema(properties: Schema) -> Schema:
+    """Return the JSON Schema of an object with the given properties, all of them required."""
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
 
 def _stack(name: str, arrays: list[np.ndarray]) -> np.ndarray:
     shapes = {array.shape for array in arrays}
     if len(shapes) > 1:
         raise DataError(
-            f"{name}: samples of different shapes ({', '.join(map(str, sorted(shapes)))}) make no batch; "
-            "the processor of the pretrained encoder must bring them to one size"
+            f"{name}: samples of different shapes ({', '.join(map(str, sorted(shapes)))}) cannot be stacked; "
+            "use a pretrained encoder whose processor resizes all values to one shape"
         )
     return np.stack(arrays)
 
 
-def pad(arrays: list[np.ndarray], axis: int, fill: float = 0) -> np.ndarray:
-    """Stack arrays that differ in length along `axis`, the shorter ones filled up at their end."""
+def pad(arrays: list[np.ndarray], axis: int, fill_value: float = 0) -> np.ndarray:
+    """Stack arrays that differ in length along `axis`, with the shorter ones padded at their end."""
     longest = max(array.shape[axis] for array in arrays)
     shape = list(arrays[0].shape)
     shape[axis] = longest
-    stacked = np.full((len(arrays), *shape), fill, dtype=arrays[0].dtype)
+    stacked = np.full((len(arrays), *shape), fill_value, dtype=arrays[0].dtype)
     for target, array in zip(stacked, arrays, strict=True):
         target[(slice(None),) * axis + (slice(array.shape[axis]),)] = array
     return stacked

@@ -1,4 +1,4 @@
-"""Log-mel spectrograms, in numpy: made once per clip and kept, instead of in every epoch."""
+"""Log-mel spectrograms in NumPy."""
 
 from functools import cache
 
@@ -6,26 +6,29 @@ import numpy as np
 
 _WINDOW_SECONDS = 0.032
 _HOP_SECONDS = 0.010
-_LINEAR_UNTIL, _MELS_PER_HZ, _LOG_STEP = 1000.0, 3 / 200, np.log(6.4) / 27
+_LINEAR_MAX_HZ, _MELS_PER_HZ, _LOG_STEP = 1000.0, 3 / 200, np.log(6.4) / 27
 
 
-def log_mel(waveform: np.ndarray, rate: int, bands: int) -> np.ndarray:
-    """float32 (samples,) in [-1, 1] → float32 (bands, 1 + samples // hop), shifted and scaled to mean 0, deviation 1.
+def log_mel(waveform: np.ndarray, sample_rate: int, n_mels: int) -> np.ndarray:
+    """Compute the log-mel spectrogram of a clip, float32 (samples,) in [-1, 1].
 
-    Mel bands of Slaney's scale (Auditory Toolbox, 1998), of equal area, over Hann windows of 32 ms (rounded to a
-    power of two of samples) every 10 ms, with silence beyond both ends; in natural logarithm. As each clip is scaled
-    by itself, loudness does not matter.
+    Returns float32 (n_mels, 1 + samples // hop) with mean 0 and standard deviation 1 per clip, so that loudness does
+    not matter. Bands follow Slaney's mel scale (Auditory Toolbox, 1998) with equal areas, over Hann windows of 32 ms
+    (rounded to a power of two samples) every 10 ms, padded with silence at both ends; natural logarithm.
     """
-    window = 2 ** round(rate * _WINDOW_SECONDS - 1).bit_length()
-    hop = round(rate * _HOP_SECONDS)
+    window = 2 ** round(sample_rate * _WINDOW_SECONDS - 1).bit_length()
+    hop = round(sample_rate * _HOP_SECONDS)
     padded = np.pad(waveform.astype(np.float32), window // 2)
     frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop]
-    mels = np.log(_filters(rate, window, bands) @ _power(frames * _hann(window)).T + np.float32(1e-6))
+    mels = np.log(
+        _mel_filter_bank(sample_rate, window, n_mels) @ _power_spectrum(frames * _hann_window(window)).T
+        + np.float32(1e-6)
+    )
     deviation = mels.std(ddof=1) if mels.size > 1 else 0
     return ((mels - mels.mean()) / (deviation + 1e-3)).astype(np.float32)
 
 
-def _power(frames: np.ndarray) -> np.ndarray:
+def _power_spectrum(frames: np.ndarray) -> np.ndarray:
     from scipy.fft import rfft
 
     spectrum = rfft(frames, axis=1)
@@ -34,30 +37,30 @@ def _power(frames: np.ndarray) -> np.ndarray:
 
 
 @cache
-def _hann(length: int) -> np.ndarray:
-    """The periodic Hann window."""
+def _hann_window(length: int) -> np.ndarray:
+    """Return the periodic Hann window."""
     return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)).astype(np.float32)
 
 
 @cache
-def _filters(rate: int, window: int, bands: int) -> np.ndarray:
-    """float32 (bands, window // 2 + 1): triangles between neighbouring points of the mel scale, each of area 1."""
-    points = _hertz(np.linspace(0.0, _mels(rate / 2), bands + 2))
-    frequencies = np.linspace(0.0, rate / 2, window // 2 + 1)
-    low, middle, high = (points[i : bands + i, None] for i in range(3))
+def _mel_filter_bank(sample_rate: int, window: int, n_mels: int) -> np.ndarray:
+    """Return triangular filters of area 1 on the mel scale, float32 (n_mels, window // 2 + 1)."""
+    points = _mel_to_hz(np.linspace(0.0, _hz_to_mel(sample_rate / 2), n_mels + 2))
+    frequencies = np.linspace(0.0, sample_rate / 2, window // 2 + 1)
+    low, middle, high = (points[i : n_mels + i, None] for i in range(3))
     rising = (frequencies - low) / (middle - low)
     falling = (high - frequencies) / (high - middle)
     triangles = np.maximum(0, np.minimum(rising, falling)) * 2 / (high - low)
     return triangles.astype(np.float32)
 
 
-def _mels(hertz: float) -> float:
-    """Slaney's scale: linear up to 1 kHz, logarithmic above."""
-    if hertz < _LINEAR_UNTIL:
+def _hz_to_mel(hertz: float) -> float:
+    """Convert hertz to Slaney's mel scale: linear up to 1 kHz, logarithmic above."""
+    if hertz < _LINEAR_MAX_HZ:
         return hertz * _MELS_PER_HZ
-    return float(_LINEAR_UNTIL * _MELS_PER_HZ + np.log(hertz / _LINEAR_UNTIL) / _LOG_STEP)
+    return float(_LINEAR_MAX_HZ * _MELS_PER_HZ + np.log(hertz / _LINEAR_MAX_HZ) / _LOG_STEP)
 
 
-def _hertz(mels: np.ndarray) -> np.ndarray:
-    edge = _LINEAR_UNTIL * _MELS_PER_HZ
-    return np.where(mels < edge, mels / _MELS_PER_HZ, _LINEAR_UNTIL * np.exp(_LOG_STEP * (mels - edge)))
+def _mel_to_hz(mels: np.ndarray) -> np.ndarray:
+    edge = _LINEAR_MAX_HZ * _MELS_PER_HZ
+    return np.where(mels < edge, mels / _MELS_PER_HZ, _LINEAR_MAX_HZ * np.exp(_LOG_STEP * (mels - edge)))

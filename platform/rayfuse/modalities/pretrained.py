@@ -1,4 +1,4 @@
-"""The processors that belong to a pretrained encoder: read from its own folder, which may be at a URL."""
+"""Tokenizers and processors of pretrained encoders, from the Hugging Face hub, a folder or a URL."""
 
 import contextlib
 import hashlib
@@ -11,42 +11,45 @@ from typing import Any
 
 from rayfuse.errors import DataError
 
-SAFE_ENDINGS = (".json", ".safetensors", ".txt", ".model", ".jinja")
-"""Endings of a pretrained encoder's files that are used: weights, settings, vocabularies and templates; no code."""
+SAFE_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".jinja")
+"""Suffixes of the files that are downloaded: weights, settings, vocabularies and templates, but no code or pickles."""
 
-WHISPER_STEP = 320
-"""Samples between two positions of Whisper's encoder: two hops of its spectrogram."""
+WHISPER_STRIDE = 320
+"""Audio samples per position of Whisper's encoder: two hops of its spectrogram."""
 
 
-def tokenizer(model: str) -> Any:
+def load_tokenizer(model: str) -> Any:
+    """Load the tokenizer of a pretrained model. Raises DataError if it cannot be read."""
     from transformers import AutoTokenizer
 
     return _load(AutoTokenizer, model, "tokenizer")
 
 
-def image_processor(model: str) -> Any:
+def load_image_processor(model: str) -> Any:
+    """Load the image processor of a pretrained model. Raises DataError if it cannot be read."""
     from transformers import AutoImageProcessor
 
     return _load(AutoImageProcessor, model, "image processor", backend="pil")
 
 
-def whisper_positions(samples: int) -> int:
-    """Positions of Whisper's encoder that a clip of 16000 samples a second takes: one for every 20 ms."""
-    return -(-samples // WHISPER_STEP)
+def whisper_num_positions(samples: int) -> int:
+    """Return the number of positions that a 16 kHz clip takes in Whisper's encoder: one per 20 ms."""
+    return -(-samples // WHISPER_STRIDE)
 
 
-def feature_extractor(model: str) -> Any:
+def load_feature_extractor(model: str) -> Any:
+    """Load the audio feature extractor of a pretrained model. Raises DataError if it cannot be read."""
     from transformers import AutoFeatureExtractor
 
     return _load(AutoFeatureExtractor, model, "feature extractor")
 
 
 @lru_cache(maxsize=64)
-def local_folder(model: str) -> str:
-    """A model's folder on this machine, fetched first where it is at a URL; an id of a hub as it is.
+def resolve_model_path(model: str) -> str:
+    """Return a model's local folder, downloaded first if `model` is a URL; a hub id is returned unchanged.
 
-    Fetched folders are kept in ~/.cache/rayfuse/pretrained (or below XDG_CACHE_HOME) under a name that changes with
-    the files' names, sizes and dates. Raises DataError where nothing can be read at the URL.
+    Downloads are cached in ~/.cache/rayfuse/pretrained (or below XDG_CACHE_HOME) by the names, sizes and dates of the
+    files. Raises DataError if nothing can be read at the URL.
     """
     if "://" not in model:
         return model
@@ -55,36 +58,36 @@ def local_folder(model: str) -> str:
     try:
         fs, top = fsspec.url_to_fs(model)
         found = fs.find(top, detail=True)
-        files = {path: about for path, about in found.items() if path.endswith(SAFE_ENDINGS)}
+        files = {path: about for path, about in found.items() if path.endswith(SAFE_SUFFIXES)}
         if not files:
-            raise FileNotFoundError("no files of a model there")
-        target = _cache() / _fingerprint(model, files)
+            raise FileNotFoundError("no model files found")
+        target = _cache_dir() / _fingerprint(model, files)
         if not target.is_dir():
-            _fetch(fs, {path: os.path.relpath(path, top) for path in files}, target)
+            _download(fs, {path: os.path.relpath(path, top) for path in files}, target)
     except Exception as error:  # noqa: BLE001 - each store has its own errors
-        raise DataError(f"{model}: cannot be read: {type(error).__name__}: {error}") from None
+        raise DataError(f"{model}: cannot read the model: {type(error).__name__}: {error}") from None
     return str(target)
 
 
-def whole_folder(model: str) -> Path:
-    """A pretrained encoder's folder on this machine, fetched first where it is at a URL or on the hub."""
-    folder = Path(local_folder(model))
+def download_model(model: str) -> Path:
+    """Return a pretrained encoder's local folder, downloaded first if it is at a URL or on the hub."""
+    folder = Path(resolve_model_path(model))
     if folder.is_dir():
         return folder
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(model, allow_patterns=[f"*{ending}" for ending in SAFE_ENDINGS]))
+    return Path(snapshot_download(model, allow_patterns=[f"*{ending}" for ending in SAFE_SUFFIXES]))
 
 
-def _fetch(fs: Any, files: dict[str, str], target: Path) -> None:
-    """Whole or not at all: others may fetch the same, and this may be cut short."""
+def _download(fs: Any, files: dict[str, str], target: Path) -> None:
+    """Download atomically, as other processes may download the same model."""
     target.parent.mkdir(parents=True, exist_ok=True)
     waiting = Path(tempfile.mkdtemp(dir=target.parent))
     try:
         for path, name in files.items():
             inside = waiting / name
             if not inside.resolve().is_relative_to(waiting.resolve()):
-                raise ValueError(f"a file's name leads out of the folder: {name}")
+                raise ValueError(f"file name outside the model folder: {name}")
             inside.parent.mkdir(parents=True, exist_ok=True)
             fs.get_file(path, str(inside))
         with contextlib.suppress(OSError):  # another process was faster
@@ -102,14 +105,14 @@ def _fingerprint(url: str, files: dict[str, dict[str, Any]]) -> str:
     return hashlib.sha256("\n".join([url, *lines]).encode()).hexdigest()[:32]
 
 
-def _cache() -> Path:
+def _cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "rayfuse", "pretrained")
 
 
-def _load(kind: Any, model: str, what: str, **options: Any) -> Any:
-    folder = local_folder(model)
+def _load(auto_class: Any, model: str, component: str, **options: Any) -> Any:
+    folder = resolve_model_path(model)
     try:
-        return kind.from_pretrained(folder, trust_remote_code=False, **options)
-    except Exception as error:  # noqa: BLE001 - the Rust tokenizers raise plain Exception for a damaged file
+        return auto_class.from_pretrained(folder, trust_remote_code=False, **options)
+    except Exception as error:  # noqa: BLE001 - tokenizers raises plain Exception for a corrupt file
         reason = str(error).partition("\n")[0]
-        raise DataError(f"{model}: its {what} cannot be read: {reason}") from None
+        raise DataError(f"{model}: cannot load the {component}: {reason}") from None

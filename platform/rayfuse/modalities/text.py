@@ -1,57 +1,70 @@
-"""Text: tokens of a pretrained encoder's tokenizer, or UTF-8 bytes."""
+"""Text, as tokens of a pretrained encoder's tokenizer or as UTF-8 bytes."""
 
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from rayfuse.errors import BadInput, DataError
-from rayfuse.modalities.base import Features, Modality, pad
-from rayfuse.modalities.pretrained import tokenizer
-from rayfuse.spec.encoders import HuggingFaceEncoder
+from rayfuse.errors import DataError, InvalidInputError
+from rayfuse.modalities.base import Features, Modality, Schema, pad
+from rayfuse.modalities.pretrained import load_tokenizer
+from rayfuse.spec.encoders import HuggingFaceEncoderConfig
 from rayfuse.spec.inputs import TextInput
 
-_PADDING = 0
+_PAD_TOKEN_ID = 0
 NO_TOKEN = -1
-"""Of a word that was cut off, or that pads its row."""
+"""Entry of `word_starts` for a word that was truncated, and for padding."""
 
 
 class TextModality(Modality):
-    """Features `input_ids` and `attention_mask`: int64 (tokens,); padded to the longest of a batch.
+    """Texts and lists of words.
 
-    A list of words also gives `word_starts`: int64 (words,), the token where each word begins, -1 where it was cut off.
+    Features: `input_ids` and `attention_mask`, int64 (tokens,), padded to the longest of a batch. For a list of words
+    also `word_starts`, int64 (words,): the index of each word's first token, `NO_TOKEN` for truncated words.
     """
 
-    forms = ("text", "json")
+    options: TextInput
+    value_formats = ("text", "json")
     media_types = ("text/plain", "application/json")
-
-    def __init__(self, options: TextInput) -> None:
-        self.options = options
 
     def decode(self, value: Any) -> str | list[str]:
         if isinstance(value, (list, tuple)):
-            return [_checked(word, f"word {place}: ") for place, word in enumerate(value)]
-        return _checked(value)
+            return [_validate_text(word, f"word {place}: ") for place, word in enumerate(value)]
+        return _validate_text(value)
 
     def process(self, decoded: str | list[str]) -> Features:
         if isinstance(decoded, str):
             ids = self._token_ids(decoded)
             return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-        ids, spans = self._tokens(" ".join(decoded))
+        ids, spans = self._tokenize_with_offsets(" ".join(decoded))
         starts = word_starts(decoded, spans)
         return {"input_ids": ids, "attention_mask": np.ones_like(ids), "word_starts": starts}
 
-    def steps(self, decoded: str | list[str]) -> int:
-        """Tokens."""
+    def num_steps(self, decoded: str | list[str]) -> int:
+        """Return the number of tokens."""
         return len(self.process(decoded)["input_ids"])
 
-    def blank(self) -> Features:
+    def dummy_features(self) -> Features:
         return self.process("")
 
+    def longest_features(self, as_words: bool = False) -> Features:
+        count = self.options.max_tokens
+        features = self.process(["a"] * count if as_words else "a " * count)
+        return {name: values[:count] for name, values in features.items()}  # a tokenizer adds special tokens
+
+    def json_schema(self) -> Schema:
+        return {"type": ["string", "array"], "items": {"type": "string"}}
+
+    def example(self) -> str:
+        return "What is this?"
+
+    def description(self) -> str:
+        return f"a text; the first {self.options.max_tokens} tokens are read"
+
     def collate(self, rows: list[Features]) -> Features:
-        """Pad on the right to the longest row: int64 (rows, tokens) and, where a row is a list, (rows, words)."""
+        """Pad on the right to the longest row: int64 (rows, tokens), and (rows, words) if a row is a list of words."""
         stacked = {
-            "input_ids": pad([row["input_ids"] for row in rows], 0, self._padding),
+            "input_ids": pad([row["input_ids"] for row in rows], 0, self._pad_token_id),
             "attention_mask": pad([row["attention_mask"] for row in rows], 0),
         }
         if any("word_starts" in row for row in rows):
@@ -65,10 +78,12 @@ class TextModality(Modality):
             encoded = text.encode()[:limit] or b" "
             return np.frombuffer(encoded, dtype=np.uint8).astype(np.int64) + 1
         ids = self._tokenizer(text, truncation=True, max_length=limit)["input_ids"]
-        return np.asarray(ids or [self._padding], dtype=np.int64)  # some tokenizers make nothing of ""
+        return np.asarray(
+            ids or [self._pad_token_id], dtype=np.int64
+        )  # some tokenizers return no token for ""
 
-    def _tokens(self, text: str) -> tuple[np.ndarray, list[tuple[int, int]]]:
-        """Ids, and for each the characters of the text that it stands for: none for `[CLS]` and the like."""
+    def _tokenize_with_offsets(self, text: str) -> tuple[np.ndarray, list[tuple[int, int]]]:
+        """Return token ids and the character span of each; the span of special tokens is empty."""
         if self._tokenizer is None:
             ids = self._token_ids(text)
             lengths = (len(character.encode()) for character in text)
@@ -76,30 +91,30 @@ class TextModality(Modality):
             return ids, spans[: len(ids)]
         if not self._tokenizer.is_fast:
             raise DataError(
-                f"{self.options.encoder.model}: its tokenizer does not tell which token is of which word; "  # type: ignore[union-attr]
-                "give texts instead of lists of words, or name a model with a tokenizer.json"
+                f"{self.options.encoder.model}: its tokenizer has no character offsets, which lists of words need; "  # type: ignore[attr-defined]
+                "give texts instead of lists of words, or use a model with a tokenizer.json"
             )
         limit = self.options.max_tokens
         found = self._tokenizer(text, truncation=True, max_length=limit, return_offsets_mapping=True)
-        return np.asarray(found["input_ids"] or [self._padding], dtype=np.int64), found["offset_mapping"]
+        return np.asarray(found["input_ids"] or [self._pad_token_id], dtype=np.int64), found["offset_mapping"]
 
     @property
-    def _padding(self) -> int:
-        return _PADDING if self._tokenizer is None else self._tokenizer.pad_token_id or _PADDING
+    def _pad_token_id(self) -> int:
+        return _PAD_TOKEN_ID if self._tokenizer is None else self._tokenizer.pad_token_id or _PAD_TOKEN_ID
 
     @cached_property
     def _tokenizer(self) -> Any:
         encoder = self.options.encoder
-        return tokenizer(encoder.model) if isinstance(encoder, HuggingFaceEncoder) else None
+        return load_tokenizer(encoder.model) if isinstance(encoder, HuggingFaceEncoderConfig) else None
 
 
-def word_starts(words: list[str], spans: list[tuple[int, int]]) -> np.ndarray:
-    """int64 (words,): the first token of each of the words, which stand side by side with spaces between them.
+def word_starts(words: list[str], offsets: list[tuple[int, int]]) -> np.ndarray:
+    """Return the index of the first token of each word, int64 (words,); `NO_TOKEN` for truncated words.
 
-    `spans`: of each token the characters that it stands for; a token may begin with the space before its word.
+    `offsets`: the character span of each token in the words joined with spaces; it may include the space before a word.
     """
     starts = np.full(len(words), NO_TOKEN, dtype=np.int64)
-    tokens = [(token, first, last) for token, (first, last) in enumerate(spans) if last > first]
+    tokens = [(token, first, last) for token, (first, last) in enumerate(offsets) if last > first]
     next_token = position = 0
     for place, word in enumerate(words):
         end = position + len(word)
@@ -111,14 +126,14 @@ def word_starts(words: list[str], spans: list[tuple[int, int]]) -> np.ndarray:
     return starts
 
 
-def _checked(value: Any, where: str = "") -> str:
+def _validate_text(value: Any, prefix: str = "") -> str:
     if not isinstance(value, str):
-        raise BadInput(f"{where}a text belongs here, not {type(value).__name__}")
+        raise InvalidInputError(f"{prefix}expected a text, got {type(value).__name__}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise BadInput(
-            f"{where}half a character at position {error.start} (a lone surrogate, \\u{ord(value[error.start]):x}); "
-            "write the text as UTF-8"
+        raise InvalidInputError(
+            f"{prefix}lone surrogate \\u{ord(value[error.start]):x} at position {error.start}; "
+            "encode the text as UTF-8"
         ) from None
     return value

@@ -1,1 +1,1 @@
-"""Encoders, alignment, fusion and tasks, and the fused model that they make."""
+"""Encoders, alignments, fusions, task heads, and the fused model that combines them."""

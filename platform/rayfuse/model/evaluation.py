@@ -1,4 +1,4 @@
-"""Collect a model's outputs over samples, whole and for every subset of its inputs, and score them."""
+"""Collect the outputs of a model over samples, for all inputs and for every subset of them, and compute metrics."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,36 +8,42 @@ from typing import Any
 import numpy as np
 import torch
 
-from rayfuse.data.batches import Batch
+from rayfuse.data.collate import Batch
 from rayfuse.model.tasks import TaskHead
 from rayfuse.spec.job import Job
 
 Subset = tuple[str, ...]
+"""Names of inputs, in the order of the job."""
 
 
-def subsets(inputs: Sequence[str]) -> list[Subset]:
-    """Every non-empty subset of the inputs, the whole first, names in the spec's order."""
+def nonempty_subsets(inputs: Sequence[str]) -> list[Subset]:
+    """Return every non-empty subset of the inputs, the largest first, names in the order of the job."""
     sizes = range(len(inputs), 0, -1)
     return [chosen for size in sizes for chosen in combinations(inputs, size)]
 
 
 def subset_name(subset: Subset) -> str:
+    """Return the name of a subset in reports: its inputs joined by `+`."""
     return "+".join(subset)
 
 
 @dataclass
-class Outputs:
-    """Raw outputs and targets of some samples, by task: float arrays (samples, …)."""
+class EvaluationOutputs:
+    """Raw outputs and targets of samples."""
 
     outputs: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    """By task, float (samples, …), one array per batch."""
     targets: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    """By task, float (samples, …), one array per batch."""
     present: dict[str, list[np.ndarray]] = field(default_factory=dict)
     """By input, bool (samples,): which samples have it."""
     losses: dict[str, float] = field(default_factory=dict)
-    samples: int = 0
+    """By task, summed over the samples."""
+    num_samples: int = 0
+    """Number of samples, without fillers."""
 
     def add(self, heads: Mapping[str, TaskHead], outputs: Mapping[str, torch.Tensor], batch: Batch) -> None:
-        """Add a batch; its fillers do not count."""
+        """Add the raw outputs of a batch by task; its filler samples are left out."""
         real = batch.weights > 0
         for name, head in heads.items():
             if name in batch.targets and real.any():
@@ -47,13 +53,13 @@ class Outputs:
                 self.targets.setdefault(name, []).append(targets.cpu().numpy())
         for name, part in batch.inputs.items():
             self.present.setdefault(name, []).append((part.index[real] >= 0).any(dim=1).cpu().numpy())
-        self.samples += int(real.sum())
+        self.num_samples += int(real.sum())
 
-    def of(self, task: str) -> tuple[np.ndarray, np.ndarray]:
-        """All outputs and targets of a task, (samples, …)."""
-        return _joined(self.outputs[task]), _joined(self.targets[task])
+    def for_task(self, task: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return all outputs and targets of a task, each (samples, …)."""
+        return _concatenate_padded(self.outputs[task]), _concatenate_padded(self.targets[task])
 
-    def merge(self, other: "Outputs") -> None:
+    def merge(self, other: "EvaluationOutputs") -> None:
         """Add the samples of another worker."""
         for mine, theirs in (
             (self.outputs, other.outputs),
@@ -64,11 +70,11 @@ class Outputs:
                 mine.setdefault(name, []).extend(arrays)
         for name, loss in other.losses.items():
             self.losses[name] = self.losses.get(name, 0.0) + loss
-        self.samples += other.samples
+        self.num_samples += other.num_samples
 
 
-def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Arrays along their first axis; others are padded with NaN to the longest."""
+def _concatenate_padded(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Concatenate along the first axis; pad the other axes with NaN to the longest."""
     shape = np.max([array.shape[1:] for array in arrays], axis=0)
     if all(array.shape[1:] == tuple(shape) for array in arrays):
         return np.concatenate(arrays)
@@ -84,32 +90,32 @@ def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
     )
 
 
-def collect(
+def collect_outputs(
     forward: Callable[..., Any],
     heads: Mapping[str, TaskHead],
     batches: Iterable[Batch],
-    chosen: Sequence[Subset] | None = None,
-) -> list[Outputs]:
-    """Outputs over `batches` for each of the subsets `chosen`, or for the samples as they are.
+    subsets: Sequence[Subset] | None = None,
+) -> list[EvaluationOutputs]:
+    """Collect outputs over `batches` for each of the subsets of inputs, or once for all inputs.
 
-    `forward` is a FusedModel or an engine around one, in evaluation mode.
+    `forward` is a FusedModel or a DeepSpeed engine with one, in evaluation mode.
     """
-    collected = [Outputs() for _ in chosen or [()]]
+    collected = [EvaluationOutputs() for _ in subsets or [()]]
     with torch.inference_mode():
         for batch in batches:
-            results = forward(batch, chosen) if chosen is not None else [forward(batch)]
+            results = forward(batch, subsets) if subsets is not None else [forward(batch)]
             for outputs, result in zip(collected, results, strict=True):
-                outputs.add(heads, result, batch)
+                outputs.add(heads, result.tasks, batch)
     return collected
 
 
-def score(heads: Mapping[str, TaskHead], job: Job, outputs: Outputs) -> dict[str, float]:
-    """Every metric of the job: `loss` and TASK/METRIC."""
+def compute_metrics(heads: Mapping[str, TaskHead], job: Job, outputs: EvaluationOutputs) -> dict[str, float]:
+    """Compute every metric of the job: `loss` and TASK/METRIC."""
     found: dict[str, float] = {}
     total = 0.0
     for name, head in heads.items():
-        raw, targets = outputs.of(name)
-        loss = outputs.losses[name] / max(1, outputs.samples)
+        raw, targets = outputs.for_task(name)
+        loss = outputs.losses[name] / max(1, outputs.num_samples)
         weight = job.tasks[name].weight
         total += loss * (1.0 if weight == "learned" else weight)
         found[f"{name}/loss"] = loss
@@ -117,25 +123,25 @@ def score(heads: Mapping[str, TaskHead], job: Job, outputs: Outputs) -> dict[str
     return {"loss": total, **found}
 
 
-def remember(heads: Mapping[str, TaskHead], outputs: Outputs) -> dict[str, np.ndarray]:
-    """Let tasks keep what they want of training rows; the buffers of the model that were set, by name."""
+def fill_memory_banks(heads: Mapping[str, TaskHead], outputs: EvaluationOutputs) -> dict[str, np.ndarray]:
+    """Fill the memory banks of tasks with outputs on training rows; return the changed buffers of the model by name."""
     return {
         f"tasks.{name}.{buffer}": value
         for name, head in heads.items()
-        if head.remembers
-        for buffer, value in head.remember(outputs.of(name)[0]).items()
+        if head.memory_bank_size
+        for buffer, value in head.fill_memory_bank(outputs.for_task(name)[0]).items()
     }
 
 
-def calibrate(heads: Mapping[str, TaskHead], outputs: Outputs) -> dict[str, float]:
-    """Fit what tasks fit on validation rows; the buffers of the model that were set, by name."""
+def calibrate(heads: Mapping[str, TaskHead], outputs: EvaluationOutputs) -> dict[str, float]:
+    """Calibrate the tasks on validation rows; return the changed buffers of the model by name."""
     return {
         f"tasks.{name}.{buffer}": value
         for name, head in heads.items()
-        for buffer, value in head.calibrate(*outputs.of(name)).items()
+        for buffer, value in head.calibrate(*outputs.for_task(name)).items()
     }
 
 
-def details(heads: Mapping[str, TaskHead], outputs: Outputs) -> dict[str, Any]:
-    """What each task has to report beyond single numbers."""
-    return {name: head.details(*outputs.of(name)) for name, head in heads.items()}
+def details(heads: Mapping[str, TaskHead], outputs: EvaluationOutputs) -> dict[str, Any]:
+    """Return what each task reports in addition to scalar metrics, such as a confusion matrix."""
+    return {name: head.details(*outputs.for_task(name)) for name, head in heads.items()}

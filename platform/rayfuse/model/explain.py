@@ -1,15 +1,15 @@
-"""Why a model answered so: what each input contributed, which inputs the fusion looked at, which pixels and moments counted.
+"""Explanations of predictions: contributions of inputs, attention of the fusion, saliency of pixels and time steps.
 
-Contributions explain one number of an answer, which its task chooses (`TaskHead.explained`): the probability of the
-answered class, the predicted number. A probability and not its log-odds: contributions then say "the picture brings
-0.7 of the 0.9", stay between -1 and 1, and may be averaged over rows and classes, while the log-odds of a model that is
-sure of itself grow without bound and tell more of its overconfidence than of its inputs. Saliency follows gradients,
-which a probability near 1 has none of, and so explains the log-odds (`TaskHead.differentiated`).
+Contributions explain one number of a prediction, which its task selects (`TaskHead.attribution_score`): the probability
+of the predicted class, or the predicted number. Probabilities are explained rather than log-odds: their contributions
+lie between -1 and 1 and can be averaged over rows and classes, while the log-odds of an overconfident model grow
+without bound. Saliency follows gradients, which vanish for a probability near 1, and so explains the log-odds
+(`TaskHead.saliency_score`). How saliency is grouped into regions is up to each modality (`Modality.saliency_map`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from math import factorial
 from typing import Any
@@ -18,125 +18,157 @@ import numpy as np
 import torch
 from torch import nn
 
-from rayfuse.data.batches import Batch, EncoderBatch
+from rayfuse.data.collate import Batch, EncoderBatch
 from rayfuse.data.samples import Sample
 from rayfuse.errors import SpecError
-from rayfuse.model.evaluation import Outputs, Subset
-from rayfuse.model.fused import FusedModel, heads_of
+from rayfuse.modalities.base import Modality, SaliencyMap
+from rayfuse.model.evaluation import EvaluationOutputs, Subset
+from rayfuse.model.fused import FusedModel, task_heads
 from rayfuse.model.tasks import TaskHead
 from rayfuse.model.tokens import Tokens
 
-MOST_INPUTS = 8
-"""Every subset of the inputs is one pass: 256 of them."""
-GRID = 16
-"""Replies give saliency as sums over at most so many equal parts of a picture's height and width."""
-SPANS = 64
-"""And over at most so many of a clip's time."""
-STEPS = 32
-"""Points of the path that Integrated Gradients follows: forward and backward through one encoder and all after it."""
+MAX_INPUTS = 8
+"""Maximum number of inputs: each of their 2^8 = 256 subsets is a forward pass."""
+SALIENCY_GRID_SIZE = 16
+"""Maximum number of parts of an image's height and width over which responses sum saliency."""
+SALIENCY_TIME_BINS = 64
+"""Maximum number of parts of a clip's duration over which responses sum saliency."""
+INTEGRATION_STEPS = 32
+"""Quadrature points of Integrated Gradients: each is a forward and backward pass from one encoder on."""
 
 
 @dataclass(frozen=True)
 class Contributions:
-    """What each input contributed to one task's answers: `value` - `base` = the sum over `parts`."""
+    """Contributions of the inputs to one task's predictions: `value` - `base_value` is their sum."""
 
     value: np.ndarray
-    """float64 (rows,): the score of the answer from all the inputs that the row has."""
-    base: np.ndarray
-    """float64 (rows,): the score of the same answer from no input at all."""
-    parts: np.ndarray
+    """float64 (rows,): score of the prediction from all inputs of the row."""
+    base_value: np.ndarray
+    """float64 (rows,): score of the same prediction without any input."""
+    shap_values: np.ndarray
     """float64 (rows, inputs): Shapley values; 0 for an absent input."""
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why the samples of a batch were answered as they were. Arrays have a row per sample."""
+    """Explanations of the predictions of a batch. Arrays have a row per sample."""
 
     outputs: dict[str, torch.Tensor]
-    """Raw outputs of each task from all inputs, to make the answers of."""
+    """Raw outputs of each task from all inputs."""
     present: dict[str, np.ndarray]
-    """int64 (rows,) for each input: how many items the sample has of it."""
+    """int64 (rows,) for each input: number of items that the sample has."""
     contributions: dict[str, Contributions]
-    """By task; a task whose head has nothing to explain is left out."""
+    """By task, without tasks that have no attribution score."""
     attention: np.ndarray | None
-    """float (rows, inputs): how much the fusion looked at each input; None where it does not attend."""
+    """float (rows, inputs): attention of the fusion to each input; None if it has no attention."""
     saliency: dict[str, dict[str, np.ndarray]]
-    """By task and input, float32: (rows, items, height, width) for pictures, (rows, items, frames, height, width)
-    for videos, (rows, items, steps) for sound. Sums are what the differentiated score gains over an even input."""
+    """By task and input, float32 (rows, items, …) with the axes of the input's saliency map: (height, width) for
+    images, (frames, height, width) for videos, (steps,) for audio. The sum is the gain of the score over a constant
+    input."""
+    saliency_maps: dict[str, SaliencyMap] = field(default_factory=dict)
+    """By input that has a saliency."""
 
 
 def check_explainable(inputs: Sequence[str]) -> None:
-    """Raise SpecError where there are too many inputs."""
-    if len(inputs) > MOST_INPUTS:
+    """Raise SpecError if a model has more than `MAX_INPUTS` inputs."""
+    if len(inputs) > MAX_INPUTS:
         raise SpecError(
-            f"explain: this model has {len(inputs)} inputs, and contributions take a pass for each of their "
-            f"{2 ** len(inputs)} subsets; at most {MOST_INPUTS} inputs are explained"
+            f"explain: {len(inputs)} inputs would take a forward pass for each of their {2 ** len(inputs)} subsets; "
+            f"at most {MAX_INPUTS} inputs can be explained"
         )
 
 
-def passes(sample: Sample) -> int:
-    """About what explaining a sample costs, in passes of the model."""
-    salient = sum(_salient(items[0]) is not None for items in sample.features.values())
-    return int(2 ** len(sample.features)) + STEPS * salient
+def num_forward_passes(sample: Sample, modalities: Mapping[str, Modality]) -> int:
+    """Estimate the cost of explaining a sample, in forward passes of the model."""
+    salient = sum(
+        modalities[name].saliency_map({key: value.shape for key, value in items[0].items()}) is not None
+        for name, items in sample.features.items()
+    )
+    return int(2 ** len(sample.features)) + INTEGRATION_STEPS * salient
 
 
-def explain(model: FusedModel, batch: Batch) -> Explanation:
-    """Explain a model's answers to a batch; the model must be in evaluation mode.
+def explain(model: FusedModel, batch: Batch, modalities: Mapping[str, Modality]) -> Explanation:
+    """Explain a model's predictions for a batch; the model must be in evaluation mode.
 
-    Each input is encoded once for all subsets, and then `STEPS` times for the saliency of pictures and clips. Raises
-    SpecError for a model of more than `MOST_INPUTS` inputs.
+    Each input is encoded once for all subsets, and `INTEGRATION_STEPS` times more if it has a saliency. Raises SpecError
+    for a model of more than `MAX_INPUTS` inputs.
     """
-    inputs, heads = list(batch.inputs), heads_of(model)
+    inputs, heads = list(batch.inputs), task_heads(model)
     check_explainable(inputs)
+    maps = _saliency_maps(batch, modalities)
     with torch.inference_mode(False), torch.no_grad():
         encoded = model.encode(batch)
         fused = model.fuse(encoded, batch)
-        by_subset = {s: model.answer(model.fuse(encoded, batch.subset(s))) for s in every_subset(inputs)}
-        outputs = by_subset[tuple(inputs)]
-        found = {
-            name: contributions(head, {s: answers[name] for s, answers in by_subset.items()}, inputs)
-            for name, head in heads.items()
+        by_subset = {
+            s: model.apply_heads(model.fuse(encoded, batch.select_inputs(s))) for s in all_subsets(inputs)
         }
-        known = {name: parts for name, parts in found.items() if parts is not None}
+        outputs = by_subset[tuple(inputs)]
+        contributions = {
+            name: found
+            for name, head in heads.items()
+            if (found := _contributions_of_task(name, head, by_subset, inputs)) is not None
+        }
         saliency = {
-            name: attributed
-            for name in inputs
-            if (attributed := _saliency(model, batch, encoded, outputs, name, list(known)))
+            name: _compute_saliency(model, batch, encoded, outputs, (name, saliency_map), list(contributions))
+            for name, saliency_map in maps.items()
         }
     attention = fused.get("attention")
     return Explanation(
         outputs=outputs,
         present={name: (part.index >= 0).sum(1).cpu().numpy() for name, part in batch.inputs.items()},
-        contributions=known,
+        contributions=contributions,
         attention=None if attention is None else attention.float().cpu().numpy(),
         saliency={
             task: {name: by_task[task] for name, by_task in saliency.items() if task in by_task}
-            for task in known
+            for task in contributions
         },
+        saliency_maps=maps,
     )
 
 
-def plain(explanation: Explanation, row: int, heads: Mapping[str, TaskHead]) -> dict[str, Any]:
-    """The explanation of one sample as JSON: {"tasks": {task: {"score", "value", "base", "contributions", "saliency"}},
-    "attention"}.
+def _contributions_of_task(
+    task: str,
+    head: TaskHead,
+    outputs_by_subset: Mapping[Subset, Mapping[str, torch.Tensor]],
+    inputs: Sequence[str],
+) -> Contributions | None:
+    return compute_contributions(head, {s: found[task] for s, found in outputs_by_subset.items()}, inputs)
 
-    Only the inputs that the sample has are listed. A picture's saliency is a grid of sums (`GRID`), a clip's a list
-    (`SPANS`), a video's a list over its frames; an input of several items has a list of those. `saliency` and
-    `attention` are left out where there is none.
+
+def _saliency_maps(batch: Batch, modalities: Mapping[str, Modality]) -> dict[str, SaliencyMap]:
+    """Return how to group the attributions of each input that has a saliency."""
+    found = {}
+    for name, part in batch.inputs.items():
+        shapes = {key: tuple(value.shape[1:]) for key, value in (part.features or {}).items()}
+        saliency_map = modalities[name].saliency_map(shapes)
+        if saliency_map is not None:
+            found[name] = saliency_map
+    return found
+
+
+def to_json(explanation: Explanation, row: int, heads: Mapping[str, TaskHead]) -> dict[str, Any]:
+    """Convert the explanation of one sample to JSON.
+
+    Returns {"tasks": {task: {"score", "value", "base_value", "contributions", "saliency"}}, "attention"}. Only the inputs
+    that the sample has are listed. The saliency of an image is a grid of sums (at most `SALIENCY_GRID_SIZE` by
+    `SALIENCY_GRID_SIZE`), of audio a list (at most `SALIENCY_TIME_BINS`), of a video a list over its frames; an input of
+    several items has a list of those. `saliency` and `attention` are left out if there is none.
     """
     used = [name for name, items in explanation.present.items() if items[row]]
     columns = {name: column for column, name in enumerate(explanation.present)}
     tasks: dict[str, Any] = {}
     for task, found in explanation.contributions.items():
         tasks[task] = {
-            "score": heads[task].explained_as,
-            "value": _short(found.value[row]),
-            "base": _short(found.base[row]),
-            "contributions": {name: _short(found.parts[row, columns[name]]) for name in used},
+            "score": heads[task].attribution_score_name,
+            "value": _round_to_4_digits(found.value[row]),
+            "base_value": _round_to_4_digits(found.base_value[row]),
+            "contributions": {
+                name: _round_to_4_digits(found.shap_values[row, columns[name]]) for name in used
+            },
         }
         saliency = explanation.saliency[task]
         parts = {
-            name: _plain_saliency(saliency[name][row], int(explanation.present[name][row]))
+            name: _saliency_to_json(saliency[name][row], int(explanation.present[name][row]))
             for name in used
             if name in saliency
         }
@@ -144,125 +176,133 @@ def plain(explanation: Explanation, row: int, heads: Mapping[str, TaskHead]) -> 
             tasks[task]["saliency"] = parts
     if explanation.attention is None:
         return {"tasks": tasks}
-    looked = explanation.attention[row]
-    return {"tasks": tasks, "attention": {name: _short(looked[columns[name]]) for name in used}}
+    attention = explanation.attention[row]
+    return {
+        "tasks": tasks,
+        "attention": {name: _round_to_4_digits(attention[columns[name]]) for name in used},
+    }
 
 
-def binned(attributions: np.ndarray, most: int) -> np.ndarray:
-    """Sums over at most `most` nearly equal parts of the last axis."""
+def sum_into_bins(attributions: np.ndarray, max_bins: int) -> np.ndarray:
+    """Sum attributions over at most `max_bins` nearly equal parts of the last axis."""
     length = attributions.shape[-1]
-    starts = np.arange(min(most, length)) * length // min(most, length)
+    starts = np.arange(min(max_bins, length)) * length // min(max_bins, length)
     return np.add.reduceat(attributions, starts, axis=-1)
 
 
-def over_time(attributions: np.ndarray) -> np.ndarray:
-    """A video's (frames, height, width) as (frames,); what is (steps,) already stays."""
+def sum_over_space(attributions: np.ndarray) -> np.ndarray:
+    """Sum a video's attributions, (frames, height, width), to (frames,); (steps,) is unchanged."""
     return attributions.sum(axis=(1, 2)) if attributions.ndim == 3 else attributions
 
 
-def _plain_saliency(items: np.ndarray, count: int) -> Any:
-    """`items`: (items, …), of which the sample has the first `count`."""
-    found = [_plain_item(item) for item in items[:count]]
+def _saliency_to_json(items: np.ndarray, count: int) -> Any:
+    """Convert the first `count` items of attributions (items, …)."""
+    found = [_item_to_json(item) for item in items[:count]]
     return found[0] if len(items) == 1 else found
 
 
-def _plain_item(item: np.ndarray) -> Any:
+def _item_to_json(item: np.ndarray) -> Any:
     if item.ndim == 2:
-        grid = binned(binned(item, GRID).T, GRID).T
-        return [[_short(value) for value in line] for line in grid]
-    return [_short(value) for value in binned(over_time(item), SPANS)]
+        grid = sum_into_bins(sum_into_bins(item, SALIENCY_GRID_SIZE).T, SALIENCY_GRID_SIZE).T
+        return [[_round_to_4_digits(value) for value in line] for line in grid]
+    return [_round_to_4_digits(value) for value in sum_into_bins(sum_over_space(item), SALIENCY_TIME_BINS)]
 
 
-def _short(value: Any) -> float:
-    """Four digits are all that anyone reads, and a fifth of the reply."""
+def _round_to_4_digits(value: Any) -> float:
+    """Round to four significant digits, which makes responses five times shorter."""
     return float(f"{float(value):.4g}")
 
 
-def every_subset(inputs: Sequence[str]) -> list[Subset]:
-    """Every subset of the inputs, the empty one too, names in the spec's order."""
+def all_subsets(inputs: Sequence[str]) -> list[Subset]:
+    """Return every subset of the inputs, including the empty one, in the order of the spec."""
     return [chosen for size in range(len(inputs) + 1) for chosen in combinations(inputs, size)]
 
 
-def contributions(
-    head: TaskHead, outputs: Mapping[Subset, torch.Tensor], inputs: Sequence[str]
+def compute_contributions(
+    head: TaskHead, outputs_by_subset: Mapping[Subset, torch.Tensor], inputs: Sequence[str]
 ) -> Contributions | None:
-    """Contributions to a task's answers from its raw outputs for every subset of the inputs.
+    """Compute contributions to a task's predictions from its raw outputs for every subset of the inputs.
 
-    None where the head has nothing to explain.
+    Returns None if the head has no attribution score.
     """
-    answered = outputs[tuple(inputs)]
+    complete = outputs_by_subset[tuple(inputs)]
     scores: dict[frozenset[str], np.ndarray] = {}
-    for subset, raw in outputs.items():
-        score = head.explained(raw, answered)
+    for subset, raw in outputs_by_subset.items():
+        score = head.attribution_score(raw, complete)
         if score is None:
             return None
         scores[frozenset(subset)] = score.double().cpu().numpy()
     return Contributions(scores[frozenset(inputs)], scores[frozenset()], shapley(scores, inputs))
 
 
-def importance(
-    heads: Mapping[str, TaskHead], inputs: Sequence[str], collected: Mapping[Subset, Outputs]
+def input_importance(
+    heads: Mapping[str, TaskHead], inputs: Sequence[str], collected: Mapping[Subset, EvaluationOutputs]
 ) -> dict[str, Any]:
-    """What the inputs contributed over many samples, from the outputs that `collect` gave for every subset of them.
+    """Summarize contributions over many samples, from the outputs of `collect_outputs` for every subset of the inputs.
 
-    By task, as JSON: {"score", "rows", "value", "base": means over the rows, "contributions": {input: the mean absolute
-    contribution over the rows that have it}, "rows_with": {input: count}, "by_answer": {label: {input: the mean
-    contribution over the rows so answered}}}; the last where answers have labels. Nothing for more than
-    `MOST_INPUTS` inputs, and for tasks that are not explained.
+    Returns, by task, JSON of {"score", "rows", "value" and "base_value": means over the rows, "contributions": {input:
+    mean absolute contribution over the rows that have it}, "rows_with": {input: count}, "by_label": {label: {input: mean
+    contribution over the rows with this prediction}}}; the last only if predictions have labels. Tasks without an
+    attribution score are left out; the result is empty for more than `MAX_INPUTS` inputs.
     """
-    if len(inputs) > MOST_INPUTS:
+    if len(inputs) > MAX_INPUTS:
         return {}
-    whole = collected[tuple(inputs)]
-    present = np.stack([np.concatenate(whole.present[name]) for name in inputs], axis=1)
+    complete = collected[tuple(inputs)]
+    present = np.stack([np.concatenate(complete.present[name]) for name in inputs], axis=1)
     found = {}
     for task, head in heads.items():
-        raw = {subset: torch.from_numpy(outputs.of(task)[0]) for subset, outputs in collected.items()}
-        known = contributions(head, raw, inputs)
+        raw = {subset: torch.from_numpy(outputs.for_task(task)[0]) for subset, outputs in collected.items()}
+        known = compute_contributions(head, raw, inputs)
         if known is not None:
-            means = _mean_over(np.abs(known.parts), present, inputs)
+            means = _mean_where_present(np.abs(known.shap_values), present, inputs)
             found[task] = {
-                "score": head.explained_as,
+                "score": head.attribution_score_name,
                 "rows": len(known.value),
                 "value": float(known.value.mean()),
-                "base": float(known.base.mean()),
+                "base_value": float(known.base_value.mean()),
                 "contributions": means,
                 "rows_with": {name: int(present[:, i].sum()) for i, name in enumerate(inputs)},
-                **_by_answer(head.answers(raw[tuple(inputs)]), known.parts, present, inputs),
+                **_group_by_label(
+                    head.format_predictions(raw[tuple(inputs)]), known.shap_values, present, inputs
+                ),
             }
     return found
 
 
-def _by_answer(
-    answers: Sequence[Mapping[str, Any]], parts: np.ndarray, present: np.ndarray, inputs: Sequence[str]
+def _group_by_label(
+    predictions: Sequence[Mapping[str, Any]],
+    shap_values: np.ndarray,
+    present: np.ndarray,
+    inputs: Sequence[str],
 ) -> dict[str, Any]:
-    if not all(isinstance(answer.get("label"), (str, int, float)) for answer in answers):
+    if not all(isinstance(prediction.get("label"), (str, int, float)) for prediction in predictions):
         return {}
-    labels = np.array([str(answer["label"]) for answer in answers])
+    labels = np.array([str(prediction["label"]) for prediction in predictions])
     return {
-        "by_answer": {
-            str(label): _mean_over(parts[labels == label], present[labels == label], inputs)
+        "by_label": {
+            str(label): _mean_where_present(shap_values[labels == label], present[labels == label], inputs)
             for label in np.unique(labels)
         }
     }
 
 
-def _mean_over(values: np.ndarray, present: np.ndarray, inputs: Sequence[str]) -> dict[str, float]:
-    """Means of (rows, inputs) over the rows that have each input; one that no row has is left out."""
+def _mean_where_present(values: np.ndarray, present: np.ndarray, inputs: Sequence[str]) -> dict[str, float]:
+    """Average (rows, inputs) over the rows that have each input; inputs that no row has are left out."""
     return {
         name: float(values[present[:, i], i].mean()) for i, name in enumerate(inputs) if present[:, i].any()
     }
 
 
 def shapley(values: Mapping[frozenset[str], np.ndarray], inputs: Sequence[str]) -> np.ndarray:
-    """Exact Shapley values (Shapley, 1953): float64 (rows, inputs), from the value of each subset, (rows,).
+    """Compute exact Shapley values (Shapley, 1953), float64 (rows, inputs), from the value of each subset, (rows,).
 
-    An input's mean gain over all orders in which inputs can come in. They sum to the value of all inputs less that of
-    none; an input that changes nothing gets 0, and so does an absent one, with which no subset can gain.
+    The Shapley value is an input's mean gain over all orders of adding inputs. The values sum to the value of all inputs
+    minus that of none; inputs without effect, and absent ones, get 0.
     """
     count = len(inputs)
     found = np.zeros((len(values[frozenset()]), count))
     for column, name in enumerate(inputs):
-        for subset in every_subset([other for other in inputs if other != name]):
+        for subset in all_subsets([other for other in inputs if other != name]):
             before = frozenset(subset)
             orders = factorial(len(before)) * factorial(count - len(before) - 1) / factorial(count)
             found[:, column] += orders * (values[before | {name}] - values[before])
@@ -270,23 +310,25 @@ def shapley(values: Mapping[frozenset[str], np.ndarray], inputs: Sequence[str]) 
 
 
 def integrated_gradients(
-    scores: Callable[[torch.Tensor], Sequence[torch.Tensor]], features: torch.Tensor, steps: int = STEPS
+    score_fn: Callable[[torch.Tensor], Sequence[torch.Tensor]],
+    features: torch.Tensor,
+    steps: int = INTEGRATION_STEPS,
 ) -> list[torch.Tensor | None]:
-    """Integrated Gradients (Sundararajan et al., 2017) from an even input (see `even`), shaped like `features`.
+    """Compute Integrated Gradients (Sundararajan et al., 2017) from a constant baseline, shaped like `features`.
 
-    `scores` maps features (rows, …) to several scores (rows,), each row's of its own features alone. A row's
-    attributions sum to its score less that of the even input, as exactly as Gauss–Legendre quadrature with `steps`
-    points is on the straight path between them. None for a score that no gradient leads to.
+    `score_fn` maps features (rows, …) to several scores (rows,), where each row depends on its own features alone. A
+    row's attributions sum to its score minus that of the baseline (see `constant_baseline`), up to the error of
+    Gauss–Legendre quadrature with `steps` points on the straight path. None for a score without a gradient.
     """
-    start = even(features)
-    way = features - start
+    start = constant_baseline(features)
+    difference = features - start
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     totals: list[torch.Tensor | None] = []
     for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
         with torch.enable_grad():
-            point = (start + way * float(node)).detach().requires_grad_()
-            gradients = [_gradient(score, point) for score in scores(point)]
-        parts = [None if g is None else g * way * float(weight) for g in gradients]
+            point = (start + difference * float(node)).detach().requires_grad_()
+            gradients = [_gradient(score, point) for score in score_fn(point)]
+        parts = [None if g is None else g * difference * float(weight) for g in gradients]
         totals = [
             part if total is None else total if part is None else total + part
             for total, part in zip(totals or [None] * len(parts), parts, strict=True)
@@ -294,10 +336,10 @@ def integrated_gradients(
     return totals
 
 
-def even(features: torch.Tensor) -> torch.Tensor:
-    """Each row (rows, …) at its own lowest value throughout: a dark picture, a clip as quiet as its quietest moment.
+def constant_baseline(features: torch.Tensor) -> torch.Tensor:
+    """Fill each row of features, (rows, …), with its lowest value: a dark image, or the quietest level of a clip.
 
-    Zeros would not do: networks that normalise what they see do not change on the way there, and jump at its end.
+    Zeros are not a suitable baseline: networks that normalize their input are constant on the path to zero.
     """
     lowest = features.flatten(1).amin(dim=1)
     return lowest.view(-1, *[1] * (features.ndim - 1)).expand_as(features)
@@ -309,68 +351,45 @@ def _gradient(score: torch.Tensor, point: torch.Tensor) -> torch.Tensor | None:
     return torch.autograd.grad(score.sum(), point, retain_graph=True, allow_unused=True)[0]
 
 
-def _over_channels(attributions: torch.Tensor) -> torch.Tensor:
-    return attributions.sum(dim=-3)
-
-
-def _over_bands(attributions: torch.Tensor) -> torch.Tensor:
-    return attributions.sum(dim=-2)
-
-
-def _over_all_but_time(attributions: torch.Tensor) -> torch.Tensor:
-    return attributions.flatten(2).sum(2) if attributions.ndim > 2 else attributions
-
-
-SALIENT: dict[str, tuple[tuple[int, ...], Callable[[torch.Tensor], torch.Tensor]]] = {
-    "pixel_values": ((4,), _over_channels),
-    "frames": ((5,), _over_channels),
-    "mel": ((3,), _over_bands),
-    "waveform": ((2,), _over_all_but_time),
-    "input_features": ((3,), _over_bands),
-    "input_values": ((2, 3), _over_all_but_time),
-}
-"""Features of pictures and clips that have a saliency: their dimensions with the rows, and how it is summed."""
-
-
-def _salient(features: Mapping[str, Any]) -> str | None:
-    """The feature that carries an input's picture or time."""
-    return next((name for name in SALIENT if name in features), None)
-
-
-def _saliency(
+def _compute_saliency(
     model: FusedModel,
     batch: Batch,
     encoded: Mapping[str, Tokens | None],
     outputs: Mapping[str, torch.Tensor],
-    name: str,
+    salient: tuple[str, SaliencyMap],
     tasks: Sequence[str],
 ) -> dict[str, np.ndarray]:
-    """By task, (rows, items, …): attributions of one input's features, all other inputs as they are."""
-    part = _each_its_own(batch.inputs[name])
-    feature = _salient(part.features or {})
-    if feature is None or part.features is None or part.features[feature].ndim not in SALIENT[feature][0]:
-        return {}
-    features, index, heads = part.features, part.index, heads_of(model)
-    asked = Batch({**batch.inputs, name: part}, {}, batch.weights)
+    """Compute attributions of one input's features by task, (rows, items, …); all other inputs stay unchanged."""
+    name, saliency_map = salient
+    part = _expand_per_sample(batch.inputs[name])
+    assert part.features is not None, "inputs without features have no saliency map"
+    features, index, heads = part.features, part.index, task_heads(model)
+    feature = features[saliency_map.feature]
+    expanded = Batch({**batch.inputs, name: part}, {}, batch.weights)
 
     def scores(values: torch.Tensor) -> list[torch.Tensor]:
-        alone = Batch({name: EncoderBatch({**features, feature: values}, index)}, {}, batch.weights)
-        answers = model.answer(model.fuse({**encoded, **model.encode(alone)}, asked))
-        found = (heads[task].differentiated(answers[task], outputs[task]) for task in tasks)
-        return [score for score in found if score is not None]
+        changed = EncoderBatch({**features, saliency_map.feature: values}, index)
+        alone = Batch({name: changed}, {}, batch.weights)
+        found = model.apply_heads(model.fuse({**encoded, **model.encode(alone)}, expanded))
+        all_scores = (heads[task].saliency_score(found[task], outputs[task]) for task in tasks)
+        return [score for score in all_scores if score is not None]
 
-    with _differentiable(model.encoders[name]):
-        attributed = integrated_gradients(scores, features[feature].float())
+    with _disable_cudnn_for_rnns(model.encoders[name]):
+        attributed = integrated_gradients(scores, feature.float())
     shape = tuple(index.shape)
     return {
-        task: SALIENT[feature][1](found).unflatten(0, shape).float().cpu().numpy()
+        task: _sum_axes(found, saliency_map.sum_axes).unflatten(0, shape).float().cpu().numpy()
         for task, found in zip(tasks, attributed, strict=True)
         if found is not None
     }
 
 
-def _each_its_own(part: EncoderBatch) -> EncoderBatch:
-    """The same values with a copy for each item of each sample, so that a gradient belongs to one sample."""
+def _sum_axes(attributions: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
+    return attributions.sum(dim=axes) if axes else attributions
+
+
+def _expand_per_sample(part: EncoderBatch) -> EncoderBatch:
+    """Copy equal values for each item of each sample, so that each gradient belongs to one sample."""
     if part.features is None:
         return part
     rows = part.index.clamp(min=0).flatten()
@@ -380,8 +399,8 @@ def _each_its_own(part: EncoderBatch) -> EncoderBatch:
 
 
 @contextmanager
-def _differentiable(encoder: nn.Module) -> Iterator[None]:
-    """cuDNN's recurrent layers have no gradient in evaluation mode; PyTorch's own have."""
+def _disable_cudnn_for_rnns(encoder: nn.Module) -> Iterator[None]:
+    """Use PyTorch's recurrent layers, as those of cuDNN have no gradient in evaluation mode."""
     recurrent = any(isinstance(module, nn.RNNBase) for module in encoder.modules())
     with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled and not recurrent):
         yield

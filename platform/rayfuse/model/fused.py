@@ -1,4 +1,4 @@
-"""The model that a job describes: encoders → alignment → fusion → tasks."""
+"""The model of a job: encoders → alignment → fusion → task heads."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -7,21 +7,22 @@ from functools import partial
 import torch
 from torch import nn
 
-from rayfuse.data.batches import Batch, EncoderBatch
-from rayfuse.data.encoded import MASK, TOKENS, WORD_STARTS
+from rayfuse.data.cached_features import TOKENS, TOKENS_MASK, WORD_STARTS
+from rayfuse.data.collate import Batch, EncoderBatch
 from rayfuse.errors import SpecError
 from rayfuse.model.alignment import build_alignment
 from rayfuse.model.alignment_losses import AlignedRows, build_alignment_loss
 from rayfuse.model.encoders import build_encoder
-from rayfuse.model.fusion import FusionModule, Joined, build_fusion
+from rayfuse.model.fusion import FusionModule, FusionOutput, build_fusion
 from rayfuse.model.mixup import Mixing
+from rayfuse.model.outputs import LossOutput, ModelOutput
 from rayfuse.model.tasks import TaskHead, build_task
-from rayfuse.model.tokens import Fused, Tokens
+from rayfuse.model.tokens import FusedState, Tokens
 from rayfuse.spec.job import Job
 
 
 class FusedModel(nn.Module):
-    """Answers all tasks of a job from whichever inputs its samples have.
+    """Predictions for all tasks of a job from whichever inputs each sample has.
 
     The job's inputs and tasks must be fitted (`rayfuse.data.dataset.fit`).
     """
@@ -30,120 +31,132 @@ class FusedModel(nn.Module):
         super().__init__()
         self.encoders, self.alignment = nn.ModuleDict(), nn.ModuleDict()
         for name, options in job.inputs.items():
-            with _named(name):
+            with _prefix_errors(name):
                 self.encoders[name] = build_encoder(options)
         for name, encoder in self.encoders.items():
-            with _named(name):
+            with _prefix_errors(name):
                 self.alignment[name] = build_alignment(job.align_of(name), encoder.width)  # type: ignore[arg-type]
         self.fusion = build_fusion(job.fusion, job.align.dim, list(job.inputs))
         self.tasks = nn.ModuleDict(
             {name: build_task(options, job.align.dim) for name, options in job.tasks.items()}
         )
-        self.fusion.attach(heads_of(self))
+        self.fusion.attach_heads(task_heads(self))
         self.alignment_losses = {options.type: build_alignment_loss(options) for options in job.align.loss}
-        self.aid_weights: dict[str, float] = {f"align/{o.type}": o.weight for o in job.align.loss}
+        self.alignment_loss_weights: dict[str, float] = {
+            options.type: options.weight for options in job.align.loss
+        }
         self.mixup = job.train.mixup
-        self.distill = job.train.distill
+        self.distillation = job.train.distillation
         if self.mixup:
-            _check_mixing(self.fusion, heads_of(self))
+            _check_mixup(self.fusion, task_heads(self))
         self.task_weights = {name: options.weight for name, options in job.tasks.items()}
         learned = [name for name, weight in self.task_weights.items() if weight == "learned"]
         self.log_variances = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in learned})
 
     def forward(
         self, batch: Batch, subsets: Sequence[Sequence[str]] | None = None
-    ) -> dict[str, torch.Tensor] | list[dict[str, torch.Tensor]]:
-        """Raw outputs of each task, float (batch, …).
+    ) -> ModelOutput | list[ModelOutput]:
+        """Return the raw outputs of each task; in training mode also alignment losses and how samples were mixed.
 
-        With `subsets`, a list of them: as if only those inputs had been given. Each is encoded once.
-        In training also what `losses` needs to know of the aids, under names with a `/`.
+        With `subsets`, return one output for each of these subsets of the inputs, as if only those inputs were given.
+        Each input is encoded once.
         """
         encoded = self.encode(batch)
         if subsets is None:
-            return self._answer(encoded, batch)
-        return [self._answer(encoded, batch.subset(chosen)) for chosen in subsets]
+            return self._fuse_and_apply_heads(encoded, batch)
+        return [self._fuse_and_apply_heads(encoded, batch.select_inputs(chosen)) for chosen in subsets]
 
     def encode(self, batch: Batch) -> dict[str, Tokens | None]:
-        """The distinct values of each input of a batch, encoded; None for an input that no sample has."""
+        """Encode the distinct values of each input of a batch; None for an input that no sample has."""
         return {name: self._encode(name, part) for name, part in batch.inputs.items()}
 
-    def fuse(self, encoded: dict[str, Tokens | None], batch: Batch) -> Fused:
-        """What the tasks answer from."""
+    def fuse(self, encoded: dict[str, Tokens | None], batch: Batch) -> FusedState:
+        """Align and fuse encoded inputs to the state that the task heads read."""
         aligned = {
             name: self.alignment[name](encoded[name], part.index) for name, part in batch.inputs.items()
         }
-        words = {name: found for name, part in batch.inputs.items() if (found := _words(part)) is not None}
-        joined: Joined = self.fusion(aligned)
-        return {**joined, "inputs": aligned, "words": words}
+        words = {
+            name: found for name, part in batch.inputs.items() if (found := _word_starts(part)) is not None
+        }
+        joined: FusionOutput = self.fusion(aligned)
+        return {**joined, "inputs": aligned, "word_starts": words}
 
-    def answer(self, fused: Fused) -> dict[str, torch.Tensor]:
-        """Raw outputs of each task, float (batch, …)."""
-        return {name: self.fusion.answer(name, head, fused) for name, head in heads_of(self).items()}
+    def apply_heads(self, fused: FusedState) -> dict[str, torch.Tensor]:
+        """Return the raw output of each task, float (batch, …)."""
+        return {name: self.fusion.apply_head(name, head, fused) for name, head in task_heads(self).items()}
 
-    def _answer(self, encoded: dict[str, Tokens | None], batch: Batch) -> dict[str, torch.Tensor]:
+    def losses(self, output: ModelOutput, batch: Batch) -> LossOutput:
+        """Compute the losses of a batch, summed over its samples; filler samples do not count."""
+        tasks = {
+            name: self._task_loss(name, head, output, batch)
+            if name in batch.targets
+            else head.zero_loss(output.tasks[name])
+            for name, head in task_heads(self).items()
+        }
+        alignment = {name: loss.sum() for name, loss in output.alignment_losses.items()}
+        distillation = {
+            name: self._distillation_loss(name, output, targets, batch)
+            for name, targets in (batch.teacher_outputs or {}).items()
+        }
+        return LossOutput(tasks, alignment, distillation)
+
+    def total_loss(self, losses: LossOutput, batch: Batch) -> torch.Tensor:
+        """Return the weighted sum of all losses, float32 ().
+
+        A task with the weight `learned` is weighted by its uncertainty (Kendall et al., 2018).
+        """
+        weighted = [self._weight_task_loss(name, loss, batch) for name, loss in losses.tasks.items()]
+        weighted += [loss * self.alignment_loss_weights[name] for name, loss in losses.alignment.items()]
+        if self.distillation:
+            weighted += [loss * self.distillation.weight for loss in losses.distillation.values()]
+        return torch.stack(weighted).sum()
+
+    def _fuse_and_apply_heads(self, encoded: dict[str, Tokens | None], batch: Batch) -> ModelOutput:
         fused = self.fuse(encoded, batch)
-        return self._answer_with_aids(fused, batch) if self.training else self.answer(fused)
+        return self._training_output(fused, batch) if self.training else ModelOutput(self.apply_heads(fused))
 
-    def _answer_with_aids(self, fused: Fused, batch: Batch) -> dict[str, torch.Tensor]:
-        heads = heads_of(self)
-        mixing = Mixing.draw(self.mixup.alpha, batch.size, batch.weights.device) if self.mixup else None
+    def _training_output(self, fused: FusedState, batch: Batch) -> ModelOutput:
+        heads = task_heads(self)
+        mixing = (
+            Mixing.sample(self.mixup.alpha, batch.batch_size, batch.weights.device) if self.mixup else None
+        )
         mixed = mixing.mix(fused) if mixing else fused
         outputs = {
-            name: self.fusion.answer(name, head, mixed if head.mixes else fused)
+            name: self.fusion.apply_head(name, head, mixed if head.supports_mixup else fused)
             for name, head in heads.items()
         }
         rows = AlignedRows(fused["inputs"], outputs, heads, batch)
-        aids = {f"align/{name}": loss(rows) for name, loss in self.alignment_losses.items()}
-        return {**outputs, **aids, **(mixing.told() if mixing else {})}
+        return ModelOutput(
+            outputs, {name: loss(rows) for name, loss in self.alignment_losses.items()}, mixing
+        )
 
-    def losses(self, outputs: dict[str, torch.Tensor], batch: Batch) -> dict[str, torch.Tensor]:
-        """Summed losses over the batch's samples; fillers count nothing.
+    def _task_loss(self, name: str, head: TaskHead, output: ModelOutput, batch: Batch) -> torch.Tensor:
+        if head.cross_sample_loss:
+            full = batch.is_full
+            return head.loss(output.tasks[name][full], batch.targets[name][full]).sum()
+        return (self._per_sample_loss(name, head.loss, output, batch.targets[name]) * batch.weights).sum()
 
-        By task; `align/TYPE` and `distill/TASK` for what a training batch and the outputs of a model in training
-        hold beside.
-        """
-        found = {
-            name: self._task_loss(name, head, outputs, batch)
-            if name in batch.targets
-            else head.idle(outputs[name])
-            for name, head in heads_of(self).items()
-        }
-        found |= {name: outputs[name].sum() for name in self.aid_weights if name in outputs}
-        for name, answers in (batch.teacher or {}).items():
-            divergence = partial(_softened, heads_of(self)[name], self.distill.temperature)  # type: ignore[union-attr]
-            per_sample = self._per_sample(name, divergence, outputs, answers)
-            found[f"distill/{name}"] = (per_sample * batch.weights).sum()
-        return found
-
-    def _task_loss(
-        self, name: str, head: TaskHead, outputs: dict[str, torch.Tensor], batch: Batch
+    def _distillation_loss(
+        self, name: str, output: ModelOutput, targets: torch.Tensor, batch: Batch
     ) -> torch.Tensor:
-        if head.compares:
-            whole = batch.whole
-            return head.loss(outputs[name][whole], batch.targets[name][whole]).sum()
-        return (self._per_sample(name, head.loss, outputs, batch.targets[name]) * batch.weights).sum()
+        assert self.distillation is not None, "only train.distillation adds teacher outputs to batches"
+        divergence = partial(_divergence, task_heads(self)[name], self.distillation.temperature)
+        return (self._per_sample_loss(name, divergence, output, targets) * batch.weights).sum()
 
-    def _per_sample(
+    def _per_sample_loss(
         self,
         name: str,
         loss: Callable[..., torch.Tensor],
-        outputs: dict[str, torch.Tensor],
+        output: ModelOutput,
         targets: torch.Tensor,
     ) -> torch.Tensor:
-        """The loss of each sample, float32 (batch,), mixed where the samples are."""
-        mixing = Mixing.of(outputs)
-        if mixing is None or not heads_of(self)[name].mixes:
-            return loss(outputs[name], targets)
-        return mixing.loss(loss, outputs[name], targets)
+        """Compute the loss of each sample, float32 (batch,); of mixed samples, the mixed loss."""
+        if output.mixup is None or not task_heads(self)[name].supports_mixup:
+            return loss(output.tasks[name], targets)
+        return output.mixup.loss(loss, output.tasks[name], targets)
 
-    def total_loss(self, losses: dict[str, torch.Tensor], batch: Batch) -> torch.Tensor:
-        """The summed losses, weighted as the spec says."""
-        return torch.stack([self._weighted(name, loss, batch) for name, loss in losses.items()]).sum()
-
-    def _weighted(self, name: str, loss: torch.Tensor, batch: Batch) -> torch.Tensor:
-        if name.startswith("distill/"):
-            return loss * self.distill.weight  # type: ignore[union-attr]
-        weight = self.aid_weights[name] if name in self.aid_weights else self.task_weights[name]
+    def _weight_task_loss(self, name: str, loss: torch.Tensor, batch: Batch) -> torch.Tensor:
+        weight = self.task_weights[name]
         if weight != "learned":
             return loss * weight
         log_variance = self.log_variances[name]
@@ -153,50 +166,53 @@ class FusedModel(nn.Module):
         if part.features is None:
             return None
         if TOKENS in part.features:
-            return part.features[TOKENS], part.features[MASK]
+            return part.features[TOKENS], part.features[TOKENS_MASK]
         return self.encoders[name](
             **{key: value for key, value in part.features.items() if key != WORD_STARTS}
         )
 
 
 @contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Errors within it say which input they are about."""
+def _prefix_errors(name: str) -> Iterator[None]:
+    """Prefix spec errors with the input they are about."""
     try:
         yield
     except SpecError as error:
         raise SpecError(f"inputs.{name}: {error}") from None
 
 
-def heads_of(model: nn.Module) -> dict[str, TaskHead]:
-    """The task heads of a FusedModel."""
+def task_heads(model: nn.Module) -> dict[str, TaskHead]:
+    """Return the task heads of a FusedModel by task."""
     return dict(model.tasks.items())  # type: ignore[operator, union-attr]
 
 
-def _softened(
-    head: TaskHead, temperature: float, outputs: torch.Tensor, answers: torch.Tensor
+def _divergence(
+    head: TaskHead, temperature: float, outputs: torch.Tensor, teacher_outputs: torch.Tensor
 ) -> torch.Tensor:
-    """Divergence at a temperature, of the size that it has at 1 (Hinton et al., 2015): float32 (batch,)."""
-    if outputs.shape != answers.shape:
+    """Compute the divergence at a temperature, float32 (batch,), with gradients of the size they have at temperature 1.
+
+    (Hinton et al., 2015, section 2.)
+    """
+    if outputs.shape != teacher_outputs.shape:
         raise SpecError(
-            f"train.distill: the teacher answers a task with {tuple(answers.shape[1:])} numbers, this model with "
-            f"{tuple(outputs.shape[1:])}; they must be alike"
+            f"train.distillation: the teacher predicts {tuple(teacher_outputs.shape[1:])} values per sample for a task "
+            f"and this model {tuple(outputs.shape[1:])}; both must predict the same number"
         )
-    return head.divergence(outputs / temperature, answers / temperature) * temperature**2
+    return head.divergence(outputs / temperature, teacher_outputs / temperature) * temperature**2
 
 
-def _check_mixing(fusion: FusionModule, heads: Mapping[str, TaskHead]) -> None:
-    """Raise SpecError where mixed vectors would not be what is answered from."""
-    if type(fusion).answer is not FusionModule.answer:
+def _check_mixup(fusion: FusionModule, heads: Mapping[str, TaskHead]) -> None:
+    """Raise SpecError if no task reads the fused vector that mixup changes."""
+    if type(fusion).apply_head is not FusionModule.apply_head:
         raise SpecError(
-            "train.mixup: this fusion does not answer from one fused vector; use another, or no mixup"
+            "train.mixup: this fusion does not predict from one fused vector; use another fusion or remove train.mixup"
         )
-    if not any(head.mixes for head in heads.values()):
-        raise SpecError("train.mixup: none of the tasks answers from the fused vector alone; leave mixup out")
+    if not any(head.supports_mixup for head in heads.values()):
+        raise SpecError("train.mixup: no task predicts from the fused vector alone; remove train.mixup")
 
 
-def _words(part: EncoderBatch) -> torch.Tensor | None:
-    """Where the words of each sample begin, int64 (batch, words); None for an input that is not made of words."""
+def _word_starts(part: EncoderBatch) -> torch.Tensor | None:
+    """Return where the words of each sample begin, int64 (batch, words); None for an input without words."""
     if part.features is None or WORD_STARTS not in part.features:
         return None
     first = part.index[:, 0]
@@ -205,15 +221,15 @@ def _words(part: EncoderBatch) -> torch.Tensor | None:
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that training changes, by name."""
+    """Return the trainable parameters of a model by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def trained_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """What training changes, by name: trainable parameters and stored buffers (running statistics)."""
+def trainable_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return what training changes, by name: trainable parameters and persistent buffers such as running statistics."""
     parameters: dict[nn.Parameter, str] = {}
     buffers: dict[str, torch.Tensor] = {}
-    for place, module in model.named_modules():  # once: every checkpoint goes through it while training waits
+    for place, module in model.named_modules():  # one pass: training waits for it at every checkpoint
         before = f"{place}." if place else ""
         for name, parameter in module._parameters.items():
             if parameter is not None and parameter.requires_grad:

@@ -1,45 +1,33 @@
-"""Manifold mixup: training on mixtures of two rows' fused vectors and of their losses."""
+"""Manifold mixup: train on mixtures of the fused vectors of two samples and of their losses."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from rayfuse.model.tokens import Fused
-
-_PARTNER, _SHARE = "mixup/partner", "mixup/share"
+from rayfuse.model.tokens import FusedState
 
 
 @dataclass(frozen=True)
 class Mixing:
-    """Which rows are mixed (Verma et al., 2019).
+    """Pairs of samples to mix, and their coefficients (Verma et al., 2019)."""
 
-    partner: int64 (batch,), the other row of each; share: float32 (batch,), how much of itself each row keeps.
-    """
-
-    partner: torch.Tensor
-    share: torch.Tensor
-
-    @classmethod
-    def draw(cls, alpha: float, rows: int, device: torch.device) -> "Mixing":
-        """Random pairs, with shares from Beta(alpha, alpha)."""
-        share = torch.distributions.Beta(alpha, alpha).sample((rows,))
-        return cls(torch.randperm(rows).to(device), share.to(device))
+    permutation: torch.Tensor
+    """The partner of each sample, int64 (batch,)."""
+    lam: torch.Tensor
+    """The weight of each sample in its mixture, float32 (batch,); its partner has 1 - lam."""
 
     @classmethod
-    def of(cls, outputs: dict[str, torch.Tensor]) -> "Mixing | None":
-        """The mixing that a model's outputs tell of, or None."""
-        return cls(outputs[_PARTNER], outputs[_SHARE]) if _PARTNER in outputs else None
+    def sample(cls, alpha: float, rows: int, device: torch.device) -> "Mixing":
+        """Draw random pairs of `rows` samples with coefficients from Beta(alpha, alpha)."""
+        lam = torch.distributions.Beta(alpha, alpha).sample((rows,))
+        return cls(torch.randperm(rows).to(device), lam.to(device))
 
-    def told(self) -> dict[str, torch.Tensor]:
-        """What stands among a model's outputs for `of`."""
-        return {_PARTNER: self.partner, _SHARE: self.share}
-
-    def mix(self, fused: Fused) -> Fused:
-        """The same with mixed vectors."""
+    def mix(self, fused: FusedState) -> FusedState:
+        """Return the fused state with mixed vectors."""
         vector = fused["vector"]
-        share = self.share.to(vector.dtype).unsqueeze(1)
-        return {**fused, "vector": share * vector + (1 - share) * vector[self.partner]}
+        lam = self.lam.to(vector.dtype).unsqueeze(1)
+        return {**fused, "vector": lam * vector + (1 - lam) * vector[self.permutation]}
 
     def loss(
         self,
@@ -47,5 +35,5 @@ class Mixing:
         outputs: torch.Tensor,
         targets: torch.Tensor,
     ) -> torch.Tensor:
-        """The loss of each mixed row, float32 (batch,): to its own target and to its partner's."""
-        return self.share * loss(outputs, targets) + (1 - self.share) * loss(outputs, targets[self.partner])
+        """Compute the loss of each mixed sample with respect to its own and its partner's target, float32 (batch,)."""
+        return self.lam * loss(outputs, targets) + (1 - self.lam) * loss(outputs, targets[self.permutation])

@@ -1,37 +1,37 @@
-"""What passes between the parts of a fused model: plain tensors in tuples and dicts, which DeepSpeed's hooks see."""
+"""Types passed between the parts of a fused model: tuples and dicts of tensors, which DeepSpeed's hooks can read."""
 
 from typing import NotRequired, TypedDict
 
 import torch
 
 Tokens = tuple[torch.Tensor, torch.Tensor]
-"""Vectors, float (rows, tokens, width), and which of them count, bool (rows, tokens)."""
+"""Vectors, float (rows, tokens, width), and their mask, bool (rows, tokens): False for padding and absent values."""
 
 
-class Fused(TypedDict):
-    """What tasks answer from."""
+class FusedState(TypedDict):
+    """Output of a fusion with the aligned inputs: what task heads read."""
 
     vector: torch.Tensor
-    """float (batch, dim): the whole sample."""
+    """Fused representation, float (batch, dim)."""
     inputs: dict[str, Tokens]
-    """Each aligned input: float (batch, tokens, dim) and bool (batch, tokens)."""
-    words: dict[str, torch.Tensor]
-    """For inputs of words: int64 (batch, words), the token where each begins, -1 for padding."""
+    """Aligned tokens of each input: float (batch, tokens, dim) and mask, bool (batch, tokens)."""
+    word_starts: dict[str, torch.Tensor]
+    """For inputs of words: index of each word's first token, int64 (batch, words), -1 for padding."""
     attention: NotRequired[torch.Tensor]
-    """float (batch, inputs): how much the fusion looked at each input; rows sum to 1."""
-    opinions: NotRequired[torch.Tensor]
-    """float (batch, inputs, dim): for fusions at decision level, what each input says on its own."""
-    trust: NotRequired[torch.Tensor]
-    """float (batch, inputs): the weight of each opinion; 0 for absent inputs, rows sum to 1 (or 0)."""
+    """Attention of the fusion to each input, float (batch, inputs); rows sum to 1."""
+    per_input_vectors: NotRequired[torch.Tensor]
+    """Representation from each input alone, float (batch, inputs, dim); only of decision-level fusions."""
+    decision_weights: NotRequired[torch.Tensor]
+    """Weight of each input's prediction, float (batch, inputs): 0 for absent inputs; rows sum to 1, or 0 without inputs."""
 
 
-def one_token(vectors: torch.Tensor) -> Tokens:
-    """Vectors (rows, width) as one token each."""
+def as_single_token(vectors: torch.Tensor) -> Tokens:
+    """Convert vectors, float (rows, width), to one unmasked token each."""
     return vectors.unsqueeze(1), torch.ones(len(vectors), 1, dtype=torch.bool, device=vectors.device)
 
 
-def mean_token(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The mean of the tokens that count, float (rows, width); the first token, a placeholder, where none does."""
+def mean_pool(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the mean of unmasked tokens, float (rows, width); the first token, a placeholder, if all are masked."""
     weights = mask.to(tokens.dtype).unsqueeze(2)
     mean = (tokens * weights).sum(1) / weights.sum(1).clamp(min=1)
     return torch.where(mask.any(dim=1, keepdim=True), mean, tokens[:, 0])

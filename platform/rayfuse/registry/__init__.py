@@ -1,1 +1,1 @@
-"""MLflow: where runs are logged, models are registered, judged, promoted and rolled back."""
+"""MLflow: tracking of runs, and registration, promotion and rollback of models."""

@@ -1,4 +1,4 @@
-"""The journal of a run: everything measured, a JSON object per line, kept whether or not MLflow answers."""
+"""Journal of a run: all metrics as JSON lines, whether or not MLflow is up."""
 
 import json
 import os
@@ -12,15 +12,15 @@ from typing import IO, Any
 import fsspec
 
 Record = Mapping[str, Any]
-"""{"time": unix seconds, "step": int, "metrics": {name: number}}, or {"time": …, "data": {"digests", "sizes"}}."""
+"""Entry of a journal: {"time": Unix seconds, "step": int, "metrics": {name: number}}, or {"time", "data": {"digests", "sizes"}}."""
 
 _SYNC_SECONDS = 5.0
 
 
 class Journal:
-    """Appends records to a file. A remote URL is written from a local copy, at `flush`.
+    """Append-only file of records. A remote URL is uploaded from a local copy, at `flush`.
 
-    Every method may raise OSError, or what a remote store raises.
+    Every method may raise OSError, or an error of the remote store.
     """
 
     def __init__(self, url: str | Path) -> None:
@@ -33,7 +33,7 @@ class Journal:
         self._uploaded = 0
 
     def append(self, records: Sequence[Record]) -> None:
-        """Add records; what was added reaches the disk within seconds."""
+        """Append records; they are synced to disk within 5 seconds."""
         file = self._open()
         file.writelines(json.dumps(record, default=float) + "\n" for record in records)
         file.flush()
@@ -42,7 +42,7 @@ class Journal:
             os.fsync(file.fileno())
 
     def flush(self) -> None:
-        """Make sure that all records lie where `url` says."""
+        """Sync all records to disk, and upload a remote journal."""
         if self._file is None:
             return
         self._file.flush()
@@ -73,7 +73,7 @@ class Journal:
 
 
 def read_journal(url: str | Path) -> Iterator[dict[str, Any]]:
-    """The records of a journal in order; a line that was cut off by a crash is left out."""
+    """Yield the records of a journal in order, without lines that a crash has cut off; none if there is no file."""
     try:
         with fsspec.open(str(url), "r", encoding="utf-8", errors="replace") as file:
             for line in file:
@@ -88,14 +88,14 @@ def read_journal(url: str | Path) -> Iterator[dict[str, Any]]:
 
 
 def _fetch(url: str, path: Path) -> None:
-    """A run that goes on adds to what is there already."""
+    """Copy the journal of the earlier process, which this one appends to."""
     filesystem, remote = fsspec.url_to_fs(url)
     if filesystem.exists(remote):
         filesystem.get_file(remote, str(path))
 
 
 def _end_last_line(path: Path) -> None:
-    """After a crash in the middle of a line, the next record starts on a line of its own."""
+    """End a line that a crash has cut off, so that the next record starts on a new one."""
     if path.exists() and path.stat().st_size:
         with path.open("rb+") as file:
             file.seek(-1, os.SEEK_END)

@@ -1,6 +1,6 @@
-"""The code that MLflow keeps with every registered model, and runs in `mlflow.pyfunc.load_model`.
+"""Code stored with every registered model, and run by `mlflow.pyfunc.load_model`.
 
-It names a class of the installed Rayfuse and holds nothing else, so that models need no change when Rayfuse does.
+It only names a class of the installed Rayfuse, so that stored models need no change when Rayfuse changes.
 """
 
 from mlflow.models import set_model

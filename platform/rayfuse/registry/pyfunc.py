@@ -1,4 +1,4 @@
-"""A model folder as an MLflow python function: a table in, a list of answers out."""
+"""MLflow python function of a model folder: a DataFrame in, a list of predictions out."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,26 +7,29 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from rayfuse.errors import BadInput
+from rayfuse.errors import InvalidInputError
 from rayfuse.spec.inputs import Input
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
+    from rayfuse.data.samples import Sample
     from rayfuse.model.predictor import Predictor
 
 ARTIFACT = "model"
-"""Name of the model folder among the artifacts of the python function."""
+"""Key of the model folder among the artifacts of the python function."""
 
 _ROWS_PER_BATCH = 32
 
 
 class FusedPythonModel(PythonModel):
-    """Answers a table with a column per input: a file's bytes, or the text, list or mapping itself; null for an absent one."""
+    """Model for `mlflow.pyfunc`. Its DataFrame has a column per input: bytes of a file, text, list or mapping; null if absent."""
 
     predictor: "Predictor"
+    """The loaded model."""
 
     def load_context(self, context: PythonModelContext) -> None:
+        """Load the model folder of the context's artifacts."""
         from rayfuse.model.predictor import Predictor
 
         self.predictor = Predictor(Path(context.artifacts[ARTIFACT]))
@@ -37,33 +40,39 @@ class FusedPythonModel(PythonModel):
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
-        """For each row {"outputs": {task: answer}, "inputs_used": [names]}, as the HTTP endpoint answers."""
+        """Return {"outputs": {task: prediction}, "inputs_used": [names]} for each row, as the HTTP endpoint does.
+
+        Raises InvalidInputError with the number of the row, from 0.
+        """
         table = model_input.astype(object)
         rows = table.where(table.notna(), None).to_dict("records")
-        answers: list[dict[str, Any]] = []
+        predictions: list[dict[str, Any]] = []
         for start in range(0, len(rows), _ROWS_PER_BATCH):
             chunk = enumerate(rows[start : start + _ROWS_PER_BATCH], start)
-            answers += self.predictor.answer([self._prepare(number, row) for number, row in chunk])
-        return answers
+            predictions += self.predictor.predict_samples(
+                [self._prepare(number, row) for number, row in chunk]
+            )
+        return predictions
 
-    def _prepare(self, number: int, row: Mapping[str, Any]) -> Any:
+    def _prepare(self, number: int, row: Mapping[str, Any]) -> "Sample":
         values = {name: value for name, value in row.items() if value is not None}
         try:
-            return self.predictor.prepare(values)
-        except BadInput as error:
-            raise type(error)(f"row {number}: {error}") from None
+            return self.predictor.preprocess(values)
+        except InvalidInputError as error:
+            raise error.in_row(number) from None
 
 
 def signature(inputs: Mapping[str, Input]) -> "ModelSignature":
-    """MLflow's schema of a model with these inputs; those that may be left out may be null.
+    """Return MLflow's signature of a model with these inputs; columns of optional inputs may be null.
 
-    Binary for files, string for texts, arrays of these for inputs that take several, and anything for the rest.
+    Files are binary, texts are strings, inputs with several items are arrays of these, and others are any type.
     """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
 
     columns: list[ColSpec | TensorSpec] = [
-        ColSpec(_column_type(options), name, required=options.demanded) for name, options in inputs.items()
+        ColSpec(_column_type(options), name, required=options.required_in_request)
+        for name, options in inputs.items()
     ]
     return ModelSignature(inputs=Schema(columns))
 
@@ -72,10 +81,10 @@ def _column_type(options: Input) -> Any:
     from mlflow.types import DataType
     from mlflow.types.schema import AnyType, Array
 
-    from rayfuse.modalities import MODALITIES
+    from rayfuse.modalities import modality_class
 
-    forms = MODALITIES[options.type].forms
-    if forms == ("file",) or "text" in forms:
-        one = DataType.string if "text" in forms else DataType.binary
+    formats = modality_class(options).value_formats
+    if formats == ("file",) or "text" in formats:
+        one = DataType.string if "text" in formats else DataType.binary
         return one if options.max_items == 1 else Array(one)
     return AnyType()

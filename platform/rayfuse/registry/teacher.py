@@ -1,25 +1,27 @@
-"""The teacher of a job that distills: fetched from the registry or a URL, and checked before anything is trained."""
+"""Teacher model of a job with distillation."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from rayfuse.data.rows import Row
-from rayfuse.registry.fetching import fetch
-from rayfuse.registry.tracking import tracking_uri
+from rayfuse.registry.download import fetch
+from rayfuse.registry.mlflow_connection import resolve_tracking_uri
 from rayfuse.spec.job import Job
-from rayfuse.train.distill import check_teacher
+from rayfuse.train.distillation import check_teacher
 
 
 def fetch_teacher(job: Job, rows: Sequence[Row]) -> Path | None:
-    """The teacher's model folder on this machine; None where the job has no teacher.
+    """Download the job's teacher and return its model folder; None if the job has none.
 
-    Raises DataError where the teacher cannot teach this job on these training rows.
+    Raises DataError if the teacher does not fit this job or these training rows.
     """
-    if job.train.distill is None:
+    if job.train.distillation is None:
         return None
-    teacher = job.train.distill.teacher
+    teacher = job.train.distillation.teacher
     tracking = (
-        tracking_uri(job.output.tracking, job.output.storage) if teacher.startswith("models:") else None
+        resolve_tracking_uri(job.output.tracking_uri, job.output.storage)
+        if teacher.startswith("models:")
+        else None
     )
     folder = fetch(teacher, tracking).folder
     check_teacher(job, rows, folder)

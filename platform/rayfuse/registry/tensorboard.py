@@ -1,4 +1,4 @@
-"""Event files for TensorBoard, beside the run: everything measured, under the names that MLflow has."""
+"""TensorBoard event files in the folder of a run, with the same metric names as in MLflow."""
 
 import os
 import shutil
@@ -15,20 +15,21 @@ from rayfuse.registry.journal import Record
 from rayfuse.spec.job import Job
 
 _FLUSH_SECONDS = 5
-Log = Callable[[Sequence[Record]], None]
+LogRecords = Callable[[Sequence[Record]], None]
+"""Function that writes records."""
 
 
 def check_installed(job: Job) -> None:
-    """Raise ModuleNotFoundError, before anything is done, where the job wants event files and nothing can write them."""
+    """Raise ModuleNotFoundError if the job has `output.tensorboard` and tensorboardX is not installed."""
     if job.output.tensorboard:
         import tensorboardX  # noqa: F401
 
 
 @contextmanager
-def event_files(job: Job, url: str, say: Callable[[str], None]) -> Iterator[Log]:
-    """Writes records to the folder at `url` where the job wants it; else what is given does nothing.
+def event_files(job: Job, url: str, log: Callable[[str], None]) -> Iterator[LogRecords]:
+    """Open event files in the folder at `url`, and yield a function that writes records to them.
 
-    What goes wrong while writing is said once, and is no reason to stop training.
+    Without `output.tensorboard` that function does nothing. The first error is logged; training continues.
     """
     if not job.output.tensorboard:
         yield lambda records: None
@@ -42,7 +43,7 @@ def event_files(job: Job, url: str, say: Callable[[str], None]) -> Iterator[Log]
             do()
         except Exception as error:  # noqa: BLE001 - each store has its own errors
             if not failed:
-                say(f"{url}: event files cannot be written: {error}; training goes on")
+                log(f"{url}: event files cannot be written: {error}; training continues without them")
             failed = True
 
     try:
@@ -52,7 +53,7 @@ def event_files(job: Job, url: str, say: Callable[[str], None]) -> Iterator[Log]
 
 
 class EventFiles:
-    """Writes records as scalars. A remote URL is written from a local copy, after each epoch and at the end."""
+    """Event files with records as scalars. A remote URL is uploaded from a local copy, after each epoch and at the end."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -62,10 +63,10 @@ class EventFiles:
         self._writer = self._open()
 
     def log(self, records: Sequence[Record]) -> None:
-        """Add the metrics of records ({"time", "step", "metrics"})."""
+        """Write the metrics of records ({"time", "step", "metrics"})."""
         for record in records:
             step = int(record.get("step") or 0)
-            if "started" in record:
+            if "first_step" in record:
                 self._restart(step)
             for name, value in (record.get("metrics") or {}).items():
                 if isinstance(value, Real) and not isinstance(value, bool):
@@ -74,21 +75,21 @@ class EventFiles:
                 self._upload()
 
     def close(self) -> None:
-        """Write all that is left, and remove the local copy of remote files."""
+        """Flush and close the files, and remove the local copy of remote ones."""
         self._writer.close()
         if self._remote:
             self._upload()
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _restart(self, step: int) -> None:
-        """Steps after `step` are done anew: TensorBoard forgets what it knows of them."""
+        """Purge later steps from TensorBoard: they are repeated after a restart at `step`."""
         self._writer.close()
         self._writer = self._open(step + 1)
 
     def _open(self, first: int | None = None) -> Any:
         from tensorboardX import SummaryWriter
 
-        self._files += 1  # files are named by the second, and a run may restart within one
+        self._files += 1  # files are named by the second, in which a run may restart
         suffix = f".{os.getpid()}.{self._files}"
         return SummaryWriter(
             str(self._folder), purge_step=first, flush_secs=_FLUSH_SECONDS, filename_suffix=suffix

@@ -1,8 +1,7 @@
-"""Log one run to MLflow from the driver, without ever holding up or ending the training that it watches.
+"""Tracking of a run in MLflow, which neither delays nor ends the training.
 
-Everything measured goes to a journal first and then to a thread that sends it. While MLflow does not answer, the
-thread keeps what it has and tries again. MLflow stores a metric of the same key, step, time and value once, so that
-sending something twice does no harm.
+Metrics go to a journal first, then to a thread that sends them and retries while MLflow is down. MLflow stores a metric
+of the same key, step, time and value once, so that metrics can be sent twice.
 """
 
 import json
@@ -13,11 +12,12 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rayfuse.errors import NotReachable, RayfuseError, SpecError
+from rayfuse.errors import RayfuseError, SpecError, UnavailableError
+from rayfuse.registry.async_sender import AsyncSender, SendJob
 from rayfuse.registry.journal import Journal, Record, read_journal
-from rayfuse.registry.sender import Sender, Task
-from rayfuse.registry.source import source_tags
-from rayfuse.registry.tracking import artifact_root, connect, explain, explained, shown
+from rayfuse.registry.mlflow_connection import artifact_root, connect
+from rayfuse.registry.mlflow_errors import is_missing, redact_uri, translate_error, translate_errors
+from rayfuse.registry.run_tags import source_tags
 from rayfuse.spec.job import Job
 from rayfuse.spec.sweep import Sweep
 
@@ -26,17 +26,18 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
+"""MLflow's final status of a run."""
 
 _PARAMS_PER_REQUEST = 100
-_LONGEST_PARAM = 6000
-_PARENT = "mlflow.parentRunId"
-_CONTEXTS = {"train": "training", "validation": "validation", "test": "testing"}
+_MAX_PARAM_LENGTH = 6000
+_PARENT_RUN_TAG = "mlflow.parentRunId"
+_DATASET_CONTEXTS = {"train": "training", "validation": "validation", "test": "testing"}
 
-_log = logging.getLogger("rayfuse")
+_log = logging.getLogger(__name__)
 
 
 class Tracker:
-    """One run in MLflow. `start` makes it; `log` and `artifact` never raise; `finish` ends it."""
+    """A run in MLflow. `start` creates it; `log` and `log_artifact` never raise; `finish` ends it."""
 
     def __init__(
         self,
@@ -44,12 +45,12 @@ class Tracker:
         spec: Job | Sweep,
         run_id: str,
         journal: str | Path,
-        say: Callable[[str], None] = _log.warning,
+        log: Callable[[str], None] = _log.warning,
     ) -> None:
         self.client, self.spec, self.run_id = client, spec, run_id
-        self._journal, self._say = Journal(journal), say
+        self._journal, self._log = Journal(journal), log
         self._journal_failed = False
-        self._sender = Sender(client, run_id, say)
+        self._sender = AsyncSender(client, run_id, log)
 
     @classmethod
     def start(
@@ -60,51 +61,53 @@ class Tracker:
         journal: str | Path,
         run_id: str | None = None,
         spec_file: str | None = None,
-        say: Callable[[str], None] = _log.warning,
+        log: Callable[[str], None] = _log.warning,
         experiment: str | None = None,
-        parent: str | None = None,
+        parent_run_id: str | None = None,
     ) -> "Tracker":
-        """Make a run in an experiment, by default of the spec's name, or go on with `run_id` where MLflow still has it.
+        """Create a run in an experiment (default: the spec's name), or continue `run_id` if MLflow still has it.
 
-        `journal`: path or URL of the run's journal; `spec_file`: what the user wrote, for the git tags; `parent`:
-        the run that this one is shown below. Raises NotReachable or ResourceError: nothing has been trained yet, so this is the time to stop.
+        `journal`: path or URL of the run's journal; `spec_file`: the user's YAML file, for the git tags;
+        `parent_run_id`: the run above it. Raises UnavailableError or ResourceError as `connect` does.
         """
         client = connect(client) if isinstance(client, str) else client
-        with explained(client.tracking_uri):
-            experiment_id = _experiment(client, experiment or spec.name)
+        with translate_errors(client.tracking_uri):
+            experiment_id = _get_or_create_experiment(client, experiment or spec.name)
             known = None if run_id is None else _existing_params(client, run_id)
             if run_id is None or known is None:
                 if run_id is not None:
-                    say(f"MLflow no longer has run {run_id}; it gets a new one")
-                tags = source_tags(spec.kind, spec_file) | ({_PARENT: parent} if parent else {})
+                    log(f"MLflow has no run {run_id} any more; creating a new one")
+                tags = source_tags(spec.kind, spec_file) | (
+                    {_PARENT_RUN_TAG: parent_run_id} if parent_run_id else {}
+                )
                 run_id = str(client.create_run(experiment_id, tags=tags, run_name=run_name).info.run_id)
             else:
                 client.update_run(run_id, status="RUNNING")
-            _log_params(client, run_id, flatten(spec.model_dump(mode="json")), known or {})
+            _log_params(client, run_id, flatten_params(spec.model_dump(mode="json")), known or {})
             client.log_text(run_id, spec.model_dump_json(indent=1), "spec.json")
-        return cls(client, spec, run_id, journal, say)
+        return cls(client, spec, run_id, journal, log)
 
     @property
     def url(self) -> str:
-        """Where people see the run: a page of the server, else the database and the run's id."""
+        """URL of the run's page on a server; for a database, its URI and the run's ID."""
         uri = self.client.tracking_uri
         if not uri.startswith("http"):
-            return f"{shown(uri)} run {self.run_id}"
+            return f"{redact_uri(uri)} run {self.run_id}"
         experiment = self.client.get_run(self.run_id).info.experiment_id
-        return f"{shown(uri).rstrip('/')}/#/experiments/{experiment}/runs/{self.run_id}"
+        return f"{redact_uri(uri).rstrip('/')}/#/experiments/{experiment}/runs/{self.run_id}"
 
-    def set_data(self, digests: Mapping[str, str], sizes: Mapping[str, int]) -> None:
-        """Note content hash and number of rows of each split."""
+    def log_datasets(self, digests: Mapping[str, str], sizes: Mapping[str, int]) -> None:
+        """Log content hash and number of rows of each split."""
         self.log([{"time": time.time(), "data": {"digests": dict(digests), "sizes": dict(sizes)}}])
 
     def log(self, records: Sequence[Record]) -> None:
-        """Keep records ({"time", "step", "metrics"}) and send them soon. Never waits for MLflow, never raises."""
-        self._with_journal(lambda: self._journal.append(records))
+        """Append records ({"time", "step", "metrics"}) to the journal and send them soon, without waiting. Never raises."""
+        self._try_journal(lambda: self._journal.append(records))
         for record in records:
             self._enqueue(record)
 
-    def artifact(self, local_path: str | Path, folder: str = "") -> None:
-        """Send a file, or what a folder holds, soon; it must stay where it is until `finish`. Never raises."""
+    def log_artifact(self, local_path: str | Path, folder: str = "") -> None:
+        """Send a file, or the content of a folder, soon; it must exist until `finish`. Never raises."""
         path = Path(local_path)
 
         def send() -> None:
@@ -113,20 +116,20 @@ class Tracker:
             elif path.exists():
                 self.client.log_artifact(self.run_id, str(path), folder or None)
             else:
-                self._say(f"{path}: gone before it could be sent to MLflow")
+                self._log(f"{path}: deleted before it was sent to MLflow")
 
-        self._sender.add(Task(path.name, send))
+        self._sender.add(SendJob(path.name, send))
 
-    def tag(self, name: str, value: str) -> None:
+    def set_tag(self, name: str, value: str) -> None:
         """Set a tag of the run soon. Never raises."""
 
         def send() -> None:
             self.client.set_tag(self.run_id, name, value)
 
-        self._sender.add(Task(name, send))
+        self._sender.add(SendJob(name, send))
 
     def resend(self, journal: str | Path | None = None) -> int:
-        """Send a whole journal again (this run's unless given); returns how many records it has."""
+        """Send a complete journal again (default: this run's); return its number of records."""
         count = 0
         for record in read_journal(journal or self._journal.url):
             self._enqueue(record)
@@ -134,56 +137,56 @@ class Tracker:
         return count
 
     def flush(self, timeout: float = 30.0) -> bool:
-        """Send all that is left, until nothing arrives for `timeout` seconds; whether everything did."""
-        self._with_journal(self._journal.flush)
+        """Send everything, until there is no progress for `timeout` seconds; return whether MLflow has all of it."""
+        self._try_journal(self._journal.flush)
         return self._sender.flush(timeout) == 0
 
     def finish(self, status: Status = "FINISHED", timeout: float = 30.0) -> bool:
-        """Send all that is left and end the run; whether MLflow has all of it.
+        """Send everything and end the run; return whether MLflow has all of it.
 
-        Raises NotReachable where MLflow takes nothing for `timeout` seconds and the run is FINISHED; a run that
-        failed has an error of its own, and is not given a second one.
+        Raises UnavailableError if there is no progress for `timeout` seconds and `status` is FINISHED; for another
+        status this is only logged, as the caller raises the error of the run itself.
         """
-        self._with_journal(self._journal.flush)
+        self._try_journal(self._journal.flush)
         left = self._sender.flush(timeout)
-        problem = self._why(left) if left else self._terminate(status, timeout)
+        problem = self._failure_reason(left) if left else self._terminate(status, timeout)
         self._sender.close()
-        self._with_journal(self._journal.close)
+        self._try_journal(self._journal.close)
         if problem is None:
             return True
         message = (
-            f"MLflow at {shown(self.client.tracking_uri)} does not take the rest of run {self.run_id}: {problem}. "
-            f"All that was measured is in {self._journal.url}; the same command sends it once MLflow is back"
+            f"MLflow at {redact_uri(self.client.tracking_uri)} did not accept the rest of run {self.run_id}: {problem}. "
+            f"All metrics are in {self._journal.url}; the same command sends them once MLflow is back"
         )
         if status == "FINISHED":
-            raise NotReachable(f"training is complete, but {message}")
-        self._say(message)
+            raise UnavailableError(f"training is complete, but {message}")
+        self._log(message)
         return False
 
     def _enqueue(self, record: Record) -> None:
         if "data" in record:
             data = record["data"]
-            self._sender.add(Task("data", lambda: self._send_data(data["digests"], data["sizes"])))
+            self._sender.add(SendJob("data", lambda: self._send_datasets(data["digests"], data["sizes"])))
         metrics = record.get("metrics")
         if isinstance(metrics, Mapping):
-            self._sender.add(*_metrics(metrics, record.get("time"), record.get("step")))
+            self._sender.add(*_to_mlflow_metrics(metrics, record.get("time"), record.get("step")))
 
-    def _with_journal(self, do: Callable[[], None]) -> None:
-        """A journal that cannot be written is said once, and is no reason to stop training."""
+    def _try_journal(self, do: Callable[[], None]) -> None:
+        """Write to the journal. The first error is logged; training continues."""
         try:
             do()
         except Exception as error:  # noqa: BLE001 - each store has its own errors
             if not self._journal_failed:
-                self._say(f"{self._journal.url} cannot be written: {error}; training goes on")
+                self._log(f"{self._journal.url} cannot be written: {error}; training continues")
             self._journal_failed = True
 
-    def _why(self, left: int) -> str:
-        error = self._sender.problem
-        reason = error and explain(error, self.client.tracking_uri)
-        return str(reason or error or f"{left} values did not arrive in time")
+    def _failure_reason(self, left: int) -> str:
+        error = self._sender.last_error
+        reason = error and translate_error(error, self.client.tracking_uri)
+        return str(reason or error or f"{left} values were not sent in time")
 
     def _terminate(self, status: Status, timeout: float) -> str | None:
-        """End the run at MLflow, trying for `timeout` seconds; what went wrong, if anything."""
+        """End the run in MLflow, with retries for `timeout` seconds; return the error, if any."""
         end = time.monotonic() + timeout
         while True:
             try:
@@ -191,10 +194,10 @@ class Tracker:
                 return None
             except Exception as error:  # noqa: BLE001 - reported by the caller
                 if time.monotonic() > end:
-                    return str(explain(error, self.client.tracking_uri) or error)
+                    return str(translate_error(error, self.client.tracking_uri) or error)
                 time.sleep(1.0)
 
-    def _send_data(self, digests: Mapping[str, str], sizes: Mapping[str, int]) -> None:
+    def _send_datasets(self, digests: Mapping[str, str], sizes: Mapping[str, int]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
         params = [Param(f"data.{split}.digest", digest) for split, digest in digests.items()]
@@ -203,7 +206,7 @@ class Tracker:
         inputs = [
             DatasetInput(
                 Dataset(split, digest, "url", json.dumps({"url": self._data_url(split)})),
-                [InputTag("mlflow.data.context", _CONTEXTS.get(split, split))],
+                [InputTag("mlflow.data.context", _DATASET_CONTEXTS.get(split, split))],
             )
             for split, digest in digests.items()
         ]
@@ -215,15 +218,17 @@ class Tracker:
         return url if isinstance(url, str) else self.spec.data.train
 
 
-def flatten(content: Any, path: str = "") -> dict[str, str]:
-    """A nested mapping as `a.b.c` → text; lists stay whole, null is left out."""
+def flatten_params(content: Any, path: str = "") -> dict[str, str]:
+    """Return a nested mapping as {"a.b.c": text}; lists are one text, null is left out."""
     if isinstance(content, Mapping):
-        parts = (flatten(value, f"{path}.{key}" if path else str(key)) for key, value in content.items())
+        parts = (
+            flatten_params(value, f"{path}.{key}" if path else str(key)) for key, value in content.items()
+        )
         return {key: value for part in parts for key, value in part.items()}
-    return {} if content is None else {path: str(content)[:_LONGEST_PARAM]}
+    return {} if content is None else {path: str(content)[:_MAX_PARAM_LENGTH]}
 
 
-def _metrics(metrics: Mapping[str, Any], seconds: Any, step: Any) -> "list[Metric]":
+def _to_mlflow_metrics(metrics: Mapping[str, Any], seconds: Any, step: Any) -> "list[Metric]":
     from mlflow.entities import Metric
 
     timestamp = int(1000 * (time.time() if seconds is None else seconds))
@@ -234,8 +239,8 @@ def _metrics(metrics: Mapping[str, Any], seconds: Any, step: Any) -> "list[Metri
     ]
 
 
-def _experiment(client: "MlflowClient", name: str) -> str:
-    """The id of the experiment `name`, made where there is none."""
+def _get_or_create_experiment(client: "MlflowClient", name: str) -> str:
+    """Return the ID of the experiment `name`, which is created if there is none."""
     from mlflow.exceptions import MlflowException
 
     for attempt in range(2):
@@ -243,26 +248,26 @@ def _experiment(client: "MlflowClient", name: str) -> str:
         if found is not None:
             if found.lifecycle_stage != "active":
                 raise SpecError(
-                    f"name: MLflow's experiment `{name}` was deleted; rename the job, or restore it: "
+                    f"name: MLflow's experiment `{name}` is deleted; rename the job, or restore it: "
                     f"`mlflow experiments restore --experiment-id {found.experiment_id}`"
                 )
             return str(found.experiment_id)
         try:
             return str(client.create_experiment(name, artifact_root(client.tracking_uri, name)))
-        except MlflowException:  # another process made it in between
+        except MlflowException:  # another process has created it in between
             if attempt:
                 raise
-    raise RayfuseError(f"MLflow has no experiment `{name}` and makes none")
+    raise RayfuseError(f"MLflow cannot create the experiment `{name}`; check its server")
 
 
 def _existing_params(client: "MlflowClient", run_id: str) -> dict[str, str] | None:
-    """Parameters that a run has already; None where MLflow does not have the run."""
+    """Return the parameters of a run; None if MLflow does not have it."""
     from mlflow.exceptions import MlflowException
 
     try:
         run = client.get_run(run_id)
     except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        if is_missing(error):
             return None
         raise
     return dict(run.data.params) if run.info.lifecycle_stage == "active" else None
@@ -271,7 +276,7 @@ def _existing_params(client: "MlflowClient", run_id: str) -> dict[str, str] | No
 def _log_params(
     client: "MlflowClient", run_id: str, wanted: Mapping[str, str], known: Mapping[str, str]
 ) -> None:
-    """Parameters cannot change, so those that are there stay as they were."""
+    """Log parameters that the run does not have; MLflow does not allow others to change."""
     from mlflow.entities import Param
 
     params = [Param(key, value) for key, value in wanted.items() if key not in known]

@@ -1,4 +1,4 @@
-"""Registered models and their versions, as MLflow knows them: which there are, what they measured, which alias they have."""
+"""Registered models and their versions in MLflow, with metrics and aliases."""
 
 import difflib
 import json
@@ -9,70 +9,80 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rayfuse.errors import SpecError
-from rayfuse.registry.tracking import explained
+from rayfuse.registry.mlflow_errors import is_missing, translate_errors
 from rayfuse.spec.tasks import Mode
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
+"""Aliases of versions."""
 
 METRICS_TAG = "rayfuse.metrics"
 BY_INPUTS_TAG = "rayfuse.by_inputs"
-JUDGED_TAG = "rayfuse.judged"
+EVALUATION_TAG = "rayfuse.evaluation"
 DIGESTS_TAG = "rayfuse.digests"
-FOLDER_TAG = "rayfuse.folder_digest"
+FOLDER_DIGEST_TAG = "rayfuse.folder_digest"
 DECISION_TAG = "rayfuse.decision"
 
 _URI = re.compile(r"^models:/([^/@]+)(?:@([^/@]+)|/(\d+))$")
 
 
 @dataclass(frozen=True)
-class Version:
-    """One version of a registered model."""
+class ModelVersion:
+    """A version of a registered model."""
 
     name: str
+    """Registered model."""
     version: int
+    """Number of the version, from 1."""
     run_id: str | None = None
+    """MLflow run that trained it."""
     source: str = ""
+    """URI of its artifacts."""
     created: str = ""
-    """ISO time."""
+    """Time of its registration, in ISO format and UTC."""
     aliases: tuple[str, ...] = ()
+    """Aliases of this version."""
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """By split: `validation`, `test`."""
+    """Metrics by split: `validation`, `test`."""
     by_inputs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """By subset of the inputs, on the rows of `split`."""
+    """Metrics by subset of the inputs (`a+b`), on the rows of `split`."""
     split: str = "test"
-    """The split that the model is judged on."""
-    metric: str = "loss"
-    """What its job judges it by."""
+    """Split whose metrics the gates compare."""
+    selection_metric: str = "loss"
+    """Selection metric of its job."""
     mode: Mode = "min"
-    required: tuple[str, ...] = ()
-    """Inputs that every request has."""
+    """Whether higher or lower values of that metric are better."""
+    metric_modes: Mapping[str, Mode] = field(default_factory=dict)
+    """Every metric that its job reports, each with its mode."""
+    required_inputs: tuple[str, ...] = ()
+    """Inputs that every request must have."""
     digests: Mapping[str, str] = field(default_factory=dict)
-    """Content hash of the rows of each split."""
+    """Content hash of the rows by split."""
     folder_digest: str | None = None
+    """Content hash of the model folder."""
     decision: Mapping[str, Any] | None = None
-    """The last decision about this version."""
+    """Last `PromotionRecord` of this version, as JSON."""
 
     @property
-    def judged(self) -> Mapping[str, float]:
-        """Its metrics on the split that it is judged on."""
+    def evaluation_metrics(self) -> Mapping[str, float]:
+        """Metrics on the split that the gates compare."""
         return self.metrics.get(self.split, {})
 
     @property
-    def digest(self) -> str | None:
-        """Content hash of the rows that it is judged on."""
+    def evaluation_digest(self) -> str | None:
+        """Content hash of the rows of that split."""
         return self.digests.get(self.split)
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the version as JSON."""
         return {
             "version": self.version,
             "aliases": list(self.aliases),
             "created": self.created,
             "run_id": self.run_id,
-            "metric": self.metric,
+            "metric": self.selection_metric,
             "split": self.split,
             "metrics": self.metrics,
             "by_inputs": self.by_inputs,
@@ -81,59 +91,65 @@ class Version:
         }
 
 
-def resolve(client: "MlflowClient", uri: str) -> tuple[str, int]:
-    """Name and version that `models:/NAME@ALIAS` or `models:/NAME/VERSION` means now.
+def resolve_model_uri(client: "MlflowClient", uri: str) -> tuple[str, int]:
+    """Resolve `models:/NAME@ALIAS` or `models:/NAME/VERSION` to a name and a version.
 
-    Raises SpecError that says what there is instead.
+    Raises SpecError if there is no such model, alias or version, with those that exist.
     """
     match = _URI.match(uri)
     if match is None:
-        raise SpecError(f"{uri}: not a registered model; write models:/NAME@ALIAS or models:/NAME/VERSION")
+        raise SpecError(
+            f"{uri}: not the URI of a registered model; use models:/NAME@ALIAS or models:/NAME/VERSION"
+        )
     name, alias, number = match.groups()
     known = aliases(client, name)
     if alias is not None:
         if alias not in known:
-            raise SpecError(f"{uri}: no version of {name} has the alias `{alias}`; {_those(known)}")
+            raise SpecError(f"{uri}: no version of {name} has the alias `{alias}`; {_format_aliases(known)}")
         return name, known[alias]
     return name, get_version(client, name, int(number)).version
 
 
 def aliases(client: "MlflowClient", name: str) -> dict[str, int]:
-    """The version that each alias of a model names. Raises SpecError for an unknown model, with near names."""
-    return {alias: int(version) for alias, version in _registered(client, name).aliases.items()}
+    """Return the version of each alias of a model. Raises SpecError for an unknown model, with similar names."""
+    return {alias: int(version) for alias, version in _get_registered_model(client, name).aliases.items()}
 
 
-def get_version(client: "MlflowClient", name: str, number: int) -> Version:
-    """One version with what was measured of it. Raises SpecError where there is none."""
+def get_version(client: "MlflowClient", name: str, number: int) -> ModelVersion:
+    """Return a version with its metrics. Raises SpecError if it does not exist."""
     known = aliases(client, name)
-    with explained(client.tracking_uri):
-        found = _or_none(lambda: client.get_model_version(name, str(number)))
+    with translate_errors(client.tracking_uri):
+        found = _none_if_missing(lambda: client.get_model_version(name, str(number)))
     if found is None:
-        there = ", ".join(str(version.version) for version in versions(client, name))
-        raise SpecError(f"models:/{name}/{number}: no such version; there are: {there or 'none'}")
-    return _read(found, known)
+        existing = ", ".join(str(version.version) for version in versions(client, name))
+        raise SpecError(f"models:/{name}/{number}: version not found; versions: {existing or 'none'}")
+    return _parse_version(found, known)
 
 
-def versions(client: "MlflowClient", name: str) -> list[Version]:
-    """All versions of a model, the newest first."""
+def versions(client: "MlflowClient", name: str) -> list[ModelVersion]:
+    """Return all versions of a model, the newest first."""
     known = aliases(client, name)
-    with explained(client.tracking_uri):
-        found = list(_pages(lambda token: client.search_model_versions(f"name='{name}'", page_token=token)))
-    return sorted((_read(version, known) for version in found), key=lambda v: v.version, reverse=True)
+    with translate_errors(client.tracking_uri):
+        found = list(
+            _paginate(lambda token: client.search_model_versions(f"name='{name}'", page_token=token))
+        )
+    return sorted(
+        (_parse_version(version, known) for version in found), key=lambda v: v.version, reverse=True
+    )
 
 
-def names(client: "MlflowClient") -> list[str]:
-    """The registered models, by name."""
-    with explained(client.tracking_uri):
+def list_model_names(client: "MlflowClient") -> list[str]:
+    """Return the names of all registered models, sorted."""
+    with translate_errors(client.tracking_uri):
         return sorted(
-            model.name for model in _pages(lambda token: client.search_registered_models(page_token=token))
+            model.name for model in _paginate(lambda token: client.search_registered_models(page_token=token))
         )
 
 
 def list_models(client: "MlflowClient") -> list[dict[str, Any]]:
-    """For each registered model its name, versions and aliases, and what the champion (else the newest) measured."""
+    """Return each registered model with its versions and aliases, and the metric of its champion, else of the newest."""
     found = []
-    for name in names(client):
+    for name in list_model_names(client):
         all_versions = versions(client, name)
         by_alias = {alias: version for version in all_versions for alias in version.aliases}
         shown = by_alias.get(CHAMPION) or (all_versions[0] if all_versions else None)
@@ -143,63 +159,64 @@ def list_models(client: "MlflowClient") -> list[dict[str, Any]]:
                 "versions": len(all_versions),
                 "latest": all_versions[0].version if all_versions else None,
                 "aliases": {alias: version.version for alias, version in sorted(by_alias.items())},
-                "metric": shown and shown.metric,
-                "value": shown and shown.judged.get(shown.metric),
+                "metric": shown and shown.selection_metric,
+                "value": shown and shown.evaluation_metrics.get(shown.selection_metric),
             }
         )
     return found
 
 
-def show(client: "MlflowClient", name: str) -> dict[str, Any]:
-    """A model with all its versions, the newest first."""
+def describe_model(client: "MlflowClient", name: str) -> dict[str, Any]:
+    """Return a model with all its versions, the newest first."""
     return {
         "name": name,
         "aliases": aliases(client, name),
-        "versions": [v.plain() for v in versions(client, name)],
+        "versions": [v.to_dict() for v in versions(client, name)],
     }
 
 
-def _registered(client: "MlflowClient", name: str) -> Any:
-    with explained(client.tracking_uri):
-        found = _or_none(lambda: client.get_registered_model(name))
+def _get_registered_model(client: "MlflowClient", name: str) -> Any:
+    with translate_errors(client.tracking_uri):
+        found = _none_if_missing(lambda: client.get_registered_model(name))
     if found is not None:
         return found
-    known = names(client)
+    known = list_model_names(client)
     near = difflib.get_close_matches(name, known, n=1)
-    remedy = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known) or 'none yet'}"
-    raise SpecError(f"no registered model `{name}`; {remedy}")
+    remedy = f"did you mean {near[0]}?" if near else f"registered models: {', '.join(known) or 'none'}"
+    raise SpecError(f"registered model `{name}` not found; {remedy}")
 
 
-def _those(known: Mapping[str, int]) -> str:
+def _format_aliases(known: Mapping[str, int]) -> str:
     if not known:
-        return "none has an alias"
-    return "there are: " + ", ".join(f"{alias} (version {number})" for alias, number in sorted(known.items()))
+        return "no version has an alias"
+    return "aliases: " + ", ".join(f"{alias} (version {number})" for alias, number in sorted(known.items()))
 
 
-def _read(found: Any, known: Mapping[str, int]) -> Version:
+def _parse_version(found: Any, known: Mapping[str, int]) -> ModelVersion:
     tags, number = dict(found.tags or {}), int(found.version)
-    judged = _json(tags.get(JUDGED_TAG))
-    return Version(
+    settings = _parse_json_tag(tags.get(EVALUATION_TAG))
+    return ModelVersion(
         name=found.name,
         version=number,
         run_id=found.run_id or None,
         source=found.source,
         created=datetime.fromtimestamp(found.creation_timestamp / 1000, UTC).isoformat(timespec="seconds"),
         aliases=tuple(sorted(alias for alias, version in known.items() if version == number)),
-        metrics=_json(tags.get(METRICS_TAG)),
-        by_inputs=_json(tags.get(BY_INPUTS_TAG)),
-        split=judged.get("split", "test"),
-        metric=judged.get("metric", "loss"),
-        mode=judged.get("mode", "min"),
-        required=tuple(judged.get("required", ())),
-        digests=_json(tags.get(DIGESTS_TAG)),
-        folder_digest=tags.get(FOLDER_TAG),
-        decision=_json(tags.get(DECISION_TAG)) or None,
+        metrics=_parse_json_tag(tags.get(METRICS_TAG)),
+        by_inputs=_parse_json_tag(tags.get(BY_INPUTS_TAG)),
+        split=settings.get("split", "test"),
+        selection_metric=settings.get("metric", "loss"),
+        mode=settings.get("mode", "min"),
+        metric_modes=settings.get("modes", {}),
+        required_inputs=tuple(settings.get("required", ())),
+        digests=_parse_json_tag(tags.get(DIGESTS_TAG)),
+        folder_digest=tags.get(FOLDER_DIGEST_TAG),
+        decision=_parse_json_tag(tags.get(DECISION_TAG)) or None,
     )
 
 
-def _json(text: str | None) -> dict[str, Any]:
-    """A tag's mapping; empty where people changed it by hand into something else."""
+def _parse_json_tag(text: str | None) -> dict[str, Any]:
+    """Return the mapping in a tag; empty if a user has replaced it with something else."""
     try:
         content = json.loads(text or "{}")
     except ValueError:
@@ -207,7 +224,7 @@ def _json(text: str | None) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
+def _paginate(search: Callable[[str | None], Any]) -> Iterator[Any]:
     token = None
     while True:
         page = search(token)
@@ -217,13 +234,13 @@ def _pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
             return
 
 
-def _or_none(get: Callable[[], Any]) -> Any:
-    """What MLflow has; None for what it does not have."""
+def _none_if_missing(get: Callable[[], Any]) -> Any:
+    """Return what MLflow has; None if it does not exist."""
     from mlflow.exceptions import MlflowException
 
     try:
         return get()
     except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
+        if is_missing(error):
             return None
         raise

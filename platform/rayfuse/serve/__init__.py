@@ -1,1 +1,1 @@
-"""Models behind HTTP: the protocol, the endpoint on Ray Serve, and how it is brought up and asked."""
+"""Models behind HTTP: the protocol, the endpoint on Ray Serve, its deployment, and its client."""

@@ -1,4 +1,4 @@
-"""The ASGI application of one endpoint, built from its loaded model. Ray is not needed to run it."""
+"""The ASGI application of an endpoint, built from its loaded model. Runs without Ray."""
 
 import asyncio
 import ipaddress
@@ -12,23 +12,23 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from rayfuse.serve import docs, problems, protocol
-from rayfuse.serve.engine import Engine
-from rayfuse.serve.openapi import describe
-from rayfuse.serve.problems import Problem, to_json
+from rayfuse.serve import problems, protocol, swagger_ui
+from rayfuse.serve.engine import InferenceEngine
+from rayfuse.serve.openapi import build_openapi
+from rayfuse.serve.problems import ProblemError, to_json
 
-_ELSEWHERE = (
-    "this endpoint answers POST /predict and GET /docs, /openapi.json, /v2/health/live, /v2/health/ready"
+_NOT_FOUND_DETAIL = (
+    "this endpoint has POST /predict and GET /docs, /openapi.json, /v2/health/live, /v2/health/ready"
 )
 
 Handler = Callable[[Request], Awaitable[Response]]
 
-_log = logging.getLogger("rayfuse.serve")
+_log = logging.getLogger(__name__)
 
 
-def build_app(engine: Engine) -> Starlette:
-    """Routes, below whatever path the server mounts this at."""
-    endpoint = _Endpoint(engine)
+def build_app(engine: InferenceEngine) -> Starlette:
+    """Build the ASGI application of an engine; its routes are relative to the path that it is mounted at."""
+    endpoint = _Routes(engine)
     pages = {
         "/v2/health/live": endpoint.live,
         "/v2/health/ready": endpoint.ready,
@@ -39,66 +39,71 @@ def build_app(engine: Engine) -> Starlette:
     }
     return Starlette(
         routes=[
-            Route("/predict", _answering(endpoint.predict), methods=["POST"]),
-            *(Route(path, _answering(page), methods=["GET"]) for path, page in pages.items()),
+            Route("/predict", _handle_errors(endpoint.predict), methods=["POST"]),
+            *(Route(path, _handle_errors(page), methods=["GET"]) for path, page in pages.items()),
         ],
-        exception_handlers={HTTPException: _http_problem},
+        exception_handlers={HTTPException: _http_problem_response},
     )
 
 
-class _Endpoint:
-    """What each path answers."""
+class _Routes:
+    """The handlers of an endpoint's routes."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: InferenceEngine) -> None:
         self.engine = engine
 
     async def predict(self, request: Request) -> Response:
-        self._admit(request)
+        self._authorize(request)
         content_type = request.headers.get("content-type")
-        protocol.media_type(content_type, request.headers.get("content-encoding"))
+        protocol.resolve_media_type(content_type, request.headers.get("content-encoding"))
         settings = self.engine.settings
-        if self.engine.active >= settings.most:
-            raise Problem("overloaded", f"{settings.queue} requests are waiting already; try again soon")
-        self.engine.active += 1
-        arrived = False
+        if self.engine.active_requests >= settings.max_in_flight:
+            raise ProblemError(
+                "overloaded",
+                f"{settings.max_queued_requests} requests are queued already (limits.max_queued_requests); retry later",
+            )
+        self.engine.active_requests += 1
+        body_received = False
         try:
-            async with asyncio.timeout(settings.timeout):
-                body = await _read(request, settings.body)
-                arrived = True
-                asked = await self.engine.parse(body, content_type or "")
+            async with asyncio.timeout(settings.request_timeout):
+                body = await _read_body(request, settings.max_body_size)
+                body_received = True
+                parsed = await self.engine.parse(body, content_type or "")
                 del body
-                reply, timing = await self.engine.answer(asked)
+                response, timing = await self.engine.predict(parsed)
         except TimeoutError:
-            raise _too_late(arrived, settings.timeout) from None
+            raise _timeout_problem(body_received, settings.request_timeout) from None
         finally:
-            self.engine.active -= 1
-        return _json(reply, headers={"Server-Timing": timing.header})
+            self.engine.active_requests -= 1
+        return _json_response(response, headers={"Server-Timing": timing.server_timing_header})
 
     async def live(self, _: Request) -> Response:
-        return _json({"live": True})
+        return _json_response({"live": True})
 
     async def ready(self, _: Request) -> Response:
         try:
-            self.engine.check()
+            self.engine.check_health()
         except RuntimeError as error:
-            return _json({"ready": False, "reason": str(error)}, status=503)
-        return _json({"ready": True})
+            return _json_response({"ready": False, "reason": str(error)}, status=503)
+        return _json_response({"ready": True})
 
     async def openapi(self, request: Request) -> Response:
         engine = self.engine
         root = request.scope.get("root_path", "")
-        return _json(describe(engine.predictor.job, engine.model, root, bool(engine.settings.keys)))
+        return _json_response(
+            build_openapi(engine.predictor.job, engine.model, root, bool(engine.settings.keys))
+        )
 
     async def docs(self, request: Request) -> Response:
         title = f"{self.engine.model['name']} – Rayfuse"
-        page = docs.page(title, request.scope.get("root_path", ""))
-        return Response(page, media_type="text/html", headers=docs.HEADERS)
+        page = swagger_ui.render_page(title, request.scope.get("root_path", ""))
+        return Response(page, media_type="text/html", headers=swagger_ui.HEADERS)
 
     async def docs_file(self, request: Request) -> Response:
         name = request.path_params["file"]
-        if name == docs.START_FILE:
-            return Response(docs.START, media_type="text/javascript")
-        path = docs.asset(name)
+        if name == swagger_ui.INITIALIZER_FILE:
+            return Response(swagger_ui.INITIALIZER_SCRIPT, media_type="text/javascript")
+        path = swagger_ui.asset_path(name)
         if path is None:
             raise HTTPException(404)
         return FileResponse(path, headers={"Cache-Control": "max-age=3600"})
@@ -106,21 +111,24 @@ class _Endpoint:
     async def root(self, request: Request) -> Response:
         return RedirectResponse(f"{request.scope.get('root_path', '')}/docs")
 
-    def _admit(self, request: Request) -> None:
+    def _authorize(self, request: Request) -> None:
         settings = self.engine.settings
         if settings.keys:
             scheme, _, key = request.headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not settings.admits(key.strip()):
-                raise Problem("key-missing", "send one of this endpoint's keys: Authorization: Bearer KEY")
-        elif not _from_here(request):
-            raise Problem(
-                "loopback-only", "this endpoint has no keys; set auth.keys in its spec to open it to others"
+            if scheme.lower() != "bearer" or not settings.is_valid_key(key.strip()):
+                raise ProblemError(
+                    "unauthorized", "send a valid API key in the header `Authorization: Bearer KEY`"
+                )
+        elif not _is_loopback(request):
+            raise ProblemError(
+                "forbidden",
+                "without API keys this endpoint accepts requests from loopback only; set auth.keys in its spec",
             )
 
 
-async def _read(request: Request, limit: int) -> bytes:
-    """The whole body; raises Problem before it is larger than `limit`."""
-    too_large = Problem("too-large", f"the body is larger than {limit} bytes, the limit of this endpoint")
+async def _read_body(request: Request, limit: int) -> bytes:
+    """Return the body; raise ProblemError as soon as it exceeds `limit` bytes."""
+    too_large = ProblemError("too-large", f"the body exceeds {limit} bytes (limits.max_body_size)")
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise too_large
@@ -132,48 +140,50 @@ async def _read(request: Request, limit: int) -> bytes:
     return bytes(body)
 
 
-def _too_late(arrived: bool, seconds: float) -> Problem:
-    if arrived:
-        return Problem("timeout", f"no answer within {seconds:g} s")
-    return Problem("slow-body", f"the body was not here after {seconds:g} s")
+def _timeout_problem(body_received: bool, seconds: float) -> ProblemError:
+    if body_received:
+        return ProblemError("timeout", f"no response within {seconds:g} s (limits.request_timeout)")
+    return ProblemError(
+        "request-timeout", f"the body was not received within {seconds:g} s (limits.request_timeout)"
+    )
 
 
-def _answering(handler: Handler) -> Handler:
-    """A handler whose errors are replies: a problem where the caller can do something, else a bare 500."""
+def _handle_errors(handler: Handler) -> Handler:
+    """Wrap a handler to respond with a problem for any exception; unexpected ones are logged and become a 500."""
 
     async def handle(request: Request) -> Response:
         try:
             return await handler(request)
-        except Problem as problem:
-            return _problem(problem)
+        except ProblemError as problem:
+            return _problem_response(problem)
         except HTTPException as error:
-            return _http_problem(request, error)
+            return _http_problem_response(request, error)
         except ClientDisconnect:
-            return Response(status_code=400)  # nobody reads it
+            return Response(status_code=400)  # not sent: the client has disconnected
         except Exception:  # noqa: BLE001 - logged with its traceback
             _log.exception("%s %s failed", request.method, request.url.path)
-            return _problem(Problem("internal", "the endpoint's log says why"))
+            return _problem_response(ProblemError("internal", "see the endpoint's log"))
 
     return handle
 
 
-def _problem(problem: Problem) -> Response:
+def _problem_response(problem: ProblemError) -> Response:
     return Response(to_json(problem.body), problem.status, problem.headers, problems.MEDIA_TYPE)
 
 
-def _http_problem(request: Request, error: Exception) -> Response:
+def _http_problem_response(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    detail = _ELSEWHERE if error.status_code in (404, 405) else error.detail
-    content = to_json(problems.plain(error.status_code, detail))
+    detail = _NOT_FOUND_DETAIL if error.status_code in (404, 405) else error.detail
+    content = to_json(problems.http_problem(error.status_code, detail))
     return Response(content, error.status_code, error.headers, problems.MEDIA_TYPE)
 
 
-def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def _json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(to_json(content), status, headers, protocol.JSON)
 
 
-def _from_here(request: Request) -> bool:
-    """Whether the caller is on this machine, as far as the connection tells."""
+def _is_loopback(request: Request) -> bool:
+    """Return whether the client's address is a loopback address, or the connection has no address."""
     if request.client is None:
         return True
     try:

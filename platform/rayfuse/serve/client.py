@@ -1,63 +1,65 @@
-"""Ask an endpoint over HTTP. Needs httpx alone: no Ray, no torch."""
+"""HTTP client of an endpoint. Imports httpx only: no Ray, no torch."""
 
 import json
 import mimetypes
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
-from rayfuse.errors import NotReachable, RayfuseError, SpecError
+from rayfuse.errors import InvalidInputError, RayfuseError, SpecError, UnavailableError
 
-_REFUSED = (401, 403, 404, 405)
-
-
-class Several(list[Any]):
-    """The values of one input that takes several."""
+_UNAVAILABLE_STATUSES = (401, 403, 404, 405)
 
 
-def ask(
-    url: str, values: Mapping[str, Any], key: str | None = None, timeout: float = 120.0
+class MultipleValues(list[Any]):
+    """Several values of one input whose `max_items` is above 1."""
+
+
+def predict(
+    url: str, values: Mapping[str, Any], api_key: str | None = None, timeout: float = 120.0
 ) -> dict[str, Any]:
-    """POST one instance to the endpoint at `url` (its route, or its /predict) as multipart/form-data.
+    """POST one instance as multipart/form-data to an endpoint and return the response body.
 
-    `values` holds bytes or (file name, bytes) for files, a text, or anything that JSON holds; Several of these for an
-    input that takes several. Raises SpecError where the endpoint finds fault with an input, NotReachable where it does
-    not answer or does not let us in.
+    `url` is the endpoint's route or its /predict. `values` maps input names to bytes or (file name, bytes) for files, a
+    text, or a JSON value, and to MultipleValues of these for an input with max_items above 1. Raises InvalidInputError
+    where the endpoint rejects an input, SpecError where it rejects the request, UnavailableError where it is
+    unreachable or denies access.
     """
     target = predict_url(url)
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     try:
-        response = httpx.post(target, files=_parts(values), headers=headers, timeout=timeout, trust_env=False)
+        response = httpx.post(
+            target, files=_multipart_fields(values), headers=headers, timeout=timeout, trust_env=False
+        )
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
-        raise NotReachable(f"{target} does not answer ({_why(error)})") from None
+        raise UnavailableError(f"{target} is unreachable ({str(error) or type(error).__name__})") from None
     if not response.is_success:
-        raise _error(target, response, bool(key))
-    return _json(target, response)
+        raise _to_error(target, response, bool(api_key))
+    return _parse_response(target, response)
 
 
 def predict_url(url: str) -> str:
-    """The address to POST to, from an endpoint's route or any address below it that people copy."""
+    """Return the address of an endpoint's /predict, given its route, /docs or /openapi.json."""
     base = url.rstrip("/")
     for page in ("/predict", "/docs", "/openapi.json"):
         base = base.removesuffix(page)
     return f"{base}/predict"
 
 
-_Part = tuple[str | None, Any, str]
-"""As httpx wants it: (file name, content, media type)."""
+_MultipartField = tuple[str | None, Any, str]
+"""A part in httpx's form: (file name, content, media type)."""
 
 
-def _parts(values: Mapping[str, Any]) -> list[tuple[str, _Part]]:
+def _multipart_fields(values: Mapping[str, Any]) -> list[tuple[str, _MultipartField]]:
     return [
-        (name, _part(name, one))
+        (name, _multipart_field(name, one))
         for name, value in values.items()
-        for one in (value if isinstance(value, Several) else [value])
+        for one in (value if isinstance(value, MultipleValues) else [value])
     ]
 
 
-def _part(name: str, value: Any) -> _Part:
+def _multipart_field(name: str, value: Any) -> _MultipartField:
     if isinstance(value, tuple):
         filename, content = value
         return filename, content, mimetypes.guess_type(filename)[0] or "application/octet-stream"
@@ -68,40 +70,36 @@ def _part(name: str, value: Any) -> _Part:
     return None, json.dumps(value).encode("utf-8"), "application/json"
 
 
-def _error(target: str, response: httpx.Response, with_key: bool) -> RayfuseError:
-    status, detail = response.status_code, _detail(response)
+def _to_error(target: str, response: httpx.Response, with_key: bool) -> RayfuseError:
+    problem = _problem(response)
+    status, detail = response.status_code, problem["detail"]
     if status == 401:
-        remedy = "it does not take this key" if with_key else "set RAYFUSE_API_KEY to one of its keys"
-        return NotReachable(f"{target}: an API key is needed; {remedy}")
-    if status in _REFUSED:
-        return NotReachable(f"{target}: {status}: {detail}")
+        reason = "the API key was rejected" if with_key else "an API key is required"
+        return UnavailableError(f"{target}: {reason}; set RAYFUSE_API_KEY to one of the endpoint's keys")
+    if status in _UNAVAILABLE_STATUSES:
+        return UnavailableError(f"{target}: {status}: {detail}")
+    if "input" in problem:
+        return InvalidInputError(detail.removeprefix(f"{problem['input']}: "), problem["input"])
     if 400 <= status < 500 and status != 429:
         return SpecError(detail)
     return RayfuseError(f"{target}: {status}: {detail}")
 
 
-def _detail(response: httpx.Response) -> str:
+def _problem(response: httpx.Response) -> dict[str, str]:
+    """Return the string members of a problem (RFC 9457); for another body only `detail`."""
     try:
-        return str(response.json()["detail"])
-    except (ValueError, KeyError, TypeError):
-        return response.text.strip()[:200] or response.reason_phrase
+        members = dict(response.json())
+    except (ValueError, TypeError):
+        members = {}
+    detail = response.text.strip()[:200] or response.reason_phrase
+    return {"detail": detail} | {key: value for key, value in members.items() if isinstance(value, str)}
 
 
-def _json(target: str, response: httpx.Response) -> dict[str, Any]:
+def _parse_response(target: str, response: httpx.Response) -> dict[str, Any]:
     try:
         content = response.json()
     except ValueError:
         content = None
     if not isinstance(content, dict) or "outputs" not in content:
-        raise NotReachable(f"{target}: answers, but not as an endpoint of Rayfuse")
+        raise UnavailableError(f"{target}: not an endpoint of Rayfuse; check the URL")
     return content
-
-
-def _why(error: Exception) -> str:
-    host = "refused" if isinstance(error, httpx.ConnectError) else type(error).__name__
-    return str(error) or host
-
-
-def is_endpoint(text: str) -> bool:
-    """Whether a user means an endpoint and not a model."""
-    return urlsplit(text).scheme in ("http", "https")

@@ -1,11 +1,11 @@
-"""Ray's dashboard as an HTTP API: enough to bring up endpoints without importing ray."""
+"""Client of the Ray dashboard's HTTP API for Ray Serve. Imports Ray only to resolve a `host:port` address."""
 
 import os
 import socket
 from collections.abc import Mapping
 from typing import Any
 
-from rayfuse.errors import NotReachable
+from rayfuse.errors import UnavailableError
 from rayfuse.ray_auth import token
 from rayfuse.ray_http import RayHttp
 
@@ -14,59 +14,63 @@ _PROBE_SECONDS = 5.0
 
 
 class Dashboard(RayHttp):
-    """One cluster. Every method raises NotReachable where it does not answer or does not let us in."""
+    """Ray Serve and the resources of one cluster.
 
-    def serving(self) -> dict[str, Any]:
-        """All of Serve: `applications` by name, `http_options`, `proxies`."""
-        found: dict[str, Any] = self.call("GET", _APPLICATIONS).json()
-        return found
+    Every method raises UnavailableError where the dashboard is unreachable or denies access.
+    """
+
+    def serve_details(self) -> dict[str, Any]:
+        """Return Serve's details (ServeInstanceDetails): `applications` by name, `http_options`, `proxies`."""
+        details: dict[str, Any] = self.request("GET", _APPLICATIONS).json()
+        return details
 
     def apply(self, config: Mapping[str, Any]) -> None:
-        """Make Serve what `config` (a ServeDeploySchema) says; applications it leaves out are deleted."""
-        self.call("PUT", _APPLICATIONS, json=config)
+        """Apply a Serve configuration (ServeDeploySchema); applications that it does not list are deleted."""
+        self.request("PUT", _APPLICATIONS, json=config)
 
-    def shut_serve_down(self) -> None:
-        self.call("DELETE", _APPLICATIONS)
+    def shutdown_serve(self) -> None:
+        """Delete all applications and shut Serve down."""
+        self.request("DELETE", _APPLICATIONS)
 
-    def resources(self) -> dict[str, float]:
-        """What all nodes together offer, by name (`CPU`, `GPU`, …)."""
+    def total_resources(self) -> dict[str, float]:
+        """Return the resources of all live nodes together, by name (`CPU`, `GPU`, …)."""
         total: dict[str, float] = {}
-        for node in self.call("GET", "/api/v0/nodes").json()["data"]["result"]["result"]:
+        for node in self.request("GET", "/api/v0/nodes").json()["data"]["result"]["result"]:
             if node["state"] == "ALIVE":
                 for name, amount in node["resources_total"].items():
                     total[name] = total.get(name, 0) + amount
         return total
 
-    def drivers(self) -> list[dict[str, Any]]:
-        """Jobs and connected programs that still run."""
-        found = self.call("GET", "/api/jobs/").json()
-        return [job for job in found if job.get("status") in ("PENDING", "RUNNING")]
+    def active_jobs(self) -> list[dict[str, Any]]:
+        """Return the pending and running jobs and drivers."""
+        jobs = self.request("GET", "/api/jobs/").json()
+        return [job for job in jobs if job.get("status") in ("PENDING", "RUNNING")]
 
 
 def connect(address: str, environment: Mapping[str, str] = os.environ) -> Dashboard:
-    """The dashboard of the cluster at `address`: its own URL, or a `host:port` that ray.init takes."""
+    """Connect to the dashboard of a cluster, given its URL or a `host:port` as in `ray.init(address=…)`."""
     if address.startswith(("http://", "https://")):
         return Dashboard(address, token(environment))
-    return Dashboard(_find(address), token(environment))
+    return Dashboard(_resolve_dashboard_url(address), token(environment))
 
 
-def _find(address: str) -> str:
-    _probe(address)
+def _resolve_dashboard_url(address: str) -> str:
+    _check_port_open(address)
     from ray.dashboard.utils import ray_address_to_api_server_url
 
     try:
         return str(ray_address_to_api_server_url(address))
-    except Exception as error:  # noqa: BLE001 - Ray has one kind for each way to fail
+    except Exception as error:  # noqa: BLE001 - Ray raises many types here
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise NotReachable(f"no Ray cluster answers at {address}: {reason}") from None
+        raise UnavailableError(f"RAY_ADDRESS: no Ray cluster at {address}: {reason}") from None
 
 
-def _probe(address: str) -> None:
-    """Ray itself would try for most of a minute, and say so line by line."""
+def _check_port_open(address: str) -> None:
+    """Fail at once; Ray would retry for most of a minute, with a log line for each attempt."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), _PROBE_SECONDS).close()
     except (OSError, OverflowError) as error:
-        raise NotReachable(f"no Ray cluster answers at {address}: {error}; see RAY_ADDRESS") from None
+        raise UnavailableError(f"RAY_ADDRESS: no Ray cluster at {address}: {error}") from None

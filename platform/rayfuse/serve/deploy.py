@@ -1,103 +1,103 @@
-"""Bring an endpoint up on a Ray cluster, see how it is, and take it down: through Ray's dashboard."""
+"""Deploy, list and delete endpoints on a Ray cluster through its dashboard."""
 
+import logging
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 import httpx
 
-from rayfuse.errors import NotReachable, RayfuseError, ResourceError
-from rayfuse.registry.fetching import Source
-from rayfuse.serve import applications
-from rayfuse.serve.applications import Endpoint
+from rayfuse.errors import RayfuseError, ResourceError, UnavailableError
+from rayfuse.ray_http import FAILED_SERVE_STATUSES
+from rayfuse.registry.download import ModelSource
+from rayfuse.serve import serve_config
 from rayfuse.serve.dashboard import Dashboard
+from rayfuse.serve.serve_config import EndpointStatus
 from rayfuse.spec.service import Service
 
-Say = Callable[[str], None]
-
 _POLL_SECONDS = 0.5
-_NO_ROOM = "to be scheduled"
-"""In what Serve says about replicas that have waited for 30 s."""
+
+_log = logging.getLogger(__name__)
 
 
 def deploy(
     service: Service,
-    source: Source,
+    source: ModelSource,
     dashboard: Dashboard,
-    say: Say = lambda _: None,
     timeout: float = 600.0,
-) -> Endpoint:
-    """Serve the model at `source` as `service` says, or change the endpoint of that name; waits until it answers.
+) -> EndpointStatus:
+    """Deploy the model at `source`, or update the endpoint of the same name, and wait until it is ready.
 
-    Raises ResourceError with the replica's own reason where it does not come up; what served before goes on.
+    Raises ResourceError with the replica's own reason where it does not start; the previous deployment is restored.
     """
-    serving = _make_way(service, dashboard, say)
-    before = applications.configured(serving)
-    surge = _has_room(service, dashboard, serving)
-    wanted = applications.application(service, source, surge)
-    host, port = applications.listening(serving) or (applications.host_of(service), service.port)
-    dashboard.apply(applications.configuration(host, port, {**before, service.name: wanted}))
+    details = _prepare_serve(service, dashboard)
+    previous = serve_config.deployed_app_configs(details)
+    surge = _can_surge(service, dashboard, details)
+    application = serve_config.build_application(service, source, surge)
+    host, port = serve_config.listen_address(details) or (serve_config.listen_host(service), service.port)
+    dashboard.apply(serve_config.build_serve_config(host, port, {**previous, service.name: application}))
     try:
-        endpoint = _wait(service.name, dashboard, say, time.monotonic() + timeout)
-        _check_answers(endpoint, dashboard)
+        endpoint = _wait_until_running(service.name, dashboard, time.monotonic() + timeout)
+        _check_reachable(endpoint, dashboard)
     except BaseException as error:
-        if applications.present(serving):
-            say(f"{service.name}: going back to what was served before")
-            dashboard.apply(applications.configuration(host, port, before))
+        if serve_config.active_applications(details):
+            _log.info("%s: restoring the previous deployment", service.name)
+            dashboard.apply(serve_config.build_serve_config(host, port, previous))
         else:
-            dashboard.shut_serve_down()
+            dashboard.shutdown_serve()
         if isinstance(error, RayfuseError):
-            _settle(service.name, dashboard)
+            _wait_until_settled(service.name, dashboard)
         raise
     return endpoint
 
 
-def status(dashboard: Dashboard) -> list[Endpoint]:
-    """Every endpoint of Rayfuse on the cluster, by name."""
-    serving = dashboard.serving()
-    names = sorted(serving.get("applications", {}))
-    found = (applications.endpoint(name, serving, dashboard.host, dashboard.url) for name in names)
+def list_endpoints(dashboard: Dashboard) -> list[EndpointStatus]:
+    """Return the endpoints of Rayfuse on the cluster, sorted by name."""
+    details = dashboard.serve_details()
+    names = sorted(details.get("applications", {}))
+    found = (serve_config.endpoint_status(name, details, dashboard.host, dashboard.url) for name in names)
     return [endpoint for endpoint in found if endpoint is not None]
 
 
 def delete(name: str, dashboard: Dashboard, timeout: float = 60.0) -> bool:
-    """Take an endpoint down; with the last one Serve itself, which frees the port. Waits until it is gone.
+    """Delete an endpoint and wait until it is gone. The last one shuts Serve down, which frees the port.
 
-    Returns whether anything is left on Serve.
+    Returns whether other applications remain. Raises ResourceError where it is still there after `timeout` seconds.
     """
-    serving = dashboard.serving()
-    others = set(applications.present(serving)) - {name}
-    place = applications.listening(serving)
-    if others and place:
-        kept = {key: config for key, config in applications.configured(serving).items() if key != name}
-        dashboard.apply(applications.configuration(*place, kept))
+    details = dashboard.serve_details()
+    others = set(serve_config.active_applications(details)) - {name}
+    address = serve_config.listen_address(details)
+    if others and address:
+        configs = serve_config.deployed_app_configs(details)
+        remaining = {key: config for key, config in configs.items() if key != name}
+        dashboard.apply(serve_config.build_serve_config(*address, remaining))
     else:
-        dashboard.shut_serve_down()
+        dashboard.shutdown_serve()
     deadline = time.monotonic() + timeout
-    while name in dashboard.serving().get("applications", {}):
+    while name in dashboard.serve_details().get("applications", {}):
         if time.monotonic() > deadline:
             raise ResourceError(
-                f"{name}: still there after {timeout:g} s; Ray's dashboard says why: {dashboard.url}"
+                f"{name}: not deleted within {timeout:g} s; see Ray's dashboard: {dashboard.url}"
             )
         time.sleep(_POLL_SECONDS)
     return bool(others)
 
 
-def _make_way(service: Service, dashboard: Dashboard, say: Say) -> dict[str, Any]:
-    """See that Serve listens, or can listen, where the service wants to be."""
-    serving = dashboard.serving()
-    moves = applications.must_move(service, serving)
-    place = applications.listening(serving)
-    host = applications.host_of(service)
-    if dashboard.is_local and (place is None or place[1] != service.port):
+def _prepare_serve(service: Service, dashboard: Dashboard) -> dict[str, Any]:
+    """Check that Serve listens, or can listen, on the service's address; restart it there if needed."""
+    details = dashboard.serve_details()
+    restart = serve_config.must_restart_serve(service, details)
+    address = serve_config.listen_address(details)
+    host = serve_config.listen_host(service)
+    if dashboard.is_local and (address is None or address[1] != service.port):
         _check_port(host, service.port)
-    if moves:
-        say(f"moving Serve to port {service.port} on {host}")
-        dashboard.shut_serve_down()
-        serving = dashboard.serving()
-    return serving
+    if restart:
+        _log.info("restarting Serve on %s:%d", host, service.port)
+        dashboard.shutdown_serve()
+        details = dashboard.serve_details()
+    return details
 
 
 def _check_port(host: str, port: int) -> None:
@@ -107,68 +107,69 @@ def _check_port(host: str, port: int) -> None:
             listener.bind((host, port))
         except OSError as error:
             raise ResourceError(
-                f"port: {port} on {host} cannot be had ({error.strerror}); end the program that uses it, or take "
-                f"another: `port:` in the spec, or --set port={port + 1}"
+                f"port: {port} cannot be bound on {host} ({error.strerror}); stop the program that uses it, or choose another "
+                f"`port`, as with --set port={port + 1}"
             ) from None
 
 
-def _has_room(service: Service, dashboard: Dashboard, serving: Mapping[str, Any]) -> bool:
-    """Whether new replicas fit beside the old ones; a cluster elsewhere may grow until they do."""
+def _can_surge(service: Service, dashboard: Dashboard, details: Mapping[str, Any]) -> bool:
+    """Return whether new replicas fit next to the old ones; a remote cluster may scale up until they do."""
     if not dashboard.is_local:
         return True
-    left = applications.free(dashboard.resources(), serving, without=service.name)
-    running = len(applications.states(serving.get("applications", {}).get(service.name, {})))
-    return applications.has_room(service, left, running)
+    available = serve_config.available_resources(dashboard.total_resources(), details, exclude=service.name)
+    running = len(serve_config.replica_states(details.get("applications", {}).get(service.name, {})))
+    return serve_config.can_surge(service, available, running)
 
 
-def _wait(name: str, dashboard: Dashboard, say: Say, deadline: float) -> Endpoint:
-    said = ""
+def _wait_until_running(name: str, dashboard: Dashboard, deadline: float) -> EndpointStatus:
+    previous = ""
     while True:
-        serving = dashboard.serving()
-        found = serving["applications"].get(name, {})
-        status, message = found.get("status"), applications.message(found)
+        details = dashboard.serve_details()
+        application = details["applications"].get(name, {})
+        status, reason = application.get("status"), serve_config.failure_reason(application)
         if status == "RUNNING":
-            endpoint = applications.endpoint(name, serving, dashboard.host, dashboard.url)
+            endpoint = serve_config.endpoint_status(name, details, dashboard.host, dashboard.url)
             assert endpoint is not None
             return endpoint
-        if status in applications.FAILED:
-            raise ResourceError(f"{name} does not come up: {applications.reason(message)}")
-        if _NO_ROOM in message and dashboard.is_local:
+        if status in FAILED_SERVE_STATUSES:
+            raise ResourceError(f"{name}: deployment failed: {reason}")
+        if dashboard.is_local and serve_config.is_unschedulable(application):
             raise ResourceError(
-                f"{name}: this cluster has no room for its replicas: other work holds its CPUs or GPUs"
+                f"{name}: not enough free CPUs or GPUs for its replicas; lower replicas.num_cpus or replicas.num_gpus, "
+                "or stop other work on this cluster"
             )
-        progress = applications.progress(found)
-        if progress != said:
-            say(f"{name}: {progress}")
-            said = progress
+        progress = serve_config.deployment_progress(application)
+        if progress != previous:
+            _log.info("%s: %s", name, progress)
+            previous = progress
         if time.monotonic() > deadline:
-            raise ResourceError(f"{name} is not up in time: {progress}; {applications.reason(message)}")
+            raise ResourceError(f"{name}: not ready in time: {progress}; {reason}")
         time.sleep(_POLL_SECONDS)
 
 
-def _check_answers(endpoint: Endpoint, dashboard: Dashboard) -> None:
-    """See that requests get through, where the endpoint's port is sure to be reachable from here."""
+def _check_reachable(endpoint: EndpointStatus, dashboard: Dashboard) -> None:
+    """Wait until a local endpoint is ready; the port of a remote one may not be reachable from here."""
     deadline = time.monotonic() + 30
     while dashboard.is_local and not _is_ready(endpoint):
         if time.monotonic() > deadline:
-            raise NotReachable(
-                f"{endpoint.name} runs, but {endpoint.url} does not answer; Ray's log says why"
+            raise UnavailableError(
+                f"{endpoint.name} is running, but {endpoint.url} is unreachable; see Ray's log"
             )
         time.sleep(_POLL_SECONDS)
 
 
-def _is_ready(endpoint: Endpoint) -> bool:
+def _is_ready(endpoint: EndpointStatus) -> bool:
     with suppress(httpx.HTTPError):
         return httpx.get(f"{endpoint.url}/v2/health/ready", trust_env=False, timeout=5).is_success
     return False
 
 
-def _settle(name: str, dashboard: Dashboard, timeout: float = 60.0) -> None:
-    """Wait until an application is either gone or as it was before; the first error is what counts."""
+def _wait_until_settled(name: str, dashboard: Dashboard, timeout: float = 60.0) -> None:
+    """Wait until a failed application is deleted or restored; errors are suppressed in favor of the first one."""
     deadline = time.monotonic() + timeout
     with suppress(RayfuseError):
         while time.monotonic() < deadline:
-            found = dashboard.serving().get("applications", {}).get(name)
-            if found is None or found["status"] == "RUNNING":
+            application = dashboard.serve_details().get("applications", {}).get(name)
+            if application is None or application["status"] == "RUNNING":
                 return
             time.sleep(_POLL_SECONDS)

@@ -1,7 +1,7 @@
-"""The deployment on Ray Serve: one class that is both the HTTP side and a replica of the model.
+"""The Ray Serve deployment of an endpoint: HTTP ingress and model replica in one class.
 
-Serve imports a function by its name: `rayfuse.serve.endpoint:build` where `rayfuse serve up` says all there is to
-say, `rayfuse.serve.endpoint:from_spec` where nobody but the cluster itself reads the spec, as on KubeRay.
+Serve imports an application builder by name: `rayfuse.serve.endpoint:build`, which `rayfuse serve up` calls with all
+arguments resolved, or `rayfuse.serve.endpoint:from_spec`, which reads the service's spec on the cluster (KubeRay).
 """
 
 import logging
@@ -14,123 +14,124 @@ from pydantic import BaseModel, ConfigDict
 from ray import serve
 from starlette.applications import Starlette
 
-from rayfuse.errors import NotReachable, SpecError
-from rayfuse.registry.fetching import Source, fetch, pin
-from rayfuse.serve import applications
+from rayfuse.errors import SpecError, UnavailableError
+from rayfuse.registry.download import ModelSource, fetch, resolve_version
+from rayfuse.serve import serve_config
 from rayfuse.serve.app import build_app
 from rayfuse.serve.settings import Settings
 from rayfuse.spec.load import load_spec
 from rayfuse.spec.service import Service
 
-_TRIES = 3
-"""Starts of a first replica, on a cluster that may have nodes in trouble."""
-_PATIENCE_SECONDS = 300.0
-_PAUSE_SECONDS = 5.0
+_MAX_CONSTRUCTOR_RETRIES = 3
+_RETRY_TIMEOUT_SECONDS = 300.0
+_RETRY_INTERVAL_SECONDS = 5.0
 
-_log = logging.getLogger("rayfuse.serve")
+_log = logging.getLogger(__name__)
 
 
-class Arguments(BaseModel):
-    """What needs a new replica when it changes."""
+class EndpointArgs(BaseModel):
+    """Arguments of a replica; a change of any of them starts new replicas."""
 
     model_config = ConfigDict(extra="forbid")
 
     model: str
-    """What each replica fetches to its machine: `models:/NAME/VERSION`, a folder or the URL of one."""
-    tracking: str | None = None
-    """MLflow's address; None: the one in the replica's environment."""
-    threads: int = 1
-    """Threads that the model computes with."""
+    """Model that each replica downloads: `models:/NAME/VERSION`, a folder or the URL of one."""
+    tracking_uri: str | None = None
+    """MLflow tracking URI; None: MLFLOW_TRACKING_URI of the replica's environment."""
+    num_threads: int = 1
+    """Intra-op threads of PyTorch."""
 
 
-class Spec(BaseModel):
-    """A service's file on the cluster's machines."""
+class SpecArgs(BaseModel):
+    """Arguments of an application that reads its service's spec on the cluster."""
 
     model_config = ConfigDict(extra="forbid")
 
     spec: str
-    """Path or URL."""
+    """Path or URL of the spec's file."""
     digest: str = ""
-    """Anything that changes with the file's content, for Serve only looks at its arguments."""
+    """Digest of the file's content: Serve redeploys an application only if its arguments change."""
 
 
 @serve.deployment(name="Endpoint", max_constructor_retry_count=1)
 @serve.ingress()
 class Endpoint:
-    """A model and its HTTP routes, which are built from the model's own inputs and tasks."""
+    """A replica: a model and its HTTP routes, built from the model's inputs and tasks."""
 
     docs_path = "/docs"  # for Ray's dashboard
 
-    def __init__(self, arguments: Arguments) -> None:
-        _log_with_serve()
-        # Everything that the model needs is in its folder.
+    def __init__(self, arguments: EndpointArgs) -> None:
+        _use_serve_log_handlers()
+        # A model folder is self-contained.
         os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
         import torch
 
         from rayfuse.model.predictor import Predictor
-        from rayfuse.serve.engine import Engine, warm_up
+        from rayfuse.serve.engine import InferenceEngine, warm_up
 
-        torch.set_num_threads(arguments.threads)
-        predictor = Predictor(_fetch(arguments))
+        torch.set_num_threads(arguments.num_threads)
+        predictor = Predictor(_download_model(arguments))
         warm_up(predictor)
-        self.engine = Engine(predictor, Settings(), threads=max(2, arguments.threads))
+        self.engine = InferenceEngine(predictor, Settings(), num_threads=max(2, arguments.num_threads))
 
     def __serve_build_asgi_app__(self) -> Starlette:
+        """Build the ASGI application; Ray Serve calls this in the replica."""
         return build_app(self.engine)
 
     def reconfigure(self, config: dict[str, Any]) -> None:
-        self.engine.change(Settings.load(config))
+        """Apply a new `user_config` without a restart; Ray Serve calls this."""
+        self.engine.update_settings(Settings.load(config))
 
     def check_health(self) -> None:
-        self.engine.check()
+        """Raise RuntimeError where the replica must be restarted; Ray Serve calls this."""
+        self.engine.check_health()
 
 
-def build(arguments: Arguments) -> serve.Application:
-    """The application of one endpoint, whose deployment options are in Serve's configuration."""
+def build(arguments: EndpointArgs) -> serve.Application:
+    """Build the application of an endpoint; its deployment options come from Serve's configuration."""
     return Endpoint.bind(arguments)  # type: ignore[attr-defined]
 
 
-def from_spec(arguments: Spec) -> serve.Application:
-    """The application that a service's file describes, read with the environment of the cluster's machines.
+def from_spec(arguments: SpecArgs) -> serve.Application:
+    """Build the application of a service's spec, read with the environment of the cluster's nodes.
 
-    Waits for minutes for an MLflow that does not answer: where a whole cluster starts, nobody is there to try again.
-    Raises SpecError where the service has no keys, because Serve listens on all interfaces of a cluster.
+    Retries for 5 minutes while MLflow is unavailable, which may start at the same time as the cluster. Raises SpecError
+    where the service has no API keys, because Serve listens on all interfaces of a cluster.
     """
     service = load_spec(arguments.spec, Service)
     if not service.auth.keys:
         raise SpecError(
-            f"{arguments.spec}: auth.keys: none, and on a cluster others than its own machine call this endpoint; "
-            'write keys: "${RAYFUSE_API_KEYS:-}", and put RAYFUSE_API_KEYS into a Secret that `secrets.env` of the '
-            "cluster spec names"
+            f"{arguments.spec}: auth.keys: missing, and the endpoint is reachable from other machines; "
+            'set keys: "${RAYFUSE_API_KEYS:-}", with RAYFUSE_API_KEYS in a Secret listed under `secrets.env` of the '
+            "cluster spec"
         )
-    source = _pin(service)
+    source = _resolve_version_with_retry(service)
     _log.info("%s: %s", service.name, source.model)
-    options = applications.options(service, source)
-    deployment = Endpoint.options(**options, max_constructor_retry_count=_TRIES)  # type: ignore[attr-defined]
-    return deployment.bind(Arguments(**applications.arguments(service, source)))
+    options = serve_config.deployment_options(service, source)
+    deployment = Endpoint.options(**options, max_constructor_retry_count=_MAX_CONSTRUCTOR_RETRIES)  # type: ignore[attr-defined]
+    return deployment.bind(EndpointArgs(**serve_config.application_args(service, source)))
 
 
-def _pin(service: Service) -> Source:
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+def _resolve_version_with_retry(service: Service) -> ModelSource:
+    deadline = time.monotonic() + _RETRY_TIMEOUT_SECONDS
     while True:
         try:
-            return pin(service.model, service.tracking)
-        except NotReachable as error:
+            return resolve_version(service.model, service.tracking_uri)
+        except UnavailableError as error:
             if time.monotonic() > deadline:
                 raise
-            _log.warning("%s: %s; trying again", service.name, error)
-            time.sleep(_PAUSE_SECONDS)
+            _log.warning("%s: %s; retrying", service.name, error)
+            time.sleep(_RETRY_INTERVAL_SECONDS)
 
 
-def _fetch(arguments: Arguments) -> Path:
-    """The model's folder on this machine."""
-    folder = fetch(arguments.model, arguments.tracking).folder
-    _log.info("%s is in %s", arguments.model, folder)
+def _download_model(arguments: EndpointArgs) -> Path:
+    folder = fetch(arguments.model, arguments.tracking_uri).folder
+    _log.info("loading %s from %s", arguments.model, folder)
     return folder
 
 
-def _log_with_serve() -> None:
-    """Our log goes to the replica's file, which Ray's dashboard shows."""
+def _use_serve_log_handlers() -> None:
+    """Write the log to the replica's log file, which Ray's dashboard shows."""
     log = logging.getLogger("rayfuse")
     log.handlers = list(logging.getLogger("ray.serve").handlers)
     log.setLevel(logging.INFO)

@@ -1,4 +1,4 @@
-"""The parts of a `multipart/form-data` body that is already in memory."""
+"""Parse `multipart/form-data` bodies that are already in memory."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -7,7 +7,7 @@ from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
-from rayfuse.serve.problems import Problem
+from rayfuse.serve.problems import ProblemError
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -17,44 +17,48 @@ _MAX_PARTS = 1000
 
 @dataclass(frozen=True)
 class Part:
-    """One part. `filename` and `media_type` are None where the part does not say."""
+    """A part of a multipart body."""
 
     name: str
+    """`name` of its Content-Disposition."""
     filename: str | None
+    """`filename` of its Content-Disposition; None for a form field."""
     media_type: str | None
+    """Its Content-Type without parameters, in lower case; None where absent."""
     content: bytes
+    """Its body."""
 
     @property
-    def nothing_chosen(self) -> bool:
-        """What web forms send for a file field that was left alone."""
+    def is_empty_file(self) -> bool:
+        """Whether this is a file field of a web form in which no file was chosen."""
         return not self.filename and not self.content
 
 
 def parse_header(value: str) -> tuple[str, dict[str, str]]:
-    """`type/name; option=…` → the name in lower case, and its options."""
+    """Parse a header such as `type/name; option=…` into its value in lower case and its options."""
     name, options = parse_options_header(value.encode("utf-8", "replace"))
     return name.decode("latin-1").strip().lower(), {_text(k): _text(v) for k, v in options.items()}
 
 
 def split_parts(body: bytes, boundary: str) -> list[Part]:
-    """Raises Problem where the body is not what its boundary promises."""
+    """Split a body into its parts; raise ProblemError where it is malformed or incomplete."""
     if not boundary:
-        raise Problem("malformed", "Content-Type: multipart/form-data without a boundary")
+        raise ProblemError("malformed", "Content-Type: multipart/form-data has no boundary")
     collector = _Collector()
     try:
         parser = MultipartParser(boundary.encode("latin-1"), collector.callbacks)
         parser.write(body)
         parser.finalize()
     except (FormParserError, ValueError) as error:
-        raise Problem("malformed", f"the body is not multipart/form-data: {error}") from None
+        raise ProblemError("malformed", f"the body is not multipart/form-data: {error}") from None
     if not collector.complete:
-        raise Problem("malformed", "the multipart body is cut off: its closing boundary is missing")
+        raise ProblemError("malformed", "the multipart body is incomplete: its closing boundary is missing")
     return collector.parts
 
 
 @dataclass
 class _Collector:
-    """What python-multipart calls back."""
+    """Collects parts from the callbacks of python-multipart."""
 
     parts: list[Part] = field(default_factory=list)
     complete: bool = False
@@ -77,7 +81,7 @@ class _Collector:
 
     def _begin(self) -> None:
         if len(self.parts) >= _MAX_PARTS:
-            raise Problem("malformed", f"more than {_MAX_PARTS} parts")
+            raise ProblemError("malformed", f"more than {_MAX_PARTS} parts")
         self._headers, self._content = {}, bytearray()
 
     def _end_header(self) -> None:
@@ -87,7 +91,7 @@ class _Collector:
     def _end(self) -> None:
         disposition, options = parse_header(self._headers.get("content-disposition", ""))
         if disposition != "form-data" or "name" not in options:
-            raise Problem("malformed", 'a part has no `Content-Disposition: form-data; name="…"`')
+            raise ProblemError("malformed", 'a part has no `Content-Disposition: form-data; name="…"`')
         declared = self._headers.get("content-type")
         self.parts.append(
             Part(

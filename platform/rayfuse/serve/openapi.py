@@ -1,95 +1,102 @@
-"""The OpenAPI description of an endpoint, from the served model's own inputs and tasks."""
+"""OpenAPI document of an endpoint, built from the inputs and tasks of the served model."""
 
 import base64
-import io
-import wave
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Mapping
 from typing import Any
 
 from rayfuse import __version__
-from rayfuse.modalities import MODALITIES
-from rayfuse.serve.problems import KINDS, MEDIA_TYPE
+from rayfuse.modalities import build_modality
+from rayfuse.modalities.base import Schema, object_schema
+from rayfuse.model.tasks import task_class
+from rayfuse.serve.problems import MEDIA_TYPE, PROBLEM_TYPES
 from rayfuse.serve.protocol import EXPLAIN, JSON, MAX_INSTANCES, MULTIPART
-from rayfuse.spec.inputs import Input, NumberColumn, SequenceInput, SeriesInput, TableInput
+from rayfuse.spec.family import part_options
+from rayfuse.spec.inputs import Input
 from rayfuse.spec.job import Job
-from rayfuse.spec.tasks import Task
-
-_SHOWN = 3
-
-Schema = dict[str, Any]
 
 
-def describe(job: Job, model: Mapping[str, Any], root: str, keyed: bool) -> Schema:
-    """OpenAPI 3.1; `root` is the path below which the endpoint answers, `keyed` whether it wants an API key."""
+def build_openapi(job: Job, model: Mapping[str, Any], root: str, requires_api_key: bool) -> Schema:
+    """Build the OpenAPI 3.1 document of an endpoint.
+
+    `job`: the fitted job of the served model; `model`: its name and version; `root`: path prefix of the endpoint.
+    """
     described = f"{model['name']} {model['version']}" if model.get("version") else str(model["name"])
     document: Schema = {
         "openapi": "3.1.0",
         "info": {
             "title": job.name,
             "version": str(model.get("version") or __version__),
-            "description": _about(job),
+            "description": _model_description(job),
         },
         "servers": [{"url": root or "/", "description": f"model {described}"}],
-        "paths": {"/predict": {"post": _predict(job)}, **_health()},
+        "paths": {"/predict": {"post": _predict_operation(job)}, **_health_paths()},
         "components": {"schemas": _schemas(job)},
     }
-    if keyed:
+    if requires_api_key:
         scheme = {"type": "http", "scheme": "bearer", "description": "one of the endpoint's API keys"}
         document["components"]["securitySchemes"] = {"key": scheme}
         document["paths"]["/predict"]["post"]["security"] = [{"key": []}]
     return document
 
 
-def example(job: Job) -> dict[str, Any]:
-    """A request body that the model answers."""
-    own = {name: options for name, options in job.inputs.items() if options.taken_from is None}
-    return {"inputs": {name: _example_values(options) for name, options in own.items()}}
-
-
-def _about(job: Job) -> str:
-    optional = [name for name, options in job.inputs.items() if not options.demanded]
-    text = f"Reads {', '.join(job.inputs)}; answers {', '.join(job.tasks)}."
-    return f"{text} May be left out: {', '.join(optional)}." if optional else text
-
-
-def _predict(job: Job) -> Schema:
-    required = set(_required(job))
-    short = (
-        {"inputs": {k: v for k, v in example(job)["inputs"].items() if k in required}} if required else None
-    )
-    examples = {"one": {"summary": "all inputs", "value": example(job)}}
-    if short and short != example(job):
-        examples["required"] = {"summary": "without what may be left out", "value": short}
-    examples["several"] = {
-        "summary": "several at once",
-        "value": {"instances": [example(job), short or example(job)]},
+def example_request(job: Job) -> dict[str, Any]:
+    """Return a valid request body, without inputs that fall back to another one or have no example."""
+    values = {
+        name: _example_values(options)
+        for name, options in job.inputs.items()
+        if options.fallback_input is None
     }
+    return {"inputs": {name: value for name, value in values.items() if value is not None}}
+
+
+def _model_description(job: Job) -> str:
+    optional = [name for name, options in job.inputs.items() if not options.required_in_request]
+    text = f"Inputs: {', '.join(job.inputs)}. Tasks: {', '.join(job.tasks)}."
+    return f"{text} Optional: {', '.join(optional)}." if optional else text
+
+
+def _predict_operation(job: Job) -> Schema:
     return {
         "operationId": "predict",
         "tags": ["model"],
-        "summary": "Ask the model",
+        "summary": "Predict",
         "requestBody": {
             "required": True,
             "content": {
-                JSON: {"schema": {"oneOf": [_ref("Request"), _ref("Requests")]}, "examples": examples},
-                MULTIPART: {"schema": _form(job), "encoding": _encoding(job)},
+                JSON: {
+                    "schema": {"oneOf": [_ref("Request"), _ref("BatchRequest")]},
+                    "examples": _examples(job),
+                },
+                MULTIPART: {"schema": _form_schema(job), "encoding": _encoding(job)},
             },
         },
         "responses": {
             "200": {
-                "description": "The answer",
+                "description": "The prediction",
                 "headers": {
-                    "Server-Timing": {"description": "What it took, in ms", "schema": {"type": "string"}}
+                    "Server-Timing": {"description": "Durations in ms", "schema": {"type": "string"}}
                 },
-                "content": {JSON: {"schema": {"oneOf": [_ref("Reply"), _ref("Replies")]}}},
+                "content": {JSON: {"schema": {"oneOf": [_ref("Response"), _ref("BatchResponse")]}}},
             },
-            **_problems(),
+            **_problem_responses(),
         },
     }
 
 
-def _health() -> Schema:
+def _examples(job: Job) -> Schema:
+    """Return example requests by name; none if a required input has no example."""
+    complete, required = example_request(job), _required(job)
+    if not all(name in complete["inputs"] for name in required):
+        return {}
+    short = {"inputs": {name: complete["inputs"][name] for name in required}} if required else complete
+    examples = {"one": {"summary": "all inputs", "value": complete}}
+    if short != complete:
+        examples["required"] = {"summary": "required inputs only", "value": short}
+    examples["several"] = {"summary": "several instances", "value": {"instances": [complete, short]}}
+    return examples
+
+
+def _health_paths() -> Schema:
     def get(name: str, summary: str) -> Schema:
         schema = {"type": "object", "properties": {name: {"type": "boolean"}}, "required": [name]}
         ok = {"description": summary, "content": {JSON: {"schema": schema}}}
@@ -103,14 +110,14 @@ def _health() -> Schema:
         }
 
     return {
-        "/v2/health/live": get("live", "The server runs"),
-        "/v2/health/ready": get("ready", "The model answers"),
+        "/v2/health/live": get("live", "The server is running"),
+        "/v2/health/ready": get("ready", "The model is ready for requests"),
     }
 
 
-def _problems() -> Schema:
+def _problem_responses() -> Schema:
     found: dict[int, list[str]] = {}
-    for kind, (status, title) in KINDS.items():
+    for kind, (status, title) in PROBLEM_TYPES.items():
         found.setdefault(status, []).append(f"{title} (`{kind}`)")
     content = {MEDIA_TYPE: {"schema": _ref("Problem")}}
     return {
@@ -120,12 +127,12 @@ def _problems() -> Schema:
 
 
 def _schemas(job: Job) -> Schema:
-    one = _object({"inputs": _ref("Inputs")})
-    request = {**one, "properties": {**one["properties"], EXPLAIN: _explain_flag()}}
-    requests = _several("instances", one, maxItems=MAX_INSTANCES)
-    requests["properties"][EXPLAIN] = _explain_flag()
-    outputs = {name: _answer(task) for name, task in job.tasks.items()}
-    answer = {
+    one = object_schema({"inputs": _ref("Inputs")})
+    request = {**one, "properties": {**one["properties"], EXPLAIN: _explain_option()}}
+    requests = _list_schema("instances", one, maxItems=MAX_INSTANCES)
+    requests["properties"][EXPLAIN] = _explain_option()
+    outputs = {name: task_class(task).response_schema(part_options(task)) for name, task in job.tasks.items()}
+    response = {
         "outputs": {"type": "object", "properties": outputs, "required": list(outputs)},
         "inputs_used": {"type": "array", "items": {"enum": list(job.inputs)}},
     }
@@ -134,36 +141,36 @@ def _schemas(job: Job) -> Schema:
         "properties": {"name": {"type": "string"}, "version": {"type": ["integer", "string", "null"]}},
     }
     return {
-        "File": _file(),
-        "Inputs": _inputs(job),
+        "File": _file_schema(),
+        "Inputs": _inputs_schema(job),
         "Request": request,
-        "Requests": requests,
-        "Explanation": _explanation(job),
-        "Reply": _explained(_object({**answer, "model": model})),
-        "Replies": _several("predictions", _explained(_object(answer)), model=model),
-        "Problem": _object(
+        "BatchRequest": requests,
+        "Explanation": _explanation_schema(job),
+        "Response": _with_explanation(object_schema({**response, "model": model})),
+        "BatchResponse": _list_schema("predictions", _with_explanation(object_schema(response)), model=model),
+        "Problem": object_schema(
             {k: {"type": "string"} for k in ("type", "title", "detail")} | {"status": {"type": "integer"}}
         ),
     }
 
 
-def _explain_flag() -> Schema:
-    about = "say of each answer why it is so; slower, and refused while many others are being explained"
+def _explain_option() -> Schema:
+    about = "also explain each prediction; slower, and rejected while many others are being explained"
     return {"type": "boolean", "default": False, "description": about}
 
 
-def _explained(answer: Schema) -> Schema:
-    """An answer with a member that is there on request alone."""
-    return {**answer, "properties": {**answer["properties"], EXPLAIN: _ref("Explanation")}}
+def _with_explanation(response: Schema) -> Schema:
+    """Add the optional explanation to the schema of a response."""
+    return {**response, "properties": {**response["properties"], EXPLAIN: _ref("Explanation")}}
 
 
-def _explanation(job: Job) -> Schema:
-    """What `rayfuse.model.explain.plain` makes."""
+def _explanation_schema(job: Job) -> Schema:
+    """Return the JSON Schema of `rayfuse.model.explain.to_json`."""
     number = {"type": "number"}
     by_input = {"type": "object", "properties": dict.fromkeys(job.inputs, number)}
     numbers: Schema = {"type": "array", "items": number}
     salient = {
-        "description": "a picture: rows of sums over equal parts; a clip or video: sums over equal parts of its time; "
+        "description": "images: rows of sums over equal parts; audio and video: sums over equal parts of the time; "
         "an input of several items: one of these for each. For a class in log-odds",
         "oneOf": [
             numbers,
@@ -171,198 +178,89 @@ def _explanation(job: Job) -> Schema:
             {"type": "array", "items": {"type": "array", "items": numbers}},
         ],
     }
-    task = _object(
+    task = object_schema(
         {
-            "score": {"type": "string", "description": "the number that is explained"},
-            "value": {**number, "description": "of this answer, from all inputs used"},
-            "base": {**number, "description": "of the same answer, from no input"},
-            "contributions": {**by_input, "description": "Shapley values; they sum to value - base"},
+            "score": {"type": "string", "description": "name of the explained number"},
+            "value": {**number, "description": "of this prediction, from all inputs used"},
+            "base_value": {**number, "description": "of the same prediction, without any input"},
+            "contributions": {**by_input, "description": "Shapley values; they sum to value - base_value"},
         }
     )
     task["properties"]["saliency"] = {"type": "object", "properties": dict.fromkeys(job.inputs, salient)}
     tasks = {"type": "object", "properties": dict.fromkeys(job.tasks, task)}
-    attention = {**by_input, "description": "how much the fusion looked at each input, where it attends"}
+    attention = {**by_input, "description": "attention weight of each input, if the fusion has attention"}
     return {"type": "object", "properties": {"tasks": tasks, "attention": attention}, "required": ["tasks"]}
 
 
-def _several(name: str, items: Schema, model: Schema | None = None, **limits: int) -> Schema:
+def _list_schema(name: str, items: Schema, model: Schema | None = None, **limits: int) -> Schema:
     array = {"type": "array", "items": items, "minItems": 1, **limits}
-    return _object({name: array, **({"model": model} if model else {})})
-
-
-def _object(properties: Schema) -> Schema:
-    return {"type": "object", "properties": properties, "required": list(properties)}
+    return object_schema({name: array, **({"model": model} if model else {})})
 
 
 def _required(job: Job) -> list[str]:
-    return [name for name, options in job.inputs.items() if options.demanded]
+    return [name for name, options in job.inputs.items() if options.required_in_request]
 
 
-def _inputs(job: Job) -> Schema:
-    properties = {name: _described(options, _value(options)) for name, options in job.inputs.items()}
+def _inputs_schema(job: Job) -> Schema:
+    properties = {
+        name: _with_description(options, _value_schema(options)) for name, options in job.inputs.items()
+    }
     schema = {"type": "object", "properties": properties, "required": _required(job)}
     return {**schema, "additionalProperties": False}
 
 
-def _form(job: Job) -> Schema:
-    properties = {name: _described(options, _part(options)) for name, options in job.inputs.items()}
-    properties = {EXPLAIN: _explain_flag(), **properties}
+def _form_schema(job: Job) -> Schema:
+    properties = {
+        name: _with_description(options, _part_schema(options)) for name, options in job.inputs.items()
+    }
+    properties = {EXPLAIN: _explain_option(), **properties}
     return {"type": "object", "properties": properties, "required": _required(job)}
 
 
-def _described(options: Input, one: Schema) -> Schema:
+def _with_description(options: Input, one: Schema) -> Schema:
     several = {"type": "array", "items": one, "maxItems": options.max_items}
-    return {**(one if options.max_items == 1 else several), "description": _say(options)}
+    return {**(one if options.max_items == 1 else several), "description": _input_description(options)}
 
 
-def _value(options: Input) -> Schema:
-    """What a JSON body gives."""
-    forms = MODALITIES[options.type].forms
-    if forms == ("file",):
+def _value_schema(options: Input) -> Schema:
+    """Return the JSON Schema of a value in a JSON body."""
+    modality = build_modality(options)
+    if modality.value_formats == ("file",):
         return _ref("File")
-    own = SCHEMAS[options.type](options)
-    return {"anyOf": [own, _ref("File")]} if "file" in forms else own
+    schema = modality.json_schema()
+    return {"anyOf": [schema, _ref("File")]} if "file" in modality.value_formats else schema
 
 
-def _part(options: Input) -> Schema:
-    """What a part of a form gives."""
-    forms = MODALITIES[options.type].forms
-    if "file" in forms:
+def _part_schema(options: Input) -> Schema:
+    """Return the JSON Schema of a part of a form."""
+    modality = build_modality(options)
+    if "file" in modality.value_formats:
         return {"type": "string", "format": "binary"}
-    own = {"type": "string"} if "text" in forms else SCHEMAS[options.type](options)
-    return {**own, "examples": [_example_value(options)]}
-
-
-def _text(_: Any) -> Schema:
-    return {"type": ["string", "array"], "items": {"type": "string"}}
-
-
-def _series(options: SeriesInput) -> Schema:
-    steps = {"type": "array", "items": {"type": ["number", "null"]}, "minItems": 1}
-    channels = {"type": "array", "items": steps, "minItems": options.count, "maxItems": options.count}
-    if options.names is None:
-        return channels
-    named = {**_object(dict.fromkeys(options.names, steps)), "description": "readings of each channel"}
-    return {"anyOf": [channels, named]}
-
-
-def _table(options: TableInput) -> Schema:
-    number = {"type": ["number", "null"]}
-    category = {"type": ["string", "number", "boolean", "null"]}
-    columns = {
-        name: {**category, "examples": options.categories[name][:_SHOWN]}
-        if name in options.categories
-        else number
-        for name in options.columns
-    }
-    return {"type": "object", "properties": columns, "additionalProperties": False}
-
-
-def _sequence(_: Any) -> Schema:
-    item = {"type": ["string", "number"]}
-    time = {"type": ["number", "string"], "description": "seconds, or a date and time of ISO 8601"}
-    return {"type": "array", "minItems": 1, "items": {"anyOf": [item, _object({"id": item, "time": time})]}}
-
-
-SCHEMAS: dict[str, Callable[[Any], Schema]] = {
-    "text": _text,
-    "series": _series,
-    "table": _table,
-    "sequence": _sequence,
-}
-"""What JSON gives for the inputs that are not only files."""
+    schema = {"type": "string"} if "text" in modality.value_formats else modality.json_schema()
+    example = modality.example()
+    return schema if example is None else {**schema, "examples": [example]}
 
 
 def _encoding(job: Job) -> Schema:
-    def types(options: Input) -> str:
-        return ", ".join(f"{t}*" if t.endswith("/") else t for t in MODALITIES[options.type].media_types)
+    def content_type(options: Input) -> str:
+        types = build_modality(options).media_types
+        return ", ".join(f"{name}*" if name.endswith("/") else name for name in types)
 
-    return {name: {"contentType": types(options)} for name, options in job.inputs.items()}
+    return {name: {"contentType": content_type(options)} for name, options in job.inputs.items()}
 
 
-def _file() -> Schema:
+def _file_schema() -> Schema:
     b64 = {"type": "string", "contentEncoding": "base64", "description": "the file's bytes in base64"}
-    url = {"type": "string", "format": "uri", "description": "a public http or https address of the file"}
-    return {"oneOf": [_object({"b64": b64}), _object({"url": url})]}
+    url = {"type": "string", "format": "uri", "description": "a public http or https URL of the file"}
+    return {"oneOf": [object_schema({"b64": b64}), object_schema({"url": url})]}
 
 
-def _say(options: Input) -> str:
-    """What is read of a value."""
-    text = SAYS[options.type](options)
-    if options.taken_from is not None:
-        text += f"; that of {options.taken_from} where it is left out"
+def _input_description(options: Input) -> str:
+    text = build_modality(options).description()
+    if options.fallback_input is not None:
+        text += f"; taken from {options.fallback_input} if left out"
     text += f"; up to {options.max_items} of them" if options.max_items > 1 else ""
-    return f"{text} (may be left out)" if options.optional else text
-
-
-SAYS: dict[str, Callable[[Any], str]] = {
-    "image": lambda o: f"a picture; resized to {o.size} × {o.size} pixels",
-    "audio": lambda o: f"a sound file; the first {o.max_seconds:g} s are heard",
-    "text": lambda o: f"a text; the first {o.max_tokens} tokens are read",
-    "video": lambda o: f"a video; {o.frames} frames of its first {o.max_seconds:g} s are looked at",
-    "series": lambda o: f"readings of {o.count} channels; the newest {o.max_steps} steps are read",
-    "table": lambda o: f"values of the columns {', '.join(o.columns)}; null or left out where missing",
-    "sequence": lambda o: f"ids, the oldest first, or ids with times; the newest {o.length} are read",
-}
-
-
-def _answer(task: Task) -> Schema:
-    """What the task's head answers; one of a kind that is not known here may answer any object."""
-    return _ANSWERS.get(task.type, lambda task: {"type": "object"})(task)
-
-
-def _one_class(task: Any) -> Schema:
-    return _object({"label": {"enum": task.classes or []}, "scores": _scores(task)})
-
-
-def _some_classes(task: Any) -> Schema:
-    labels = {"type": "array", "items": {"enum": task.classes or []}, "uniqueItems": True}
-    return _object({"labels": labels, "scores": _scores(task)})
-
-
-def _scores(task: Any) -> Schema:
-    return {"type": "object", "properties": dict.fromkeys(task.names, _PROBABILITY)}
-
-
-def _tags(task: Any) -> Schema:
-    place = {"type": "integer", "minimum": 0}
-    entity = _object({"type": {"enum": task.entities or []}, "start": place, "end": place})
-    return _object(
-        {
-            "tags": {"type": "array", "items": {"enum": task.tags}},
-            "entities": {"type": "array", "items": entity, "description": "words from start to before end"},
-        }
-    )
-
-
-def _match(task: Any) -> Schema:
-    score = {**_PROBABILITY, "type": ["number", "null"]}
-    return _object({"match": {"type": ["boolean", "null"]}, "score": score})
-
-
-def _embeddings(task: Any) -> Schema:
-    vector = {"type": "array", "items": {"type": "number"}, "minItems": task.dim, "maxItems": task.dim}
-    vectors = {"type": "object", "properties": dict.fromkeys(task.inputs, vector)}
-    similarity = {"type": ["number", "null"], "minimum": -1.0001, "maximum": 1.0001}
-    return _object({"embeddings": vectors, "similarity": similarity})
-
-
-def _number(name: str) -> Callable[[Any], Schema]:
-    return lambda task: _object({name: {"type": "number"}})
-
-
-_PROBABILITY: Schema = {"type": "number", "minimum": 0, "maximum": 1}
-
-_ANSWERS: dict[str, Callable[[Any], Schema]] = {
-    "classification": _one_class,
-    "multi_label": _some_classes,
-    "ordinal": _one_class,
-    "regression": _number("value"),
-    "tagging": _tags,
-    "matching": _match,
-    "retrieval": _embeddings,
-    "ranking": _number("score"),
-}
+    return f"{text} (optional)" if options.optional else text
 
 
 def _ref(name: str) -> Schema:
@@ -370,85 +268,7 @@ def _ref(name: str) -> Schema:
 
 
 def _example_values(options: Input) -> Any:
-    value = _example_value(options)
-    return value if options.max_items == 1 else [value]
-
-
-def _example_value(options: Input) -> Any:
-    value = EXAMPLES[options.type](options)
-    return {"b64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
-
-
-def _example_series(options: SeriesInput) -> Any:
-    middle = options.center or [0.0] * options.count
-    readings = [[round(value, 3), None, round(value, 3)] for value in middle]
-    return readings if options.names is None else dict(zip(options.names, readings, strict=True))
-
-
-def _example_row(options: TableInput) -> dict[str, Any]:
-    numbers = {
-        name: column.center for name, column in options.columns.items() if isinstance(column, NumberColumn)
-    }
-    categories = {name: (known[0] if known else None) for name, known in options.categories.items()}
-    return {name: {**numbers, **categories}[name] for name in options.columns}
-
-
-def _example_history(options: SequenceInput) -> list[str]:
-    return (options.vocabulary or ["item"])[:_SHOWN]
-
-
-@cache
-def _picture() -> bytes:
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.linear_gradient("L").resize((16, 16)).save(file, "PNG")
-    return file.getvalue()
-
-
-@cache
-def _sound() -> bytes:
-    """A fiftieth of a second of a buzz."""
-    file = io.BytesIO()
-    with wave.open(file, "wb") as writer:
-        writer.setnchannels(1)
-        writer.setsampwidth(1)
-        writer.setframerate(8000)
-        writer.writeframes(bytes(128 + (64 if i % 40 < 20 else -64) for i in range(160)))
-    return file.getvalue()
-
-
-@cache
-def _clip() -> bytes:
-    """A quarter of a second of grey, with sound."""
-    import av
-    import numpy as np
-
-    file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as container:
-        video = container.add_stream("mpeg4", rate=8)
-        video.width = video.height = 16
-        video.pix_fmt = "yuv420p"
-        audio = container.add_stream("aac", rate=8000, layout="mono")
-        for shade in (96, 160):
-            frame = av.VideoFrame.from_ndarray(np.full((16, 16, 3), shade, dtype=np.uint8), format="rgb24")
-            container.mux(video.encode(frame))
-        tone = (0.2 * np.sin(np.arange(2048) * 0.2)).astype(np.float32)[None]
-        sound = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
-        sound.sample_rate = 8000
-        container.mux(audio.encode(sound))
-        for stream in (video, audio):
-            container.mux(stream.encode(None))
-    return file.getvalue()
-
-
-EXAMPLES: dict[str, Callable[[Any], Any]] = {
-    "image": lambda _: _picture(),
-    "audio": lambda _: _sound(),
-    "video": lambda _: _clip(),
-    "text": lambda _: "What is this?",
-    "series": _example_series,
-    "table": _example_row,
-    "sequence": _example_history,
-}
-"""A value of each kind of input that the model with these options answers."""
+    value = build_modality(options).example()
+    if isinstance(value, bytes):
+        value = {"b64": base64.b64encode(value).decode()}
+    return value if options.max_items == 1 or value is None else [value]

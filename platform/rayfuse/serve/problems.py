@@ -1,4 +1,4 @@
-"""What goes wrong with a request, as RFC 9457 wants it told: `application/problem+json`."""
+"""HTTP errors as problem details (RFC 9457, `application/problem+json`)."""
 
 import json
 from collections.abc import Mapping
@@ -7,61 +7,69 @@ from typing import Any
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER = 1
-"""Seconds after which a refused request may try again."""
+"""Value in seconds of the `Retry-After` header of a 503."""
 
-KINDS: dict[str, tuple[int, str]] = {
-    "malformed": (400, "The request is not what this endpoint reads"),
-    "unknown-input": (400, "The model has no such input"),
-    "key-missing": (401, "An API key is needed"),
-    "loopback-only": (403, "This endpoint answers only to its own machine"),
-    "slow-body": (408, "The body did not arrive in time"),
-    "too-large": (413, "The request is too large"),
-    "media-type": (415, "The media type is not read here"),
-    "missing-input": (422, "A required input is missing"),
-    "broken-input": (422, "An input cannot be read"),
-    "not-explained": (422, "The answers cannot be explained"),
-    "internal": (500, "The endpoint failed"),
-    "overloaded": (503, "Too many requests are waiting"),
-    "timeout": (504, "The answer took too long"),
+PROBLEM_TYPES: dict[str, tuple[int, str]] = {
+    "malformed": (400, "Malformed request"),
+    "unknown-input": (400, "Unknown input"),
+    "unauthorized": (401, "API key required"),
+    "forbidden": (403, "Only loopback clients are allowed"),
+    "request-timeout": (408, "Request body timed out"),
+    "too-large": (413, "Request too large"),
+    "media-type": (415, "Unsupported media type"),
+    "missing-input": (422, "Required input missing"),
+    "invalid-input": (422, "Invalid input"),
+    "explanation-unavailable": (422, "Explanation unavailable"),
+    "internal": (500, "Internal server error"),
+    "overloaded": (503, "Too many requests"),
+    "timeout": (504, "Prediction timed out"),
 }
-"""Every `type` (after `urn:rayfuse:problem:`) with its status and title."""
+"""Status code and title by problem type, which is the `type` member without `urn:rayfuse:problem:`."""
 
 
-class Problem(Exception):
-    """A request that gets no answer, and why. `about` adds members such as `input` to the reply."""
+class ProblemError(Exception):
+    """A request that fails with a problem; `extensions` are additional members such as `input`."""
 
-    def __init__(self, kind: str, detail: str, **about: Any) -> None:
-        super().__init__(kind, detail)
-        self.kind, self.detail, self.about = kind, detail, about
-        self.status = KINDS[kind][0]
+    def __init__(self, problem_type: str, detail: str, **extensions: Any) -> None:
+        super().__init__(problem_type, detail)
+        self.problem_type = problem_type
+        """Key of PROBLEM_TYPES."""
+        self.detail = detail
+        """What is wrong with this request, and what to send instead."""
+        self.extensions = extensions
+        """Additional members of the body."""
+        self.status = PROBLEM_TYPES[problem_type][0]
+        """HTTP status code."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self.kind, self.detail, self.about)
+        return _rebuild, (self.problem_type, self.detail, self.extensions)
 
     @property
     def body(self) -> dict[str, Any]:
-        status, title = KINDS[self.kind]
-        uri = f"urn:rayfuse:problem:{self.kind}"
-        return {"type": uri, "title": title, "status": status, "detail": self.detail, **self.about}
+        """Members of the response's JSON object."""
+        status, title = PROBLEM_TYPES[self.problem_type]
+        uri = f"urn:rayfuse:problem:{self.problem_type}"
+        return {"type": uri, "title": title, "status": status, "detail": self.detail, **self.extensions}
 
     @property
     def headers(self) -> dict[str, str]:
+        """Additional headers of the response."""
         if self.status == 401:
             return {"WWW-Authenticate": "Bearer"}
         return {"Retry-After": str(RETRY_AFTER)} if self.status == 503 else {}
 
 
-def _rebuild(kind: str, detail: str, about: Mapping[str, Any]) -> Problem:
-    return Problem(kind, detail, **about)
+def _rebuild(problem_type: str, detail: str, extensions: Mapping[str, Any]) -> ProblemError:
+    return ProblemError(problem_type, detail, **extensions)
 
 
-def plain(status: int, detail: str | None) -> dict[str, Any]:
-    """The body of a problem that HTTP itself names: no such path, wrong method."""
+def http_problem(status: int, detail: str | None) -> dict[str, Any]:
+    """Build the body of a problem without a type: an unknown path or a wrong method."""
     title = HTTPStatus(status).phrase
     return {"type": "about:blank", "title": title, "status": status, "detail": detail or title}
 
 
 def to_json(content: Any) -> bytes:
-    """JSON for a reply. What a caller sent may hold halves of surrogate pairs, which UTF-8 has no bytes for."""
+    """Encode a response body as JSON; lone surrogates, which UTF-8 cannot encode, are replaced."""
     text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.encode("utf-8", "replace")

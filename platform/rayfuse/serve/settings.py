@@ -1,4 +1,4 @@
-"""What Ray Serve tells a running endpoint, and may tell it anew without loading its model again."""
+"""Settings of an endpoint that can change without reloading its model (Ray Serve's `user_config`)."""
 
 import hashlib
 import hmac
@@ -11,52 +11,62 @@ from rayfuse.spec.service import Service
 
 @dataclass(frozen=True)
 class Settings:
-    """Limits, batching, keys and name of an endpoint. Ray shows them to all who ask: keys are here as hashes alone."""
+    """Limits, batching, API keys and model name of an endpoint. Ray exposes them, so keys are stored as hashes."""
 
-    max_size: int = 32
-    wait: float = 0.005
-    queue: int = 200
-    timeout: float = 30.0
-    body: int = 20_000_000
+    max_batch_size: int = 32
+    """Maximum number of instances in a batch."""
+    batch_wait_timeout: float = 0.005
+    """Seconds that the first instance of a batch waits for others."""
+    max_queued_requests: int = 200
+    """Requests that may wait for a batch; others get a 503."""
+    request_timeout: float = 30.0
+    """Seconds until a request gets a 408 or 504."""
+    max_body_size: int = 20_000_000
+    """Bytes of a request's body, and of the files that it names by URL."""
     keys: tuple[str, ...] = ()
-    """SHA-256 of each API key. None: only this machine is answered."""
+    """SHA-256 of each API key; with none the endpoint accepts requests from loopback only."""
     model: str | None = None
-    """Name of the model, for replies and `rayfuse serve status`; None: as its folder says."""
+    """Name of the model; None: the name in its folder."""
     version: int | None = None
+    """Version of the model; None: not a registered version."""
 
     @classmethod
-    def of(cls, service: Service, model: str | None = None, version: int | None = None) -> "Settings":
+    def from_service(
+        cls, service: Service, model: str | None = None, version: int | None = None
+    ) -> "Settings":
+        """Build the settings of a service that serves this model and version."""
         return cls(
-            max_size=service.batching.max_size,
-            wait=service.batching.wait,
-            queue=service.limits.queue,
-            timeout=service.limits.timeout,
-            body=service.limits.body,
-            keys=tuple(digest(key.get_secret_value()) for key in service.auth.keys),
+            max_batch_size=service.batching.max_batch_size,
+            batch_wait_timeout=service.batching.batch_wait_timeout,
+            max_queued_requests=service.limits.max_queued_requests,
+            request_timeout=service.limits.request_timeout,
+            max_body_size=service.limits.max_body_size,
+            keys=tuple(hash_api_key(key.get_secret_value()) for key in service.auth.keys),
             model=model,
             version=version,
         )
 
     @classmethod
     def load(cls, config: Mapping[str, Any]) -> "Settings":
-        """The settings that `dump` wrote."""
+        """Load settings from the result of `dump`."""
         return cls(**{**config, "keys": tuple(config["keys"])})
 
     def dump(self) -> dict[str, Any]:
+        """Return the settings as JSON values."""
         return {**asdict(self), "keys": list(self.keys)}
 
     @property
-    def most(self) -> int:
-        """Requests that may be here at a time: those in the model and those that wait."""
-        return self.max_size + self.queue
+    def max_in_flight(self) -> int:
+        """Maximum number of concurrent requests: one batch and the queue."""
+        return self.max_batch_size + self.max_queued_requests
 
-    def admits(self, key: str) -> bool:
-        """Whether `key` is one of the keys; takes as long for a key that is nearly right."""
-        given = digest(key)
+    def is_valid_key(self, key: str) -> bool:
+        """Return whether `key` is one of the API keys, in constant time."""
+        given = hash_api_key(key)
         matches = [hmac.compare_digest(given, known) for known in self.keys]
         return any(matches)
 
 
-def digest(key: str) -> str:
-    """What is kept of an API key."""
+def hash_api_key(key: str) -> str:
+    """Return the SHA-256 of an API key, in hexadecimal."""
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,93 +1,122 @@
-"""Losses beside the tasks' own that bring what a row's inputs say closer together."""
+"""Alignment losses: auxiliary losses that pull the inputs of a row together."""
 
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from rayfuse.spec.base import Part
+from rayfuse.spec.base import JobSection, Problems
+from rayfuse.spec.family import CustomConfig, Family, PartOf
+
+if TYPE_CHECKING:
+    from rayfuse.spec.job import Job
 
 
-class _AlignLoss(Part):
+class BaseAlignLossConfig(JobSection):
+    """Options of every alignment loss."""
+
+    type: str
+    """Kind of alignment loss, or the import path of a custom one."""
     weight: float = Field(0.1, gt=0)
-    """Factor of this loss beside the tasks' own."""
+    """Factor of this loss in the sum with the losses of the tasks."""
 
-    def problems(self, job: Any) -> Iterable[tuple[str, str]]:
+    def validate_in_job(self, job: "Job") -> Problems:
         if len(job.inputs) < 2:
-            yield "type", "one input has nothing to agree with; it takes two inputs or more"
+            yield (
+                "type",
+                f"{self.type} compares inputs, and the job has 1; add an input, or leave `loss` out",
+            )
 
 
-class ContrastiveLoss(_AlignLoss):
-    """InfoNCE in both directions (van den Oord et al., 2018; Radford et al., 2021): find a row's other input
-    among those of all rows of the step, over all workers.
+class ContrastiveLossConfig(BaseAlignLossConfig):
+    """InfoNCE in both directions: find a row's other input among those of all rows of the step, over all workers.
+
+    Van den Oord et al., 2018; Radford et al., 2021.
     """
 
     type: Literal["contrastive"]
     temperature: float = Field(0.07, gt=0)
-    """Similarities are divided by it; the smaller, the more the nearest wrong rows count."""
+    """Divides the similarities; the lower it is, the more the most similar negatives count."""
 
 
-class SiameseLoss(_AlignLoss):
-    """Cosine embedding loss (Hadsell et al., 2006): pairs of a row to similarity 1, those of different rows below a
-    margin.
+class SiameseLossConfig(BaseAlignLossConfig):
+    """Cosine embedding loss (Hadsell et al., 2006).
+
+    Pulls the inputs of a row to similarity 1, and pushes those of different rows below a margin.
     """
 
     type: Literal["siamese"]
     margin: float = Field(0.2, ge=-1, lt=1)
-    """Cosine similarity up to which inputs of different rows are left alone."""
+    """Cosine similarity below which inputs of different rows have no loss."""
 
 
-class MarginLoss(_AlignLoss):
-    """Hinge on similarity (Weston and Watkins, 1999; Frome et al., 2013): a row's own pair wins by a margin."""
+class MarginLossConfig(BaseAlignLossConfig):
+    """Hinge loss on similarity (Weston and Watkins, 1999; Frome et al., 2013): a row's own pair wins by a margin."""
 
     type: Literal["margin"]
     margin: float = Field(0.2, gt=0, le=2)
-    """By how much cosine similarity a row's own pair must exceed those with other rows."""
+    """Cosine similarity by which a row's own pair must exceed pairs of different rows."""
 
 
-class ConsistencyLoss(_AlignLoss):
-    """Answers from a subset of a row's inputs agree with the answer from all of them, which is left as it is.
+class ConsistencyLossConfig(BaseAlignLossConfig):
+    """Divergence of predictions from a subset of a row's inputs from the prediction from all of them.
 
-    The subsets are those of train.subset_loss; without it, one at random for each row and epoch.
+    The prediction from all inputs gets no gradient. The subsets are those of train.subset_loss; without it, a random one
+    for each row and epoch.
     """
 
     type: Literal["consistency"]
 
-    def problems(self, job: Any) -> Iterable[tuple[str, str]]:
-        yield from super().problems(job)
+    def validate_in_job(self, job: "Job") -> Problems:
+        yield from super().validate_in_job(job)
         if not any(options.optional for options in job.inputs.values()):
-            yield (
-                "type",
-                "no row has a proper subset of inputs to answer from; mark an input `optional: true`",
-            )
+            yield "type", "consistency needs an optional input to leave out; mark one `optional: true`"
         if job.train.mixup:
-            yield "type", "rows mixed by train.mixup have no subset to agree with; use one of the two"
+            yield "type", "consistency cannot be combined with train.mixup; leave one of the two out"
 
 
-AlignLoss = Annotated[
-    ContrastiveLoss | SiameseLoss | MarginLoss | ConsistencyLoss, Field(discriminator="type")
-]
+class CustomAlignLossConfig(CustomConfig, BaseAlignLossConfig):
+    """A subclass of rayfuse.model.alignment_losses.AlignmentLoss, by import path."""
+
+    base_class: ClassVar[str] = "rayfuse.model.alignment_losses.base:AlignmentLoss"
+
+    def validate_in_job(self, job: "Job") -> Problems:
+        return ()
+
+
+AlignLossConfig = Annotated[BaseAlignLossConfig, PartOf(lambda: ALIGNMENT_LOSSES)]
+"""Any alignment loss."""
+
+ALIGNMENT_LOSSES: Family[BaseAlignLossConfig] = Family(
+    "alignment loss",
+    {
+        ContrastiveLossConfig: "rayfuse.model.alignment_losses.contrastive:Contrastive",
+        SiameseLossConfig: "rayfuse.model.alignment_losses.siamese:Siamese",
+        MarginLossConfig: "rayfuse.model.alignment_losses.margin:Margin",
+        ConsistencyLossConfig: "rayfuse.model.alignment_losses.consistency:Consistency",
+    },
+    custom=CustomAlignLossConfig,
+)
+"""The built-in alignment losses."""
 
 
 def _as_list(value: Any) -> Any:
-    """One loss may be written without the list around it, and null is none."""
     if value is None:
         return []
     return [value] if isinstance(value, dict) else value
 
 
-def _distinct(losses: list[Any]) -> list[Any]:
-    kinds = [loss.type for loss in losses]
-    for kind in kinds:
-        if kinds.count(kind) > 1:
-            raise PydanticCustomError("losses", "`{kind}` is listed twice", {"kind": kind})
+def _reject_duplicates(losses: list[BaseAlignLossConfig]) -> list[BaseAlignLossConfig]:
+    types = [loss.type for loss in losses]
+    for type_ in types:
+        if types.count(type_) > 1:
+            raise PydanticCustomError("losses", "`{type}` is listed twice; remove one", {"type": type_})
     return losses
 
 
-AlignLosses = Annotated[
-    list[AlignLoss],
-    BeforeValidator(_as_list, json_schema_input_type=AlignLoss | list[AlignLoss] | None),
-    AfterValidator(_distinct),
+AlignLossConfigs = Annotated[
+    list[AlignLossConfig],
+    BeforeValidator(_as_list, json_schema_input_type=AlignLossConfig | list[AlignLossConfig] | None),
+    AfterValidator(_reject_duplicates),
 ]
-"""None, one or several."""
+"""Alignment losses: null, one block, or a list."""

@@ -1,201 +1,244 @@
-"""Random changes of training rows, by kind of input: what a model must not care about."""
+"""Augmentations: random changes of training rows, by type of input."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from rayfuse.spec.base import Block
+from rayfuse.spec.base import SpecModel
+from rayfuse.spec.family import CustomConfig, Family, PartOf, families_by_input_type
 
 
-def _in_order(value: tuple[float, float]) -> tuple[float, float]:
+def _check_range(value: tuple[float, float]) -> tuple[float, float]:
     if value[0] > value[1]:
         raise PydanticCustomError("range", "not a range; write [LOWEST, HIGHEST]")
     return value
 
 
 _Number = Annotated[float, Field(ge=0)]
-_Share = Annotated[float, Field(ge=0, le=1)]
+_Fraction = Annotated[float, Field(ge=0, le=1)]
 _Factor = Annotated[float, Field(gt=0)]
-Range = Annotated[tuple[_Number, _Number], AfterValidator(_in_order)]
-"""Lowest and highest of a number that is drawn anew for each row, evenly."""
-ShareRange = Annotated[tuple[_Share, _Share], AfterValidator(_in_order)]
-FactorRange = Annotated[tuple[_Factor, _Factor], AfterValidator(_in_order)]
+Range = Annotated[tuple[_Number, _Number], AfterValidator(_check_range)]
+"""Lowest and highest value of a number that is drawn uniformly for each row."""
+FractionRange = Annotated[tuple[_Fraction, _Fraction], AfterValidator(_check_range)]
+"""Lowest and highest value of a fraction from 0 to 1 that is drawn for each row."""
+FactorRange = Annotated[tuple[_Factor, _Factor], AfterValidator(_check_range)]
+"""Lowest and highest value of a positive factor that is drawn for each row."""
 
 
-class _Augment(Block):
-    probability: float = Field(1.0, gt=0, le=1)
-    """Share of the rows that are changed."""
+class BaseAugment(SpecModel):
+    """Options of every augmentation."""
+
+    audio_features: ClassVar[Literal["mel", "waveform"] | None] = None
+    """The features of an audio input that it applies to; None for both."""
+
+    type: str
+    """Kind of augmentation, or the import path of a custom one."""
+    p: float = Field(1.0, gt=0, le=1)
+    """Probability that a row is changed."""
 
 
-class AffineImage(_Augment):
-    """Turn, move, scale and shear a picture; what comes in from outside has the colour of its corners."""
+class AffineImage(BaseAugment):
+    """Rotate, translate, scale and shear an image; new pixels have the mean color of its corners."""
 
     type: Literal["affine"]
-    rotate: float = Field(15.0, ge=0, le=180)
-    """Largest angle, in degrees to either side."""
-    shift: float = Field(0.1, ge=0, le=1)
-    """Largest move, as a share of the picture's side."""
+    degrees: float = Field(15.0, ge=0, le=180)
+    """Largest rotation to either side, in degrees."""
+    translate: float = Field(0.1, ge=0, le=1)
+    """Largest translation along each axis, as a fraction of the image's side."""
     scale: FactorRange = (0.9, 1.1)
+    """Range of the scaling factor."""
     shear: float = Field(0.0, ge=0, le=60)
-    """Largest angle, in degrees to either side."""
+    """Largest shear to either side, in degrees."""
 
 
-class ElasticImage(_Augment):
-    """Bend a picture like rubber (Simard et al., 2003): the points of a grid move, and what is between them follows."""
+class ElasticImage(BaseAugment):
+    """Elastic deformation of an image (Simard et al., 2003): a grid of control points is displaced."""
 
     type: Literal["elastic"]
     strength: float = Field(0.05, gt=0, le=0.5)
-    """Largest move of a point along each axis, as a share of the picture's side."""
-    knots: int = Field(5, ge=2, le=64)
-    """Points along each side."""
+    """Largest displacement of a control point along each axis, as a fraction of the image's side."""
+    control_points: int = Field(5, ge=2, le=64)
+    """Control points along each side."""
 
 
-class FlipImage(_Augment):
-    """Mirror a picture, left to right."""
+class FlipImage(BaseAugment):
+    """Mirror an image, left to right."""
 
-    type: Literal["flip"]
-    probability: float = Field(0.5, gt=0, le=1)
-    """Share of the rows that are changed."""
-
-
-class CropImage(_Augment):
-    """Cut out a part of a picture and bring it back to full size (Szegedy et al., 2015)."""
-
-    type: Literal["crop"]
-    area: ShareRange = (0.5, 1.0)
-    """Share of the picture's area that is kept."""
+    type: Literal["horizontal_flip"]
+    p: float = Field(0.5, gt=0, le=1)
+    """Probability that a row is changed."""
 
 
-class EraseImage(_Augment):
-    """Blank a rectangle of a picture (Zhong et al., 2020)."""
+class CropImage(BaseAugment):
+    """Crop a random part of an image and resize it to full size (Szegedy et al., 2015)."""
 
-    type: Literal["erase"]
-    area: ShareRange = (0.02, 0.2)
-    """Share of the picture's area that is blanked."""
+    type: Literal["resized_crop"]
+    scale: FractionRange = (0.5, 1.0)
+    """Range of the crop's area, as a fraction of the image's."""
 
 
-class ColorImage(_Augment):
-    """Brighter or darker, with more or less contrast."""
+class EraseImage(BaseAugment):
+    """Erase a random rectangle of an image (Zhong et al., 2020)."""
 
-    type: Literal["color"]
+    type: Literal["erasing"]
+    scale: FractionRange = (0.02, 0.2)
+    """Range of the rectangle's area, as a fraction of the image's."""
+
+
+class ColorJitterImage(BaseAugment):
+    """Change the brightness and contrast of an image."""
+
+    type: Literal["color_jitter"]
     brightness: float = Field(0.2, ge=0, le=10)
-    """Largest change to either side, in standard deviations of the picture's values."""
+    """Largest change of brightness to either side, in standard deviations of the pixel values."""
     contrast: FactorRange = (0.8, 1.2)
-    """Factor of each value's distance from the picture's mean."""
+    """Range of the factor of each value's distance from the image's mean."""
 
 
-class Noise(_Augment):
-    """Gaussian noise."""
+class GaussianNoise(BaseAugment):
+    """Add Gaussian noise."""
 
-    type: Literal["noise"]
+    type: Literal["gaussian_noise"]
     sigma: Range = (0.0, 0.1)
-    """Standard deviation of the noise, in standard deviations of the features; drawn for each row."""
+    """Range of the noise's standard deviation, in standard deviations of the features."""
 
 
-class MaskAudio(_Augment):
-    """Blank bands and frames of a spectrogram (SpecAugment; Park et al., 2019)."""
+class SpecAugmentAudio(BaseAugment):
+    """Mask blocks of frequency bands and frames of a spectrogram (SpecAugment; Park et al., 2019)."""
 
-    type: Literal["mask"]
-    bands: _Share = 0.2
-    """Widest masked block of frequency bands, as a share of all."""
-    frames: _Share = 0.2
-    """Longest masked block of frames, as a share of all."""
-    count: int = Field(1, ge=1, le=16)
-    """Blocks of each of the two."""
+    audio_features: ClassVar[Literal["mel", "waveform"] | None] = "mel"
+
+    type: Literal["spec_augment"]
+    freq_mask_ratio: _Fraction = 0.2
+    """Largest masked block of frequency bands, as a fraction of all bands."""
+    time_mask_ratio: _Fraction = 0.2
+    """Largest masked block of frames, as a fraction of all frames."""
+    num_masks: int = Field(1, ge=1, le=16)
+    """Number of masked blocks along each axis."""
 
 
-class ShiftAudio(_Augment):
-    """Move sound in time; what is moved out at one end comes in at the other."""
+class ShiftAudio(BaseAugment):
+    """Shift audio in time, cyclically."""
 
     type: Literal["shift"]
-    share: _Share = 0.1
-    """Largest move to either side, as a share of the length."""
+    max_shift: _Fraction = 0.1
+    """Largest shift to either side, as a fraction of the length."""
 
 
-class GainAudio(_Augment):
-    """Louder or softer: of a waveform, as spectrograms are brought to one loudness anyhow."""
+class GainAudio(BaseAugment):
+    """Change the volume of a waveform; spectrograms are normalized, so it would not change them."""
+
+    audio_features: ClassVar[Literal["mel", "waveform"] | None] = "waveform"
 
     type: Literal["gain"]
-    decibels: float = Field(6.0, gt=0, le=60)
-    """Largest change to either side."""
+    max_gain_db: float = Field(6.0, gt=0, le=60)
+    """Largest gain to either side, in decibels."""
 
 
-class DropTokens(_Augment):
-    """Leave out tokens (word dropout; Iyyer et al., 2015); the first and the last stay, and so do words with targets."""
+class DropTokens(BaseAugment):
+    """Drop tokens (word dropout; Iyyer et al., 2015), except the first, the last, and words with targets."""
 
-    type: Literal["drop"]
-    share: float = Field(0.1, gt=0, lt=1)
-    """Probability that a token is left out."""
-
-
-class SwapTokens(_Augment):
-    """Exchange neighbouring tokens (Wei and Zou, 2019); the first and the last stay. Not for words with targets."""
-
-    type: Literal["swap"]
-    share: float = Field(0.1, gt=0, le=1)
-    """Probability that a token changes places with the next."""
+    type: Literal["token_dropout"]
+    drop_prob: float = Field(0.1, gt=0, lt=1)
+    """Probability that a token is dropped."""
 
 
-class ScaleSeries(_Augment):
-    """Scale each channel by a factor of its own (Um et al., 2017)."""
+class SwapTokens(BaseAugment):
+    """Swap neighboring tokens (Wei and Zou, 2019), except the first and the last. Not for words with targets."""
+
+    type: Literal["token_swap"]
+    swap_prob: float = Field(0.1, gt=0, le=1)
+    """Probability that a token is swapped with the next."""
+
+
+class ScaleTimeseries(BaseAugment):
+    """Multiply each channel by a random factor (Um et al., 2017)."""
 
     type: Literal["scale"]
     sigma: float = Field(0.1, gt=0, le=1)
     """Standard deviation of the factors around 1."""
 
 
-class WarpSeries(_Augment):
-    """Let time run faster and slower along a smooth curve (Um et al., 2017)."""
+class TimeWarpTimeseries(BaseAugment):
+    """Vary the speed of time along a smooth curve (Um et al., 2017)."""
 
-    type: Literal["warp"]
+    type: Literal["time_warp"]
     strength: float = Field(0.2, gt=0, lt=1)
-    """Largest change of the speed, as a share of it."""
-    knots: int = Field(4, ge=1, le=64)
-    """Points between which the speed changes."""
+    """Largest change of the speed, as a fraction of it."""
+    control_points: int = Field(4, ge=1, le=64)
+    """Control points of the speed."""
 
 
-class MaskSeries(_Augment):
-    """Take away all readings of a block of steps."""
+class TimeMaskTimeseries(BaseAugment):
+    """Mask all channels in a block of steps."""
 
-    type: Literal["mask"]
-    share: _Share = 0.2
-    """Longest masked block, as a share of all steps."""
+    type: Literal["time_mask"]
+    time_mask_ratio: _Fraction = 0.2
+    """Largest masked block, as a fraction of all steps."""
 
 
-class DropChannels(_Augment):
-    """Take away all readings of whole channels, but never of all of them."""
+class DropChannels(BaseAugment):
+    """Mask whole channels, but never all of them."""
 
     type: Literal["drop_channels"]
-    share: float = Field(0.1, gt=0, lt=1)
-    """Probability that a channel is taken away."""
+    drop_prob: float = Field(0.1, gt=0, lt=1)
+    """Probability that a channel is masked."""
 
 
-ImageAugment = Annotated[
-    AffineImage | ElasticImage | FlipImage | CropImage | EraseImage | ColorImage | Noise,
-    Field(discriminator="type"),
-]
-AudioAugment = Annotated[MaskAudio | ShiftAudio | GainAudio | Noise, Field(discriminator="type")]
-TextAugment = Annotated[DropTokens | SwapTokens, Field(discriminator="type")]
-SeriesAugment = Annotated[
-    ScaleSeries | WarpSeries | MaskSeries | DropChannels | Noise, Field(discriminator="type")
-]
-Augment = (
-    AffineImage
-    | ElasticImage
-    | FlipImage
-    | CropImage
-    | EraseImage
-    | ColorImage
-    | MaskAudio
-    | ShiftAudio
-    | GainAudio
-    | DropTokens
-    | SwapTokens
-    | ScaleSeries
-    | WarpSeries
-    | MaskSeries
-    | DropChannels
-    | Noise
+class CustomAugment(CustomConfig, BaseAugment):
+    """A subclass of rayfuse.modalities.augment.Augmentation, by import path."""
+
+    base_class: ClassVar[str] = "rayfuse.modalities.augment.base:Augmentation"
+
+
+_IMAGE = "rayfuse.modalities.augment.image"
+_AUDIO = "rayfuse.modalities.augment.audio"
+_TEXT = "rayfuse.modalities.augment.text"
+_TIMESERIES = "rayfuse.modalities.augment.timeseries"
+
+AUGMENTATIONS: dict[str, Family[BaseAugment]] = families_by_input_type(
+    "augmentation",
+    {
+        "image": {
+            AffineImage: f"{_IMAGE}:affine",
+            ElasticImage: f"{_IMAGE}:elastic",
+            FlipImage: f"{_IMAGE}:horizontal_flip",
+            CropImage: f"{_IMAGE}:resized_crop",
+            EraseImage: f"{_IMAGE}:erasing",
+            ColorJitterImage: f"{_IMAGE}:color_jitter",
+            GaussianNoise: f"{_IMAGE}:gaussian_noise",
+        },
+        "audio": {
+            SpecAugmentAudio: f"{_AUDIO}:spec_augment",
+            ShiftAudio: f"{_AUDIO}:shift",
+            GainAudio: f"{_AUDIO}:gain",
+            GaussianNoise: f"{_AUDIO}:gaussian_noise",
+        },
+        "text": {
+            DropTokens: f"{_TEXT}:token_dropout",
+            SwapTokens: f"{_TEXT}:token_swap",
+        },
+        "timeseries": {
+            ScaleTimeseries: f"{_TIMESERIES}:scale",
+            TimeWarpTimeseries: f"{_TIMESERIES}:time_warp",
+            TimeMaskTimeseries: f"{_TIMESERIES}:time_mask",
+            DropChannels: f"{_TIMESERIES}:drop_channels",
+            GaussianNoise: f"{_TIMESERIES}:gaussian_noise",
+        },
+        "custom": {},
+    },
+    custom=CustomAugment,
 )
-"""Of any kind of input."""
+"""The built-in augmentations of each type of input; those of `custom`, none, are for all other types."""
+
+ImageAugment = Annotated[BaseAugment, PartOf(lambda: AUGMENTATIONS["image"])]
+"""Any augmentation of images."""
+AudioAugment = Annotated[BaseAugment, PartOf(lambda: AUGMENTATIONS["audio"])]
+"""Any augmentation of audio."""
+TextAugment = Annotated[BaseAugment, PartOf(lambda: AUGMENTATIONS["text"])]
+"""Any augmentation of text."""
+TimeseriesAugment = Annotated[BaseAugment, PartOf(lambda: AUGMENTATIONS["timeseries"])]
+"""Any augmentation of time series."""
+CustomOnlyAugment = Annotated[BaseAugment, PartOf(lambda: AUGMENTATIONS["custom"])]
+"""A custom augmentation, for types of inputs without built-in ones."""

@@ -1,9 +1,10 @@
-"""What all specs share: strict blocks, and value types for URLs, durations and sizes."""
+"""Base models of all specs, and value types for URLs, durations and sizes."""
 
 import re
 from collections.abc import Iterable
+from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -18,6 +19,9 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
+if TYPE_CHECKING:
+    from rayfuse.spec.job import Job
+
 _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 _USER_AND_PASSWORD = re.compile(r"://[^/@:]*:(?!\d+(/|$))[^@]*@")
 _TOKEN_AS_USER = re.compile(r"\bhttps?://[^/@]*@", re.IGNORECASE)
@@ -25,13 +29,13 @@ _SIGNED_QUERY = re.compile(
     r"[?&](sig|[\w-]*(signature|token|password|secret|api[_-]?key))=[^&]", re.IGNORECASE
 )
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?$")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
-_SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?$", re.IGNORECASE)
-_SHARE = re.compile(r"^(\d*\.?\d+(?:e-?\d+)?)\s*(%?)$", re.IGNORECASE)
+_SECONDS_PER_UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
+_SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMGTP]?)(i?)B?$", re.IGNORECASE)
+_FRACTION = re.compile(r"^(\d*\.?\d+(?:e-?\d+)?)\s*(%?)$", re.IGNORECASE)
 
 
-class Block(BaseModel):
-    """One mapping of a spec: unknown keys are errors, values do not change once read."""
+class SpecModel(BaseModel):
+    """A mapping of a spec: unknown keys are errors, and values are immutable."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -42,34 +46,39 @@ class Block(BaseModel):
     )
 
 
-class Part(Block):
-    """A part of a job that can tell what is wrong with it only by looking at the rest of the job."""
+Problems = Iterable[tuple[str, str]]
+"""Validation errors: the path below a section, and the message with value, rule and remedy."""
 
-    def problems(self, job: Any) -> Iterable[tuple[str, str]]:
-        """(path below this part, reason) of each problem: value, rule and remedy."""
+
+class JobSection(SpecModel):
+    """A section of a job with rules that depend on other sections."""
+
+    def validate_in_job(self, job: "Job") -> Problems:
+        """Yield an error for each rule that this section breaks in a job."""
         return ()
 
 
-def column_may_be_left_out(schema: dict[str, Any]) -> None:
-    """Inputs and tasks without a column get their own name before they are checked; an editor must know."""
+def make_column_optional(schema: dict[str, Any]) -> None:
+    """Remove `column` from the required properties of a JSON Schema: it defaults to the name of the input or task."""
     schema["required"].remove("column")
 
 
-def not_built_yet(value: Any) -> Any:
-    """Validator of a field whose machinery does not exist yet: refuses every value but null."""
+def reject_unimplemented(value: Any) -> Any:
+    """Validate a field whose feature is not implemented yet: reject every value but null."""
     if value is not None:
-        raise PydanticCustomError("not_built", "not built yet; leave it out")
+        raise PydanticCustomError("not_built", "not implemented yet; leave it out")
     return value
 
 
-NotBuiltYet = SkipJsonSchema[Annotated[Any, BeforeValidator(not_built_yet)]]
+Unimplemented = SkipJsonSchema[Annotated[Any, BeforeValidator(reject_unimplemented)]]
+"""A field whose feature is not implemented yet; it is not in the JSON Schema."""
 
 
 def _resolve(value: str, info: ValidationInfo) -> str:
-    """Resolve a relative path against the folder of the spec's file; URLs stay as they are."""
+    """Resolve a relative path against the folder of the spec's file; return URLs unchanged."""
     if holds_credentials(value):
         raise PydanticCustomError(
-            "credentials", "holds credentials, and specs are stored; pass them in the environment instead"
+            "credentials", "contains credentials, and specs are stored; pass them in environment variables"
         )
     if value.startswith("~"):
         return str(Path(value).expanduser())
@@ -85,27 +94,27 @@ def _resolve(value: str, info: ValidationInfo) -> str:
 
 
 def holds_credentials(value: str) -> bool:
-    """Whether a text is a URL with a password, a token or a signature in it."""
-    return any(form.search(value) for form in (_USER_AND_PASSWORD, _TOKEN_AS_USER, _SIGNED_QUERY))
+    """Return whether a string is a URL that contains a password, a token or a signature."""
+    return any(pattern.search(value) for pattern in (_USER_AND_PASSWORD, _TOKEN_AS_USER, _SIGNED_QUERY))
 
 
 def join_url(folder: str, relative: str) -> str:
-    """The URL of `relative` in the folder at a URL. Raises ValueError where `..` leads out of the bucket."""
+    """Return the URL of a relative path in the folder at a URL. Raises ValueError if `..` leads out of the bucket."""
     scheme, separator, path = folder.partition("://")
     parts = path.rstrip("/").split("/") if separator else []
-    scheme = scheme.rstrip("/:")  # `memory:/` is what is left of memory://FILE without its file
-    for piece in relative.split("/"):
-        if piece == "..":
+    scheme = scheme.rstrip("/:")  # `memory:/` remains of memory://FILE without its file
+    for name in relative.split("/"):
+        if name == "..":
             if len(parts) < 2:
                 raise ValueError(f"it leads above the root of {folder}")
             parts.pop()
-        elif piece not in ("", "."):
-            parts.append(piece)
+        elif name not in ("", "."):
+            parts.append(name)
     return f"{scheme}://{'/'.join(parts)}"
 
 
 def _resolve_model(value: str, info: ValidationInfo) -> str:
-    """A model folder is a path when it looks like one; `name` and `org/name` are ids of a hub."""
+    """Resolve a path of a model folder; return ids of a hub, `name` and `org/name`, unchanged."""
     return _resolve(value, info) if value.startswith((".", "/")) or _SCHEME.match(value) else value
 
 
@@ -116,46 +125,52 @@ ModelRef = Annotated[str, Field(min_length=1), AfterValidator(_resolve_model)]
 """A model folder (a path starting with `.` or `/`, or a URL), or an id on the Hugging Face hub."""
 
 UrlMember = Annotated[Url, Tag("url")]
-"""A URL as the alternative to a mapping, told apart by `mapping_or_url`."""
+"""A URL in a union with a mapping, discriminated by `mapping_or_url`."""
 
 
 def mapping_or_url(value: Any) -> str:
-    """Discriminator of a field that is either a mapping or a URL: tells which one was meant."""
+    """Return the tag of a value that is either a URL or a mapping."""
     return "url" if isinstance(value, str) else "mapping"
 
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$", max_length=63)]
-"""A name that is also a folder name, an MLflow name and a Kubernetes label."""
+"""A name that is valid as a folder name, an MLflow name and a Kubernetes label."""
 
 Key = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=63)]
-"""The name of an input or a task: a Python identifier, so that it also is a field of an HTTP request."""
+"""The name of an input or a task: a Python identifier, as it is also a field of HTTP requests."""
 
 
-def _seconds(value: Any) -> Any:
+def _parse_duration(value: Any) -> Any:
     if isinstance(value, str):
         match = _DURATION.match(value.strip())
         if not match:
             raise PydanticCustomError("duration", "not a duration; write 500ms, 5s, 30m, 2h or 1d")
-        return float(match[1]) * _SECONDS[match[2]]
+        return float(match[1]) * _SECONDS_PER_UNIT[match[2]]
     return value
 
 
-def _bytes(value: Any) -> Any:
-    if isinstance(value, str):
-        match = _SIZE.match(value.strip())
-        if not match:
-            raise PydanticCustomError("size", "not a size; write 500KB, 20MB or 1GiB")
-        power = "KMGT".find(match[2].upper()) + 1 if match[2] else 0
-        return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
-    return value
+def parse_size(text: str) -> int:
+    """Return the bytes of a size such as 500KB, 20 MB, 1GiB or 16Gi.
+
+    K, M, G, T and P count in powers of 1000, with an `i` in powers of 1024. Raises ValueError for any other text.
+    """
+    match = _SIZE.match(text.strip())
+    if not match:
+        raise PydanticCustomError("size", "not a size; write 500KB, 20MB or 1GiB")
+    power = "KMGTP".find(match[2].upper()) + 1 if match[2] else 0
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
-def share(value: Any) -> Any:
-    """Validator of a part of a whole: 1% is 0.01."""
+def _parse_bytes(value: Any) -> Any:
+    return parse_size(value) if isinstance(value, str) else value
+
+
+def parse_fraction(value: Any) -> Any:
+    """Return the fraction that a text such as `1%` or `0.01` means; return other values unchanged."""
     if isinstance(value, str):
-        match = _SHARE.match(value.strip())
+        match = _FRACTION.match(value.strip())
         if not match:
-            raise PydanticCustomError("share", "not a share; write 0.01 or 1%")
+            raise PydanticCustomError("fraction", "not a fraction; write 0.01 or 1%")
         return float(match[1]) / (100 if match[2] else 1)
     return value
 
@@ -165,23 +180,30 @@ _TEXT_OR_NUMBER = [{"type": "string"}, {"type": "number", "minimum": 0}]
 Seconds = Annotated[
     float,
     Field(ge=0),
-    BeforeValidator(_seconds),
+    BeforeValidator(_parse_duration),
     WithJsonSchema({"anyOf": _TEXT_OR_NUMBER, "examples": ["5ms", "30s"]}),
 ]
-"""A duration, kept in seconds."""
+"""A duration in seconds; a text may have a unit: 500ms, 5s, 30m, 2h or 1d."""
 
 Bytes = Annotated[
     int,
     Field(ge=0),
-    BeforeValidator(_bytes),
+    BeforeValidator(_parse_bytes),
     WithJsonSchema({"anyOf": _TEXT_OR_NUMBER, "examples": ["20MB"]}),
 ]
-"""A size, kept in bytes."""
+"""A size in bytes; a text may have a unit: 500KB, 20MB or 1GiB."""
 
-Share = Annotated[
+Fraction = Annotated[
     float,
     Field(ge=0, le=1),
-    BeforeValidator(share),
+    BeforeValidator(parse_fraction),
     WithJsonSchema({"anyOf": _TEXT_OR_NUMBER, "examples": ["1%", 0.01]}),
 ]
-"""A part of a whole: 0.01 or 1%."""
+"""A fraction from 0 to 1; a text may be a percentage: 1%."""
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a value is null, or the NaN that tables use for null."""
+    if isinstance(value, Decimal):
+        return value.is_nan()
+    return value is None or (isinstance(value, float) and value != value)

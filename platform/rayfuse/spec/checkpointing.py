@@ -1,28 +1,29 @@
-"""When training saves what it has learned, and how much of that is kept."""
+"""Checkpointing: when checkpoints are saved, and how many are kept."""
 
 from pydantic import Field
 
-from rayfuse.spec.base import Block, Seconds
+from rayfuse.spec.base import Seconds, SpecModel
 
 
-class Keep(Block):
-    """How many checkpoints stay; one that is among the last and the best counts for both."""
+class RetentionPolicy(SpecModel):
+    """How many checkpoints are kept; one that is among the last and the best counts for both."""
 
     last: int = Field(1, ge=1)
-    """Newest ones: where a run goes on. With 2, a broken newest one costs a checkpoint and not the run."""
+    """Number of newest checkpoints, from which a run resumes. With 2, a run survives a corrupt newest one."""
     best: int = Field(1, ge=1)
-    """Best ones on the validation rows, among those from the end of an epoch."""
+    """Number of best checkpoints on the validation rows, among those from the end of an epoch."""
 
 
-class Checkpointing(Block):
-    """A checkpoint is written at the end of every epoch, and inside an epoch as said here."""
+class CheckpointingConfig(SpecModel):
+    """Checkpoints within an epoch; one is also saved at the end of every epoch."""
 
-    every: Seconds | None = Field(600.0, gt=0)
-    """Longest time without one inside an epoch; null: none by the clock."""
-    steps: int | None = Field(None, ge=1)
-    """Also after every so many optimizer steps."""
-    keep: Keep = Keep(last=2)
+    interval: Seconds | None = Field(600.0, gt=0)
+    """Longest time between checkpoints within an epoch; null: no limit."""
+    every_n_steps: int | None = Field(None, ge=1)
+    """Optimizer steps between checkpoints within an epoch; by default only `interval` counts."""
+    keep: RetentionPolicy = Field(default_factory=lambda: RetentionPolicy(last=2))
+    """How many checkpoints are kept."""
 
-    def keep_for(self, soup: int | None) -> Keep:
-        """What stays where a soup is made of so many of the best."""
-        return Keep(last=self.keep.last, best=max(self.keep.best, soup or 0))
+    def retention_for(self, model_soup: int | None) -> RetentionPolicy:
+        """Return the policy with as many best checkpoints as a model soup needs."""
+        return RetentionPolicy(last=self.keep.last, best=max(self.keep.best, model_soup or 0))

@@ -1,282 +1,353 @@
-"""The inputs of a model: where each comes from, and how it is prepared."""
+"""Inputs: the modalities of a model, their columns, and how values are prepared."""
 
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from rayfuse.spec.align import Align
-from rayfuse.spec.augment import AudioAugment, ImageAugment, SeriesAugment, TextAugment
-from rayfuse.spec.base import Block, Part, column_may_be_left_out
-from rayfuse.spec.encoders import (
-    AudioEncoder,
-    CustomEncoder,
-    HuggingFaceEncoder,
-    ImageEncoder,
-    SequenceEncoder,
-    SeriesEncoder,
-    TableEncoder,
-    TextEncoder,
-    VideoEncoder,
+from rayfuse.spec.align import AlignConfig
+from rayfuse.spec.augment import (
+    AudioAugment,
+    CustomOnlyAugment,
+    ImageAugment,
+    TextAugment,
+    TimeseriesAugment,
 )
-from rayfuse.spec.tasks import Cell
+from rayfuse.spec.base import JobSection, Problems, SpecModel, make_column_optional
+from rayfuse.spec.encoders import (
+    ENCODERS,
+    AudioEncoderConfig,
+    BaseEncoderConfig,
+    HuggingFaceEncoderConfig,
+    ImageEncoderConfig,
+    ItemSequenceEncoderConfig,
+    TabularEncoderConfig,
+    TextEncoderConfig,
+    TimeseriesEncoderConfig,
+    VideoEncoderConfig,
+)
+from rayfuse.spec.family import CustomConfig, Family, PartOf
+from rayfuse.spec.tasks import CellType
+
+if TYPE_CHECKING:
+    from rayfuse.spec.job import Job
 
 Scaling = Literal["robust", "standard"]
-"""`robust`: median and interquartile range, which a few wild values do not move; `standard`: mean and deviation."""
+"""`robust`: median and interquartile range, which outliers do not affect; `standard`: mean and standard deviation."""
 
 
-class _Input(Part):
+class BaseInput(JobSection):
+    """Options of every input."""
+
+    needs_column: ClassVar[bool] = True
+    """Whether it needs a `column`, which is by default the input's name."""
+    length_field: ClassVar[str | None] = None
+    """The field that bounds the length of a value; None if all values have one size."""
+    length_mask: ClassVar[str | None] = None
+    """The feature with one entry per step of a value; None if there is none."""
+    pads_to_longest: ClassVar[bool] = False
+    """Whether values are padded to the longest of a batch."""
+    has_words: ClassVar[bool] = False
+    """Whether a value is a text, which may be given as a list of words."""
+
+    type: str
+    """Kind of input, or the import path of a custom one."""
+    encoder: BaseEncoderConfig
+    """How a value is encoded."""
     optional: bool = False
-    """Rows and requests may leave this input out."""
+    """Whether rows and requests may lack this input."""
     max_items: int = Field(1, ge=1, le=256)
-    """Above 1, rows and requests give a list of up to so many values, such as several pictures."""
-    align: Align | None = None
-    """How it is brought to the common width; where left out, as `align` of the job says."""
+    """Largest number of values per row; above 1, rows and requests contain lists, such as several images."""
+    align: AlignConfig | None = None
+    """How this input is projected to the common width; by default as `align` of the job."""
+    augment: list[CustomOnlyAugment] = Field(default_factory=list)
+    """Random changes of training rows, applied in order."""
 
     @property
-    def columns_read(self) -> dict[str, Cell]:
-        """The columns of the rows that it reads, and what their cells are in a csv file."""
+    def source_columns(self) -> dict[str, CellType]:
+        """The columns of the rows that it reads → how their cells are parsed in a csv file."""
         raise NotImplementedError
 
     @property
-    def columns_from(self) -> str:
-        """The key of its block that names those columns."""
+    def column_key(self) -> str:
+        """The field that names those columns."""
         raise NotImplementedError
 
     @property
-    def taken_from(self) -> str | None:
-        """The input whose value it reads where a request gives it none of its own."""
+    def fallback_input(self) -> str | None:
+        """The input whose value is used if a request contains none for this one."""
         return None
 
     @property
-    def demanded(self) -> bool:
-        """Whether every request must name it."""
-        return not self.optional and self.taken_from is None
+    def required_in_request(self) -> bool:
+        """Whether every request must contain it."""
+        return not self.optional and self.fallback_input is None
 
     def read(self, values: Mapping[str, Any]) -> Any:
-        """Its raw value in a row; None where the row has none."""
+        """Return its raw value in a row; None if the row has none."""
         raise NotImplementedError
 
 
-class _ColumnInput(_Input):
-    model_config = ConfigDict(json_schema_extra=column_may_be_left_out)
+class ColumnInput(BaseInput):
+    """Options of an input that is one column of the rows."""
 
-    _holds_lists: ClassVar[bool] = False
+    model_config = ConfigDict(json_schema_extra=make_column_optional)
+
+    holds_lists: ClassVar[bool] = False
+    """Whether a single value is a list or a mapping."""
 
     column: str = Field(min_length=1)
-    """Column of the rows; the input's own name where absent."""
+    """Column of the rows; by default the input's name."""
 
     @property
-    def columns_read(self) -> dict[str, Cell]:
-        return {self.column: "json" if self.max_items > 1 or self._holds_lists else "text"}
+    def source_columns(self) -> dict[str, CellType]:
+        return {self.column: "json" if self.max_items > 1 or self.holds_lists else "str"}
 
     @property
-    def columns_from(self) -> str:
+    def column_key(self) -> str:
         return "column"
 
     def read(self, values: Mapping[str, Any]) -> Any:
         return values.get(self.column)
 
 
-class ImageInput(_ColumnInput):
-    """A picture: anything Pillow reads."""
+class ImageInput(ColumnInput):
+    """An image, in any format that Pillow reads."""
 
     type: Literal["image"]
-    encoder: ImageEncoder
+    encoder: ImageEncoderConfig
+    """How an image is encoded."""
     size: int = Field(224, ge=8, le=4096)
-    """Pictures are resized to size × size pixels (a Hugging Face encoder's own processor decides instead)."""
+    """Side in pixels to which images are resized (with a Hugging Face encoder, its own processor decides)."""
     augment: list[ImageAugment] = Field(default_factory=list)
-    """Random changes of training rows, one after the other."""
+    """Random changes of training rows, applied in order."""
 
 
-class AudioInput(_ColumnInput):
-    """Sound: anything libsndfile or FFmpeg reads, of any rate and channels, mixed down to one channel.
+class AudioInput(ColumnInput):
+    """Audio, in any format that libsndfile or FFmpeg reads, mixed down to one channel.
 
-    The sound track of a video is an input as well: `track_of` names the video.
+    The audio of a video is an input as well: `audio_of` names the video.
     """
 
+    length_field: ClassVar[str | None] = "max_seconds"
+
     type: Literal["audio"]
-    encoder: AudioEncoder
+    encoder: AudioEncoderConfig
+    """How a clip is encoded."""
     sample_rate: int = Field(16000, ge=1000, le=192000)
     """Samples per second after resampling."""
     max_seconds: float = Field(10.0, gt=0, le=3600)
-    """Longer clips are cut, shorter ones padded with silence."""
+    """Length in seconds: longer clips are cut, shorter ones padded with silence."""
     features: Literal["mel", "waveform"] = "mel"
-    """What the encoder reads: a log-mel spectrogram, or the samples. A Hugging Face encoder decides for itself."""
-    mels: int = Field(40, ge=4, le=256)
-    """Bands of the spectrogram, of 32 ms windows every 10 ms."""
-    track_of: str | None = None
-    """A video input: this is its sound track. `column` is then the video's, and requests need not give it."""
+    """Features for the encoder: a log-mel spectrogram, or the samples. A Hugging Face encoder uses its own."""
+    n_mels: int = Field(40, ge=4, le=256)
+    """Mel bands of the spectrogram, of 32 ms windows every 10 ms."""
+    audio_of: str | None = None
+    """A video input whose audio this is. `column` is then the video's, and requests need not contain it."""
     augment: list[AudioAugment] = Field(default_factory=list)
-    """Random changes of training rows, one after the other."""
+    """Random changes of training rows, applied in order."""
 
     @property
-    def taken_from(self) -> str | None:
-        return self.track_of
+    def fallback_input(self) -> str | None:
+        return self.audio_of
 
-    def problems(self, job: Any) -> Iterable[tuple[str, str]]:
-        own = isinstance(self.encoder, (CustomEncoder, HuggingFaceEncoder))
-        if self.features == "waveform" and not own:
-            yield "features", f"the {self.encoder.type} encoder reads `mel`; leave it out"
-        if not isinstance(self.encoder, HuggingFaceEncoder):
-            yield from self._augment_problems()
-        if self.track_of is not None:
-            yield from self._track_problems(job)
+    def validate_in_job(self, job: "Job") -> Problems:
+        if self.features == "waveform" and not self.encoder.reads_waveforms:
+            yield "features", f"waveform is not supported by the {self.encoder.type} encoder; use mel"
+        if not isinstance(self.encoder, HuggingFaceEncoderConfig):
+            yield from self._validate_augment()
+        if self.audio_of is not None:
+            yield from self._validate_audio_of(job)
 
-    def _augment_problems(self) -> Iterable[tuple[str, str]]:
-        of_others = {"mel": ("gain", "waveforms"), "waveform": ("mask", "spectrograms")}
-        refused, kind = of_others[self.features]
+    def _validate_augment(self) -> Problems:
         for number, step in enumerate(self.augment):
-            if step.type == refused:
-                yield f"augment.{number}", f"`{refused}` is for {kind}, and features are `{self.features}`"
+            if step.audio_features not in (None, self.features):
+                yield (
+                    f"augment.{number}",
+                    f"`{step.type}` applies to {step.audio_features}, and features are `{self.features}`; leave it out",
+                )
 
-    def _track_problems(self, job: Any) -> Iterable[tuple[str, str]]:
-        videos = [name for name, options in job.inputs.items() if options.type == "video"]
-        if self.track_of not in videos:
-            named = f"one of: {', '.join(videos)}" if videos else "this job has none"
-            yield "track_of", f"`{self.track_of}` is no video input; {named}"
-        elif job.inputs[self.track_of].max_items != self.max_items:
-            most = job.inputs[self.track_of].max_items
+    def _validate_audio_of(self, job: "Job") -> Problems:
+        videos = {name: source for name, source in job.inputs.items() if isinstance(source, VideoInput)}
+        if self.audio_of not in videos:
+            known = f"one of: {', '.join(videos)}" if videos else "this job has none"
+            yield "audio_of", f"no video input `{self.audio_of}`; {known}"
+        elif videos[self.audio_of].max_items != self.max_items:
+            wanted = videos[self.audio_of].max_items
             yield (
                 "max_items",
-                f"{self.max_items}, but `{self.track_of}` has {most}, one track for each; write {most}",
+                f"{self.max_items} is not {wanted}, which `{self.audio_of}` has; use {wanted}",
             )
 
 
-class VideoInput(_ColumnInput):
-    """A video: anything FFmpeg reads. Frames are sampled evenly by time; its sound is an audio input, `track_of`."""
+class VideoInput(ColumnInput):
+    """A video, in any format that FFmpeg reads. Frames are sampled evenly by time.
+
+    Its audio is a separate input with `audio_of`.
+    """
+
+    length_field: ClassVar[str | None] = "num_frames"
+    length_mask: ClassVar[str | None] = "frame_mask"
+    pads_to_longest: ClassVar[bool] = True
 
     type: Literal["video"]
-    encoder: VideoEncoder
-    frames: int = Field(8, ge=1, le=512)
-    """Frames that are looked at, each from the middle of an equal part of the clip; fewer where it has fewer."""
+    encoder: VideoEncoderConfig
+    """How a video is encoded."""
+    num_frames: int = Field(8, ge=1, le=512)
+    """Frames to sample, each from the middle of an equal part of the clip; fewer if it has fewer."""
     size: int = Field(112, ge=8, le=2048)
-    """Frames are resized to size × size pixels."""
+    """Side in pixels to which frames are resized."""
     max_seconds: float = Field(60.0, gt=0, le=7200)
-    """Of a longer clip only so much is looked at, from its beginning."""
+    """Length in seconds after which a clip is cut."""
 
 
-class TextInput(_ColumnInput):
-    """A text, tokenized by the encoder's own tokenizer; `conv` reads UTF-8 bytes. A list of words is a text too."""
+class TextInput(ColumnInput):
+    """A text, tokenized by the encoder's own tokenizer; encoders trained from scratch read UTF-8 bytes.
+
+    A list of words is a text too.
+    """
+
+    length_field: ClassVar[str | None] = "max_tokens"
+    length_mask: ClassVar[str | None] = "attention_mask"
+    pads_to_longest: ClassVar[bool] = True
+    has_words: ClassVar[bool] = True
 
     type: Literal["text"]
-    encoder: TextEncoder
+    encoder: TextEncoderConfig
+    """How a text is encoded."""
     max_tokens: int = Field(128, ge=1, le=32768)
-    """Longer texts are cut."""
+    """Number of tokens after which a text is cut."""
     augment: list[TextAugment] = Field(default_factory=list)
-    """Random changes of training rows, one after the other."""
+    """Random changes of training rows, applied in order."""
 
 
-class SeriesInput(_ColumnInput):
-    """Readings of several channels over time: lists in the row, or a csv, parquet or JSON file that it names."""
+class TimeseriesInput(ColumnInput):
+    """A time series of several channels: lists in the row, or a csv, parquet or JSON file that it names."""
 
-    _holds_lists: ClassVar[bool] = True
+    holds_lists: ClassVar[bool] = True
+    length_field: ClassVar[str | None] = "max_steps"
+    length_mask: ClassVar[str | None] = "step_mask"
+    pads_to_longest: ClassVar[bool] = True
 
-    type: Literal["series"]
-    encoder: SeriesEncoder
+    type: Literal["timeseries"]
+    encoder: TimeseriesEncoderConfig
+    """How a time series is encoded."""
     channels: list[Annotated[str, Field(min_length=1)]] | Annotated[int, Field(ge=1, le=4096)]
-    """Names of the channels, or how many there are."""
+    """Names of the channels, or their number."""
     max_steps: int = Field(1024, ge=1, le=1_000_000)
-    """Of a longer series the newest steps are read."""
+    """Number of steps to which a longer series is cut; the newest are used."""
     scaling: Scaling = "robust"
+    """How center and scale are fitted."""
     center: list[float] | None = None
-    """What is subtracted, a number per channel; found in the training rows where absent."""
+    """Subtracted from each channel; by default fitted on the training rows."""
     scale: list[Annotated[float, Field(gt=0)]] | None = None
-    """What the rest is divided by, a number per channel; found in the training rows where absent."""
-    augment: list[SeriesAugment] = Field(default_factory=list)
-    """Random changes of training rows, one after the other."""
+    """Divisor of each channel after centering; by default fitted on the training rows."""
+    augment: list[TimeseriesAugment] = Field(default_factory=list)
+    """Random changes of training rows, applied in order."""
 
     @property
-    def names(self) -> list[str] | None:
-        """Names of the channels, where they have any."""
+    def channel_names(self) -> list[str] | None:
+        """Names of the channels, if they have names."""
         return self.channels if isinstance(self.channels, list) else None
 
     @property
-    def count(self) -> int:
-        """How many channels there are."""
+    def num_channels(self) -> int:
+        """Number of channels."""
         return len(self.channels) if isinstance(self.channels, list) else self.channels
 
     @model_validator(mode="after")
-    def _check_channels(self) -> "SeriesInput":
-        names = self.names
+    def _check_channels(self) -> "TimeseriesInput":
+        names = self.channel_names
         if names is not None and (not names or len(set(names)) < len(names)):
-            _refuse("channels", f"{names}: name each channel once" if names else "name at least one channel")
+            _reject(
+                "channels",
+                f"{names} has a duplicate; list each channel once"
+                if names
+                else "[] is empty; list a channel",
+            )
         for key, values in (("center", self.center), ("scale", self.scale)):
-            if values is not None and len(values) != self.count:
-                _refuse(
+            if values is not None and len(values) != self.num_channels:
+                _reject(
                     key,
-                    f"{len(values)} numbers for {self.count} channels; give one for each, or leave it out",
+                    f"{len(values)} numbers for {self.num_channels} channels; write one per channel, or leave it out",
                 )
         return self
 
 
-class InferredColumn(Block):
-    """A column whose kind is found in the training rows: numbers if all of its values are, else categories."""
+class InferredColumn(SpecModel):
+    """A column whose kind is inferred from the training rows: numbers if all values are, else categories."""
 
     type: Literal["inferred"] = "inferred"
+    """Kind of column."""
 
 
-class NumberColumn(Block):
-    """A column of numbers, scaled by what the training rows tell."""
+class NumberColumn(SpecModel):
+    """A column of numbers, scaled by statistics of the training rows."""
 
     type: Literal["number"] = "number"
+    """Kind of column."""
     center: float | None = None
-    """What is subtracted; found in the training rows where absent."""
+    """Subtracted from each value; by default fitted on the training rows."""
     scale: float | None = Field(None, gt=0)
-    """What the rest is divided by; found in the training rows where absent."""
+    """Divisor of each value after centering; by default fitted on the training rows."""
 
 
-class CategoryColumn(Block):
-    """A column of names out of a list; one that is not in it is `unknown`."""
+class CategoryColumn(SpecModel):
+    """A column of categories; one that is not in its vocabulary is `unknown`."""
 
     type: Literal["category"] = "category"
+    """Kind of column."""
     vocabulary: list[str] | None = None
-    """The known values, as text; found in the training rows (most frequent first) where absent."""
+    """Known values, as text; by default those of the training rows, most frequent first."""
 
 
 Column = Annotated[InferredColumn | NumberColumn | CategoryColumn, Field(discriminator="type")]
+"""A column of a tabular input."""
 _Kind = Literal["inferred", "number", "category"]
 
 
-def _columns(value: Any) -> Any:
-    """A list of names means that kinds are inferred; a kind by its name alone is a block of that type."""
+def _parse_columns(value: Any) -> Any:
+    """Expand a list of names to inferred columns, and the name of a kind to a block of that type."""
     if isinstance(value, list) and all(isinstance(name, str) for name in value):
         if len(set(value)) < len(value):
-            twice = next(name for name in value if value.count(name) > 1)
-            raise PydanticCustomError("columns", "`{name}` is given twice", {"name": twice})
+            duplicate = next(name for name in value if value.count(name) > 1)
+            raise PydanticCustomError("columns", "`{name}` is listed twice; remove one", {"name": duplicate})
         value = dict.fromkeys(value, "inferred")
     if not isinstance(value, dict):
         return value
     return {name: {"type": kind} if isinstance(kind, str) else kind for name, kind in value.items()}
 
 
-class TableInput(_Input):
-    """Columns of a table: numbers, scaled robustly, and categories. A value may be missing in any of them."""
+class TabularInput(BaseInput):
+    """Columns of a table: numbers, which are scaled, and categories. Any of them may be missing."""
 
-    type: Literal["table"]
-    encoder: TableEncoder
+    needs_column: ClassVar[bool] = False
+
+    type: Literal["tabular"]
+    encoder: TabularEncoderConfig
+    """How a set of columns is encoded."""
     columns: Annotated[
         dict[str, Column],
         Field(min_length=1),
-        BeforeValidator(_columns, json_schema_input_type=list[str] | dict[str, _Kind | Column]),
+        BeforeValidator(_parse_columns, json_schema_input_type=list[str] | dict[str, _Kind | Column]),
     ]
-    """`{age: number, city: category}`, or a list of names whose kinds are found in the training rows.
+    """`{age: number, city: category}`, or a list of names whose kinds are inferred from the training rows.
 
-    They are columns of the rows themselves, unless `column` names one that holds them.
+    They are columns of the rows themselves, unless `column` names one that contains them.
     """
     column: str | None = Field(None, min_length=1)
-    """A column of the rows that holds a mapping {column: value}, or, with `max_items`, a list of such."""
-    min_count: int = Field(2, ge=1)
-    """A category that fewer training rows have is unknown; so the model learns what unknown means."""
+    """Column of the rows with a mapping {column: value}, or, with `max_items`, a list of such mappings."""
+    min_frequency: int = Field(2, ge=1)
+    """Number of training rows below which a category is unknown, so that the model learns an embedding of `unknown`."""
 
     @property
-    def numbers(self) -> list[str]:
+    def numeric_columns(self) -> list[str]:
         """Names of the number columns, in the order of the features `numbers` and `missing`."""
         return [name for name, column in self.columns.items() if isinstance(column, NumberColumn)]
 
     @property
-    def categories(self) -> dict[str, list[str]]:
+    def category_vocabularies(self) -> dict[str, list[str]]:
         """Known values of each category column, in the order of the feature `categories`; their codes start at 2."""
         return {
             name: column.vocabulary or []
@@ -285,14 +356,14 @@ class TableInput(_Input):
         }
 
     @property
-    def columns_read(self) -> dict[str, Cell]:
+    def source_columns(self) -> dict[str, CellType]:
         if self.column is not None:
             return {self.column: "json"}
         kinds = self.columns.items()
-        return {name: "text" if isinstance(kind, CategoryColumn) else "number" for name, kind in kinds}
+        return {name: "str" if isinstance(kind, CategoryColumn) else "float" for name, kind in kinds}
 
     @property
-    def columns_from(self) -> str:
+    def column_key(self) -> str:
         return "columns" if self.column is None else "column"
 
     def read(self, values: Mapping[str, Any]) -> Any:
@@ -301,50 +372,82 @@ class TableInput(_Input):
         found = {name: values.get(name) for name in self.columns}
         return found if any(value is not None and value == value for value in found.values()) else None
 
-    def problems(self, job: Any) -> Iterable[tuple[str, str]]:
+    def validate_in_job(self, job: "Job") -> Problems:
         if self.max_items > 1 and self.column is None:
             yield (
                 "max_items",
-                "a row holds one set of its own columns; name the `column` that holds a list of mappings",
+                f"{self.max_items} needs a `column` with a list of mappings; set it, or leave max_items out",
             )
 
 
-class SequenceInput(_ColumnInput):
-    """A history of items, such as what a user bought: a list of ids, or of {"id": …, "time": …}."""
+class ItemSequenceInput(ColumnInput):
+    """A sequence of items, such as a user's purchases: a list of ids, or of {"id": …, "time": …}."""
 
-    _holds_lists: ClassVar[bool] = True
+    holds_lists: ClassVar[bool] = True
+    length_field: ClassVar[str | None] = "max_length"
+    length_mask: ClassVar[str | None] = "item_mask"
+    pads_to_longest: ClassVar[bool] = True
 
-    type: Literal["sequence"]
-    encoder: SequenceEncoder
-    length: int = Field(64, ge=1, le=65536)
-    """Of a longer history the newest items are read."""
-    min_count: int = Field(2, ge=1)
-    """An item that occurs fewer times in the training rows is unknown; so the model learns what unknown means."""
+    type: Literal["item_sequence"]
+    encoder: ItemSequenceEncoderConfig
+    """How a sequence is encoded."""
+    max_length: int = Field(64, ge=1, le=65536)
+    """Number of items to which a longer sequence is cut; the newest are used."""
+    min_frequency: int = Field(2, ge=1)
+    """Occurrences in the training rows below which an item is unknown, so that the model learns an embedding of
+    `unknown`."""
     vocabulary: list[str] | None = None
-    """The known items, as text; found in the training rows (most frequent first) where absent."""
+    """Known items, as text; by default those of the training rows, most frequent first."""
 
 
-Input = Annotated[
-    ImageInput | AudioInput | VideoInput | TextInput | SeriesInput | TableInput | SequenceInput,
-    Field(discriminator="type"),
-]
+class CustomInput(CustomConfig, ColumnInput):
+    """A subclass of rayfuse.modalities.Modality, by import path; its encoder is a custom one too."""
+
+    base_class: ClassVar[str] = "rayfuse.modalities.base:Modality"
+    holds_lists: ClassVar[bool] = True
+    pads_to_longest: ClassVar[bool] = True
+
+    encoder: Annotated[BaseEncoderConfig, PartOf(lambda: ENCODERS["custom"])]
+    """How a value is encoded: a custom encoder."""
+
+
+INPUTS: Family[BaseInput] = Family(
+    "input",
+    {
+        ImageInput: "rayfuse.modalities.image:ImageModality",
+        AudioInput: "rayfuse.modalities.audio:AudioModality",
+        VideoInput: "rayfuse.modalities.video:VideoModality",
+        TextInput: "rayfuse.modalities.text:TextModality",
+        TimeseriesInput: "rayfuse.modalities.timeseries:TimeSeriesModality",
+        TabularInput: "rayfuse.modalities.tabular:TabularModality",
+        ItemSequenceInput: "rayfuse.modalities.item_sequence:ItemSequenceModality",
+    },
+    custom=CustomInput,
+)
+"""The built-in types of inputs."""
+
+Input = Annotated[BaseInput, PartOf(lambda: INPUTS)]
+"""Any input."""
 
 
 def default_columns(inputs: Any) -> Any:
-    """An input reads the column of its own name unless it says otherwise; a sound track its video's."""
+    """Set the column of each input without one to the input's name; for the audio of a video, to the video's column."""
     if not isinstance(inputs, dict):
         return inputs
     return {name: _with_column(name, block, inputs) for name, block in inputs.items()}
 
 
 def _with_column(name: str, block: Any, inputs: Mapping[str, Any]) -> Any:
-    if not isinstance(block, dict) or block.get("type") == "table":
+    config = INPUTS.config_class(block.get("type")) if isinstance(block, dict) else None
+    if not isinstance(block, dict) or (
+        config is not None and issubclass(config, BaseInput) and not config.needs_column
+    ):
         return block
-    of = block.get("track_of")
-    video = inputs.get(of) if isinstance(of, str) else None
-    default = video.get("column", of) if isinstance(video, dict) else name
+    video_name = block.get("audio_of")
+    video = inputs.get(video_name) if isinstance(video_name, str) else None
+    default = video.get("column", video_name) if isinstance(video, dict) else name
     return {"column": default, **block}
 
 
-def _refuse(path: str, reason: str) -> None:
+def _reject(path: str, reason: str) -> None:
     raise PydanticCustomError("input", "{reason}", {"reason": reason, "path": path})

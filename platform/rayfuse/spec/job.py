@@ -1,6 +1,6 @@
-"""`kind: job`: train one model from rows to a registered version."""
+"""Spec of a job: train one model from rows to a registered version."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -13,32 +13,34 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from rayfuse.spec.align import Align, LinearAlign
+from rayfuse.spec.align import AlignConfig, LinearAlignConfig
 from rayfuse.spec.base import (
-    Block,
     Bytes,
+    Fraction,
+    JobSection,
     Key,
     Name,
-    Part,
+    Problems,
     Seconds,
-    Share,
+    SpecModel,
     Url,
     UrlMember,
     mapping_or_url,
 )
-from rayfuse.spec.cache import Cache, cache_problems
-from rayfuse.spec.deepspeed import DeepSpeed
-from rayfuse.spec.encoders import Lora, pretrained_in
-from rayfuse.spec.fusion import Fusion
+from rayfuse.spec.deepspeed import DeepSpeedConfig
+from rayfuse.spec.encoders import LoraAdapterConfig, iter_pretrained_encoders
+from rayfuse.spec.feature_cache import FeatureCache, validate_feature_cache
+from rayfuse.spec.fusion import FusionConfig
 from rayfuse.spec.inputs import Input, default_columns
-from rayfuse.spec.tasks import Mode, Task, with_default_columns
-from rayfuse.spec.train import Train
+from rayfuse.spec.tasks import Mode, TaskConfig, with_default_columns
+from rayfuse.spec.train import TrainConfig
 
 
-class FractionSplit(Block):
-    """A part of the training rows, chosen by a stable hash of each row."""
+class FractionSplit(SpecModel):
+    """A fraction of the training rows, selected by a stable hash of each row."""
 
     fraction: float = Field(gt=0, lt=1)
+    """Fraction of the rows, between 0 and 1."""
 
 
 FractionSplitOrUrl = Annotated[
@@ -46,29 +48,32 @@ FractionSplitOrUrl = Annotated[
 ]
 
 
-class Data(Part):
+class DataConfig(JobSection):
+    """The rows of a job."""
+
     train: Url
     """jsonl, csv or parquet: a file, a glob or a folder."""
-    validation: FractionSplitOrUrl = FractionSplit(fraction=0.1)
-    """Rows that choose the best checkpoint: a fraction of the training rows, or a URL."""
+    validation: FractionSplitOrUrl = Field(default_factory=lambda: FractionSplit(fraction=0.1))
+    """Rows that select the best checkpoint: a fraction of the training rows, or a URL."""
     test: Url | None = None
-    """Rows that are looked at once, after training."""
-    max_bad_rows: Share = 0.01
-    """Share of rows that may be unusable before the run stops."""
-    cache: Cache = "auto"
+    """Rows for a single evaluation after training."""
+    max_bad_rows: Fraction = 0.01
+    """Fraction of invalid rows above which the run stops."""
+    feature_cache: FeatureCache = "auto"
     """Folder for the outputs of frozen encoders, which then run once for each distinct value of their input instead of
-    once an epoch. `auto`: `cache` in output.storage; inputs with `augment` are left out. `off`: they run every time."""
+    once per epoch. `auto`: `cache` in output.storage, for inputs without `augment`. `off`: no cache."""
 
-    def problems(self, job: Any) -> Iterable[tuple[str, str]]:
-        yield from cache_problems(job)
+    def validate_in_job(self, job: "Job") -> Problems:
+        yield from validate_feature_cache(job)
 
 
-def _workers(value: Any) -> Any:
+def _parse_workers(value: Any) -> Any:
     numbers = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
-    whole = all(isinstance(number, int) and not isinstance(number, bool) for number in numbers)
-    if not whole or len(numbers) != 2 or not 1 <= numbers[0] <= numbers[1]:
+    integers = all(isinstance(number, int) and not isinstance(number, bool) for number in numbers)
+    if not integers or len(numbers) != 2 or not 1 <= numbers[0] <= numbers[1]:
         raise PydanticCustomError(
-            "workers", "not a number of workers; write 4, or [1, 8] for from 1 to 8 as the cluster has room"
+            "workers",
+            "not a number of workers; write 4, or [1, 8] for 1 to 8, as many as the cluster has resources for",
         )
     return value if isinstance(value, int) else numbers
 
@@ -76,101 +81,118 @@ def _workers(value: Any) -> Any:
 _COUNT = {"type": "integer", "minimum": 1}
 Workers = Annotated[
     int | tuple[int, int],
-    BeforeValidator(_workers),
+    BeforeValidator(_parse_workers),
     WithJsonSchema({"anyOf": [_COUNT, {"type": "array", "items": _COUNT, "minItems": 2, "maxItems": 2}]}),
 ]
-"""A number of workers, or the fewest and the most."""
+"""A number of workers, or [MIN, MAX]."""
 
 
-class Compute(Block):
+class ComputeConfig(SpecModel):
+    """Workers and their resources."""
+
     workers: Workers = 1
-    """A number, or [FEWEST, MOST]: then training grows and shrinks with the cluster, from its last checkpoint."""
+    """A number, or [MIN, MAX] for elastic training, which resizes with the cluster and resumes from its last checkpoint."""
     cpus_per_worker: float = Field(1, gt=0)
+    """CPU cores reserved for each worker."""
     gpus_per_worker: float = Field(0, ge=0)
+    """GPUs reserved for each worker; 0 trains on the CPU."""
     max_failures: int = Field(3, ge=0)
-    """How often training goes on from its last checkpoint after a worker dies; a node that is taken away is not
-    counted."""
+    """How often training resumes from its last checkpoint after a worker dies; preempted nodes are not counted."""
     hang_timeout: Seconds | None = Field(1800.0, gt=0)
-    """Longest time without progress, after which the workers start anew; null: they may take for ever."""
+    """Time without progress after which the workers restart; null: no limit."""
     resize_interval: Seconds = Field(60.0, gt=0)
-    """How often a run of [FEWEST, MOST] workers looks whether it can have more."""
-    data_processes: int = Field(0, ge=0, le=64)
-    """Processes of each worker that decode rows while it trains; 0: a thread of the worker does."""
-    prefetch: int = Field(2, ge=1, le=64)
-    """Steps whose batches are made ahead."""
-    keep_samples: Bytes = 1_000_000_000
-    """Memory of each worker for decoded rows of each split; what does not fit is decoded each time."""
+    """Interval at which an elastic run checks whether it can grow."""
+    data_workers: int = Field(0, ge=0, le=64)
+    """Processes of each worker that decode rows while it trains; 0: a thread of the worker."""
+    prefetch_steps: int = Field(2, ge=1, le=64)
+    """Steps whose batches are prepared ahead."""
+    sample_cache: Bytes = 1_000_000_000
+    """Memory of each worker for decoded rows of each split; rows that do not fit are decoded again in each epoch."""
 
     @property
-    def fewest(self) -> int:
+    def min_workers(self) -> int:
+        """Smallest number of workers."""
         return self.workers if isinstance(self.workers, int) else self.workers[0]
 
     @property
-    def most(self) -> int:
+    def max_workers(self) -> int:
+        """Largest number of workers."""
         return self.workers if isinstance(self.workers, int) else self.workers[1]
 
 
-class Output(Block):
+class OutputConfig(SpecModel):
+    """Where results are stored."""
+
     storage: Url
-    """Folder for checkpoints, logs and the exported model."""
-    model: Name | None = None
-    """Registered name; the job's name where absent."""
-    tracking: Url | None = None
-    """MLflow server or database; MLFLOW_TRACKING_URI, else a database in `storage`."""
+    """Folder for checkpoints, logs and the trained model."""
+    registered_model: Name | None = None
+    """Name of the registered model; by default the job's name."""
+    tracking_uri: Url | None = None
+    """MLflow server or database; by default MLFLOW_TRACKING_URI, else a database in `storage`."""
     tensorboard: bool = False
-    """Write event files for TensorBoard beside the run too."""
+    """Write event files for TensorBoard, too."""
 
 
-class Job(Block):
+class Job(SpecModel):
     """Train one model from rows to a registered version."""
 
     kind: Literal["job"]
+    """Kind of spec."""
     name: Name
-    data: Data
+    """Name of the job, and by default of the registered model."""
+    data: DataConfig
+    """Training, validation and test rows."""
     inputs: Annotated[dict[Key, Input], Field(min_length=1), BeforeValidator(default_columns)]
-    """The key is the input's name in rows and in HTTP requests."""
-    align: Align = LinearAlign()
-    fusion: Fusion
-    tasks: Annotated[dict[Key, Task], Field(min_length=1), BeforeValidator(with_default_columns)]
-    train: Train = Train()
-    compute: Compute = Compute()
-    output: Output
+    """Inputs by name, which is also their name in HTTP requests."""
+    align: AlignConfig = Field(default_factory=LinearAlignConfig)
+    """How encoded inputs are projected to a common width."""
+    fusion: FusionConfig
+    """How aligned inputs are fused."""
+    tasks: Annotated[dict[Key, TaskConfig], Field(min_length=1), BeforeValidator(with_default_columns)]
+    """What the model predicts, by name."""
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    """How the model is trained."""
+    compute: ComputeConfig = Field(default_factory=ComputeConfig)
+    """Workers and their resources."""
+    output: OutputConfig
+    """Where results are stored."""
 
     @property
-    def registered_name(self) -> str:
-        return self.output.model or self.name
+    def registered_model_name(self) -> str:
+        """Name of the registered model."""
+        return self.output.registered_model or self.name
 
-    def align_of(self, name: str) -> Align:
-        """How an input is brought to the common width."""
+    def align_of(self, name: str) -> AlignConfig:
+        """Return how an input is projected to the common width."""
         return self.inputs[name].align or self.align
 
-    def stage_problems(self, stage: int) -> Iterable[tuple[str, str]]:
-        """What does not work under a ZeRO stage, wherever the stage comes from: fields, and why."""
-        yield from ((f"train.{where}", reason) for where, reason in self.train.stage_problems(stage))
+    def validate_zero_stage(self, stage: int) -> Problems:
+        """Yield the path and message of each option that does not work under a ZeRO stage."""
+        yield from ((f"train.{where}", reason) for where, reason in self.train.validate_zero_stage(stage))
         for name, options in self.inputs.items():
-            for path, encoder in pretrained_in(options.encoder):
-                if isinstance(encoder.adapter, Lora):
+            for path, encoder in iter_pretrained_encoders(options.encoder):
+                if isinstance(encoder.adapter, LoraAdapterConfig):
                     place = ".".join(["inputs", name, "encoder", *path, "lora"])
                     yield from (
                         (f"{place}.{where}", reason)
-                        for where, reason in encoder.adapter.stage_problems(stage)
+                        for where, reason in encoder.adapter.validate_zero_stage(stage)
                     )
 
-    def metrics(self) -> dict[str, Mode]:
-        """Every metric that this job reports, and whether more or less of it is better."""
+    def metric_modes(self) -> dict[str, Mode]:
+        """Return every metric that the job reports, each with its mode."""
         named = {
             f"{name}/{metric}": mode
             for name, task in self.tasks.items()
-            for metric, mode in task.metrics().items()
+            for metric, mode in task.metric_modes().items()
         }
         return {"loss": "min", **named}
 
     @property
-    def chosen_by(self) -> str:
-        """The validation metric that chooses the best checkpoint."""
+    def selection_metric(self) -> str:
+        """The validation metric that selects the best checkpoint."""
         return self.train.early_stopping.metric if self.train.early_stopping else "loss"
 
-    def _parts(self) -> Iterable[tuple[str, Part]]:
+    def _sections(self) -> Iterator[tuple[str, JobSection]]:
         yield "data", self.data
         for name, options in self.inputs.items():
             yield f"inputs.{name}", options
@@ -183,42 +205,47 @@ class Job(Block):
         yield from ((f"tasks.{name}", task) for name, task in self.tasks.items())
         yield "train", self.train
 
-    def _check_own_alignment(self, path: str, own: Align | None) -> None:
+    def _check_input_align(self, path: str, own: AlignConfig | None) -> None:
         if own and own.dim != self.align.dim:
-            _refuse(f"{path}.dim", f"{own.dim}, but align.dim is {self.align.dim}, the width of all inputs")
+            _reject(
+                f"{path}.dim",
+                f"{own.dim} is not align.dim {self.align.dim}, the width of all inputs; use {self.align.dim}",
+            )
         if own and own.loss:
-            _refuse(f"{path}.loss", "losses draw inputs together; write them under `align` of the job")
+            _reject(f"{path}.loss", "a single input has no alignment losses; set them in `align` of the job")
 
     @model_validator(mode="after")
     def _check(self) -> "Job":
-        if self.chosen_by not in self.metrics():
-            _refuse(
+        if self.selection_metric not in self.metric_modes():
+            _reject(
                 "train.early_stopping.metric",
-                f"no task reports `{self.chosen_by}`; one of: {', '.join(self.metrics())}",
+                f"no task reports `{self.selection_metric}`; one of: {', '.join(self.metric_modes())}",
             )
-        for path, part in self._parts():
-            for where, reason in part.problems(self):
-                _refuse(f"{path}.{where}", reason)
-        if isinstance(self.train.deepspeed, DeepSpeed):
-            for path, reason in self.stage_problems(self.train.deepspeed.stage):
-                _refuse(path, reason)
+        for path, part in self._sections():
+            for where, reason in part.validate_in_job(self):
+                _reject(f"{path}.{where}", reason)
+        if isinstance(self.train.deepspeed, DeepSpeedConfig):
+            for path, reason in self.validate_zero_stage(self.train.deepspeed.stage):
+                _reject(path, reason)
         for name, options in self.inputs.items():
-            self._check_own_alignment(f"inputs.{name}.align", options.align)
-        micro_batches = self.compute.most * self.train.accumulate
+            self._check_input_align(f"inputs.{name}.align", options.align)
+        micro_batches = self.compute.max_workers * self.train.gradient_accumulation_steps
         if self.train.batch_size < micro_batches:
-            _refuse(
+            _reject(
                 "train.batch_size",
-                f"{self.train.batch_size} is less than compute.workers × train.accumulate = {micro_batches}",
+                f"{self.train.batch_size} is less than compute.workers × train.gradient_accumulation_steps = "
+                f"{micro_batches}; use {micro_batches} or more",
             )
-        shared = {c for i in self.inputs.values() for c in i.columns_read} & {
+        shared = {c for i in self.inputs.values() for c in i.source_columns} & {
             t.target_column for t in self.tasks.values()
         }
         if shared:
-            _refuse(
-                "tasks", f"column `{sorted(shared)[0]}` is an input and a target; a model would just copy it"
+            _reject(
+                "tasks",
+                f"column `{sorted(shared)[0]}` is both an input and a target; use another column for one",
             )
         return self
 
 
-def _refuse(path: str, reason: str) -> None:
+def _reject(path: str, reason: str) -> None:
     raise PydanticCustomError("job", "{reason}", {"reason": reason, "path": path})

@@ -1,4 +1,4 @@
-"""From a YAML file to a checked spec: `${VAR}`, `--set`, relative paths, and errors that name the place."""
+"""Loading of specs from YAML, with `${VAR}`, `--set`, relative paths, and errors with their location."""
 
 import importlib
 import os
@@ -11,9 +11,9 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from rayfuse.errors import SpecError
-from rayfuse.spec.base import Block
+from rayfuse.spec.base import SpecModel
+from rayfuse.spec.error_messages import format_errors
 from rayfuse.spec.paths import set_at
-from rayfuse.spec.problems import describe
 
 KINDS: dict[str, str] = {
     "job": "rayfuse.spec.job:Job",
@@ -21,17 +21,17 @@ KINDS: dict[str, str] = {
     "service": "rayfuse.spec.service:Service",
     "cluster": "rayfuse.spec.cluster:Cluster",
 }
-"""Where the model of each kind of spec is; a command imports the one that it reads."""
+"""Import path of the model of each kind of spec."""
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
-AnySpec = TypeVar("AnySpec", bound=Block)
+AnySpec = TypeVar("AnySpec", bound=SpecModel)
 
 
-def spec_class(kind: str) -> type[Block]:
-    """The pydantic model of a kind of spec."""
+def spec_class(kind: str) -> type[SpecModel]:
+    """Import the pydantic model of a kind of spec."""
     module, _, name = KINDS[kind].partition(":")
-    found: type[Block] = getattr(importlib.import_module(module), name)
+    found: type[SpecModel] = getattr(importlib.import_module(module), name)
     return found
 
 
@@ -41,44 +41,47 @@ def load_spec(
     overrides: Iterable[str] = (),
     environment: Mapping[str, str] = os.environ,
 ) -> AnySpec:
-    """Read the spec file `source` (a path or fsspec URL) as a spec of `kind`.
+    """Load the spec file `source` (a path or fsspec URL) as a spec of `kind`.
 
-    `overrides` are `path.to.key=value` strings, the value in YAML. Raises SpecError that lists every
-    problem, a line each, as `file: path: what is wrong`.
+    `overrides` are `path.to.key=value` strings, the value in YAML. Raises SpecError with a line for every error, as
+    `file: path: value, rule, remedy`.
     """
     where = str(source)
     content = substitute(read_spec(source, kind, overrides), environment, where)
-    return check(content, kind, where, folder_of(where))
+    return validate_spec(content, kind, where, folder_of(where))
 
 
-def read_spec(source: str | Path, kind: type[Block], overrides: Iterable[str] = ()) -> dict[str, Any]:
-    """What the spec file `source` says, with the overrides in it and every `${VAR}` as it was written.
+def read_spec(source: str | Path, kind: type[SpecModel], overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """Read the content of a spec file, with the overrides applied and every `${VAR}` unchanged.
 
-    Raises SpecError where it is no YAML mapping of this kind; its keys and values are not checked.
+    Raises SpecError if it is not a YAML mapping of this kind; keys and values are not validated.
     """
     where = str(source)
     content = _parse(_read(where), where)
     for override in overrides:
-        _override(content, override)
+        _apply_override(content, override)
     _check_kind(content, kind, where)
     return content
 
 
 def folder_of(where: str) -> str:
-    """The folder or URL that relative paths of the spec file at `where` count from."""
+    """Return the folder or URL that relative paths in the spec file at `where` are resolved against."""
     return where.rsplit("/", 1)[0] if "://" in where else str(Path(where).resolve().parent)
 
 
-def check(content: Any, kind: type[AnySpec], where: str, base: str | None = None) -> AnySpec:
-    """Check a mapping as a spec of `kind`; relative paths count from the folder or URL `base`."""
+def validate_spec(content: Any, kind: type[AnySpec], where: str, base: str | None = None) -> AnySpec:
+    """Validate a mapping as a spec of `kind`; relative paths are resolved against the folder or URL `base`.
+
+    Raises SpecError with a line for every error.
+    """
     try:
         return TypeAdapter(kind).validate_python(content, context={"base": base})
     except ValidationError as error:
-        raise SpecError("\n".join(f"{where}: {line}" for line in describe(error, kind))) from None
+        raise SpecError("\n".join(f"{where}: {line}" for line in format_errors(error, kind))) from None
 
 
-def kind_of(source: str | Path) -> str:
-    """The `kind:` of a spec file. Raises SpecError where it is missing or unknown."""
+def read_kind(source: str | Path) -> str:
+    """Read the `kind:` of a spec file. Raises SpecError if it is missing or unknown."""
     content = _parse(_read(str(source)), str(source))
     kind = content.get("kind")
     if kind not in KINDS:
@@ -107,12 +110,12 @@ def _download(url: str) -> str:
             return str(file.read())
     except (FileNotFoundError, UnicodeDecodeError):
         raise
-    except Exception as error:  # every storage has errors of its own
+    except Exception as error:  # each store has its own errors
         raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML in which a repeated key is an error instead of a silent overwrite."""
+    """Loader of safe YAML that rejects duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -152,21 +155,21 @@ def _yaml_problem(error: yaml.MarkedYAMLError, text: str) -> str:
         return f" {error.problem or 'not YAML'}"
     line = error.problem_mark.line
     problem = f"{line + 1}: {error.problem or 'not YAML'}"
-    # Inside braces an unquoted ${VAR} ends the mapping, which the parser's own words do not tell.
+    # Inside braces an unquoted ${VAR} ends the mapping, which the parser's message does not explain.
     unquoted = "${" in "".join(text.splitlines()[line : line + 1])
     return f'{problem}; put "${{…}}" in quotes' if unquoted else problem
 
 
-def _check_kind(content: dict[str, Any], kind: type[Block], where: str) -> None:
+def _check_kind(content: dict[str, Any], kind: type[SpecModel], where: str) -> None:
     (wanted,) = get_args(kind.model_fields["kind"].annotation)
     given = content.get("kind")
     if given is None:
         raise SpecError(f"{where}: kind: missing; write `kind: {wanted}`")
     if given != wanted:
-        raise SpecError(f"{where}: kind: this command wants `{wanted}`, the file is `{given}`")
+        raise SpecError(f"{where}: kind: this command requires `{wanted}`, the file is `{given}`")
 
 
-def _override(content: dict[str, Any], override: str) -> None:
+def _apply_override(content: dict[str, Any], override: str) -> None:
     path, equals, value = override.partition("=")
     if not equals or not path:
         raise SpecError(f"--set {override}: write --set path.to.key=value")
@@ -181,9 +184,9 @@ def _override(content: dict[str, Any], override: str) -> None:
 
 
 def substitute(node: Any, environment: Mapping[str, str], where: str, path: str = "") -> Any:
-    """`node` with `${VAR}` and `${VAR:-default}` replaced in every string below it.
+    """Return `node` with `${VAR}` and `${VAR:-default}` replaced in every string below it.
 
-    Raises SpecError that names file, path and variable where one is not set and has no default.
+    Raises SpecError with file, path and variable if one is not set and has no default.
     """
     if isinstance(node, dict):
         return {

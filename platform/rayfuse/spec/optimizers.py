@@ -1,131 +1,168 @@
-"""Optimizers, and rates of chosen parameters."""
+"""Optimizers, and learning rates of chosen parameters."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from rayfuse.spec.base import Block
+from rayfuse.spec.base import SpecModel
+from rayfuse.spec.family import CustomConfig, Family, PartOf
 
 Betas = tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
 
 
-class AdamW(Block):
+class BaseOptimizerConfig(SpecModel):
+    """Options of every optimizer."""
+
+    unsharded_weights_reason: ClassVar[str | None] = None
+    """Why it needs whole weights, which ZeRO stages above 0 shard; None if it does not."""
+    separates_matrices: ClassVar[bool] = False
+    """Whether its parameter groups are split by their `matrix`: inner weights of two dimensions, and all others."""
+
+    type: str
+    """Kind of optimizer, or the import path of a custom one."""
+    lr: float = Field(1.0e-3, gt=0)
+    """Learning rate after the warm-up."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Weight decay of matrices; vectors, such as norms and biases, do not decay."""
+
+
+class AdamWConfig(BaseOptimizerConfig):
     """Adam with decoupled weight decay (Loshchilov and Hutter, 2019)."""
 
     type: Literal["adamw"] = "adamw"
-    lr: float = Field(1.0e-3, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
     betas: Betas = (0.9, 0.999)
-    """How much of the averages of gradients and of their squares stays at each step."""
+    """Decay rates of the averages of gradients and of squared gradients."""
     eps: float = Field(1.0e-8, gt=0)
-    """Added to the root of the second moment; gradients far below it move a weight little."""
+    """Added to the root of the second moment, for numerical stability."""
 
 
-class SGD(Block):
+class SGDConfig(BaseOptimizerConfig):
     """Stochastic gradient descent with momentum (Sutskever et al., 2013)."""
 
     type: Literal["sgd"]
     lr: float = Field(0.01, gt=0)
+    """Learning rate after the warm-up."""
     weight_decay: float = Field(0.0, ge=0)
+    """Weight decay of matrices; vectors do not decay."""
     momentum: float = Field(0.9, ge=0, lt=1)
+    """Decay rate of the momentum."""
     nesterov: bool = False
-    """Look ahead along the momentum."""
+    """Use Nesterov momentum."""
 
     @model_validator(mode="after")
-    def _momentum_to_look_along(self) -> "SGD":
+    def _check_nesterov(self) -> "SGDConfig":
         if self.nesterov and not self.momentum:
             raise PydanticCustomError(
-                "sgd", "looks ahead along a momentum of 0; give a momentum", {"path": "nesterov"}
+                "sgd",
+                "true needs a momentum above 0; set momentum, or leave nesterov out",
+                {"path": "nesterov"},
             )
         return self
 
 
-class Adafactor(Block):
-    """Second moments as a row and a column for each matrix (Shazeer and Stern, 2018): little memory."""
+class AdafactorConfig(BaseOptimizerConfig):
+    """Adafactor: second moments factored to a row and a column per matrix, for little memory (Shazeer and Stern, 2018)."""
+
+    unsharded_weights_reason: ClassVar[str | None] = (
+        "adafactor scales its steps by rows, columns and the norm of whole weights"
+    )
 
     type: Literal["adafactor"]
     lr: float = Field(0.01, gt=0)
-    """Relative to the root mean square of each weight, and at most one over the root of the step."""
+    """Learning rate relative to the root mean square of each weight; at most one over the root of the step."""
     weight_decay: float = Field(0.0, ge=0)
+    """Weight decay of matrices; vectors do not decay."""
     beta2_decay: float = Field(-0.8, lt=0)
-    """Power of the step that says how fast old squares are forgotten."""
-    clip: float = Field(1.0, ge=1)
-    """Largest root mean square of an update before its rate."""
+    """Exponent of the step in the decay rate of squared gradients."""
+    clip_threshold: float = Field(1.0, ge=1)
+    """Largest root mean square of an update before the learning rate."""
 
 
-class Lion(Block):
-    """The sign of a momentum (Chen et al., 2023): half of Adam's memory; wants 3 to 10 times less rate, more decay."""
+class LionConfig(BaseOptimizerConfig):
+    """Lion: the sign of a momentum (Chen et al., 2023), with half of Adam's memory.
+
+    It needs a learning rate 3 to 10 times lower than AdamW, and more weight decay.
+    """
 
     type: Literal["lion"]
     lr: float = Field(1.0e-4, gt=0)
+    """Learning rate after the warm-up."""
     weight_decay: float = Field(0.1, ge=0)
+    """Weight decay of matrices; vectors do not decay."""
     betas: Betas = (0.9, 0.99)
-    """How much of the momentum is in the update, and how much of it stays at each step."""
+    """Weight of the momentum in the update, and decay rate of the momentum."""
 
 
-class Muon(Block):
-    """Orthogonalised momentum for matrices (Jordan et al., 2024), AdamW for all else.
+class MuonConfig(BaseOptimizerConfig):
+    """Muon: orthogonalized momentum for inner matrices (Jordan et al., 2024), AdamW for all other parameters.
 
-    Embeddings, task heads, convolutions and vectors are all else. Updates have the size of AdamW's (Liu et al., 2025),
-    so that one rate suits both.
+    Embeddings, task heads, convolutions and vectors use AdamW. Updates are scaled to the size of AdamW's (Liu et al.,
+    2025), so that one learning rate suits both.
     """
 
+    unsharded_weights_reason: ClassVar[str | None] = "muon orthogonalizes whole matrices"
+    separates_matrices: ClassVar[bool] = True
+
     type: Literal["muon"]
-    lr: float = Field(1.0e-3, gt=0)
     weight_decay: float = Field(0.1, ge=0)
+    """Weight decay of matrices; vectors do not decay."""
     momentum: float = Field(0.95, ge=0, lt=1)
+    """Decay rate of Muon's momentum."""
     nesterov: bool = True
+    """Use Nesterov momentum."""
     betas: Betas = (0.9, 0.95)
-    """Of AdamW."""
+    """AdamW's decay rates of the averages of gradients and of squared gradients."""
     eps: float = Field(1.0e-8, gt=0)
-    """Of AdamW."""
+    """AdamW's constant for numerical stability."""
 
 
-def _adamw_unless_said(value: Any) -> str:
-    """Discriminator: a block without a type is AdamW."""
-    given = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return str(given or "adamw")
+class CustomOptimizerConfig(CustomConfig, BaseOptimizerConfig):
+    """A subclass of rayfuse.train.optimizers.Optimizer, by import path."""
+
+    base_class: ClassVar[str] = "rayfuse.train.optimizers:Optimizer"
 
 
-Optimizer = Annotated[
-    Annotated[AdamW, Tag("adamw")]
-    | Annotated[SGD, Tag("sgd")]
-    | Annotated[Adafactor, Tag("adafactor")]
-    | Annotated[Lion, Tag("lion")]
-    | Annotated[Muon, Tag("muon")],
-    Discriminator(_adamw_unless_said),
-]
+OptimizerConfig = Annotated[BaseOptimizerConfig, PartOf(lambda: OPTIMIZERS)]
+"""Any optimizer; `adamw` if no type is given."""
 
-_NEEDS_WHOLE_WEIGHTS = {
-    "adafactor": "scales its steps by rows, columns and the size of whole weights",
-    "muon": "orthogonalises whole matrices",
-}
+OPTIMIZERS: Family[BaseOptimizerConfig] = Family(
+    "optimizer",
+    {
+        AdamWConfig: "rayfuse.train.optimizers:AdamW",
+        SGDConfig: "rayfuse.train.optimizers:SGD",
+        AdafactorConfig: "rayfuse.train.optimizers:Adafactor",
+        LionConfig: "rayfuse.train.optimizers:Lion",
+        MuonConfig: "rayfuse.train.optimizers:Muon",
+    },
+    custom=CustomOptimizerConfig,
+    default="adamw",
+)
+"""The built-in optimizers."""
 
 
-def refusal(optimizer: Any, stage: int) -> str | None:
-    """Why an optimizer cannot work under a ZeRO stage; None where it can."""
-    reason = _NEEDS_WHOLE_WEIGHTS.get(optimizer.type)
-    if reason is None or stage == 0:
+def zero_incompatibility(optimizer: BaseOptimizerConfig, stage: int) -> str | None:
+    """Return why an optimizer cannot be used under a ZeRO stage; None if it can."""
+    if optimizer.unsharded_weights_reason is None or stage == 0:
         return None
     return (
-        f"{optimizer.type} {reason}, and ZeRO stage {stage} hands each worker flat parts of them; "
+        f"{optimizer.unsharded_weights_reason}, and ZeRO stage {stage} shards them; "
         "use train.deepspeed.stage 0, or adamw, sgd or lion"
     )
 
 
-class ParameterGroup(Block):
-    """Rates of the trained parameters whose names match a pattern."""
+class ParamGroupConfig(SpecModel):
+    """Learning rate and weight decay of the trained parameters whose names match a pattern."""
 
-    match: str = Field(min_length=1)
-    """Pattern over names of parameters, such as `encoders.text.*` or `*.embeddings.*`; `*` also matches dots."""
+    pattern: str = Field(min_length=1)
+    """Pattern for names of parameters, such as `encoders.text.*` or `*.embeddings.*`; `*` also matches dots."""
     lr: float | None = Field(None, gt=0)
-    """In the place of the optimizer's rate, and of the encoder's `lr` and `layer_decay`."""
+    """Learning rate instead of the optimizer's, and of the encoder's `lr` and `layer_decay`."""
     weight_decay: float | None = Field(None, ge=0)
-    """In the place of the optimizer's; norms, biases and other vectors never decay."""
+    """Weight decay instead of the optimizer's; norms, biases and other vectors do not decay."""
 
     @model_validator(mode="after")
-    def _says_something(self) -> "ParameterGroup":
+    def _check_not_empty(self) -> "ParamGroupConfig":
         if self.lr is None and self.weight_decay is None:
-            raise PydanticCustomError("group", "changes nothing; give lr, weight_decay or both", {})
+            raise PydanticCustomError("group", "changes nothing; set lr, weight_decay or both", {})
         return self

@@ -1,16 +1,16 @@
-"""Nodes of a spec by their path, as in `train.optimizer.lr` or `tolerations.0`.
+"""Nodes of a spec by path, as in `train.optimizer.lr` or `tolerations.0`.
 
-A key that has dots itself, as those of a sweep's `space` have, is found whole.
+A key that contains dots, such as those of a sweep's `space`, is matched as a whole.
 """
 
 from typing import Any, Final
 
 ABSENT: Final = object()
-"""What `get_at` gives where there is no such node."""
+"""Returned by `get_at` if there is no such node."""
 
 
 def get_at(content: Any, path: str) -> Any:
-    """The node at `path`, or ABSENT."""
+    """Return the node at `path`, or ABSENT."""
     node, rest = content, path
     while rest:
         key, rest = _first_key(node, rest)
@@ -24,7 +24,7 @@ def get_at(content: Any, path: str) -> Any:
 
 
 def set_at(content: dict[str, Any], path: str, value: Any) -> None:
-    """Put `value` at `path`, making the blocks that lead there. Raises ValueError where that is not possible."""
+    """Set the node at `path`, creating mappings on the way. Raises ValueError if a parent is not a mapping or list."""
     node: Any = content
     key, rest = _first_key(node, path)
     while rest:
@@ -42,12 +42,12 @@ def set_at(content: dict[str, Any], path: str, value: Any) -> None:
 
 
 def is_below(path: str, block: str) -> bool:
-    """Whether `path` is `block` or a node inside it."""
+    """Return whether `path` is `block` or a node inside it."""
     return path == block or path.startswith(f"{block}.")
 
 
 def _first_key(node: Any, path: str) -> tuple[str, str]:
-    """The key of `node` that `path` begins with, and what is left of the path."""
+    """Return the key of `node` that `path` starts with, and the rest of the path."""
     known = [key for key in node if is_below(path, str(key))] if isinstance(node, dict) else []
     key = max(known, key=len, default=path.partition(".")[0])
     return key, path[len(key) + 1 :]

@@ -1,29 +1,22 @@
-"""How the learning rate goes over the steps: all schedules begin with a warm-up."""
+"""Learning rate schedules: all of them start with a linear warm-up."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Discriminator,
-    Field,
-    Tag,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from rayfuse.spec.base import Block, Share, share
+from rayfuse.spec.base import Fraction, SpecModel, parse_fraction
+from rayfuse.spec.family import CustomConfig, Family, PartOf
 
 
-def _steps_or_share(value: Any) -> Any:
-    return value if isinstance(value, int) and not isinstance(value, bool) else share(value)
+def _parse_steps_or_fraction(value: Any) -> Any:
+    return value if isinstance(value, int) and not isinstance(value, bool) else parse_fraction(value)
 
 
-def _at_most_all(value: int | float) -> int | float:
+def _check_fraction(value: int | float) -> int | float:
     if isinstance(value, float) and value > 1:
         raise PydanticCustomError(
-            "warmup", "not a share; write a whole number for steps, 0.05 or 5% for a share"
+            "warmup", "not a fraction; write an integer for steps, or 0.05 or 5% for a fraction of them"
         )
     return value
 
@@ -31,73 +24,87 @@ def _at_most_all(value: int | float) -> int | float:
 Warmup = Annotated[
     int | float,
     Field(ge=0),
-    BeforeValidator(_steps_or_share),
-    AfterValidator(_at_most_all),
+    BeforeValidator(_parse_steps_or_fraction),
+    AfterValidator(_check_fraction),
     WithJsonSchema(
         {"anyOf": [{"type": "string"}, {"type": "number", "minimum": 0}], "examples": ["5%", 0.05, 500]}
     ),
 ]
-"""A share of all steps (0.05 or 5%), or a whole number of them."""
+"""A fraction of all steps (0.05 or 5%), or an integer number of them."""
 
 
-class _Schedule(Block):
+class BaseScheduleConfig(SpecModel):
+    """Options of every schedule."""
+
+    type: str
+    """Kind of schedule, or the import path of a custom one."""
     warmup: Warmup = 0.05
-    """Steps, or share of all steps, in which the rate rises linearly from zero."""
+    """Steps, or fraction of all steps, in which the learning rate rises linearly from zero."""
 
 
-class _Falling(_Schedule):
-    min: float = Field(0.0, ge=0, lt=1)
-    """Factor of the rate that the last steps fall to."""
+class DecayScheduleConfig(BaseScheduleConfig):
+    """Options of a schedule in which the learning rate decays."""
+
+    min_lr_ratio: float = Field(0.0, ge=0, lt=1)
+    """Ratio of the final learning rate to the optimizer's."""
 
 
-class Cosine(_Falling):
-    """Falls along half a cosine (Loshchilov and Hutter, 2017)."""
+class CosineScheduleConfig(DecayScheduleConfig):
+    """Cosine decay (Loshchilov and Hutter, 2017)."""
 
     type: Literal["cosine"] = "cosine"
 
 
-class Linear(_Falling):
-    """Falls on a straight line."""
+class LinearScheduleConfig(DecayScheduleConfig):
+    """Linear decay."""
 
     type: Literal["linear"]
 
 
-class Constant(_Schedule):
-    """Stays."""
+class ConstantScheduleConfig(BaseScheduleConfig):
+    """No decay."""
 
     type: Literal["constant"]
 
 
-class WSD(_Falling):
-    """Warm-up, stable, decay (Hu et al., 2024): stays, and falls in the last steps alone."""
+class WSDScheduleConfig(DecayScheduleConfig):
+    """Warm-up, stable, decay (Hu et al., 2024): constant, with a decay in the last steps."""
 
     type: Literal["wsd"]
-    decay: Share = 0.1
-    """Share of all steps in which the rate falls."""
-    form: Literal["sqrt", "linear", "cosine"] = "sqrt"
-    """How it falls; `sqrt`: with one minus the root of the way (Hägele et al., 2024)."""
+    decay_ratio: Fraction = 0.1
+    """Fraction of all steps in which the learning rate decays."""
+    decay_shape: Literal["sqrt", "linear", "cosine"] = "sqrt"
+    """Shape of the decay; `sqrt`: one minus the root of the progress (Hägele et al., 2024)."""
 
     @model_validator(mode="after")
-    def _fits(self) -> "WSD":
-        if isinstance(self.warmup, float) and self.warmup + self.decay > 1:
+    def _check_total_steps(self) -> "WSDScheduleConfig":
+        if isinstance(self.warmup, float) and self.warmup + self.decay_ratio > 1:
             raise PydanticCustomError(
                 "wsd",
-                "warmup {warmup} and decay {decay} together are more than all steps; lower one",
-                {"warmup": self.warmup, "decay": self.decay, "path": "decay"},
+                "{decay} and warmup {warmup} add up to more than 1; lower one",
+                {"warmup": self.warmup, "decay": self.decay_ratio, "path": "decay_ratio"},
             )
         return self
 
 
-def _cosine_unless_said(value: Any) -> str:
-    """Discriminator: a block without a type is cosine."""
-    given = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return str(given or "cosine")
+class CustomScheduleConfig(CustomConfig, BaseScheduleConfig):
+    """A subclass of rayfuse.train.schedule.Schedule, by import path."""
+
+    base_class: ClassVar[str] = "rayfuse.train.schedule:Schedule"
 
 
-Schedule = Annotated[
-    Annotated[Cosine, Tag("cosine")]
-    | Annotated[Linear, Tag("linear")]
-    | Annotated[Constant, Tag("constant")]
-    | Annotated[WSD, Tag("wsd")],
-    Discriminator(_cosine_unless_said),
-]
+ScheduleConfig = Annotated[BaseScheduleConfig, PartOf(lambda: SCHEDULES)]
+"""Any schedule; `cosine` if no type is given."""
+
+SCHEDULES: Family[BaseScheduleConfig] = Family(
+    "schedule",
+    {
+        CosineScheduleConfig: "rayfuse.train.schedule:Cosine",
+        LinearScheduleConfig: "rayfuse.train.schedule:Linear",
+        ConstantScheduleConfig: "rayfuse.train.schedule:Constant",
+        WSDScheduleConfig: "rayfuse.train.schedule:WarmupStableDecay",
+    },
+    custom=CustomScheduleConfig,
+    default="cosine",
+)
+"""The built-in schedules."""

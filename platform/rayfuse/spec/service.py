@@ -1,4 +1,4 @@
-"""`kind: service`: serve a registered model over HTTP."""
+"""Spec of a service: serve a registered model over HTTP."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -14,90 +14,111 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from rayfuse.spec.base import Block, Bytes, Name, NotBuiltYet, Seconds, Url
+from rayfuse.spec.base import Bytes, Name, Seconds, SpecModel, Unimplemented, Url
 
 _MODELS_URI = re.compile(r"^models:/[^/@]+(@[A-Za-z0-9_.-]+|/\d+)$")
 
 
-class Replicas(Block):
+class Replicas(SpecModel):
+    """Replicas of an endpoint, their autoscaling and their resources."""
+
     min: int = Field(1, ge=1)
+    """Smallest number of replicas."""
     max: int = Field(1, ge=1)
-    target_ongoing: float = Field(8, gt=0)
-    """Requests that one replica should have at a time; more of them start another replica."""
-    cpus: float = Field(1, ge=0)
-    gpus: float = Field(0, ge=0)
+    """Largest number of replicas."""
+    target_ongoing_requests: float = Field(8, gt=0)
+    """Concurrent requests per replica that autoscaling aims at; more of them start another replica."""
+    num_cpus: float = Field(1, ge=0)
+    """CPU cores reserved for each replica."""
+    num_gpus: float = Field(0, ge=0)
+    """GPUs reserved for each replica."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> "Replicas":
+    def _check_min_max(self) -> "Replicas":
         if self.max < self.min:
             raise PydanticCustomError(
-                "replicas", "{max} is less than min {min}", {"max": self.max, "min": self.min, "path": "max"}
+                "replicas",
+                "{max} is less than min {min}; use {min} or more",
+                {"max": self.max, "min": self.min, "path": "max"},
             )
         return self
 
 
-class Batching(Block):
-    max_size: int = Field(32, ge=1)
-    """Most rows in one call of the model."""
-    wait: Seconds = 0.005
-    """How long the first row of a batch waits for others."""
+class Batching(SpecModel):
+    """Batching of requests."""
+
+    max_batch_size: int = Field(32, ge=1)
+    """Largest number of rows in one call of the model."""
+    batch_wait_timeout: Seconds = 0.005
+    """Time that the first row of a batch waits for others."""
 
 
 def _split_keys(value: Any) -> Any:
     return [key.strip() for key in value.split(",") if key.strip()] if isinstance(value, str) else value
 
 
-def _usable_keys(keys: list[SecretStr]) -> list[SecretStr]:
-    """A spec that was saved holds its keys as asterisks, and those must never become keys."""
+def _reject_masked_keys(keys: list[SecretStr]) -> list[SecretStr]:
+    """Raise an error for keys of asterisks, which saved specs contain instead of the real ones."""
     if any(not key.get_secret_value().strip(" *") for key in keys):
-        raise PydanticCustomError("keys", "a key is empty or only asterisks; give the keys again")
+        raise PydanticCustomError("keys", "a key is empty or only asterisks; set the keys again")
     return keys
 
 
 _TEXT_OR_LIST = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 
 
-class Auth(Block):
+class Auth(SpecModel):
+    """Authentication of requests."""
+
     keys: Annotated[
         list[SecretStr],
         BeforeValidator(_split_keys),
-        AfterValidator(_usable_keys),
+        AfterValidator(_reject_masked_keys),
         WithJsonSchema(_TEXT_OR_LIST),
     ] = Field([])
-    """API keys, comma-separated. None: the endpoint listens on loopback only."""
+    """API keys, comma-separated or as a list. Without keys, the endpoint listens on loopback only."""
 
 
-class Limits(Block):
-    body: Bytes = 20_000_000
-    """Largest request body; a larger one is answered with 413."""
-    queue: int = Field(200, ge=1)
-    """Requests that may wait at one replica; one more is answered with 503."""
-    timeout: Seconds = 30.0
-    """Longest time for an answer, else 504."""
+class Limits(SpecModel):
+    """Limits of requests."""
+
+    max_body_size: Bytes = 20_000_000
+    """Largest request body; larger ones get status 413."""
+    max_queued_requests: int = Field(200, ge=1)
+    """Requests that may wait at one replica; further ones get status 503."""
+    request_timeout: Seconds = 30.0
+    """Longest time for a response; slower requests get status 504."""
 
 
-class Service(Block):
+class Service(SpecModel):
     """Serve a registered model over HTTP."""
 
     kind: Literal["service"]
+    """Kind of spec."""
     name: Name
+    """Name of the service."""
     route: str = ""
-    """Path below which the endpoint answers; /NAME where absent."""
+    """Path of the endpoint; by default /NAME."""
     model: Url
     """`models:/NAME@ALIAS`, `models:/NAME/VERSION`, or the URL of a model folder."""
     port: int = Field(8000, ge=1, le=65535)
-    replicas: Replicas = Replicas()
-    batching: Batching = Batching()
-    traffic: NotBuiltYet = None
+    """Port of the HTTP server."""
+    replicas: Replicas = Field(default_factory=Replicas)
+    """Number of replicas and their resources."""
+    batching: Batching = Field(default_factory=Batching)
+    """Batching of requests."""
+    traffic: Unimplemented = None
     """Canary or shadow traffic."""
-    auth: Auth = Auth()
-    limits: Limits = Limits()
-    tracking: Url | None = None
-    """MLflow server or database; MLFLOW_TRACKING_URI, else `runs/mlflow.db` below the working folder."""
+    auth: Auth = Field(default_factory=Auth)
+    """Authentication of requests."""
+    limits: Limits = Field(default_factory=Limits)
+    """Limits of requests."""
+    tracking_uri: Url | None = None
+    """MLflow server or database; by default MLFLOW_TRACKING_URI, else `runs/mlflow.db` in the working folder."""
 
     @field_validator("route")
     @classmethod
-    def _absolute(cls, value: str) -> str:
+    def _validate_route(cls, value: str) -> str:
         if value and not re.fullmatch(r"(/[A-Za-z0-9_.~-]+)+", value):
             raise PydanticCustomError("route", "not a route; write /NAME or /A/B, without a slash at the end")
         return value
@@ -113,5 +134,6 @@ class Service(Block):
         return self
 
     @property
-    def prefix(self) -> str:
+    def route_prefix(self) -> str:
+        """Path of the endpoint."""
         return self.route or f"/{self.name}"

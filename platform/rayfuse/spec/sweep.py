@@ -1,171 +1,192 @@
-"""`kind: sweep`: search values for any part of a job."""
+"""Spec of a sweep: search values for any part of a job."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from rayfuse.spec.base import Block, Name, Seconds, Url
+from rayfuse.spec.base import Name, Seconds, SpecModel, Url
 from rayfuse.spec.paths import is_below
 from rayfuse.spec.tasks import Mode
 
 _Values = Annotated[list[Any], Field(min_length=1)]
 
 
-def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
+def _check_range(ends: tuple[float, float]) -> tuple[float, float]:
     if ends[0] >= ends[1]:
-        raise PydanticCustomError("range", "a range rises from its first number to its second")
+        raise PydanticCustomError("range", "not a range; write [LOWEST, HIGHEST]")
     return ends
 
 
-_Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
-_PositiveRange = Annotated[tuple[Annotated[float, Field(gt=0)], float], AfterValidator(_ordered)]
-_IntRange = Annotated[tuple[int, int], AfterValidator(_ordered)]
+_Range = Annotated[tuple[float, float], AfterValidator(_check_range)]
+_PositiveRange = Annotated[tuple[Annotated[float, Field(gt=0)], float], AfterValidator(_check_range)]
+_IntRange = Annotated[tuple[int, int], AfterValidator(_check_range)]
 
-_FORMS = ("choice", "grid", "uniform", "loguniform", "int")
+_DISTRIBUTIONS = ("choice", "grid", "uniform", "loguniform", "int")
 
 
-class Parameter(Block):
-    """What one node of the job may be: exactly one of choice, grid, uniform, loguniform and int."""
+class Parameter(SpecModel):
+    """Values of one node of the job: exactly one of choice, grid, uniform, loguniform and int."""
 
     choice: _Values | None = None
-    """One of these values, or whole blocks, is drawn."""
+    """Values, or whole blocks, one of which is drawn."""
     grid: _Values | None = None
-    """Every one of these is tried with every value of the other grids; only with `search: {type: grid}`."""
+    """Values that are tried in every combination with other grids; only with `search: {type: grid}`."""
     uniform: _Range | None = None
-    """A number between the two."""
+    """Range of a number that is drawn uniformly."""
     loguniform: _PositiveRange | None = None
-    """A number between the two whose logarithm is uniform."""
+    """Range of a number whose logarithm is drawn uniformly."""
     when: dict[str, Any] = Field({})
-    """Paths of the job and the value, or list of values, that they must have for this parameter to be searched."""
+    """Condition: paths of the job → the value, or list of values, with which this parameter is searched."""
     int: _IntRange | None = None
-    """A whole number from the first to the second, both included."""
+    """Range of an integer that is drawn uniformly, both ends included."""
 
     @model_validator(mode="after")
-    def _one_form(self) -> "Parameter":
-        given = [name for name in _FORMS if getattr(self, name) is not None]
+    def _check_one_distribution(self) -> "Parameter":
+        given = [name for name in _DISTRIBUTIONS if getattr(self, name) is not None]
         if len(given) != 1:
             raise PydanticCustomError(
                 "parameter",
-                "write exactly one of {forms}; given: {given}",
-                {"forms": ", ".join(_FORMS), "given": ", ".join(given) or "none", "path": "choice"},
+                "write exactly one of {forms}; found: {given}",
+                {"forms": ", ".join(_DISTRIBUTIONS), "given": ", ".join(given) or "none", "path": "choice"},
             )
         return self
 
     @property
     def values(self) -> list[Any] | None:
-        """All that it can be; None for a range."""
+        """All its values; None for a range."""
         return self.choice if self.choice is not None else self.grid
 
     @property
-    def ends(self) -> list[Any]:
-        """All that it can be, or the two ends of its range."""
+    def boundary_values(self) -> list[Any]:
+        """All its values, or the two ends of its range."""
         return self.values or list(self.uniform or self.loguniform or self.int or ())
 
 
-class RandomSearch(Block):
+class RandomSearch(SpecModel):
     """Independent draws (Bergstra and Bengio, 2012)."""
 
     type: Literal["random"] = "random"
+    """Kind of search."""
     trials: int = Field(10, ge=1)
+    """Number of trials."""
     seed: int = Field(0, ge=0)
+    """Seed of what is drawn."""
 
 
-class GridSearch(Block):
-    """Every combination of the `grid` parameters; all others are drawn anew for each."""
+class GridSearch(SpecModel):
+    """Every combination of the `grid` parameters; the others are drawn for each of them."""
 
     type: Literal["grid"]
+    """Kind of search."""
     repeats: int = Field(1, ge=1)
     """Trials of each combination, which differ in what is drawn."""
     seed: int = Field(0, ge=0)
+    """Seed of what is drawn."""
 
 
-class OptunaSearch(Block):
-    """Tree-structured Parzen estimator (Bergstra et al., 2011; Akiba et al., 2019): draws where results were good."""
+class OptunaSearch(SpecModel):
+    """Tree-structured Parzen estimator (Bergstra et al., 2011) of Optuna (Akiba et al., 2019)."""
 
     type: Literal["optuna"]
+    """Kind of search."""
     trials: int = Field(10, ge=1)
+    """Number of trials."""
     seed: int = Field(0, ge=0)
-    startup: int = Field(10, ge=1)
-    """Trials drawn at random before results are used."""
+    """Seed of what is drawn."""
+    n_startup_trials: int = Field(10, ge=1)
+    """Random trials before the estimator is used."""
 
 
 Search = Annotated[RandomSearch | GridSearch | OptunaSearch, Field(discriminator="type")]
 
 
-class NoScheduler(Block):
+class NoScheduler(SpecModel):
     """Every trial is trained to its end."""
 
     type: Literal["none"] = "none"
+    """Kind of scheduler."""
 
 
-class AshaScheduler(Block):
-    """Asynchronous successive halving (Li et al., 2020): after `grace` epochs, and each time these have been
-    multiplied by `reduction`, only the best 1/`reduction` of the trials go on."""
+class AshaScheduler(SpecModel):
+    """Asynchronous successive halving (Li et al., 2020).
+
+    After `grace_period` epochs, and each time these have been multiplied by `reduction_factor`, only the best
+    1/`reduction_factor` of the trials continue.
+    """
 
     type: Literal["asha"]
-    grace: int = Field(1, ge=1)
-    reduction: float = Field(4, gt=1)
+    """Kind of scheduler."""
+    grace_period: int = Field(1, ge=1)
+    """Epochs before a trial can be stopped."""
+    reduction_factor: float = Field(4, gt=1)
+    """Ratio of trials that are stopped, and of epochs between decisions."""
 
 
 Scheduler = Annotated[NoScheduler | AshaScheduler, Field(discriminator="type")]
 
-_NAMES = ("kind", "name", "output")
-"""Parts of a job that no trial may change: they say where results go."""
+_FIXED_SECTIONS = ("kind", "name", "output")
+"""Sections of a job that no trial may change, as they decide where results are stored."""
 
 
-class Sweep(Block):
+class Sweep(SpecModel):
     """Search values for any part of a job."""
 
     kind: Literal["sweep"]
+    """Kind of spec."""
     name: Name
+    """Name of the sweep."""
     job: Url
-    """The job's spec file."""
+    """Spec file of the job."""
     metric: str
-    """TASK/METRIC on the validation rows, or `loss`. A trial keeps, and is judged by, its best epoch."""
+    """TASK/METRIC on the validation rows, or `loss`. The best epoch of a trial counts."""
     mode: Mode | None = None
-    """max or min; must be what is better for the metric."""
-    search: Search = RandomSearch()
-    scheduler: Scheduler = NoScheduler()
+    """`max` or `min`; by default the metric's own mode, from which it must not differ."""
+    search: Search = Field(default_factory=RandomSearch)
+    """How values are chosen."""
+    scheduler: Scheduler = Field(default_factory=NoScheduler)
+    """Which trials are stopped early."""
     space: Annotated[dict[str, Parameter], Field(min_length=1)]
-    """Path of a node of the job (a value or a whole block) → what it may be."""
-    trial: dict[str, Any] = Field({})
-    """Path → value that every trial has instead of the job's, as in train.epochs: 3; the winner is trained without."""
+    """Path of a node of the job (a value or a whole block) → its possible values."""
+    trial_overrides: dict[str, Any] = Field({})
+    """Path → value that every trial has instead of the job's, as in train.epochs: 3. They do not apply to the winner."""
     concurrency: int | None = Field(None, ge=1)
-    """Trials at a time; as many as the cluster has room for where absent."""
-    budget: Seconds | None = None
-    """Time after which no trial goes on."""
+    """Concurrent trials; by default as many as the cluster has resources for."""
+    time_budget: Seconds | None = None
+    """Time after which all trials are stopped."""
 
-    @field_validator("space", "trial")
+    @field_validator("space", "trial_overrides")
     @classmethod
-    def _changeable(cls, given: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+    def _check_paths(cls, given: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         for path in given:
             first = path.split(".")[0]
             if not all(path.split(".")):
-                _refuse(path, "not a path; write a.b.c")
-            if first in _NAMES:
-                _refuse(path, "says where results go, and is the same for all trials")
+                _reject(path, "not a path; write a.b.c")
+            if first in _FIXED_SECTIONS:
+                _reject(path, "is the same for all trials; remove it")
             if first == "data" and info.field_name == "space":
-                _refuse(path, "cannot be searched: trials are compared on the same rows")
+                _reject(path, "cannot be searched, as trials are compared on the same rows; remove it")
         return given
 
     @model_validator(mode="after")
-    def _said_once(self) -> "Sweep":
-        for path in self.trial:
+    def _check_no_overlap(self) -> "Sweep":
+        for path in self.trial_overrides:
             for searched in self.space:
                 if is_below(path, searched) or is_below(searched, path):
-                    _refuse(f"trial.{path}", f"`{searched}` is searched; a trial cannot have both")
+                    _reject(
+                        f"trial_overrides.{path}", f"`{searched}` is also in `space`; remove one of the two"
+                    )
         return self
 
     @model_validator(mode="after")
-    def _grids(self) -> "Sweep":
+    def _check_grids(self) -> "Sweep":
         grids = [path for path, parameter in self.space.items() if parameter.grid is not None]
         if isinstance(self.search, GridSearch) and not grids:
-            _refuse("search.type", "a grid search needs a parameter with `grid`")
+            _reject("search.type", "grid needs a parameter with `grid`; add one, or use random")
         if grids and not isinstance(self.search, GridSearch):
-            _refuse(f"space.{grids[0]}.grid", f"search {self.search.type} draws its values; write `choice`")
+            _reject(f"space.{grids[0]}.grid", f"not supported by search {self.search.type}; use `choice`")
         return self
 
 
-def _refuse(path: str, reason: str) -> None:
+def _reject(path: str, reason: str) -> None:
     raise PydanticCustomError("sweep", "{reason}", {"reason": reason, "path": path})

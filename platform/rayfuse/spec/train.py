@@ -1,133 +1,143 @@
-"""How a job is trained: optimizer, schedule, and the aids that make more of few rows."""
+"""Training options: optimizer, schedule, regularization, distillation and precision."""
 
-from collections.abc import Iterable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from rayfuse.spec.base import Block, Part, Url
-from rayfuse.spec.checkpointing import Checkpointing
-from rayfuse.spec.deepspeed import DeepSpeed, DeepSpeedOrUrl
-from rayfuse.spec.guard import Guard
-from rayfuse.spec.optimizers import AdamW, Optimizer, ParameterGroup, refusal
-from rayfuse.spec.schedules import Cosine, Schedule
+from rayfuse.spec.base import JobSection, Problems, SpecModel, Url
+from rayfuse.spec.checkpointing import CheckpointingConfig
+from rayfuse.spec.deepspeed import DeepSpeedConfig, DeepSpeedConfigOrUrl
+from rayfuse.spec.inputs import INPUTS
+from rayfuse.spec.loss_guard import LossGuardConfig
+from rayfuse.spec.optimizers import AdamWConfig, OptimizerConfig, ParamGroupConfig, zero_incompatibility
+from rayfuse.spec.schedules import CosineScheduleConfig, ScheduleConfig
+
+if TYPE_CHECKING:
+    from rayfuse.spec.job import Job
 
 
-class EarlyStopping(Block):
+class EarlyStoppingConfig(SpecModel):
+    """Early stopping on a validation metric, which also selects the best checkpoint."""
+
     metric: str
     """TASK/METRIC on the validation rows, or `loss`."""
     patience: int = Field(3, ge=1)
-    """Epochs without a better value before training ends."""
+    """Epochs without improvement after which training ends."""
 
 
-Draw = Literal["random", "single", "each"]
-"""Which of a row's subsets of inputs are trained on beside the whole."""
+SubsetSampling = Literal["random", "single", "each"]
+"""Which subsets of a row's inputs are trained on, in addition to all of them."""
 
 
-class SubsetLoss(Block):
-    """A loss on subsets of each row's inputs, beside the one on all of them: encoders run once for both."""
+class SubsetLossConfig(SpecModel):
+    """A loss on subsets of each row's inputs, in addition to all of them; encoders run once for both."""
 
-    draw: Draw = "random"
+    sampling: SubsetSampling = "random"
     """`random`: one subset per row and epoch; `single`: each optional input alone; `each`: every proper subset.
 
-    Required inputs are in every subset.
+    Every subset contains the required inputs.
     """
     weight: float = Field(1.0, gt=0)
-    """Factor of the mean loss over a row's subsets, beside 1 for the whole row."""
+    """Factor of the mean loss over a row's subsets, relative to the loss on all inputs."""
 
 
-class Mixup(Block):
+class MixupConfig(SpecModel):
     """Manifold mixup on the fused vector (Verma et al., 2019): rows and their losses are mixed in pairs."""
 
     alpha: float = Field(0.2, gt=0)
-    """The share of the first row of a pair is drawn from Beta(alpha, alpha)."""
+    """The weight of the first row of a pair is drawn from Beta(alpha, alpha)."""
 
 
-class Ema(Block):
-    """Exponential moving average of what is trained (Polyak and Juditsky, 1992); it is what is evaluated and kept."""
+class EmaConfig(SpecModel):
+    """Exponential moving average of the trained weights (Polyak and Juditsky, 1992), for evaluation and the saved model."""
 
     decay: float = Field(0.999, gt=0, lt=1)
-    """Share of the old average at each step; less at first: at most (1 + step) / (10 + step)."""
+    """Weight of the old average at each step; at most (1 + step) / (10 + step)."""
 
 
-class Distill(Block):
-    """Learn from the answers of a larger model too (Hinton et al., 2015)."""
+class DistillationConfig(SpecModel):
+    """Knowledge distillation from the predictions of a trained model (Hinton et al., 2015)."""
 
     teacher: Url
-    """`models:/NAME/VERSION`, a model folder or the URL of one; it must know all of the job's tasks."""
+    """`models:/NAME/VERSION`, a model folder or the URL of one; it must have all of the job's tasks."""
     weight: float = Field(1.0, gt=0)
-    """Factor of the divergence from the teacher, beside 1 for the loss on the row's own target."""
+    """Factor of the divergence from the teacher, relative to the loss on the row's target."""
     temperature: float = Field(2.0, gt=0)
-    """Outputs are divided by it before they are compared; above 1, small probabilities count more."""
+    """Divisor of outputs before they are compared; above 1, small probabilities count more."""
 
 
-_OF_ANY_LENGTH = ("text", "video", "series", "sequence")
-"""Inputs whose values are padded to the longest of a batch."""
+class TrainConfig(JobSection):
+    """How a job is trained."""
 
-
-class Train(Part):
     epochs: int = Field(10, ge=1)
+    """Passes over the training rows."""
     batch_size: int = Field(32, ge=1)
-    """Rows per optimizer step, over all workers and accumulated micro-batches."""
-    accumulate: int = Field(1, ge=1)
-    """Micro-batches per optimizer step: more of them need less memory."""
+    """Rows per optimizer step, over all workers and micro-batches."""
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    """Micro-batches per optimizer step; more of them use less memory."""
     group_by_length: bool = False
-    """Make batches of rows of about the same length (tokens, frames, steps), so that less of them is padding."""
-    clip: float | None = Field(1.0, gt=0)
-    """Largest norm of the gradient; null switches clipping off."""
-    optimizer: Optimizer = AdamW()
-    groups: tuple[ParameterGroup, ...] = ()
-    """Rates of chosen parameters; the first pattern that a name matches counts."""
-    schedule: Schedule = Cosine()
-    input_dropout: float = Field(0.0, ge=0, lt=1)
-    """Probability that an optional input of a training row is left out."""
-    subset_loss: SubsetLoss | None = None
-    """A second loss on subsets of a row's inputs: for models that must answer without some of them."""
-    mixup: Mixup | None = None
-    """Train on mixtures of rows; for tasks that answer from the fused vector alone."""
-    ema: Ema | None = None
-    """Average the weights over the steps; evaluation and the exported model use the average."""
-    soup: int | None = Field(None, ge=2, le=32)
-    """Average the best of so many epochs, where that is better on validation (Wortsman et al., 2022)."""
-    distill: Distill | None = None
-    """Learn from a trained model too."""
-    guard: Guard = Guard()
-    """What to do about a loss that is no number, or that explodes."""
-    early_stopping: EarlyStopping | None = None
+    """Batch rows of similar length (tokens, frames, steps), for less padding."""
+    max_grad_norm: float | None = Field(1.0, gt=0)
+    """Largest norm of the gradient, to which it is clipped; null: no clipping."""
+    optimizer: OptimizerConfig = Field(default_factory=AdamWConfig)
+    """Optimizer with its learning rate."""
+    param_groups: tuple[ParamGroupConfig, ...] = ()
+    """Learning rates of chosen parameters; the first pattern that matches a name applies."""
+    schedule: ScheduleConfig = Field(default_factory=CosineScheduleConfig)
+    """Learning rate schedule."""
+    modality_dropout: float = Field(0.0, ge=0, lt=1)
+    """Probability that an optional input of a training row is dropped."""
+    subset_loss: SubsetLossConfig | None = None
+    """Additional loss on subsets of a row's inputs, for predictions without some of them."""
+    mixup: MixupConfig | None = None
+    """Train on mixtures of rows; for tasks that predict from the fused vector alone."""
+    ema: EmaConfig | None = None
+    """Average the weights over the steps; evaluation and the saved model use the average."""
+    model_soup: int | None = Field(None, ge=2, le=32)
+    """Average the weights of this many best epochs if it is better on validation rows (Wortsman et al., 2022)."""
+    distillation: DistillationConfig | None = None
+    """Learn from the predictions of a trained model, too."""
+    loss_guard: LossGuardConfig = Field(default_factory=LossGuardConfig)
+    """Action on NaN losses and loss spikes."""
+    early_stopping: EarlyStoppingConfig | None = None
+    """Stop training when a validation metric no longer improves."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """`auto`: bf16 where the hardware computes in it, else fp32."""
-    deepspeed: DeepSpeedOrUrl = DeepSpeed()
-    """Options, or a DeepSpeed JSON file."""
+    """`auto`: bf16 if the hardware supports it, else fp32."""
+    deepspeed: DeepSpeedConfigOrUrl = Field(default_factory=DeepSpeedConfig)
+    """ZeRO stage and offloading, or a DeepSpeed JSON file."""
     activation_checkpointing: bool = False
-    """Compute what layers of Transformers make anew in the backward pass instead of keeping it (Chen et al., 2016)."""
-    checkpoint: Checkpointing = Checkpointing()
+    """Recompute activations of transformer layers in the backward pass instead of storing them (Chen et al., 2016)."""
+    checkpoint: CheckpointingConfig = Field(default_factory=CheckpointingConfig)
+    """When checkpoints are saved and how many are kept."""
     seed: int = Field(0, ge=0)
+    """Seed of the weights, the order of rows, and augmentation."""
 
-    def problems(self, job: Any) -> Iterable[tuple[str, str]]:
+    def validate_in_job(self, job: "Job") -> Problems:
         optional = [name for name, options in job.inputs.items() if options.optional]
-        if self.input_dropout and not optional:
+        if self.modality_dropout and not optional:
             yield (
-                "input_dropout",
-                "no input is optional, so none can be dropped; mark one `optional: true`",
+                "modality_dropout",
+                f"{self.modality_dropout:g} needs an optional input; mark one `optional: true`",
             )
         if self.subset_loss and (not optional or len(job.inputs) < 2):
             yield (
                 "subset_loss",
-                "no row has a proper subset of inputs to answer from: it takes two inputs, one of them optional; "
-                "mark one `optional: true`",
+                "needs two inputs, one of them optional; mark one `optional: true`",
             )
-        if self.group_by_length and not any(i.type in _OF_ANY_LENGTH for i in job.inputs.values()):
+        if self.group_by_length and not any(source.pads_to_longest for source in job.inputs.values()):
+            padded = [name for name, config in INPUTS.items() if config.pads_to_longest]
             yield (
                 "group_by_length",
-                f"all values of its inputs are of one size; leave it out (it is for: {', '.join(_OF_ANY_LENGTH)})",
+                f"true needs an input of variable length ({', '.join(padded)}); leave it out",
             )
 
-    def stage_problems(self, stage: int) -> Iterable[tuple[str, str]]:
-        """What does not work under a ZeRO stage, wherever the stage comes from."""
+    def validate_zero_stage(self, stage: int) -> Problems:
+        """Yield an error for each option that does not work under a ZeRO stage."""
         if self.ema and stage == 3:
-            yield "ema", NO_EMA
-        if reason := refusal(self.optimizer, stage):
+            yield "ema", EMA_ZERO3_ERROR
+        if reason := zero_incompatibility(self.optimizer, stage):
             yield "optimizer.type", reason
 
 
-NO_EMA = "ZeRO stage 3 leaves no worker with whole weights to average; use train.deepspeed.stage 2 or less"
+EMA_ZERO3_ERROR = "ema needs whole weights, which ZeRO stage 3 shards; use train.deepspeed.stage 2 or less"
+"""Error message for the moving average under ZeRO stage 3."""

@@ -1,7 +1,7 @@
-"""A run's checkpoints on any fsspec URL: written in a thread, taken for whole only where they are.
+"""The checkpoints of a run, on any fsspec URL: written by a thread, and used only if they are complete.
 
 RUN/checkpoints/step-00000123/…               the files of rayfuse.train.state
-RUN/checkpoints/step-00000123/complete.json   written last: step, metrics, and size and checksum of each file
+RUN/checkpoints/step-00000123/manifest.json   written last: step, metrics, and size and checksum of each file
 """
 
 import errno
@@ -20,59 +20,66 @@ from typing import Any, Self, TypeVar
 
 import fsspec
 
-from rayfuse.errors import DataError, NotReachable, ResourceError
-from rayfuse.spec.checkpointing import Keep
-from rayfuse.train.pace import Pace
+from rayfuse.errors import DataError, ResourceError, UnavailableError
+from rayfuse.spec.checkpointing import RetentionPolicy
 
-_FOLDER = "checkpoints"
-_COMPLETE = "complete.json"
-_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+_CHECKPOINTS_FOLDER = "checkpoints"
+_MANIFEST_FILE = "manifest.json"
+_RETRY_DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds between attempts to reach a storage that fails."""
-_PIECE = 1 << 18
+_CHUNK_BYTES = 1 << 20
 """Bytes of a file that are read at a time."""
-SHARE_BESIDE_TRAINING = 0.01
-"""Of one processor's time for writing a checkpoint, where processors are what trains."""
-_FINAL = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
-"""What no second attempt mends."""
+_NON_RETRYABLE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
-Done = TypeVar("Done")
+T = TypeVar("T")
 
-Say = Callable[[str], None]
-Goodness = Callable[[Mapping[str, Any]], float]
-"""How good validation metrics are; more is better."""
+LogFn = Callable[[str], None]
+ScoreFn = Callable[[Mapping[str, Any]], float]
+"""Score of the validation metrics of a checkpoint; higher is better."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What `complete.json` says, and where it was found."""
+    """A complete checkpoint: the content of its manifest, and its URL."""
 
     url: str
+    """Folder with the files of the checkpoint."""
     step: int
+    """Optimizer steps done."""
     metrics: dict[str, float] | None
-    """Of the validation rows; None for one from inside an epoch."""
+    """Validation metrics; None for a checkpoint from inside an epoch."""
     files: dict[str, dict[str, Any]]
     """`bytes` and `crc32` of each file by name."""
 
 
-def find(run: str) -> list[Checkpoint]:
-    """The whole checkpoints of the run at a URL, the newest first."""
-    fs, path = fsspec.url_to_fs(f"{run}/{_FOLDER}")
+def checkpoint_url(run: str, step: int) -> str:
+    """Return the URL of the folder of the checkpoint of a step, in the run at a URL."""
+    return f"{run}/{_CHECKPOINTS_FOLDER}/step-{step:08d}"
+
+
+def list_checkpoints(run: str) -> list[Checkpoint]:
+    """Return the complete checkpoints of the run at a URL, the newest first."""
+    fs, path = fsspec.url_to_fs(f"{run}/{_CHECKPOINTS_FOLDER}")
     fs.invalidate_cache()
     found = []
-    for file in fs.glob(f"{path}/*/{_COMPLETE}"):
+    for file in fs.glob(f"{path}/*/{_MANIFEST_FILE}"):
         folder = file.rsplit("/", 2)[1]
-        with suppress(ValueError, TypeError, FileNotFoundError):  # cut off, or removed meanwhile
-            found.append(Checkpoint(url=f"{run}/{_FOLDER}/{folder}", **json.loads(fs.cat_file(file))))
+        with suppress(ValueError, TypeError, FileNotFoundError):  # truncated, or removed meanwhile
+            found.append(
+                Checkpoint(url=f"{run}/{_CHECKPOINTS_FOLDER}/{folder}", **json.loads(fs.cat_file(file)))
+            )
     return sorted(found, key=lambda checkpoint: checkpoint.step, reverse=True)
 
 
 @contextmanager
-def opened(checkpoint: Checkpoint) -> Iterator[Path]:
-    """A local folder with the files of a checkpoint, which are those that were written.
+def open_checkpoint(checkpoint: Checkpoint) -> Iterator[Path]:
+    """Yield a local folder with the verified files of a checkpoint.
 
-    Raises DataError where one is missing or another, NotReachable where the storage does not answer.
+    Raises:
+        DataError: A file is missing or differs from the manifest.
+        UnavailableError: The storage does not respond.
     """
     if "://" not in checkpoint.url:
         _verify(Path(checkpoint.url), checkpoint)
@@ -85,53 +92,53 @@ def opened(checkpoint: Checkpoint) -> Iterator[Path]:
             for name in checkpoint.files:
                 fs.get_file(f"{path}/{name}", f"{scratch}/{name}")
 
-        _persist(download, checkpoint.url, "read")
+        _retry(download, checkpoint.url, "read")
         _verify(Path(scratch), checkpoint)
         yield Path(scratch)
 
 
-def newest(run: str, say: Say) -> Checkpoint | None:
-    """The newest checkpoint of a run whose files are all as they were written; `say` hears of others."""
-    for checkpoint in find(run):
+def latest_valid_checkpoint(run: str, log: LogFn) -> Checkpoint | None:
+    """Return the newest checkpoint of a run that passes verification; `log` gets a warning for each that fails."""
+    for checkpoint in list_checkpoints(run):
         try:
-            with opened(checkpoint):
+            with open_checkpoint(checkpoint):
                 return checkpoint
         except DataError as error:
-            say(f"WARNING {error}; going on from the one before it")
+            log(f"WARNING {error}; resuming from the checkpoint before it")
     return None
 
 
-class Saver:
-    """Writes the checkpoints of one run in a thread, one after the other, and removes those that are not kept.
+class AsyncCheckpointer:
+    """Writer of the checkpoints of one run, in a thread, one after the other.
 
-    The thread takes no more than a share of one processor's time, for as long as nobody waits for it. As a context,
-    what is being written when it ends becomes whole, also where an error ends it.
+    Removes the checkpoints that the retention policy does not keep. As a context manager it completes the checkpoint
+    that is being written on exit, also after an error.
     """
 
-    def __init__(self, run: str, keep: Keep, goodness: Goodness, share: float = 1.0) -> None:
-        self.run, self.keep, self.goodness, self._share = run, keep, goodness, share
-        self._pace = Pace(share)
+    def __init__(self, run: str, keep: RetentionPolicy, score: ScoreFn) -> None:
+        self.run, self.keep, self.score = run, keep, score
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        self._known = find(run)  # the one written last comes first
-        _remove_halves(run, self._known)
+        self._checkpoints = list_checkpoints(run)  # the newest first
+        _remove_incomplete(run, self._checkpoints)
 
     def save(self, step: int, metrics: dict[str, float] | None, write: Callable[[Path], None]) -> None:
-        """Have `write` put its files into a folder, which becomes the checkpoint of `step`.
+        """Start to write the checkpoint of `step`: `write` gets the folder that its files belong into.
 
-        Waits for the one before. Raises what that one ran into: ResourceError where the storage is full or may not be
-        written, NotReachable where it did not answer for half a minute.
+        Waits for the previous checkpoint, and raises its error.
+
+        Raises:
+            ResourceError: The storage is full or not writable.
+            UnavailableError: The storage did not respond for half a minute.
         """
         self.wait()
-        self._pace = Pace(self._share)
         self._thread = threading.Thread(
-            target=self._work, args=(step, metrics, write), name="checkpoint", daemon=True
+            target=self._run, args=(step, metrics, write), name="checkpoint", daemon=True
         )
         self._thread.start()
 
     def wait(self) -> None:
-        """Return when the last checkpoint is whole; raises as `save`."""
-        self.hurry()
+        """Return when the last checkpoint is complete. Raises as `save`."""
         if self._thread is not None:
             self._thread.join()
         error, self._error = self._error, None
@@ -145,66 +152,66 @@ class Saver:
         with suppress(Exception) if kind else nullcontext():
             self.wait()
 
-    def hurry(self) -> None:
-        """Have the checkpoint that is being written whole soon."""
-        self._pace.hurry()
-
-    def pause(self) -> None:
-        """For `write` to call between small parts of its work."""
-        self._pace.pause()
-
-    def before(self, step: int) -> Checkpoint | None:
-        """The newest checkpoint of a step before; later ones are removed, or a restart would go on from them."""
+    def rewind_before(self, step: int) -> Checkpoint | None:
+        """Remove the checkpoints from `step` on, so that no restart uses them; return the newest of the others."""
         self.wait()
-        for checkpoint in self._known:
+        for checkpoint in self._checkpoints:
             if checkpoint.step >= step:
-                remove(checkpoint.url)
-        self._known = [checkpoint for checkpoint in self._known if checkpoint.step < step]
-        return next(iter(self._known), None)
+                remove_checkpoint(checkpoint.url)
+        self._checkpoints = [checkpoint for checkpoint in self._checkpoints if checkpoint.step < step]
+        return next(iter(self._checkpoints), None)
 
-    def best(self) -> list[Checkpoint]:
-        """The checkpoints that were validated, the best first, once the last of them is whole."""
+    def best_checkpoints(self) -> list[Checkpoint]:
+        """Wait for the last checkpoint; return those with validation metrics, the best first."""
         self.wait()
-        return best_first(self._known, self.goodness)
+        return sort_by_score(self._checkpoints, self.score)
 
-    def _work(self, step: int, metrics: dict[str, float] | None, write: Callable[[Path], None]) -> None:
-        url = f"{self.run}/{_FOLDER}/step-{step:08d}"
-        self._pace.begin()
+    def _run(self, step: int, metrics: dict[str, float] | None, write: Callable[[Path], None]) -> None:
         try:
-            written = _write(url, step, metrics, write, self._pace.pause)
-            self._known = [written, *(checkpoint for checkpoint in self._known if checkpoint.step != step)]
-            self._remove_others()
-        except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
+            written = _write(checkpoint_url(self.run, step), step, metrics, write)
+            self._checkpoints = [
+                written,
+                *(checkpoint for checkpoint in self._checkpoints if checkpoint.step != step),
+            ]
+            self._remove_expired()
+        except BaseException as error:  # noqa: BLE001 - raised by `wait`
             self._error = error
 
-    def _remove_others(self) -> None:
-        """Failing to clean up is no reason to stop: the next time does it."""
-        staying = kept(self._known, self.keep, self.goodness)
-        for checkpoint in [checkpoint for checkpoint in self._known if checkpoint not in staying]:
+    def _remove_expired(self) -> None:
+        """Remove what the policy does not keep. A failure is logged, and retried with the next checkpoint."""
+        kept = retained(self._checkpoints, self.keep, self.score)
+        for checkpoint in [checkpoint for checkpoint in self._checkpoints if checkpoint not in kept]:
             try:
-                remove(checkpoint.url)
-                self._known.remove(checkpoint)
+                remove_checkpoint(checkpoint.url)
+                self._checkpoints.remove(checkpoint)
             except Exception as error:  # noqa: BLE001 - each store has its own errors
-                log.warning("%s: cannot be removed: %s", checkpoint.url, error)
+                _LOG.warning("%s: cannot be removed: %s", checkpoint.url, error)
 
 
-def kept(known: list[Checkpoint], keep: Keep, goodness: Goodness) -> list[Checkpoint]:
-    """Those of the checkpoints, the newest first, that stay."""
-    return [*known[: keep.last], *best_first(known, goodness)[: keep.best]]
+def retained(checkpoints: list[Checkpoint], keep: RetentionPolicy, score: ScoreFn) -> list[Checkpoint]:
+    """Return the checkpoints that a policy keeps, given all of them, the newest first."""
+    return [*checkpoints[: keep.last], *sort_by_score(checkpoints, score)[: keep.best]]
 
 
-def best_first(known: Iterable[Checkpoint], goodness: Goodness) -> list[Checkpoint]:
-    """The checkpoints that were validated; of equals the oldest first."""
-    validated = [(goodness(c.metrics), -c.step, c) for c in known if c.metrics is not None]
+def sort_by_score(checkpoints: Iterable[Checkpoint], score: ScoreFn) -> list[Checkpoint]:
+    """Return the checkpoints with validation metrics, the best first; of equal ones the oldest first."""
+    validated = [(score(c.metrics), -c.step, c) for c in checkpoints if c.metrics is not None]
     return [checkpoint for _, _, checkpoint in sorted(validated, key=lambda t: t[:2], reverse=True)]
 
 
+def remove_checkpoint(url: str) -> None:
+    """Remove the checkpoint at a URL: its manifest first, so that no incomplete one counts as complete."""
+    fs, path = fsspec.url_to_fs(url)
+    with suppress(FileNotFoundError):
+        fs.rm_file(f"{path}/{_MANIFEST_FILE}")
+    if "://" in url:
+        fs.rm(path, recursive=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def _write(
-    url: str,
-    step: int,
-    metrics: dict[str, float] | None,
-    write: Callable[[Path], None],
-    pause: Callable[[], None],
+    url: str, step: int, metrics: dict[str, float] | None, write: Callable[[Path], None]
 ) -> Checkpoint:
     fs, path = fsspec.url_to_fs(url)
     local = "://" not in url
@@ -213,86 +220,73 @@ def _write(
 
         def produce() -> Checkpoint:
             if fs.exists(path):
-                remove(url)  # of a run that went on from an earlier one
+                remove_checkpoint(url)  # of a run that resumed from an earlier one
             folder.mkdir(parents=True, exist_ok=True)
             write(folder)
-            files = {file.name: _mark(file, pause) for file in folder.iterdir()}
+            files = {file.name: _file_digest(file) for file in folder.iterdir()}
             if not local:
                 fs.makedirs(path, exist_ok=True)
                 for name in files:
                     fs.put_file(f"{folder}/{name}", f"{path}/{name}")
             written = Checkpoint(url, step, metrics, files)
-            told = {key: value for key, value in asdict(written).items() if key != "url"}
-            fs.pipe_file(f"{path}/{_COMPLETE}", json.dumps(told, indent=1).encode())
+            manifest = {key: value for key, value in asdict(written).items() if key != "url"}
+            fs.pipe_file(f"{path}/{_MANIFEST_FILE}", json.dumps(manifest, indent=1).encode())
             return written
 
         try:
-            return _persist(produce, url, "written")
+            return _retry(produce, url, "written")
         except BaseException:
-            with suppress(Exception):  # half a checkpoint takes the place that is missing
-                remove(url)
+            with suppress(Exception):  # an incomplete checkpoint occupies the space that is missing
+                remove_checkpoint(url)
             raise
 
 
-def _persist(work: Callable[[], Done], url: str, what: str) -> Done:
-    """Do `work`, again while a storage fails that may come back."""
-    for pause in (*_PAUSES, None):
+def _retry(work: Callable[[], T], url: str, action: str) -> T:
+    """Call `work`, again after each delay while it fails with an error that may be temporary."""
+    for delay in (*_RETRY_DELAYS, None):
         try:
             return work()
         except Exception as error:  # noqa: BLE001 - each store has its own errors
-            if isinstance(error, FileNotFoundError) and what == "read":
-                raise DataError(f"{url}: not a whole checkpoint: {error}") from None
-            if isinstance(error, OSError) and error.errno in _FINAL:
+            if isinstance(error, FileNotFoundError) and action == "read":
+                raise DataError(f"{url}: incomplete checkpoint: {error}") from None
+            if isinstance(error, OSError) and error.errno in _NON_RETRYABLE_ERRNOS:
                 raise ResourceError(
-                    f"output.storage: {url}: cannot be {what}: {error.strerror}; make room or mend the permissions, "
-                    "and run the same command again to go on from the last checkpoint"
+                    f"output.storage: {url}: cannot be {action}: {error.strerror}; free some space or fix the "
+                    "permissions, and run the same command again to resume from the last checkpoint"
                 ) from None
-            if pause is None:
-                raise NotReachable(
-                    f"output.storage: {url}: cannot be {what} after {len(_PAUSES) + 1} attempts: "
+            if delay is None:
+                raise UnavailableError(
+                    f"output.storage: {url}: cannot be {action} after {len(_RETRY_DELAYS) + 1} attempts: "
                     f"{type(error).__name__}: {error}"
                 ) from None
-            log.warning("%s cannot be %s yet, trying again in %g s: %s", url, what, pause, error)
-            time.sleep(pause)
+            _LOG.warning("%s cannot be %s, retrying in %g s: %s", url, action, delay, error)
+            time.sleep(delay)
     raise AssertionError("the last attempt returns or raises")
 
 
 def _verify(folder: Path, checkpoint: Checkpoint) -> None:
-    for name, mark in checkpoint.files.items():
+    for name, digest in checkpoint.files.items():
         file = folder / name
         if not file.is_file():
-            raise DataError(f"{checkpoint.url}: not a whole checkpoint: {name} is missing")
-        if _mark(file) != mark:
-            raise DataError(f"{checkpoint.url}: {name} is not what was written there")
+            raise DataError(f"{checkpoint.url}: incomplete checkpoint: {name} is missing")
+        if _file_digest(file) != digest:
+            raise DataError(f"{checkpoint.url}: {name} differs from its size or checksum in {_MANIFEST_FILE}")
 
 
-def _mark(file: Path, pause: Callable[[], None] = lambda: None) -> dict[str, Any]:
-    """What tells a file from a spoilt one, and costs training that goes on meanwhile little."""
+def _file_digest(file: Path) -> dict[str, Any]:
     checksum = 0
     with file.open("rb") as content:
-        while piece := content.read(_PIECE):
-            checksum = zlib.crc32(piece, checksum)
-            pause()
+        while chunk := content.read(_CHUNK_BYTES):
+            checksum = zlib.crc32(chunk, checksum)
     return {"bytes": file.stat().st_size, "crc32": f"{checksum:08x}"}
 
 
-def remove(url: str) -> None:
-    """Remove the checkpoint at a URL, first what makes it whole."""
-    fs, path = fsspec.url_to_fs(url)
-    with suppress(FileNotFoundError):
-        fs.rm_file(f"{path}/{_COMPLETE}")
-    if "://" in url:
-        fs.rm(path, recursive=True)
-    else:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def _remove_halves(run: str, known: Iterable[Checkpoint]) -> None:
-    """Remove what a worker that died left half-written."""
-    fs, path = fsspec.url_to_fs(f"{run}/{_FOLDER}")
-    whole = {checkpoint.url.rsplit("/", 1)[-1] for checkpoint in known}
+def _remove_incomplete(run: str, checkpoints: Iterable[Checkpoint]) -> None:
+    """Remove what a worker that died left incomplete."""
+    fs, path = fsspec.url_to_fs(f"{run}/{_CHECKPOINTS_FOLDER}")
+    complete = {checkpoint.url.rsplit("/", 1)[-1] for checkpoint in checkpoints}
     with suppress(FileNotFoundError):
         for folder in fs.ls(path, detail=False):
             name = folder.rstrip("/").rsplit("/", 1)[-1]
-            if name not in whole:
-                remove(f"{run}/{_FOLDER}/{name}")
+            if name not in complete:
+                remove_checkpoint(f"{run}/{_CHECKPOINTS_FOLDER}/{name}")

@@ -1,4 +1,4 @@
-"""Exponential moving average of the trained tensors: what is evaluated and kept (Polyak and Juditsky, 1992)."""
+"""Exponential moving average (EMA) of trainable parameters, which is evaluated and exported (Polyak and Juditsky, 1992)."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,10 +9,10 @@ from torch import nn
 from rayfuse.model.fused import trainable_parameters
 
 
-class Average:
-    """The average of a model's trainable parameters, float32; every worker keeps the same.
+class Ema:
+    """Average of a model's trainable parameters, float32, the same on every rank.
 
-    The model's parameters must be whole on this worker, so not under ZeRO stage 3.
+    The model must have full parameters on this rank, so it does not work under ZeRO stage 3.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -20,7 +20,7 @@ class Average:
         self.restore(trainable_parameters(model))
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Go on from an average kept earlier."""
+        """Continue from a saved average."""
         self.tensors = {
             name: tensors[name].detach().to(parameter.device, torch.float32, copy=True)
             for name, parameter in trainable_parameters(self.model).items()
@@ -28,27 +28,27 @@ class Average:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the parameters after optimizer step `step`, counted from 1.
+        """Update the average with the parameters after optimizer step `step`, counted from 1.
 
-        average ← d · average + (1 - d) · parameters, with d = min(decay, (1 + step) / (10 + step)), so that what
-        the model was before it learned anything is soon forgotten.
+        average ← d · average + (1 - d) · parameters, with d = min(decay, (1 + step) / (10 + step)), so that the
+        initial parameters lose their weight quickly.
         """
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, parameter in trainable_parameters(self.model).items():
             self.tensors[name].lerp_(parameter.detach().float(), 1 - decay)
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """The model with the averaged parameters; the trained ones come back in the end, bit for bit."""
+    def average_parameters(self) -> Iterator[None]:
+        """Return a context in which the model has the averaged parameters; it restores the trained ones bit for bit."""
         parameters = trainable_parameters(self.model)
-        kept = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-        self._put(self.tensors)
+        trained = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        self._copy_to_model(self.tensors)
         try:
             yield
         finally:
-            self._put(kept)
+            self._copy_to_model(trained)
 
     @torch.no_grad()
-    def _put(self, tensors: Mapping[str, torch.Tensor]) -> None:
+    def _copy_to_model(self, tensors: Mapping[str, torch.Tensor]) -> None:
         for name, parameter in trainable_parameters(self.model).items():
             parameter.copy_(tensors[name])

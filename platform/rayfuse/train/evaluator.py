@@ -1,107 +1,116 @@
-"""What all ranks measure together: the outputs on a split's rows, as they are and for every subset of the inputs."""
+"""Evaluation of a split over all ranks, with all inputs and with every subset of them."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from rayfuse.data.ahead import prefetch
-from rayfuse.data.batches import Batch, SampleStore, collate
-from rayfuse.modalities import Modality
+from rayfuse.data.collate import Batch, collate
+from rayfuse.data.loader import prefetch
 from rayfuse.model.evaluation import (
-    Outputs,
+    EvaluationOutputs,
     Subset,
     calibrate,
-    collect,
+    collect_outputs,
+    compute_metrics,
     details,
-    remember,
-    score,
+    fill_memory_banks,
+    nonempty_subsets,
     subset_name,
-    subsets,
 )
-from rayfuse.model.explain import importance
-from rayfuse.model.fused import heads_of
+from rayfuse.model.explain import input_importance
+from rayfuse.model.fused import task_heads
 from rayfuse.spec.job import Job
+from rayfuse.train.distributed import DistributedContext
+from rayfuse.train.training_data import TrainingData
 
-_BATCH = 256
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
+
+_BATCH_SIZE = 256
 
 
 class Evaluator:
-    """One rank's part of it; every rank must call each of its methods, and all get the same."""
+    """Evaluation on the rows of a split. Every rank must call each method, and all ranks get the same result."""
 
     def __init__(
-        self,
-        job: Job,
-        engine: Any,
-        stores: Mapping[str, SampleStore],
-        modalities: Mapping[str, Modality],
-        rank: int,
-        world: int,
-        device: torch.device,
+        self, job: Job, engine: "DeepSpeedEngine", data: TrainingData, context: DistributedContext
     ) -> None:
-        self.job, self.engine, self.stores, self.modalities = job, engine, stores, modalities
-        self.rank, self.world, self.device = rank, world, device
-        self.heads = heads_of(engine.module)
+        self.job, self.engine, self.data, self.context = job, engine, data, context
+        self.heads = task_heads(engine.module)
 
-    def metrics(self, split: str, chosen: Sequence[Subset] | None = None) -> list[dict[str, float]]:
-        """Metrics over all rows of a split; for each of the subsets if given."""
-        return [score(self.heads, self.job, outputs) for outputs in self.collect(split, chosen)]
+    def compute_metrics(
+        self, split: str, input_subsets: Sequence[Subset] | None = None
+    ) -> list[dict[str, float]]:
+        """Compute the metrics over all rows of a split: once, or for each of the subsets of inputs."""
+        return [
+            compute_metrics(self.heads, self.job, outputs) for outputs in self.collect(split, input_subsets)
+        ]
 
     def collect(
-        self, split: str, chosen: Sequence[Subset] | None = None, most: int | None = None
-    ) -> list[Outputs]:
-        """Outputs of the rows of a split, or of at most so many that are spread over it."""
+        self, split: str, input_subsets: Sequence[Subset] | None = None, max_rows: int | None = None
+    ) -> list[EvaluationOutputs]:
+        """Collect the outputs on the rows of a split, or on at most `max_rows` of them at equal distances."""
         self.engine.eval()
-        batches = (batch.to(self.device) for batch in prefetch(self.batches(split, most)))
-        mine = collect(self.engine, self.heads, batches, chosen)
-        if self.world == 1:
-            return mine
-        gathered: list[Any] = [None] * self.world
-        torch.distributed.all_gather_object(gathered, mine)
-        merged = [Outputs() for _ in mine]
-        for part in gathered:
+        batches = (batch.to(self.context.device) for batch in prefetch(self.batches(split, max_rows)))
+        collected = collect_outputs(self.engine, self.heads, batches, input_subsets)
+        if self.context.world_size == 1:
+            return collected
+        merged = [EvaluationOutputs() for _ in collected]
+        for part in self.context.all_gather(collected):
             for into, outputs in zip(merged, part, strict=True):
                 into.merge(outputs)
         return merged
 
-    def of_best(self) -> dict[str, Any]:
-        """The weights that are in place, once on the test rows, else on the validation rows: as they are, with every
-        subset of the inputs, and what each input contributed.
+    def evaluate_final(self) -> dict[str, Any]:
+        """Calibrate on the validation rows, then evaluate once on the test rows, or on the validation rows without.
 
-        Before that they are calibrated on the validation rows; `fitted` holds the buffers that were set.
+        Returns `split`, its number of `rows`, `metrics` with all inputs, metrics of every subset of inputs as
+        `by_inputs`, `details` of the tasks, the importance of each input as `explain`, and the buffers that were set
+        by calibration as `calibration`.
         """
-        fitted = {**self._remember(), **calibrate(self.heads, *self.collect("validation"))}
-        split = "test" if "test" in self.stores else "validation"
-        inputs = list(self.job.inputs)
-        chosen = subsets(inputs)
-        as_they_are, *_ = self.collect(split)
-        collected = self.collect(split, [*chosen, ()])  # without any input: what contributions start from
-        by_inputs = [score(self.heads, self.job, outputs) for outputs in collected[:-1]]
+        calibration = {**self._fill_memory_banks(), **calibrate(self.heads, *self.collect("validation"))}
+        split = "test" if "test" in self.data.sample_caches else "validation"
+        all_inputs, *_ = self.collect(split)
         return {
             "split": split,
-            "rows": len(self.stores[split]),
-            "metrics": score(self.heads, self.job, as_they_are),
-            "by_inputs": {
-                subset_name(names): metrics for names, metrics in zip(chosen, by_inputs, strict=True)
-            },
-            "details": details(self.heads, as_they_are),
-            "explain": importance(self.heads, inputs, dict(zip([*chosen, ()], collected, strict=True))),
-            "fitted": fitted,
+            "rows": len(self.data.sample_caches[split]),
+            "metrics": compute_metrics(self.heads, self.job, all_inputs),
+            "details": details(self.heads, all_inputs),
+            "calibration": calibration,
+            **self._evaluate_subsets(split),
         }
 
-    def _remember(self) -> dict[str, np.ndarray]:
-        """Show training rows to the tasks that want some."""
-        most = max(head.remembers for head in self.heads.values())
-        return remember(self.heads, *self.collect("train", most=most)) if most else {}
+    def batches(
+        self, split: str, max_rows: int | None = None, batch_size: int = _BATCH_SIZE
+    ) -> Iterator[Batch]:
+        """Yield this rank's part of a split in batches of `batch_size` rows; all ranks yield equally many batches.
 
-    def batches(self, split: str, most: int | None = None, size: int = _BATCH) -> Iterator[Batch]:
-        """This rank's part of a split's rows, or of at most so many, in as many batches of `size` rows as any rank
-        needs."""
-        store = self.stores[split]
-        rows = range(0, len(store), -(-len(store) // most) if most else 1)
-        longest = -(-len(rows) // self.world)
-        mine = rows[self.rank :: self.world]
-        for start in range(0, longest, size):
-            numbers = mine[start : start + size]
-            yield collate([store[n] for n in numbers], self.modalities, blanks=True)
+        With `max_rows`, of at most that many rows at equal distances.
+        """
+        samples = self.data.sample_caches[split]
+        rows = range(0, len(samples), -(-len(samples) // max_rows) if max_rows else 1)
+        longest = -(-len(rows) // self.context.world_size)
+        mine = rows[self.context.rank :: self.context.world_size]
+        for start in range(0, longest, batch_size):
+            numbers = mine[start : start + batch_size]
+            yield collate([samples[n] for n in numbers], self.data.modalities, add_dummies=True)
+
+    def _evaluate_subsets(self, split: str) -> Mapping[str, Any]:
+        """Return `by_inputs` and `explain`; contributions are measured from the output without any input."""
+        inputs = list(self.job.inputs)
+        subsets = nonempty_subsets(inputs)
+        collected = self.collect(split, [*subsets, ()])
+        return {
+            "by_inputs": {
+                subset_name(subset): compute_metrics(self.heads, self.job, outputs)
+                for subset, outputs in zip(subsets, collected[:-1], strict=True)
+            },
+            "explain": input_importance(
+                self.heads, inputs, dict(zip([*subsets, ()], collected, strict=True))
+            ),
+        }
+
+    def _fill_memory_banks(self) -> dict[str, np.ndarray]:
+        max_rows = max(head.memory_bank_size for head in self.heads.values())
+        return fill_memory_banks(self.heads, *self.collect("train", max_rows=max_rows)) if max_rows else {}

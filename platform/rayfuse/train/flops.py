@@ -1,8 +1,7 @@
-"""How much of a GPU's arithmetic training uses (model FLOPs utilization, MFU; Chowdhery et al., 2022, appendix B).
+"""FLOPs of training, for the model FLOPs utilization (MFU; Chowdhery et al., 2022, appendix B).
 
-The arithmetic of forward and backward passes is counted as they run, at steps 1, 2, 4, 8 and so on: what a row takes
-depends on how long its batch is padded, and counting slows a step down. What is computed twice to save memory counts
-twice.
+FLOPs of forward and backward passes are counted while they run, at steps 1, 2, 4, 8 and so on, because FLOPs per row
+depend on padding and counting slows a step down. Recomputed activations count twice.
 """
 
 import re
@@ -11,9 +10,9 @@ from contextlib import contextmanager
 
 import torch
 
-from rayfuse.data.batches import Batch
+from rayfuse.data.collate import Batch
 
-_PEAKS: tuple[tuple[str, float], ...] = (
+_PEAK_FLOPS: tuple[tuple[str, float], ...] = (
     ("H100 PCIe", 756e12),
     ("H100 NVL", 835e12),
     ("H100", 989e12),
@@ -33,24 +32,24 @@ _PEAKS: tuple[tuple[str, float], ...] = (
     ("RTX 4090", 165e12),
     ("RTX 3090", 71e12),
     ("MI300X", 1307e12),
-    ("MI250X", 191e12),  # PyTorch sees each of its two halves as a device
+    ("MI250X", 191e12),  # per die: PyTorch sees each of the two as a device
 )
-"""FLOP/s of dense products of 16-bit matrices, from the makers' data sheets; more words of a name come first."""
+"""Peak FLOP/s of dense 16-bit matrix products from the vendors' data sheets; more specific names come first."""
 
 
-def peak_of(name: str) -> float | None:
-    """The device's peak in FLOP/s for dense 16-bit matrix products; None where it is not known."""
+def peak_flops(name: str) -> float | None:
+    """Return the peak FLOP/s of a device for dense 16-bit matrix products by its name; None if unknown."""
     words = set(re.findall(r"\w+", name))
-    return next((peak for known, peak in _PEAKS if words.issuperset(known.split())), None)
+    return next((peak for known, peak in _PEAK_FLOPS if words.issuperset(known.split())), None)
 
 
-def device_peak(device: torch.device) -> float | None:
-    """None for a CPU: what it could do depends on its clock, its threads and what else runs."""
-    return peak_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+def device_peak_flops(device: torch.device) -> float | None:
+    """Return the peak FLOP/s of a GPU; None for a CPU, whose peak depends on clock, threads and load."""
+    return peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
 
 
 class FlopCount:
-    """FLOPs of a row of training: the mean over the steps that were counted on this worker."""
+    """FLOPs per training row, averaged over the counted steps of this worker."""
 
     def __init__(self) -> None:
         self._steps = 0
@@ -58,8 +57,8 @@ class FlopCount:
         self._rows = 0
 
     @contextmanager
-    def step(self, batches: Sequence[Batch]) -> Iterator[None]:
-        """Around one step over this worker's micro-batches."""
+    def count_step(self, batches: Sequence[Batch]) -> Iterator[None]:
+        """Return a context for one step over this worker's micro-batches."""
         self._steps += 1
         if self._steps & (self._steps - 1):
             yield
@@ -69,8 +68,9 @@ class FlopCount:
         with FlopCounterMode(display=False) as counter:
             yield
         self._flops += counter.get_total_flops()
-        self._rows += sum(int(batch.whole.sum()) for batch in batches)
+        self._rows += sum(int(batch.is_full.sum()) for batch in batches)
 
     @property
     def per_row(self) -> float:
+        """FLOPs of forward and backward pass per row."""
         return self._flops / max(1, self._rows)

@@ -1,50 +1,65 @@
-"""How much memory a worker took at most."""
+"""Peak memory of a worker."""
 
 import os
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 
 _STATUS = Path("/proc/self/status")
-_CLEAR = Path("/proc/self/clear_refs")
+_CLEAR_REFS = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
 
 
+class MemoryReport(TypedDict):
+    """Peak memory of a worker, as JSON values."""
+
+    peak_bytes: int
+    """Peak of the tensors on the GPU, or of the resident memory of the process on a CPU."""
+    baseline_bytes: int
+    """Resident memory before the model was built: the interpreter and its libraries; 0 on a GPU."""
+    on_gpu: bool
+    """Whether the worker trains on a GPU."""
+
+
 class PeakMemory:
-    """The most that this process held since this was made: of its GPU, else of the host."""
+    """Peak memory of this process since the object was made: of its GPU, or of the host without one."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.baseline = 0
-        """What it held already: the interpreter and its libraries."""
+        self.baseline_bytes = 0
+        """Resident memory of the interpreter and its libraries; 0 on a GPU."""
         if self._on_gpu:
             torch.cuda.reset_peak_memory_stats(device)
             return
-        load_libraries()
-        self.baseline = resident()
-        with suppress(OSError):  # a container may forbid it; the peak is then that of the whole process
-            _CLEAR.write_text(_RESET_PEAK)
+        preload_libraries()
+        self.baseline_bytes = resident_bytes()
+        with suppress(OSError):  # containers may forbid it; the peak is then that since the process started
+            _CLEAR_REFS.write_text(_RESET_PEAK)
 
     @property
     def _on_gpu(self) -> bool:
         return self.device.type == "cuda"
 
-    def bytes(self) -> int:
-        """On a GPU of tensors, on a host of all resident pages."""
-        return torch.cuda.max_memory_allocated(self.device) if self._on_gpu else peak_resident()
+    def peak_bytes(self) -> int:
+        """Return the peak in bytes: of tensors on a GPU, of resident pages on a host."""
+        return torch.cuda.max_memory_allocated(self.device) if self._on_gpu else peak_resident_bytes()
 
-    def told(self) -> dict[str, Any]:
-        """For the outcome of a run."""
-        return {"peak_bytes": self.bytes(), "baseline_bytes": self.baseline, "on_gpu": self._on_gpu}
+    def to_dict(self) -> MemoryReport:
+        """Return the report for the summary of a run."""
+        return {
+            "peak_bytes": self.peak_bytes(),
+            "baseline_bytes": self.baseline_bytes,
+            "on_gpu": self._on_gpu,
+        }
 
 
-def load_libraries() -> None:
-    """Import what training will and run some kernels, so that none of it counts as the model's later on."""
+def preload_libraries() -> None:
+    """Import the libraries of training and run some kernels, so that they count as baseline."""
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401 - brings along torch's compiler
+    import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401 - imports torch's compiler
     import transformers  # noqa: F401
 
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
@@ -52,13 +67,13 @@ def load_libraries() -> None:
         torch.nn.Conv2d(3, 4, 3)(torch.ones(2, 3, 8, 8)).sum().backward()
 
 
-def resident() -> int:
-    """Bytes of this process that are in memory."""
+def resident_bytes() -> int:
+    """Return the resident memory of this process in bytes."""
     return _read("VmRSS")
 
 
-def peak_resident() -> int:
-    """The most bytes of this process that were in memory at once."""
+def peak_resident_bytes() -> int:
+    """Return the peak of the resident memory of this process in bytes."""
     return _read("VmHWM")
 
 
@@ -67,11 +82,11 @@ def _read(field: str) -> int:
         found = re.search(rf"^{field}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
         assert found, f"{_STATUS} has no {field}"
         return int(found[1]) * 1024
-    return _without_proc(field)
+    return _read_without_procfs(field)
 
 
-def _without_proc(field: str) -> int:
-    """On systems other than Linux."""
+def _read_without_procfs(field: str) -> int:
+    """Read the field on systems other than Linux."""
     import resource
     import sys
 

@@ -1,4 +1,4 @@
-"""Choose the number format that the hardware computes in."""
+"""Choose the precision of training from what the hardware supports."""
 
 import torch
 from torch import nn
@@ -7,42 +7,43 @@ from rayfuse.errors import SpecError
 from rayfuse.model.encoders.huggingface import HuggingFaceEncoder
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+"""torch dtypes by the names in `train.precision`."""
 
 
 def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
-    """The precision to train in, and why. `auto` takes bf16 only where it is not emulated.
+    """Return the precision to train in, and the reason. `auto` chooses bf16 only where it is not emulated.
 
-    Raises SpecError for fp16 on a CPU, which cannot train in it.
+    Raises SpecError for fp16 on a CPU, where it is not available.
     """
-    computes = computes_bf16(device)
+    has_bf16 = supports_bf16(device)
     if wanted == "auto":
-        chosen = "bf16" if computes else "fp32"
-        return chosen, f"auto: this {device.type} {'computes' if computes else 'does not compute'} in bf16"
+        chosen = "bf16" if has_bf16 else "fp32"
+        return chosen, f"auto: this {device.type} {'supports' if has_bf16 else 'does not support'} bf16"
     if wanted == "fp16" and device.type == "cpu":
         raise SpecError("train.precision: fp16 needs a GPU; use auto, bf16 or fp32 on a CPU")
-    if wanted == "bf16" and not computes:
+    if wanted == "bf16" and not has_bf16:
         return (
             wanted,
-            f"asked for, though this {device.type} only emulates bf16 and will be many times slower",
+            f"set in the job, but this {device.type} only emulates bf16 and will be many times slower",
         )
-    return wanted, "asked for"
+    return wanted, "set in the job"
 
 
-def round_frozen(model: nn.Module, precision: str) -> None:
-    """Keep the frozen weights of pretrained encoders' linear maps in the format in which autocast uses them.
+def cast_frozen_weights(model: nn.Module, precision: str) -> None:
+    """Cast the frozen linear layers of pretrained encoders to the dtype that autocast uses.
 
-    It would round them at every use, to the same numbers. Model folders hold the weights as they were read.
+    Autocast would round them to the same values at every use. Model folders have the weights as they were loaded.
     """
     if precision == "fp32":
         return
     for encoder in model.modules():
         if isinstance(encoder, HuggingFaceEncoder):
-            for linear in encoder.frozen_linears():
+            for linear in encoder.frozen_linear_layers():
                 linear.to(DTYPES[precision])
 
 
-def computes_bf16(device: torch.device) -> bool:
-    """Whether bf16 has instructions of its own: AMX or AVX-512 BF16 on x86, BF16 on Arm, or a GPU's cores."""
+def supports_bf16(device: torch.device) -> bool:
+    """Return whether the device has bf16 instructions: AMX or AVX-512 BF16 on x86, BF16 on Arm, or a GPU's."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities()

@@ -1,28 +1,37 @@
-"""The progress of training, for people: a live line on a terminal, plain lines in a file."""
+"""Progress of training: a live line on a terminal, plain log lines elsewhere."""
 
+import logging
 import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
-from rayfuse.train.board import Record
+from rayfuse.train.metrics_actor import Record
 
-_PLAIN_SECONDS = 15.0
+_LOG = logging.getLogger(__name__)
+
+_PLAIN_INTERVAL_SECONDS = 15.0
+
+LogFn = Callable[[str], None]
 
 
 class ProgressLine:
-    """Shows where training is."""
+    """Progress output of a run.
 
-    def __init__(self, say: Callable[[str], None], stream: TextIO | None = None) -> None:
-        self._say = say
+    Lines that stay are logged. On a terminal, a live line is drawn below them; elsewhere, the progress is logged
+    every 15 s.
+    """
+
+    def __init__(self, log: LogFn = _LOG.info, stream: TextIO | None = None) -> None:
+        self._log = log
         self._stream = stream or sys.stderr
         self._live = self._stream.isatty()
         self._width = 0
         self._last = float("-inf")
 
-    def show(self, records: list[Record], progress: dict[str, Any]) -> None:
-        """Say what was validated and what workers have to tell, and where the current epoch is."""
+    def update(self, records: list[Record], progress: dict[str, Any]) -> None:
+        """Log the validations and messages in new records, and show the progress of the current epoch."""
         for record in records:
             validation = {
                 name.removeprefix("validation/"): value
@@ -30,21 +39,22 @@ class ProgressLine:
                 if name.startswith("validation/")
             }
             if validation:
-                self.say(f"epoch {record['epoch']:>2}  validation  {_brief(validation)}")
+                self.write(f"epoch {record['epoch']:>2}  validation  {_format_metrics(validation)}")
             if "text" in record:
-                self.say(record["text"])
+                self.write(record["text"])
         if progress and self._live:
-            self._draw(describe(progress, shutil.get_terminal_size().columns - 1))
-        elif progress and time.monotonic() - self._last > _PLAIN_SECONDS:
+            self._draw(format_progress(progress, shutil.get_terminal_size().columns - 1))
+        elif progress and time.monotonic() - self._last > _PLAIN_INTERVAL_SECONDS:
             self._last = time.monotonic()
-            self._say(describe(progress))
+            self._log(format_progress(progress))
 
-    def say(self, text: str) -> None:
-        """Lines that stay, above the live one."""
+    def write(self, text: str) -> None:
+        """Log a line, above the live one."""
         self._clear()
-        self._say(text)
+        self._log(text)
 
     def close(self) -> None:
+        """Remove the live line."""
         self._clear()
 
     def _draw(self, text: str) -> None:
@@ -59,10 +69,10 @@ class ProgressLine:
             self._width = 0
 
 
-def describe(progress: Mapping[str, Any], width: int | None = None) -> str:
-    """One line of aligned columns; of those that `width` has no room for, the least important ones are left out.
+def format_progress(progress: Mapping[str, Any], width: int | None = None) -> str:
+    """Return one line of aligned columns; the least important ones are omitted to fit `width` characters.
 
-    `progress`: {"epoch", "epochs", "step", "steps", "metrics"}, as `Telemetry.step` shows it.
+    `progress` is {"epoch", "epochs", "step", "steps", "metrics"}, as `Telemetry.log_step` sends it.
     """
     columns = _columns(progress)
     line = "  ".join(columns.values())
@@ -80,30 +90,30 @@ def _columns(progress: Mapping[str, Any]) -> dict[str, str]:
     columns = {
         "epoch": f"epoch {progress['epoch']:>{len(epochs)}}/{epochs}",
         "step": f"step {progress['step']:>{len(steps)}}/{steps}",
-        "loss": f"loss {_loss(found['loss']):>7}",
-        "gradient_norm": f"grad {_short(found.get('gradient_norm')):>5}",
+        "loss": f"loss {_format_loss(found['loss']):>7}",
+        "gradient_norm": f"grad {_format_short(found.get('gradient_norm')):>5}",
         "lr": f"lr {found['lr']:.1e}",
-        "samples": f"{_short(found['samples_per_second']):>5} samples/s",
+        "samples": f"{_format_short(found['samples_per_second']):>5} samples/s",
     }
     if "tokens_per_second" in found:
-        columns["tokens"] = f"{_short(found['tokens_per_second']):>5} tokens/s"
+        columns["tokens"] = f"{_format_short(found['tokens_per_second']):>5} tokens/s"
     if "mfu" in found:
         columns["mfu"] = f"mfu {found['mfu']:>5.1%}"
     return columns | {
         "data_wait": f"data wait {found['data_wait']:>4.0%}",
         "memory": f"{found['memory_gigabytes']:>5.1f} GB",
-        "left": f"{_clock(found['seconds_left']):>7} left",
+        "left": f"{_format_duration(found['seconds_left']):>7} left",
     }
 
 
-def _loss(value: float) -> str:
+def _format_loss(value: float) -> str:
     if 0 < abs(value) < 0.001:
         return f"{value:.1e}"
     return f"{value:.4f}" if abs(value) < 100 else f"{value:.4g}" if abs(value) < 1e4 else f"{value:.1e}"
 
 
-def _short(value: float | None) -> str:
-    """Three digits: 4e-04, 0.412, 41.2, 412, 41.2k, 4.12M; a dash for nothing."""
+def _format_short(value: float | None) -> str:
+    """Format a number with three digits (4e-04, 0.412, 41.2, 412, 41.2k, 4.12M); None is a dash."""
     if value is None:
         return "-"
     if 0 < abs(value) < 0.0095:
@@ -115,17 +125,17 @@ def _short(value: float | None) -> str:
     return f"{scaled:.{digits if unit or abs(scaled) >= 0.9995 else 3}f}{unit}"
 
 
-def _clock(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
-def _brief(metrics: Mapping[str, float]) -> str:
+def _format_metrics(metrics: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in without_averages(metrics).items())
 
 
 def without_averages(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The metrics but for the averages over classes, which would fill the line."""
+    """Return the metrics except averages over classes (micro, macro, weighted)."""
     return {
         name: value for name, value in metrics.items() if not name.endswith(("_micro", "_macro", "_weighted"))
     }

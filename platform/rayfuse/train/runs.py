@@ -1,15 +1,15 @@
-"""The folder of a run: what it trains, how far it is, and what came out, on any fsspec URL.
+"""Run folders, on any fsspec URL: the job, the status, the journal, the checkpoints and the results of a run.
 
 STORAGE/JOB/RUN/run.json           status, fingerprint of job and data, MLflow run
 STORAGE/JOB/RUN/job.json           the resolved job
-STORAGE/JOB/RUN/metrics.jsonl      everything measured, in order
+STORAGE/JOB/RUN/metrics.jsonl      all records of the run, in order
 STORAGE/JOB/RUN/evaluation.json    metrics of the best checkpoint
-STORAGE/JOB/RUN/fitted.safetensors buffers that were fitted after training
+STORAGE/JOB/RUN/calibration.safetensors   buffers that were fitted after training
 STORAGE/JOB/RUN/model/             the exported model folder
-STORAGE/JOB/RUN/teacher/           with train.distill: the teacher's model folder
+STORAGE/JOB/RUN/teacher/           with train.distillation: the teacher's model folder
 STORAGE/JOB/RUN/tensorboard/       with output.tensorboard: event files
 STORAGE/JOB/RUN/profile/           with --profile: a trace of some steps
-STORAGE/JOB/RUN/soup/              with train.soup: the averaged weights, as a checkpoint has them
+STORAGE/JOB/RUN/soup/              with train.model_soup: the averaged weights, in the format of a checkpoint
 STORAGE/JOB/RUN/checkpoints/       best and last checkpoints (see rayfuse.train.checkpoints)
 """
 
@@ -21,6 +21,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,33 +29,37 @@ from typing import Any
 
 import fsspec
 
-from rayfuse.errors import NotReachable, ResourceError
+from rayfuse.errors import ResourceError, UnavailableError
 from rayfuse.spec.job import Job
 
 _STATUS_FILE = "run.json"
-_NEEDED_BYTES = 50_000_000
-_SILENCE_SECONDS = 90.0
-"""After which a driver on another machine is taken for dead."""
-_BEAT_SECONDS = 20.0
-_TAKEN = "{}: is being trained by {}; stop that first, or start another run with --fresh"
+_MIN_FREE_BYTES = 50_000_000
+_HEARTBEAT_TIMEOUT_SECONDS = 90.0
+"""Seconds without a heartbeat after which a driver on another machine counts as dead."""
+_HEARTBEAT_INTERVAL_SECONDS = 20.0
+_RUN_IN_USE_MESSAGE = "{}: is being trained by {}; stop it, or start another run with --no-resume"
 
 
 @dataclass
 class RunStatus:
-    """What `run.json` holds."""
+    """Content of `run.json`."""
 
     name: str
+    """Name of the folder."""
     fingerprint: str
+    """Fingerprint of job and data, see `fingerprint`."""
     status: str = "running"
     """running, finished, failed or interrupted."""
-    tracking_run: str | None = None
+    mlflow_run_id: str | None = None
+    """Id of the run in MLflow."""
     version: int | None = None
-    seconds: float = 0.0
-    """Spent on the trials of a sweep, over all its drivers."""
+    """Registered model version, once finished."""
+    trial_seconds: float = 0.0
+    """Seconds spent on the trials of a sweep, over all its drivers."""
     driver: tuple[str, int] | None = None
-    """Host and process id of who trains it, or did last."""
-    alive: float = 0.0
-    """Unix seconds of that driver's last sign of life."""
+    """Host and process id of the last driver."""
+    last_heartbeat: float = 0.0
+    """Unix seconds of the last heartbeat of that driver."""
 
 
 class RunFolder:
@@ -63,9 +68,9 @@ class RunFolder:
     def __init__(self, url: str, status: RunStatus) -> None:
         self.url, self.status = url, status
 
-    def make(self) -> None:
-        """Make the folder unless it is there. Raises ResourceError or NotReachable where that is not possible."""
-        _make(self.url)
+    def create(self) -> None:
+        """Create the folder if it does not exist. Raises ResourceError or UnavailableError if that fails."""
+        _ensure_folder(self.url)
 
     def save(self, **changes: Any) -> None:
         """Change the status and write it."""
@@ -74,10 +79,11 @@ class RunFolder:
         self.write(_STATUS_FILE, json.dumps(asdict(self.status), indent=1))
 
     def path(self, name: str) -> str:
+        """Return the URL of a file of the run."""
         return f"{self.url}/{name}"
 
     def write(self, name: str, text: str) -> None:
-        """Write a file of the run whole or not at all."""
+        """Write a file of the run, atomically. Raises ResourceError or UnavailableError if that fails."""
         fs, path = fsspec.url_to_fs(self.path(name))
         partial = f"{path}.partial"
         try:
@@ -85,15 +91,21 @@ class RunFolder:
                 file.write(text)
             fs.mv(partial, path)
         except Exception as error:  # noqa: BLE001 - each store has its own errors
-            raise _not_writable(self.url, error) from None
+            raise _write_error(self.url, error) from None
 
     def read(self, name: str) -> str | None:
-        """The text of a file of the run, or None where it does not exist."""
+        """Return the text of a file of the run, None if it does not exist."""
         try:
             with fsspec.open(self.path(name), "r", encoding="utf-8") as file:
                 return str(file.read())
         except FileNotFoundError:
             return None
+
+    def remove(self, name: str) -> None:
+        """Remove a file of the run, if it exists."""
+        fs, path = fsspec.url_to_fs(self.path(name))
+        with suppress(FileNotFoundError):
+            fs.rm_file(path)
 
     def upload(self, folder: Path, name: str) -> None:
         """Copy a local folder into the run."""
@@ -107,54 +119,56 @@ def upload(folder: Path, url: str) -> None:
 
 
 def fingerprint(job: Job, digests: Mapping[str, str]) -> str:
-    """Same for runs that would train the same thing: where and on how many workers does not matter."""
-    content = job.model_dump(mode="json", exclude={"compute": True, "output": True, "data": {"cache"}})
+    """Return a hash of the job and its data, without `compute`, `output` and the feature cache."""
+    content = job.model_dump(
+        mode="json", exclude={"compute": True, "output": True, "data": {"feature_cache"}}
+    )
     text = json.dumps([content, dict(digests)], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def new_run(job: Job, digests: Mapping[str, str]) -> RunFolder:
-    """Make the folder of a fresh run, with the resolved job in it."""
-    run = new_folder(f"{job.output.storage}/{job.name}", fingerprint(job, digests))
+def create_run(job: Job, digests: Mapping[str, str]) -> RunFolder:
+    """Create the folder of a new run, with the resolved job in it."""
+    run = create_run_folder(f"{job.output.storage}/{job.name}", fingerprint(job, digests))
     run.write("job.json", job.model_dump_json(indent=1))
     return run
 
 
-def unfinished_run(job: Job, digests: Mapping[str, str]) -> RunFolder | None:
-    """The newest run of the same job and data, if it did not finish."""
-    newest = newest_folder(f"{job.output.storage}/{job.name}", fingerprint(job, digests))
+def find_unfinished_run(job: Job, digests: Mapping[str, str]) -> RunFolder | None:
+    """Return the newest run of the same job and data, unless it has finished."""
+    newest = latest_run_folder(f"{job.output.storage}/{job.name}", fingerprint(job, digests))
     return newest if newest and newest.status.status != "finished" else None
 
 
-def beat(run: RunFolder) -> None:
-    """Give a sign of life as the driver of a run, if the last is some time ago."""
-    if time.time() - run.status.alive > _BEAT_SECONDS:
-        run.save(driver=(socket.gethostname(), os.getpid()), alive=time.time())
+def heartbeat(run: RunFolder) -> None:
+    """Write the heartbeat of the driver of a run, if the last one is 20 s old."""
+    if time.time() - run.status.last_heartbeat > _HEARTBEAT_INTERVAL_SECONDS:
+        run.save(driver=(socket.gethostname(), os.getpid()), last_heartbeat=time.time())
 
 
-def take_over(
-    run: RunFolder, say: Callable[[str], None], sleep: Callable[[float], None] = time.sleep
+def acquire_run(
+    run: RunFolder, log: Callable[[str], None], sleep: Callable[[float], None] = time.sleep
 ) -> None:
-    """Return once nobody else trains an unfinished run. Raises ResourceError where somebody does."""
+    """Wait until no other driver trains an unfinished run. Raises ResourceError if one does."""
     status = run.status
     if status.status != "running" or status.driver is None:
         return
     host, process = status.driver
     if host == socket.gethostname():
-        if process != os.getpid() and _runs_since(process, status.alive):
-            raise ResourceError(_TAKEN.format(run.url, f"process {process} of this machine"))
+        if process != os.getpid() and _is_running_since(process, status.last_heartbeat):
+            raise ResourceError(_RUN_IN_USE_MESSAGE.format(run.url, f"process {process} of this machine"))
         return
-    silent = time.time() - status.alive
-    if silent < _SILENCE_SECONDS:
-        say(f"{host} trained {run.url} {silent:.0f} s ago; waiting whether it still does")
-        sleep(_SILENCE_SECONDS - silent)
+    silent = time.time() - status.last_heartbeat
+    if silent < _HEARTBEAT_TIMEOUT_SECONDS:
+        log(f"{host} trained {run.url} {silent:.0f} s ago; waiting for its next heartbeat")
+        sleep(_HEARTBEAT_TIMEOUT_SECONDS - silent)
         now = json.loads(run.read(_STATUS_FILE) or "{}")
-        if now.get("alive", 0.0) > status.alive:
-            raise ResourceError(_TAKEN.format(run.url, f"process {process} of {host}"))
+        if now.get("last_heartbeat", 0.0) > status.last_heartbeat:
+            raise ResourceError(_RUN_IN_USE_MESSAGE.format(run.url, f"process {process} of {host}"))
 
 
-def _runs_since(process: int, moment: float) -> bool:
-    """Whether the process is there and was so at a moment: its number may have gone to another since."""
+def _is_running_since(process: int, moment: float) -> bool:
+    """Return whether the process runs and did at that moment: ids of ended processes are reused."""
     import psutil
 
     try:
@@ -163,31 +177,31 @@ def _runs_since(process: int, moment: float) -> bool:
         return False
 
 
-def new_folder(parent: str, fingerprint: str) -> RunFolder:
-    """Make a folder of a fresh name in the folder at `parent`, with its status in it."""
+def create_run_folder(parent: str, fingerprint: str) -> RunFolder:
+    """Create a folder with a new name in the folder at `parent`, with its status in it."""
     name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
     run = RunFolder(f"{parent}/{name}", RunStatus(name, fingerprint))
-    run.make()
+    run.create()
     run.save()
     return run
 
 
-def newest_folder(parent: str, fingerprint: str) -> RunFolder | None:
-    """The newest folder of this fingerprint in the folder at `parent`, if any."""
+def latest_run_folder(parent: str, fingerprint: str) -> RunFolder | None:
+    """Return the newest folder of this fingerprint in the folder at `parent`, if any."""
     fs, path = fsspec.url_to_fs(parent)
     for file in sorted(fs.glob(f"{path}/*/{_STATUS_FILE}"), reverse=True):
         try:
             status = RunStatus(**json.loads(fs.cat_file(file)))
         except (ValueError, TypeError):
-            continue  # a file that was cut off while it was written, or of another version
+            continue  # truncated, or of another version
         if status.fingerprint == fingerprint:
             return RunFolder(f"{parent}/{status.name}", status)
     return None
 
 
 def check_storage(url: str) -> None:
-    """Raise early where the storage cannot be written or is full."""
-    _make(url)
+    """Raise ResourceError or UnavailableError if the storage is not writable or full."""
+    _ensure_folder(url)
     probe = f"{url}/.rayfuse-write-test-{secrets.token_hex(3)}"  # several jobs may start at once
     try:
         with fsspec.open(probe, "wb") as file:
@@ -195,27 +209,27 @@ def check_storage(url: str) -> None:
         fs, path = fsspec.url_to_fs(probe)
         fs.rm(path)
     except Exception as error:  # noqa: BLE001 - each store has its own errors
-        raise _not_writable(url, error) from None
+        raise _write_error(url, error) from None
     if "://" not in url:
         free = shutil.disk_usage(url).free
-        if free < _NEEDED_BYTES:
+        if free < _MIN_FREE_BYTES:
             raise ResourceError(
-                f"output.storage: {url}: {free / 1e6:.0f} MB free, at least {_NEEDED_BYTES / 1e6:.0f} MB are needed; "
-                "make room or choose another folder"
+                f"output.storage: {url}: {free / 1e6:.0f} MB free is below the minimum of {_MIN_FREE_BYTES / 1e6:.0f} MB; "
+                "free some space or choose another folder"
             )
 
 
-def _make(url: str) -> None:
+def _ensure_folder(url: str) -> None:
     try:
         fs, path = fsspec.url_to_fs(url)
         fs.makedirs(path, exist_ok=True)
     except Exception as error:  # noqa: BLE001 - each store has its own errors
-        raise _not_writable(url, error) from None
+        raise _write_error(url, error) from None
 
 
-def _not_writable(url: str, error: Exception) -> ResourceError | NotReachable:
-    kind = NotReachable if "://" in url else ResourceError
+def _write_error(url: str, error: Exception) -> ResourceError | UnavailableError:
+    kind = UnavailableError if "://" in url else ResourceError
     return kind(
-        f"output.storage: {url}: cannot be written: {type(error).__name__}: {error}; make room or mend the access, and "
-        "run the same command again to go on"
+        f"output.storage: {url}: cannot be written: {type(error).__name__}: {error}; free some space or fix the "
+        "access, and run the same command again to resume"
     )

@@ -1,76 +1,91 @@
-"""What rank 0 tells the driver while it trains: losses, rates, memory, and the machine's own numbers."""
+"""Telemetry of rank 0 for the driver: losses, throughput, memory, and system metrics."""
 
 import contextlib
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from rayfuse.data.batches import Batch
-from rayfuse.train.board import Record
-from rayfuse.train.flops import FlopCount, device_peak
-from rayfuse.train.meter import Measured
+from rayfuse.data.collate import Batch
+from rayfuse.train.flops import FlopCount, device_peak_flops
+from rayfuse.train.metrics_actor import MetricsActor, Record
+from rayfuse.train.step_metrics import StepMetrics
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
 
 _RECORD_SECONDS = 1.0
 _SYSTEM_SECONDS = 10.0
 
 
 class Telemetry:
-    """Sends records and progress to the driver's board; without a board it does nothing."""
+    """Sender of records and progress to the driver's metrics actor; without one it does nothing."""
 
-    def __init__(self, board: Any, device: torch.device, world: int = 1) -> None:
-        self.board, self.device, self._world = board, device, world
-        self._peak = device_peak(device) if board is not None else None
+    def __init__(
+        self,
+        metrics_actor: "ActorHandle[MetricsActor] | None",
+        device: torch.device,
+        world_size: int = 1,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.metrics_actor, self.device, self._world = metrics_actor, device, world_size
+        self._peak_flops = device_peak_flops(device) if metrics_actor is not None else None
         self._flops = FlopCount()
-        self._steps: list[Measured] = []
-        self._since = time.perf_counter()
-        self._done = threading.Event()
-        if board is not None:
-            threading.Thread(target=self._watch_system, name="system-metrics", daemon=True).start()
+        self._steps: list[StepMetrics] = []
+        self._clock = clock
+        self._last_report = clock()
+        self._stopped = threading.Event()
+        if metrics_actor is not None:
+            threading.Thread(target=self._log_system_metrics, name="system-metrics", daemon=True).start()
 
-    def record(self, step: int, metrics: dict[str, float], **more: int) -> None:
-        """Keep metrics for the run's history."""
+    def log_metrics(self, step: int, metrics: dict[str, float], **more: int) -> None:
+        """Send metrics for the journal of the run; `more` are further fields of the record."""
         self._push([{"time": time.time(), "step": step, "metrics": metrics, **more}])
 
-    def say(self, step: int, text: str) -> None:
-        """Tell people something; the history keeps it."""
+    def log_text(self, step: int, text: str) -> None:
+        """Send a line for the progress output and the journal."""
         self._push([{"time": time.time(), "step": step, "metrics": {}, "text": text}])
 
-    def counting(self, batches: Sequence[Batch]) -> AbstractContextManager[None]:
-        """Around a step over rank 0's micro-batches: now and then its arithmetic is counted, where a peak is known."""
-        return self._flops.step(batches) if self._peak else nullcontext()
+    def count_flops(self, batches: Sequence[Batch]) -> AbstractContextManager[None]:
+        """Return a context for a step over micro-batches, which counts FLOPs where the device's peak is known."""
+        return self._flops.count_step(batches) if self._peak_flops else nullcontext()
 
-    def step(self, measured: Measured, steps: int, epochs: int) -> None:
-        """Note one of the `steps` of an epoch; about once a second, and at the end of an epoch, they are reported."""
-        if self.board is None:
+    def log_step(self, step_metrics: StepMetrics, steps: int, epochs: int) -> None:
+        """Add one of the `steps` of an epoch; send the sums about once a second, and at the end of the epoch."""
+        if self.metrics_actor is None:
             return
-        self._steps.append(measured)
-        place = measured.place
-        seconds = measured.time - self._since
-        if seconds < _RECORD_SECONDS and place.number + 1 < steps:
+        self._steps.append(step_metrics)
+        place = step_metrics.position
+        seconds = step_metrics.time - self._last_report
+        if seconds < _RECORD_SECONDS and place.step_in_epoch + 1 < steps:
             return
-        left = (steps - place.number - 1 + steps * (epochs - place.epoch - 1)) * seconds / len(self._steps)
+        left = (
+            (steps - place.step_in_epoch - 1 + steps * (epochs - place.epoch - 1))
+            * seconds
+            / len(self._steps)
+        )
         metrics = self._metrics(max(seconds, 1e-9)) | {"train/lr": place.lr, "train/seconds_left": left}
-        self.record(place.step, metrics)
-        self.board.show.remote(
-            {"epoch": place.epoch + 1, "epochs": epochs, "step": place.number + 1, "steps": steps,
+        self.log_metrics(place.step, metrics)
+        self.metrics_actor.set_progress.remote(
+            {"epoch": place.epoch + 1, "epochs": epochs, "step": place.step_in_epoch + 1, "steps": steps,
              "metrics": metrics}
         )  # fmt: skip
-        self._steps, self._since = [], measured.time
+        self._steps, self._last_report = [], step_metrics.time
 
-    def resume_clock(self) -> None:
-        """Start the rates anew, after time that was not training."""
-        self._steps, self._since = [], time.perf_counter()
+    def reset_timer(self) -> None:
+        """Restart the timer of the rates, after time that was not training."""
+        self._steps, self._last_report = [], self._clock()
 
     def close(self) -> None:
-        self._done.set()
+        """Stop the thread that sends system metrics."""
+        self._stopped.set()
 
     def _metrics(self, seconds: float) -> dict[str, float]:
-        """Of the steps since the last report, which took so many seconds."""
+        """Return the metrics of the steps since the last report, which took `seconds`."""
         steps = self._steps
         rows = sum(one.rows for one in steps)
         norms = [
@@ -79,30 +94,30 @@ class Telemetry:
             if one.gradient_norm is not None and math.isfinite(one.gradient_norm)
         ]
         found = {"train/loss": sum(one.loss * one.rows for one in steps) / rows}
-        found |= self._parts(rows)
+        found |= self._loss_term_metrics(rows)
         if norms:
             found["train/gradient_norm"] = sum(norms) / len(norms)
         found |= {"train/samples_per_second": rows / seconds, **self._tokens(seconds)}
-        if self._peak:
-            found["train/mfu"] = self._flops.per_row * rows / seconds / (self._world * self._peak)
+        if self._peak_flops:
+            found["train/mfu"] = self._flops.per_row * rows / seconds / (self._world * self._peak_flops)
         return found | {
-            "train/data_wait": min(1.0, sum(one.waited for one in steps) / seconds),
+            "train/data_wait": min(1.0, sum(one.data_wait_seconds for one in steps) / seconds),
             "train/step_seconds": seconds / len(steps),
             "train/memory_gigabytes": self._memory() / 1e9,
         }
 
-    def _parts(self, rows: int) -> dict[str, float]:
-        """What the loss is made of, where that is more than one thing."""
-        names = self._steps[0].parts
+    def _loss_term_metrics(self, rows: int) -> dict[str, float]:
+        """Return the mean of each term of the loss, if there are several."""
+        names = self._steps[0].loss_terms
         if len(names) < 2:
             return {}
         return {
-            f"train/loss/{name}": sum(one.parts[name] * one.rows for one in self._steps) / rows
+            f"train/loss/{name}": sum(one.loss_terms[name] * one.rows for one in self._steps) / rows
             for name in names
         }
 
     def _tokens(self, seconds: float) -> dict[str, float]:
-        """Rates over all inputs and, where there are several, of each, without padding; and each one's padding."""
+        """Return tokens per second in all and, with several inputs, of each, without padding; and the padding."""
         sums: dict[str, tuple[int, int]] = {}
         for one in self._steps:
             for name, (real, padded) in one.tokens.items():
@@ -116,7 +131,7 @@ class Telemetry:
         return found | {f"train/padding/{name}": 1 - real / padded for name, (real, padded) in sums.items()}
 
     def _memory(self) -> int:
-        """Bytes that this worker holds: the most of its GPU so far, else of the host now."""
+        """Return bytes in use: the peak of the GPU, or the current memory of the process on a CPU."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         import psutil
@@ -124,15 +139,15 @@ class Telemetry:
         return int(psutil.Process().memory_info().rss)
 
     def _push(self, records: list[Record]) -> None:
-        if self.board is not None:
-            self.board.push.remote(records)
+        if self.metrics_actor is not None:
+            self.metrics_actor.push.remote(records)
 
-    def _watch_system(self) -> None:
+    def _log_system_metrics(self) -> None:
         import psutil
 
         psutil.cpu_percent()
         step = 0
-        while not self._done.wait(_SYSTEM_SECONDS):
+        while not self._stopped.wait(_SYSTEM_SECONDS):
             memory = psutil.virtual_memory()
             metrics = {
                 "system/cpu_utilization_percentage": psutil.cpu_percent(),
@@ -142,7 +157,7 @@ class Telemetry:
             }
             if self.device.type == "cuda":
                 metrics["system/gpu_memory_usage_megabytes"] = torch.cuda.memory_reserved(self.device) / 1e6
-                with contextlib.suppress(ModuleNotFoundError, RuntimeError):  # it needs NVIDIA's own package
+                with contextlib.suppress(ModuleNotFoundError, RuntimeError):  # needs the package nvidia-ml-py
                     metrics["system/gpu_utilization_percentage"] = float(torch.cuda.utilization(self.device))
             self._push([{"time": time.time(), "step": step, "metrics": metrics}])
             step += 1

@@ -1,7 +1,7 @@
-"""Ends a worker that makes no progress, and says where its threads were.
+"""End a worker that makes no progress, and log where its threads are.
 
-When one rank hangs, all wait for it in a collective: each rank's own watchdog sees that, so the stacks of all of them
-are told. Ray Train then starts the workers anew, from the last checkpoint.
+When one rank hangs, all others wait for it in a collective. The watchdog of each rank notices, so the stacks of all
+ranks are logged. Ray Train then restarts the workers from the last checkpoint.
 """
 
 import faulthandler
@@ -12,27 +12,37 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-_EXIT = 70
+_EXIT_CODE = 70
 _GRACE_SECONDS = 5.0
-"""For the words to reach the driver, and for ranks that noticed later."""
+"""Time for the message to reach the driver, and for ranks that notice later."""
 
 
 class Watchdog:
-    """Watches from a thread while it is entered; `beat` says that there was progress."""
+    """Context that ends the process if `heartbeat` is not called for `timeout` seconds; None: never."""
 
-    def __init__(self, seconds: float | None, tell: Callable[[str], None]) -> None:
-        self.seconds, self._tell = seconds, tell
+    def __init__(
+        self,
+        timeout: float | None,
+        log: Callable[[str, int], None] = lambda text, step: None,
+        grace: float = _GRACE_SECONDS,
+    ) -> None:
+        """`log` gets the stacks and the last step; the process ends `grace` seconds later."""
+        self._timeout, self._log, self._grace = timeout, log, grace
+        self._step = 0
         self._last = time.monotonic()
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def beat(self) -> None:
-        self._last = time.monotonic()
+    def heartbeat(self, step: int = 0) -> None:
+        """Note that there was progress: `step` optimizer steps are done."""
+        self._last, self._step = time.monotonic(), step
 
     def __enter__(self) -> "Watchdog":
-        self.beat()
-        if self.seconds:
-            self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self.heartbeat(self._step)
+        if self._timeout:
+            self._thread = threading.Thread(
+                target=self._watch, args=(self._timeout,), name="watchdog", daemon=True
+            )
             self._thread.start()
         return self
 
@@ -43,24 +53,26 @@ class Watchdog:
         if self._thread is not None:
             self._thread.join()
 
-    def _watch(self) -> None:
-        assert self.seconds is not None
-        while not self._done.wait(min(1.0, self.seconds / 4)):
-            silent = time.monotonic() - self._last
-            if silent > self.seconds:
-                self._end(silent)
-            # Where no Python thread can run any more, this one neither, C code ends the process.
-            faulthandler.dump_traceback_later(self.seconds + 4 * _GRACE_SECONDS, exit=True)
+    def _watch(self, timeout: float) -> None:
+        while not self._done.wait(min(1.0, timeout / 4)):
+            idle = time.monotonic() - self._last
+            if idle > timeout:
+                self._terminate(idle)
+            # If no Python thread can run any more, not even this one, C code ends the process.
+            faulthandler.dump_traceback_later(timeout + 4 * self._grace, exit=True)
         faulthandler.cancel_dump_traceback_later()
 
-    def _end(self, silent: float) -> None:
-        self._tell(f"no progress for {silent:.1f} s (compute.hang_timeout); its threads:\n{stacks()}")
-        time.sleep(_GRACE_SECONDS)
-        os._exit(_EXIT)
+    def _terminate(self, idle: float) -> None:
+        message = (
+            f"no progress for {idle:.1f} s (compute.hang_timeout); threads of the worker:\n{format_stacks()}"
+        )
+        self._log(message, self._step)
+        time.sleep(self._grace)
+        os._exit(_EXIT_CODE)
 
 
-def stacks() -> str:
-    """Where each thread of this process is."""
+def format_stacks() -> str:
+    """Return the stack of each thread of this process."""
     with tempfile.TemporaryFile("w+") as file:
         faulthandler.dump_traceback(file)
         file.seek(0)

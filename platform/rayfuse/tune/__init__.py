@@ -1,1 +1,1 @@
-"""Sweeps: from a space of jobs to trials on Ray Tune, a leaderboard and a winner."""
+"""Hyperparameter search: trials of a job on Ray Tune, a leaderboard, and the best job."""

@@ -1,5 +1,6 @@
-"""What Ray Tune tells of the trials, kept in their folders and in MLflow."""
+"""Ray Tune callback that records trials in their folders and in MLflow."""
 
+import math
 import time
 from collections.abc import Callable
 from threading import RLock
@@ -7,154 +8,190 @@ from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback
 
-from rayfuse.errors import NotReachable
+from rayfuse.errors import UnavailableError
 from rayfuse.registry.journal import Journal
 from rayfuse.registry.tracker import Tracker
-from rayfuse.train.launch import explain
-from rayfuse.tune.driver import FAILURE, OUTCOME, RECORDS
-from rayfuse.tune.search import Strategy, Suggestions
-from rayfuse.tune.trials import JOURNAL, State, Trial, Trials
+from rayfuse.train.ray_errors import unwrap_error
+from rayfuse.tune.leaderboard import Leaderboard
+from rayfuse.tune.mlflow_runs import finish_run
+from rayfuse.tune.search import ResumableSearcher, Strategy
+from rayfuse.tune.trial_runner import FAILURE, RECORDS, SUMMARY, validation_metrics
+from rayfuse.tune.trials import JOURNAL, State, Trial
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial as TuneTrial
 
-Track = Callable[[Trial], Tracker]
-"""Opens the trial's run in MLflow."""
+StartTracker = Callable[[Trial], Tracker]
+"""Opens the MLflow run of a trial."""
 
 
 class Recorder(Callback):
-    """Hears what happens to each trial, in Tune's thread; after `close` it hears nothing more."""
+    """Records the events of trials, in Tune's thread, until `close`.
+
+    It adds the trial's state and best value so far (`best/METRIC`) to Tune's results, so that these hold what the
+    leaderboard does.
+    """
 
     def __init__(
         self,
-        trials: Trials,
-        suggestions: Suggestions,
+        board: Leaderboard,
+        searcher: ResumableSearcher,
         strategy: Strategy,
-        track: Track,
-        say: Callable[[str], None],
+        start_tracker: StartTracker,
+        log: Callable[[str], None],
     ) -> None:
-        self._trials, self._suggestions, self._strategy = trials, suggestions, strategy
-        self._track, self._say = track, say
+        self._board, self._trials = board, board.trials
+        self._searcher, self._strategy = searcher, strategy
+        self._start_tracker, self._log = start_tracker, log
         self._trackers: dict[int, Tracker] = {}
-        self._before: dict[int, float] = {}
-        self._rooms: dict[int, str] = {}
+        self._previous_seconds: dict[int, float] = {}
+        self._placement_groups: dict[int, str] = {}
         self._lock = RLock()
         self._closed = False
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune pickles all that it is given, for a restore that never comes."""
+        """Return nothing: Tune pickles its callbacks for a restore, which Rayfuse does not use."""
         return {}
 
-    def on_trial_start(self, iteration: int, trials: Any, trial: "TuneTrial", **info: Any) -> None:
+    def on_trial_start(
+        self, iteration: int, trials: "list[TuneTrial]", trial: "TuneTrial", **info: Any
+    ) -> None:
+        """Open the MLflow run of a trial that starts or resumes."""
         with self._lock:
             if not self._closed:
-                known = self._known(trial)
-                self._before.setdefault(known.number, known.seconds)
+                known = self._get_trial(trial)
+                self._previous_seconds.setdefault(known.number, known.seconds)
                 self._tracker(known)
 
     def on_trial_result(
-        self, iteration: int, trials: Any, trial: "TuneTrial", result: dict[str, Any], **info: Any
+        self,
+        iteration: int,
+        trials: "list[TuneTrial]",
+        trial: "TuneTrial",
+        result: dict[str, Any],
+        **info: Any,
     ) -> None:
+        """Save the records of a trial and its state, and send them to MLflow."""
         with self._lock:
             if self._closed:
                 return
-            known, records = self._known(trial), result.get(RECORDS, [])
+            known, records = self._get_trial(trial), result.pop(RECORDS, [])
             for record in records:
-                self._note(known, record)
-            if OUTCOME in result:
-                known.history, known.state = result[OUTCOME]["history"], "finished"
+                self._apply_record(known, record)
+            if SUMMARY in result:
+                known.history, known.state = result[SUMMARY]["history"], "finished"
             if FAILURE in result:
                 known.error, known.state = result[FAILURE], "failed"
             self._save(known)
+            result.update(self._tune_columns(known))
             tracker = self._tracker(known)
             if tracker:
                 tracker.log(records)
             else:
-                journal = Journal(self._trials.run(known).path(JOURNAL))
+                journal = Journal(self._trials.run_folder(known).path(JOURNAL))
                 journal.append(records)
                 journal.close()
 
-    def on_trial_complete(self, iteration: int, trials: Any, trial: "TuneTrial", **info: Any) -> None:
+    def on_trial_complete(
+        self, iteration: int, trials: "list[TuneTrial]", trial: "TuneTrial", **info: Any
+    ) -> None:
+        """Record the end of a trial that finished or was stopped."""
         with self._lock:
             if not self._closed:
-                known = self._known(trial)
-                self._end(known, "stopped" if known.state == "running" else known.state)
+                known = self._get_trial(trial)
+                self._end_trial(known, "stopped" if known.state == "running" else known.state)
+                trial.update_last_result({**trial.last_result, **self._tune_columns(known)})
 
-    def on_trial_error(self, iteration: int, trials: Any, trial: "TuneTrial", **info: Any) -> None:
+    def on_trial_error(
+        self, iteration: int, trials: "list[TuneTrial]", trial: "TuneTrial", **info: Any
+    ) -> None:
+        """Record the error of a failed trial."""
         with self._lock:
             if not self._closed:
-                known = self._known(trial)
-                known.error = _reason(trial)
-                self._end(known, "failed")
+                known = self._get_trial(trial)
+                known.error = _error_message(trial)
+                self._end_trial(known, "failed")
+                trial.update_last_result({**trial.last_result, **self._tune_columns(known)})
 
     def close(self, interrupted: bool = False) -> None:
-        """Hear nothing more; trials that still run are left to the next driver, or are stopped for good."""
+        """Ignore all later events. Running trials end as stopped, or, if `interrupted`, resume with the next driver."""
         with self._lock:
             self._closed = True
-            for number, tracker in list(self._trackers.items()):
+            for number in self._previous_seconds:
                 known = self._trials.get(number)
                 assert known is not None
-                if known.state != "running":  # its last word was heard already
-                    self._end(known, known.state)
-                elif interrupted:
+                tracker = self._trackers.get(number)
+                if known.state == "running" and interrupted:
                     self._save(known)
-                    tracker.finish("KILLED")
-                else:
-                    self._end(known, "stopped")
+                    if tracker:
+                        tracker.finish("KILLED")
+                elif (
+                    known.state == "running" or tracker
+                ):  # with a tracker, its last report has arrived already
+                    self._end_trial(known, "stopped" if known.state == "running" else known.state)
 
-    def _known(self, trial: "TuneTrial") -> Trial:
+    def remove_placement_groups(self) -> None:
+        """End the workers of trials that were interrupted. Call it once Ray Tune has stopped them."""
+        with self._lock:
+            for number in list(self._placement_groups):
+                self._remove_placement_group(number)
+
+    def _get_trial(self, trial: "TuneTrial") -> Trial:
         known = self._trials.get(trial.config["number"])
         assert known is not None
         return known
 
-    def _note(self, trial: Trial, record: dict[str, Any]) -> None:
-        if "room" in record:
-            self._rooms[trial.number] = record["room"]
-        if "started" in record and trial.overhead is None:
-            trial.overhead = record["time"] - self._suggestions.asked[trial.number]
+    def _apply_record(self, trial: Trial, record: dict[str, Any]) -> None:
+        if "placement_group" in record:
+            self._placement_groups[trial.number] = record["placement_group"]
+        if "first_step" in record and trial.startup_seconds is None:
+            trial.startup_seconds = record["time"] - self._searcher.suggested_at[trial.number]
         if "epoch" in record:
-            metrics = {name.removeprefix("validation/"): value for name, value in record["metrics"].items()}
-            trial.history[record["epoch"] - 1 :] = [metrics]
+            trial.history[record["epoch"] - 1 :] = [validation_metrics(record)]
 
-    def _clear_room(self, trial: Trial) -> None:
-        """End the workers of a trial that was stopped or died: they would train on, and keep their room.
+    def _tune_columns(self, trial: Trial) -> dict[str, Any]:
+        """Return what Tune's results show of a trial; a failed one has no value, so that it is never the best."""
+        value = math.nan if trial.state == "failed" else self._board.value(trial)
+        return {"state": trial.state} | ({} if value is None else {self._board.best_metric: value})
 
-        Ray Train asks the dashboard which of its controllers have died, and finds none without a dashboard or where
-        several clusters run on one machine.
+    def _remove_placement_group(self, number: int) -> None:
+        """End the workers of a trial that was stopped or died, which would otherwise continue to train.
+
+        Ray Train finds orphaned workers through the dashboard, which may be off or belong to another cluster.
         """
         from ray import PlacementGroupID
         from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-        room = self._rooms.pop(trial.number, None)
-        if room is not None:
-            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(room))))
+        group = self._placement_groups.pop(number, None)
+        if group is not None:
+            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
 
     def _save(self, trial: Trial) -> None:
-        since = self._suggestions.asked[trial.number]
-        trial.seconds = self._before.get(trial.number, 0.0) + time.time() - since
+        since = self._searcher.suggested_at[trial.number]
+        trial.seconds = self._previous_seconds.get(trial.number, 0.0) + time.time() - since
         self._trials.save(trial)
 
-    def _end(self, trial: Trial, state: State) -> None:
+    def _end_trial(self, trial: Trial, state: State) -> None:
         trial.state = state
         self._save(trial)
-        self._clear_room(trial)
-        self._strategy.tell(trial)
+        self._remove_placement_group(trial.number)
+        self._strategy.observe(trial)
         tracker = self._trackers.pop(trial.number, None)
         if tracker is None:
             return
         try:
-            trial.sent = finish(tracker, trial)
+            trial.sent = finish_run(tracker, trial)
             self._trials.save(trial)
-        except NotReachable as error:
-            self._say(f"trial {trial.number}: {error}")
+        except UnavailableError as error:
+            self._log(f"trial {trial.number}: {error}")
 
     def _tracker(self, trial: Trial) -> Tracker | None:
-        """The trial's run in MLflow; None while MLflow does not answer, and then it gets all of it later."""
+        """Return the trial's MLflow run; None while MLflow is down, which then gets everything later."""
         if trial.number not in self._trackers:
             try:
-                tracker = self._track(trial)
-            except NotReachable as error:
-                self._say(f"trial {trial.number} is not in MLflow yet: {error}")
+                tracker = self._start_tracker(trial)
+            except UnavailableError as error:
+                self._log(f"trial {trial.number} is not in MLflow yet: {error}")
                 return None
             tracker.resend()
             self._trackers[trial.number] = tracker
@@ -163,17 +200,8 @@ class Recorder(Callback):
         return self._trackers[trial.number]
 
 
-def finish(tracker: Tracker, trial: Trial) -> bool:
-    """End the trial's run in MLflow; whether all of it is there. Raises NotReachable as `Tracker.finish` does."""
-    tracker.tag("rayfuse.trial", str(trial.number))
-    tracker.tag("rayfuse.trial.state", trial.state)
-    if trial.error:
-        tracker.tag("rayfuse.trial.error", trial.error)
-    return tracker.finish("FAILED" if trial.state == "failed" else "FINISHED")
-
-
-def _reason(trial: "TuneTrial") -> str:
+def _error_message(trial: "TuneTrial") -> str:
     error = trial.get_error()
-    text = str(explain(error)) if error else "it died without a word"
+    text = str(unwrap_error(error)) if error else "the trial exited without an error message"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""Which values the next trial gets: the three ways to search, and what Ray Tune asks for them."""
+"""Search strategies (random, grid, Optuna), and the Ray Tune searcher over them."""
 
 import random
 import time
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ray.tune.search import Searcher
 
-from rayfuse.spec.space import Space, Values
+from rayfuse.spec.search_space import SearchSpace, Values
 from rayfuse.spec.sweep import GridSearch, OptunaSearch, Parameter, RandomSearch
 from rayfuse.tune.trials import Trial, Trials
 
@@ -16,126 +16,134 @@ if TYPE_CHECKING:
 
 
 class Strategy(Protocol):
-    """A way to search."""
+    """A search strategy."""
 
-    trials: int
-    """How many trials it wants."""
+    num_trials: int
+    """Number of trials of the whole sweep."""
 
-    def ask(self, number: int) -> Values:
-        """Values for the trial of this number, counted from 1."""
+    def suggest(self, number: int) -> Values:
+        """Return values for the trial of this number, counted from 1."""
 
-    def tell(self, trial: Trial) -> None:
-        """Learn from a trial that has ended, of this driver or one before."""
+    def observe(self, trial: Trial) -> None:
+        """Use the result of an ended trial, of this driver or an earlier one."""
 
 
-class RandomDraws:
-    """Draws that depend on the seed and the number of the trial alone, so that a sweep goes on as it began."""
+class RandomStrategy:
+    """Random search. Values depend on the seed and the number of the trial alone, so that a resumed sweep is the same."""
 
-    def __init__(self, space: Space, search: RandomSearch) -> None:
-        self.trials = search.trials
+    def __init__(self, space: SearchSpace, search: RandomSearch) -> None:
+        self.num_trials = search.trials
         self._space, self._seed = space, search.seed
 
-    def ask(self, number: int) -> Values:
-        return self._space.draw(_drawing(random.Random(f"{self._seed} {number}")))
+    def suggest(self, number: int) -> Values:
+        """Sample values for the trial of this number."""
+        return self._space.sample(_random_sampler(random.Random(f"{self._seed} {number}")))
 
-    def tell(self, trial: Trial) -> None:
-        pass
+    def observe(self, trial: Trial) -> None:
+        """Do nothing."""
 
 
-class GridCells:
-    """Every cell of the grid; what is no `grid` parameter is drawn for each."""
+class GridStrategy:
+    """Grid search: every cell of the grid; parameters other than `grid` are sampled for each."""
 
-    def __init__(self, space: Space, search: GridSearch) -> None:
+    def __init__(self, space: SearchSpace, search: GridSearch) -> None:
         self._cells = space.grid()
-        self.trials = len(self._cells) * search.repeats
+        self.num_trials = len(self._cells) * search.repeats
         self._space, self._seed = space, search.seed
 
-    def ask(self, number: int) -> Values:
+    def suggest(self, number: int) -> Values:
+        """Return a cell of the grid, with the other parameters sampled."""
         cell = self._cells[(number - 1) % len(self._cells)]
-        draw = _drawing(random.Random(f"{self._seed} {number}"))
-        return self._space.draw(lambda path, parameter: cell[path] if path in cell else draw(path, parameter))
+        draw = _random_sampler(random.Random(f"{self._seed} {number}"))
+        return self._space.sample(
+            lambda path, parameter: cell[path] if path in cell else draw(path, parameter)
+        )
 
-    def tell(self, trial: Trial) -> None:
-        pass
+    def observe(self, trial: Trial) -> None:
+        """Do nothing."""
 
 
-class OptunaStudy:
-    """Optuna's TPE, asked and told one trial at a time; its study is rebuilt from the trials that are known."""
+class OptunaStrategy:
+    """Optuna's TPE sampler (Bergstra et al., 2011). On resume its study is rebuilt from the stored trials."""
 
-    def __init__(self, space: Space, search: OptunaSearch) -> None:
+    def __init__(self, space: SearchSpace, search: OptunaSearch) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.trials = search.trials
+        self.num_trials = search.trials
         self._space = space
-        self._asked: dict[int, optuna.trial.Trial] = {}
-        self._study = optuna.create_study(
-            sampler=optuna.samplers.TPESampler(seed=search.seed, n_startup_trials=search.startup),
+        self._pending: dict[int, optuna.trial.Trial] = {}
+        self.study = optuna.create_study(
+            sampler=optuna.samplers.TPESampler(seed=search.seed, n_startup_trials=search.n_startup_trials),
             direction="maximize" if space.mode == "max" else "minimize",
         )
 
-    def ask(self, number: int) -> Values:
-        trial = self._study.ask()
-        self._asked[number] = trial
-        return self._space.draw(lambda path, parameter: _suggest(trial, path, parameter))
+    def suggest(self, number: int) -> Values:
+        """Return values suggested by the study."""
+        trial = self.study.ask()
+        self._pending[number] = trial
+        return self._space.sample(lambda path, parameter: _suggest(trial, path, parameter))
 
-    def tell(self, trial: Trial) -> None:
+    def observe(self, trial: Trial) -> None:
+        """Report a trial's epochs and result to the study; a stopped trial counts as pruned."""
         import optuna
 
-        asked = self._asked.pop(trial.number, None) or self._repeat(trial)
+        optuna_trial = self._pending.pop(trial.number, None) or self._replay(trial)
         metric = self._space.sweep.metric
         for epoch, metrics in enumerate(trial.history, start=1):
             if metrics.get(metric) is not None:
-                asked.report(metrics[metric], epoch)
-        value = trial.best(metric, self._space.mode)
+                optuna_trial.report(metrics[metric], epoch)
+        value = trial.best_value(metric, self._space.mode)
         if trial.state == "finished" and value is not None:
-            self._study.tell(asked, value)
+            self.study.tell(optuna_trial, value)  # codespell:ignore tell
         else:
             pruned = trial.state == "stopped" and value is not None
             state = optuna.trial.TrialState.PRUNED if pruned else optuna.trial.TrialState.FAIL
-            self._study.tell(asked, state=state)
+            self.study.tell(optuna_trial, state=state)  # codespell:ignore tell
 
-    def _repeat(self, trial: Trial) -> "optuna.trial.Trial":
-        """Ask for the values that a trial of an earlier driver had."""
+    def _replay(self, trial: Trial) -> "optuna.trial.Trial":
+        """Create the study's trial for the values of a trial of an earlier driver."""
         params: dict[str, Any] = {}
 
-        def remember(path: str, parameter: Parameter) -> Any:
+        def record(path: str, parameter: Parameter) -> Any:
             value = trial.values[path]
             params[path] = value if parameter.values is None else parameter.values.index(value)
             return value
 
-        self._space.draw(remember)
-        self._study.enqueue_trial(params)
-        asked = self._study.ask()
-        self._space.draw(lambda path, parameter: _suggest(asked, path, parameter))
-        return asked
+        self._space.sample(record)
+        self.study.enqueue_trial(params)
+        optuna_trial = self.study.ask()
+        self._space.sample(lambda path, parameter: _suggest(optuna_trial, path, parameter))
+        return optuna_trial
 
 
-def strategy(space: Space) -> Strategy:
-    """The way to search that the sweep names."""
+def create_strategy(space: SearchSpace) -> Strategy:
+    """Create the strategy that the sweep names."""
     search = space.sweep.search
     if isinstance(search, GridSearch):
-        return GridCells(space, search)
-    return OptunaStudy(space, search) if isinstance(search, OptunaSearch) else RandomDraws(space, search)
+        return GridStrategy(space, search)
+    return (
+        OptunaStrategy(space, search) if isinstance(search, OptunaSearch) else RandomStrategy(space, search)
+    )
 
 
-def _drawing(chance: random.Random) -> Callable[[str, Parameter], Any]:
+def _random_sampler(rng: random.Random) -> Callable[[str, Parameter], Any]:
     def draw(path: str, parameter: Parameter) -> Any:
         if parameter.values is not None:
-            return chance.choice(parameter.values)
+            return rng.choice(parameter.values)
         if parameter.uniform is not None:
-            return chance.uniform(*parameter.uniform)
+            return rng.uniform(*parameter.uniform)
         if parameter.loguniform is not None:
             low, high = parameter.loguniform
-            return low * (high / low) ** chance.random()
+            return low * (high / low) ** rng.random()
         assert parameter.int is not None
-        return chance.randint(*parameter.int)
+        return rng.randint(*parameter.int)
 
     return draw
 
 
 def _suggest(trial: "optuna.trial.Trial", path: str, parameter: Parameter) -> Any:
-    """Categories go to Optuna by their number: it takes no mappings."""
+    """Suggest a value; Optuna takes no mappings as categories, so it gets their indices."""
     if parameter.values is not None:
         return parameter.values[trial.suggest_categorical(path, range(len(parameter.values)))]
     if parameter.int is not None:
@@ -146,56 +154,57 @@ def _suggest(trial: "optuna.trial.Trial", path: str, parameter: Parameter) -> An
     return trial.suggest_float(path, *parameter.uniform)
 
 
-class Suggestions(Searcher):
-    """Gives Ray Tune the trials that are left: first those that an earlier driver began, then new ones.
+class ResumableSearcher(Searcher):
+    """Ray Tune searcher over the remaining trials: first those that an earlier driver started, then new ones.
 
-    `prepare` turns a trial into the configuration of Tune's trial.
+    `prepare` returns the configuration of Tune's trial for one of ours.
     """
 
     def __init__(
         self,
-        ways: Strategy,
+        strategy: Strategy,
         trials: Trials,
         prepare: Callable[[Trial], dict[str, Any]],
         metric: str,
         mode: str,
     ) -> None:
         super().__init__(metric=metric, mode=mode)
-        self._strategy, self._trials, self._prepare = ways, trials, prepare
-        self._left = self._numbers()
-        self.asked: dict[int, float] = {}
-        """When each trial was asked for, in seconds since the epoch."""
+        self._strategy, self._trials, self._prepare = strategy, trials, prepare
+        self._remaining = self._remaining_numbers()
+        self.suggested_at: dict[int, float] = {}
+        """Time of each trial's suggestion, in seconds since the epoch."""
         for trial in trials:
             if trial.ended:
-                ways.tell(trial)
+                strategy.observe(trial)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing, as for the recorder."""
+        """Return nothing, as `Recorder` does."""
         return {}
 
     @property
-    def count(self) -> int:
-        """How many trials are to be run."""
-        return sum(1 for _ in self._numbers())
+    def num_remaining(self) -> int:
+        """Number of trials that have not ended."""
+        return sum(1 for _ in self._remaining_numbers())
 
     def suggest(self, trial_id: str) -> Any:
-        number = next(self._left, None)
+        """Return the configuration of the next trial, or `Searcher.FINISHED`."""
+        number = next(self._remaining, None)
         if number is None:
             return Searcher.FINISHED
-        self.asked[number] = time.time()
-        trial = self._trials.get(number) or Trial(number, self._strategy.ask(number))
+        self.suggested_at[number] = time.time()
+        trial = self._trials.get(number) or Trial(number, self._strategy.suggest(number))
         return self._prepare(trial)
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """Nothing: the recorder tells the strategy, because it knows how a trial ended."""
+        """Do nothing: the recorder, which has the state of each trial, reports to the strategy."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: all that is needed to go on is in the trials."""
+        """Do nothing: a sweep resumes from its stored trials."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing, as for `save`."""
+        """Do nothing, as `save`."""
 
-    def _numbers(self) -> Iterator[int]:
+    def _remaining_numbers(self) -> Iterator[int]:
         begun = [trial.number for trial in self._trials if not trial.ended]
-        new = [n for n in range(1, self._strategy.trials + 1) if self._trials.get(n) is None]
+        new = [n for n in range(1, self._strategy.num_trials + 1) if self._trials.get(n) is None]
         return iter(begun + new)

@@ -17,11 +17,11 @@ Usage = namedtuple("Usage", "total used free")
 
 @pytest.fixture
 def server() -> Iterator[HTTPServer]:
-    """Stands in for MLflow: answers with `status`, or 401 where a password is `asked` for and not given."""
+    """Stand-in for MLflow: responds with `status`, or 401 where a password is required and missing."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            allowed = not server.asked or self.headers["Authorization"]
+            allowed = not server.password_required or self.headers["Authorization"]
             self.send_response(server.status if allowed else 401)
             self.end_headers()
 
@@ -30,7 +30,7 @@ def server() -> Iterator[HTTPServer]:
 
     class Server(HTTPServer):
         status = 200
-        asked = False
+        password_required = False
 
     server = Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -51,7 +51,7 @@ def test_this_machine(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
     answer = json.loads(capsys.readouterr().out)
     checks = {check["check"]: check for check in answer["checks"]}
     assert {"python", "extra train", "torch", "disk", "memory", "mlflow", "ray auth"} <= set(checks)
-    assert "computes in" in checks["torch"]["detail"]
+    assert "precision" in checks["torch"]["detail"]
     assert answer["ok"] == (code == 0)
     assert all(check["remedy"] for check in answer["checks"] if check["status"] != "ok")
 
@@ -61,12 +61,12 @@ def test_a_failure_is_exit_code_1(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
     assert main(["doctor"]) == 1
-    assert "fail  mlflow: ./mlruns: MLflow no longer keeps runs in files" in capsys.readouterr().out
+    assert "fail  mlflow: ./mlruns: MLflow no longer supports a file store" in capsys.readouterr().out
 
 
 def test_a_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(extras.EXTRAS, "train", ("json", "no_such_module"))
-    finding = doctor.installed("train")
+    finding = doctor.check_extra("train")
     assert (finding.status, finding.detail) == ("warn", "missing no_such_module")
     assert finding.remedy == "pip install 'rayfuse[train]'"
 
@@ -82,19 +82,19 @@ def test_a_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_disk(monkeypatch: pytest.MonkeyPatch, usage: Usage, status: str, word: str) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
-    finding = doctor.disk("disk", Path("/x"))
+    finding = doctor.check_disk("disk", Path("/x"))
     assert finding.status == status
     assert word in finding.detail
 
 
 @pytest.mark.parametrize(("free", "status"), [(16e9, "ok"), (2e9, "warn"), (0.5e9, "fail")])
 def test_memory(free: float, status: str) -> None:
-    assert doctor.memory(free).status == status
+    assert doctor.check_memory(free).status == status
 
 
 def test_shared_memory_must_hold_rays_objects() -> None:
-    assert doctor.shared_memory(free=10e9, memory=30e9).status == "ok"
-    finding = doctor.shared_memory(free=64e6, memory=30e9)
+    assert doctor.check_shared_memory(free=10e9, memory=30e9).status == "ok"
+    finding = doctor.check_shared_memory(free=64e6, memory=30e9)
     assert finding.status == "warn"
     assert "--shm-size=9g" in finding.remedy
 
@@ -111,56 +111,61 @@ def test_memory_is_what_the_container_may_use(tmp_path: Path, limit: str, free: 
 
 
 def test_the_lock_of_a_killed_build(tmp_path: Path) -> None:
-    assert doctor.build_locks({}, tmp_path).status == "ok"
+    assert doctor.check_extension_locks({}, tmp_path).status == "ok"
     lock = tmp_path / ".cache/torch_extensions/py311_cpu/async_io/lock"
     lock.parent.mkdir(parents=True)
     lock.touch()
     for path in (lock, lock.parent):
         os.utime(path, (0, 0))
-    finding = doctor.build_locks({}, tmp_path)
+    finding = doctor.check_extension_locks({}, tmp_path)
     assert (finding.status, finding.remedy) == ("warn", f"rm {lock}")
     assert lock.exists()
 
 
 def test_no_tracking_server_is_fine() -> None:
-    assert doctor.mlflow({}).status == "ok"
+    assert doctor.check_mlflow({}).status == "ok"
 
 
 def test_a_database(tmp_path: Path) -> None:
-    assert doctor.mlflow({"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}).status == "ok"
-    finding = doctor.mlflow({"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/no/mlflow.db"})
+    assert doctor.check_mlflow({"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}).status == "ok"
+    finding = doctor.check_mlflow({"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/no/mlflow.db"})
     assert (finding.status, finding.remedy) == ("fail", f"mkdir -p {tmp_path}/no")
 
 
 @pytest.mark.parametrize(
     ("answer", "status", "word"),
-    [(200, "ok", "answers"), (404, "ok", "answers"), (403, "fail", "let us in (403)"), (500, "fail", "500")],
+    [
+        (200, "ok", "is reachable"),
+        (404, "ok", "is reachable"),
+        (403, "fail", "authentication failed (403)"),
+        (500, "fail", "500"),
+    ],
 )
 def test_a_server(server: HTTPServer, answer: int, status: str, word: str) -> None:
     server.status = answer
-    finding = doctor.mlflow({"MLFLOW_TRACKING_URI": address(server)})
+    finding = doctor.check_mlflow({"MLFLOW_TRACKING_URI": address(server)})
     assert finding.status == status
     assert word in finding.detail
 
 
 def test_a_server_with_a_password(server: HTTPServer) -> None:
-    server.asked = True
+    server.password_required = True
     environment = {"MLFLOW_TRACKING_URI": address(server)}
-    assert doctor.mlflow(environment).status == "fail"
-    assert doctor.mlflow(environment | {"MLFLOW_TRACKING_USERNAME": "ann"}).status == "ok"
-    assert doctor.mlflow(environment | {"MLFLOW_TRACKING_TOKEN": "t"}).status == "ok"
+    assert doctor.check_mlflow(environment).status == "fail"
+    assert doctor.check_mlflow(environment | {"MLFLOW_TRACKING_USERNAME": "ann"}).status == "ok"
+    assert doctor.check_mlflow(environment | {"MLFLOW_TRACKING_TOKEN": "t"}).status == "ok"
 
 
 def test_no_server_and_no_password_shown() -> None:
-    finding = doctor.mlflow({"MLFLOW_TRACKING_URI": "http://ann:hush@127.0.0.1:1"})
+    finding = doctor.check_mlflow({"MLFLOW_TRACKING_URI": "http://ann:hush@127.0.0.1:1"})
     assert finding.status == "fail"
-    assert finding.detail.startswith("http://…@127.0.0.1:1 does not answer: ")
+    assert finding.detail.startswith("http://…@127.0.0.1:1 is unreachable: ")
     assert "hush" not in f"{finding}"
 
 
 def test_ray_auth(tmp_path: Path) -> None:
     def status(**environment: str) -> str:
-        return doctor.ray_auth(environment, tmp_path).status
+        return doctor.check_ray_auth(environment, tmp_path).status
 
     assert status() == "ok"
     assert status(RAY_AUTH_TOKEN="t") == "ok"

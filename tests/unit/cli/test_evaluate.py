@@ -1,4 +1,4 @@
-"""`rayfuse evaluate --explain`: its table, its JSON and its pictures."""
+"""`rayfuse evaluate --explain`: its table, its JSON and its plots."""
 
 import json
 from pathlib import Path
@@ -28,37 +28,37 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
-def test_without_it_nothing_is_explained(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
-    assert list(run(capsys, *command)) == ["metrics", "by_inputs", "rows", "bad"]
-    assert not Path("explained").exists()
+def test_nothing_is_explained_by_default(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    assert list(run(capsys, *command)) == ["metrics", "by_inputs", "rows", "invalid"]
+    assert not Path("plots").exists()
 
 
-def test_json_has_contributions_and_pictures(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
-    found = run(capsys, *command, "--pictures", "why", "--explain", "1")
-    assert list(found) == ["metrics", "by_inputs", "rows", "bad", "explain"]
+def test_json_has_contributions_and_plots(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    found = run(capsys, *command, "--plots", "why", "--explain", "1")
+    assert list(found) == ["metrics", "by_inputs", "rows", "invalid", "explain"]
     task = found["explain"]["tasks"]["answer"]
     assert set(task["contributions"]) == {"image", "text"}
     assert task["rows_with"]["text"] == found["rows"] == 24
-    assert found["explain"]["pictures"] == ["why/row_01.png"]
+    assert found["explain"]["plots"] == ["why/row_01.png"]
     assert Path("why/row_01.png").is_file()
     assert found["explain"]["run_id"] is None
 
 
-def test_people_read_a_table(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+def test_the_text_has_a_table(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
     assert main([*command, "--explain", "0"]) == 0
     printed = capsys.readouterr().out
-    assert "answer: contributions to the probability of the answer, from" in printed
+    assert "answer: contributions to the probability of the prediction, from" in printed
     assert "mean absolute" in printed
-    assert "pictures in" not in printed
+    assert "plots in" not in printed
 
 
 def test_the_number_of_rows_may_be_left_out(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
     found = run(capsys, *command, "--explain")
-    assert len(found["explain"]["pictures"]) == 6
+    assert len(found["explain"]["plots"]) == 6
 
 
 def test_the_table_of_a_training_shows_every_subset() -> None:
-    from rayfuse.cli.train import _summary
+    from rayfuse.cli.train import format_summary
 
     metrics = {"loss": 1.0, "a_task/accuracy": 0.5, "a_task/f1_macro": 0.25}
     data = {
@@ -69,7 +69,7 @@ def test_the_table_of_a_training_shows_every_subset() -> None:
         "version": 1,
         "seconds": 2.0,
     }
-    text = _summary(data)
+    text = format_summary(data)
     assert "a_task/accuracy" in text
     assert "0.125" in text
     assert "f1_macro" not in text

@@ -1,4 +1,4 @@
-"""The command imports what a verb needs only when that verb is used; `make bench` prints how fast it starts."""
+"""Lazy imports of the command line; `make figures` measures its startup."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rayfuse.cli import VERBS
+from rayfuse.cli import COMMANDS
 
 HEAVY = ("torch", "ray", "mlflow", "transformers", "deepspeed", "peft", "pandas", "numpy", "fastapi")
 REPORT = "import json, sys; print(json.dumps(sorted(m for m in sys.modules)), file=sys.stderr)"
@@ -25,14 +25,14 @@ def modules_after(*arguments: str) -> set[str]:
 def test_the_groups_help_imports_no_verb() -> None:
     modules = modules_after("--help")
     assert not modules & {*HEAVY, "pydantic", "yaml", "rich", "httpx"}
-    assert not modules & {target.partition(":")[0] for target, _ in VERBS.values()}
+    assert not modules & {target.partition(":")[0] for target, _ in COMMANDS.values()}
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", COMMANDS)
 def test_the_help_of_a_verb_is_light(verb: str) -> None:
     modules = modules_after(verb, "--help")
     assert not modules & set(HEAVY)
-    assert VERBS[verb][0].partition(":")[0] in modules
+    assert COMMANDS[verb][0].partition(":")[0] in modules
 
 
 @pytest.mark.parametrize("kind", ["job", "service", "cluster"])

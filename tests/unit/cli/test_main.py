@@ -1,4 +1,4 @@
-"""The command line as a whole: help, exit codes, `--json`, and what happens when something goes wrong."""
+"""The command line as a whole: help, exit codes, `--json`, and errors."""
 
 import json
 import subprocess
@@ -11,17 +11,17 @@ import click
 import pytest
 
 from rayfuse import __version__, cli, errors
-from rayfuse.cli import VERBS, main
-from rayfuse.cli.output import json_option, result
+from rayfuse.cli import COMMANDS, main
+from rayfuse.cli.output import json_option, print_result
 
 
 @pytest.fixture
 def verb(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
-    """Put a function in the place of the verb `train`."""
+    """Replace the command `train` by a function."""
 
     def install(body: Callable[[], None]) -> None:
         command = click.command("train")(json_option(body))
-        monkeypatch.setattr(cli._Verbs, "get_command", lambda self, ctx, name: command)
+        monkeypatch.setattr(cli._CommandGroup, "get_command", lambda self, ctx, name: command)
 
     return install
 
@@ -40,10 +40,10 @@ def last_line(text: str) -> Any:
 def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert all(f"  {verb} " in out for verb in VERBS)
+    assert all(f"  {verb} " in out for verb in COMMANDS)
 
 
-def test_no_command_is_help_and_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_command_prints_help_and_fails(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -55,21 +55,21 @@ def test_version_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"rayfuse {__version__}\n"
 
 
-def test_a_verb_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trian"]) == 2
     assert capsys.readouterr().err == (
         "error: No such command 'trian'. Did you mean 'train'?\nTry `rayfuse --help`.\n"
     )
 
 
-def test_an_option_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["version", "--jsn"]) == 2
     assert capsys.readouterr().err == (
         "error: No such option '--jsn'. Did you mean '--json'?\nTry `rayfuse version --help`.\n"
     )
 
 
-def test_a_wrong_option_is_reported_as_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_options_are_reported_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["version", "--wrong", "--json"]) == 2
     captured = capsys.readouterr()
     error = last_line(captured.out)["error"]
@@ -83,12 +83,12 @@ def test_a_wrong_option_is_reported_as_json_too(capsys: pytest.CaptureFixture[st
         (errors.RayfuseError("the disk is full"), 1),
         (errors.DataError("no rows"), 1),
         (errors.SpecError("x.yaml: name: missing\nx.yaml: data: missing"), 2),
-        (errors.GateRefused("accuracy fell"), 3),
-        (errors.NotReachable("no answer"), 4),
-        (errors.Interrupted("stopped after epoch 3"), 130),
+        (errors.GateRejectedError("accuracy fell"), 3),
+        (errors.UnavailableError("no answer"), 4),
+        (errors.RunInterruptedError("stopped after epoch 3"), 130),
     ],
 )
-def test_expected_errors_are_a_message_and_a_code(
+def test_expected_errors_have_a_message_and_an_exit_code(
     verb: Any, error: errors.RayfuseError, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     verb(raising(error))
@@ -105,16 +105,18 @@ def test_expected_errors_are_a_message_and_a_code(
     assert captured.err == f"error: {error}\n"
 
 
-def test_an_error_of_a_ray_worker_keeps_our_name(verb: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_of_ray_workers_have_the_class_of_rayfuse(
+    verb: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     class RayTaskError(Exception):
         pass
 
-    class Both(RayTaskError, errors.GateRefused):
+    class Both(RayTaskError, errors.GateRejectedError):
         pass
 
     verb(raising(Both("accuracy fell")))
     assert main(["train", "--json"]) == 3
-    assert json.loads(capsys.readouterr().out)["error"]["type"] == "GateRefused"
+    assert json.loads(capsys.readouterr().out)["error"]["type"] == "GateRejectedError"
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), click.Abort()])
@@ -148,36 +150,36 @@ def test_a_bug_keeps_its_traceback(verb: Any, capsys: pytest.CaptureFixture[str]
         ("sqlalchemy", "MLFLOW_TRACKING_URI"),
     ],
 )
-def test_a_missing_extra_is_named_with_its_remedy(
+def test_missing_extras_have_a_remedy(
     verb: Any, module: str, remedy: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     verb(raising(ModuleNotFoundError(f"No module named '{module}'", name=module)))
     assert main(["train"]) == 2
     err = capsys.readouterr().err
     assert err.startswith(
-        f"error: `rayfuse train` needs {module.partition('.')[0]}, which is not installed; "
+        f"error: `rayfuse train` requires {module.partition('.')[0]}, which is not installed; "
     )
     assert remedy in err
 
 
-def test_serving_asks_for_its_own_extra(verb: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_serving_requires_its_extra(verb: Any, capsys: pytest.CaptureFixture[str]) -> None:
     verb(raising(ModuleNotFoundError("No module named 'ray'", name="ray")))
     assert main(["serve"]) == 2
     assert "rayfuse[serve]" in capsys.readouterr().err
 
 
-def test_a_missing_module_of_our_own_is_a_bug(verb: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_module_of_rayfuse_is_a_bug(verb: Any, capsys: pytest.CaptureFixture[str]) -> None:
     verb(raising(ModuleNotFoundError("No module named 'rayfuse.nope'", name="rayfuse.nope")))
     assert main(["train"]) == 1
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_only_the_answer_is_on_standard_output_with_json(
+def test_only_the_result_is_on_standard_output_with_json(
     verb: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def body() -> None:
         print("a library chats")
-        result({"answer": 42}, "The answer is 42.")
+        print_result({"answer": 42}, "The answer is 42.")
         print("and chats on")
 
     verb(body)
@@ -190,21 +192,21 @@ def test_only_the_answer_is_on_standard_output_with_json(
     assert capsys.readouterr().out == "a library chats\nThe answer is 42.\nand chats on\n"
 
 
-def test_child_processes_and_file_descriptors_keep_off_the_answer(tmp_path: Path) -> None:
+def test_child_processes_and_file_descriptors_do_not_write_to_standard_output(tmp_path: Path) -> None:
     script = tmp_path / "chatty.py"
     script.write_text(
         "import os, subprocess, sys, click\n"
         "from rayfuse import cli\n"
-        "from rayfuse.cli.output import json_option, result\n"
+        "from rayfuse.cli.output import json_option, print_result\n"
         "@click.command()\n"
         "@json_option\n"
         "def train():\n"
         "    print('python')\n"
         "    os.write(1, b'descriptor\\n')\n"
         "    subprocess.run(['echo', 'child'])\n"
-        "    result({'answer': 42}, 'text')\n"
+        "    print_result({'answer': 42}, 'text')\n"
         "    print('late')\n"
-        "cli._Verbs.get_command = lambda *_: train\n"
+        "cli._CommandGroup.get_command = lambda *_: train\n"
         "sys.exit(cli.main())\n"
     )
     done = subprocess.run(
@@ -215,7 +217,7 @@ def test_child_processes_and_file_descriptors_keep_off_the_answer(tmp_path: Path
 
 
 @pytest.mark.parametrize("arguments", [["schema", "job"], ["schema", "job", "--json"], ["--help"]])
-def test_a_reader_that_leaves_early_is_no_crash(arguments: list[str]) -> None:
+def test_a_closed_standard_output_is_not_a_crash(arguments: list[str]) -> None:
     code = "import sys; from rayfuse.cli import main; input(); sys.exit(main())"
     with subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
@@ -233,7 +235,7 @@ def test_a_reader_that_leaves_early_is_no_crash(arguments: list[str]) -> None:
         assert process.wait(timeout=60) == 1
 
 
-def test_a_broken_connection_is_not_taken_for_a_reader_that_left(verb: Any) -> None:
+def test_other_broken_pipes_are_errors(verb: Any) -> None:
     verb(raising(BrokenPipeError("the server hung up")))
     with pytest.raises(BrokenPipeError, match="hung up"):
         main(["train"])
@@ -245,7 +247,7 @@ def leaves(command: click.Command) -> list[click.Command]:
     return [command]
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", COMMANDS)
 def test_every_command_takes_json(verb: str) -> None:
     command = cli.rayfuse.get_command(click.Context(cli.rayfuse), verb)
     assert command

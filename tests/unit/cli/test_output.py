@@ -1,6 +1,9 @@
-"""What is printed: tables for people, plain JSON for programs."""
+"""Results as text and as JSON, and log records on standard output and standard error."""
 
+import io
 import json
+import logging
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +14,8 @@ from rayfuse.spec.job import FractionSplit
 
 
 def as_json(value: object, capsys: pytest.CaptureFixture[str]) -> object:
-    with output.json_only():
-        output.result({"value": value}, "text")
+    with output.reserve_stdout_for_json():
+        output.print_result({"value": value}, "text")
     return json.loads(capsys.readouterr().out)["value"]
 
 
@@ -34,26 +37,71 @@ def test_json_holds_plain_values(value: object, plain: object, capsys: pytest.Ca
     assert as_json(value, capsys) == plain
 
 
-def test_what_has_no_form_in_json_is_a_bug(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(TypeError, match="of type object has no form in JSON"):
+def test_values_without_a_json_type_are_a_bug(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(TypeError, match="of type object is not JSON serializable"):
         as_json(object(), capsys)
 
 
-def test_people_get_the_text(capsys: pytest.CaptureFixture[str]) -> None:
-    output.say("first")
-    output.result({"value": 1}, "done")
-    output.warn("careful")
-    captured = capsys.readouterr()
-    assert captured.out == "first\ndone\n"
-    assert captured.err == "warning: careful\n"
+def test_results_are_text_without_json(capsys: pytest.CaptureFixture[str]) -> None:
+    output.echo("first")
+    output.print_result({"value": 1}, "done")
+    assert capsys.readouterr() == ("first\ndone\n", "")
     assert not output.is_json()
 
 
-def test_standard_output_is_given_back(capsys: pytest.CaptureFixture[str]) -> None:
-    with output.json_only():
+def test_log_records_are_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with output.log_to_user():
+        output.log("started")
+        logging.getLogger("rayfuse.data").warning("3 rows skipped")
+        logging.getLogger("rayfuse.data").debug("hidden")
+        logging.getLogger("other").warning("not of Rayfuse")
+    captured = capsys.readouterr()
+    assert captured.out == "started\n"
+    assert captured.err.startswith("warning: 3 rows skipped\n")
+    assert "hidden" not in captured.err
+
+
+def test_log_records_go_to_standard_error_with_json(capsys: pytest.CaptureFixture[str]) -> None:
+    with output.reserve_stdout_for_json(), output.log_to_user():
+        output.log("started")
+        output.print_result({"value": 1}, "done")
+    assert capsys.readouterr() == ('{"value": 1}\n', "started\n")
+
+
+def test_a_terminal_gets_records_through_rich_without_line_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        name = "<stderr>"
+
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "20")
+    path = "/a/path/that/is/longer/than/the/terminal [bold]"
+    with output.log_to_user():
+        output.warn(path)
+    assert "warning" in terminal.getvalue()
+    assert "\x1b[" in terminal.getvalue()
+    assert f"{path}\n" in terminal.getvalue()
+
+
+def test_logging_of_the_caller_is_restored(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("rayfuse")
+    before = (list(logger.handlers), logger.level, logger.propagate)
+    with output.log_to_user():
+        pass
+    assert (list(logger.handlers), logger.level, logger.propagate) == before
+    output.warn("to the handlers of the application")
+    assert caplog.messages == ["to the handlers of the application"]
+
+
+def test_standard_output_is_restored(capsys: pytest.CaptureFixture[str]) -> None:
+    with output.reserve_stdout_for_json():
         assert output.is_json()
-        output.say("aside")
-    output.say("again")
+        output.echo("aside")
+    output.echo("again")
     captured = capsys.readouterr()
     assert captured.out == "again\n"
     assert captured.err == "aside\n"

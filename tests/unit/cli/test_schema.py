@@ -7,7 +7,7 @@ import pytest
 from rayfuse.cli import main
 
 
-def test_it_lists_the_kinds(capsys: pytest.CaptureFixture[str]) -> None:
+def test_kinds_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["schema"]) == 0
     assert "job      Train one model" in capsys.readouterr().out
     assert main(["schema", "--json"]) == 0

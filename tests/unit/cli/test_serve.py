@@ -1,4 +1,4 @@
-"""`rayfuse serve` as far as it goes without Ray."""
+"""`rayfuse serve` without Ray."""
 
 import json
 from pathlib import Path
@@ -27,33 +27,33 @@ def test_without_a_cluster_nothing_is_up(capsys: pytest.CaptureFixture[str], tmp
     assert not (tmp_path / "state").exists()
 
 
-def test_an_endpoint_that_is_not_there_is_a_wrong_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_endpoint_has_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     code, answer = run(capsys, "down", "tiny")
     assert (code, answer["error"]["message"]) == (2, "tiny: no such endpoint; up are: none")
 
 
 @pytest.mark.parametrize(
-    ("content", "code", "says"),
+    ("content", "code", "expected_message"),
     [
         ("kind: service\nname: x\nmodel: {folder}\nprot: 1\n", 2, "prot: unknown key; did you mean port?"),
-        ("kind: job\n", 2, "this command wants `service`"),
-        ("kind: service\nname: x\nmodel: {folder}\n", 1, "no model folder there"),
+        ("kind: job\n", 2, "this command requires `service`"),
+        ("kind: service\nname: x\nmodel: {folder}\n", 1, "not a model folder"),
     ],
 )
-def test_nothing_is_started_for_a_service_that_cannot_be(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str, code: int, says: str
+def test_nothing_is_started_for_an_invalid_service(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str, code: int, expected_message: str
 ) -> None:
     spec = tmp_path / "x.yaml"
     spec.write_text(content.format(folder=tmp_path))
     found, answer = run(capsys, "up", str(spec))
     assert found == code
-    assert says in answer["error"]["message"]
+    assert expected_message in answer["error"]["message"]
     assert not (tmp_path / "state").exists()
 
 
 @pytest.mark.parametrize("command", ["status", "down"])
 @pytest.mark.parametrize("address", ["http://127.0.0.1:1", "127.0.0.1:1", "127.0.0.1:99999"])
-def test_a_cluster_that_does_not_answer_is_not_reachable(
+def test_an_unresponsive_cluster_is_unreachable(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str, address: str
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)
@@ -62,12 +62,12 @@ def test_a_cluster_that_does_not_answer_is_not_reachable(
     assert address in answer["error"]["message"]
 
 
-def test_which_endpoint_is_meant(tmp_path: Path) -> None:
+def test_selection_of_an_endpoint(tmp_path: Path) -> None:
     spec = tmp_path / "s.yaml"
     spec.write_text(f"kind: service\nname: b\nmodel: {tmp_path}\n")
-    assert serve._choose(None, []) is None
-    assert serve._choose(None, ["a"]) == "a"
-    assert serve._choose("b", ["a", "b"]) == "b"
-    assert serve._choose(str(spec), ["a", "b"]) == "b"
-    with pytest.raises(SpecError, match="name one: a, b"):
-        serve._choose(None, ["a", "b"])
+    assert serve.select_endpoint(None, []) is None
+    assert serve.select_endpoint(None, ["a"]) == "a"
+    assert serve.select_endpoint("b", ["a", "b"]) == "b"
+    assert serve.select_endpoint(str(spec), ["a", "b"]) == "b"
+    with pytest.raises(SpecError, match="pass the name of one: a, b"):
+        serve.select_endpoint(None, ["a", "b"])

@@ -1,4 +1,4 @@
-"""`rayfuse submit` as far as it goes without a cluster."""
+"""`rayfuse submit` without a cluster."""
 
 import json
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_rendering_needs_no_cluster(
 @pytest.mark.parametrize(
     "wrong", ["", "clusters: []\n", "{", "current-context: gone\nclusters: []\ncontexts: []\n"]
 )
-def test_without_a_way_to_a_cluster(
+def test_no_cluster_option(
     wrong: str, job: str, cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -49,10 +49,10 @@ def test_without_a_way_to_a_cluster(
     if wrong:
         (tmp_path / "kubeconfig").write_text(wrong)
     assert main(["submit", job, "--cluster", cluster]) == 4
-    assert capsys.readouterr().err.startswith("error: Kubernetes: no way to a cluster: ")
+    assert capsys.readouterr().err.startswith("error: Kubernetes: cannot connect to a cluster: ")
 
 
-def test_a_cluster_that_does_not_answer(
+def test_unresponsive_cluster(
     job: str,
     cluster: str,
     tmp_path: Path,
@@ -69,32 +69,32 @@ def test_a_cluster_that_does_not_answer(
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     assert main(["submit", job, "--cluster", cluster]) == 4
     err = capsys.readouterr().err
-    assert err.startswith("error: Kubernetes at http://127.0.0.1:9 (context here) does not answer: ")
+    assert err.startswith("error: Kubernetes at http://127.0.0.1:9 (context here) is unreachable: ")
     file = cluster_specs.write(tmp_path, context="elsewhere")
     assert main(["submit", job, "--cluster", str(file)]) == 4
     assert "Context 'elsewhere' not found" in capsys.readouterr().err
 
 
-def test_a_job_is_no_cluster(job: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_job_is_not_a_cluster_spec(job: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["submit", job, "--cluster", job]) == 2
-    assert "kind: this command wants `cluster`, the file is `job`" in capsys.readouterr().err
+    assert "kind: this command requires `cluster`, the file is `job`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "Say where it shall run: with --cluster or with --address"),
-        (["--cluster", "c.yaml", "--address", "h:1"], "and not with both"),
+        ([], "Pass exactly one of --cluster and --address"),
+        (["--cluster", "c.yaml", "--address", "h:1"], "exactly one of"),
         (
             ["--cluster", "c.yaml", "--env", "A=b"],
-            "--env goes with --address; on Kubernetes `env` of c.yaml says it",
+            "--env requires --address; on Kubernetes use `env` of c.yaml",
         ),
-        (["--address", "h:1", "--render"], "they go with --cluster"),
-        (["--address", "h:1", "--env", "A"], "--env A: write --env NAME=VALUE"),
-        (["--address", "h:1", "--env", "API_KEY=b"], "--env API_KEY: looks like a secret"),
+        (["--address", "h:1", "--render"], "require --cluster"),
+        (["--address", "h:1", "--env", "A"], "--env A: use the form --env NAME=VALUE"),
+        (["--address", "h:1", "--env", "API_KEY=b"], "--env API_KEY: appears to be a secret"),
     ],
 )
-def test_a_wrong_place_says_what_is_wrong(
+def test_invalid_address_or_cluster(
     job: str, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     assert main(["submit", job, *options]) == 2
@@ -103,9 +103,7 @@ def test_a_wrong_place_says_what_is_wrong(
     assert "API_KEY=b" not in error
 
 
-def test_a_ray_cluster_takes_no_services_by_its_address(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_services_cannot_be_submitted_by_address(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     service = tmp_path / "service.yaml"
     service.write_text(
         '{kind: service, name: tiny, model: "models:/tiny@champion", auth: {keys: "${KEYS:-}"}}'
@@ -125,5 +123,5 @@ def test_a_ray_cluster_takes_no_services_by_its_address(
         ({"status": "STOPPED"}, 1),
     ],
 )
-def test_the_exit_code_is_the_jobs_own(info: dict[str, Any], code: int) -> None:
-    assert submit._exit_code(JobInfo(**{"name": "x", "kind": "job", **info})) == code
+def test_the_exit_code_is_that_of_the_job(info: dict[str, Any], code: int) -> None:
+    assert submit.exit_code(JobInfo(**{"name": "x", "kind": "job", **info})) == code

@@ -1,4 +1,4 @@
-"""What `rayfuse train` hands on."""
+"""Options that `rayfuse train` passes on."""
 
 import sys
 from pathlib import Path
@@ -23,7 +23,7 @@ OUTCOME = {
 @pytest.mark.parametrize(
     ("options", "steps"), [([], 0), (["--profile"], 5), (["--profile", "--profile-steps", "2"], 2)]
 )
-def test_a_profile_is_made_where_it_is_asked_for(
+def test_profile_option(
     options: list[str], steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handed: list[Any] = []

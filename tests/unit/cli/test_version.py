@@ -16,7 +16,7 @@ def test_versions_come_from_metadata(capsys: pytest.CaptureFixture[str]) -> None
     assert set(answer["packages"]) == set(version.PACKAGES)
 
 
-def test_what_is_not_installed_is_said(
+def test_packages_that_are_not_installed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def absent(package: str) -> str:

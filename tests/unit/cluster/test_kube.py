@@ -1,4 +1,4 @@
-"""The client of Kubernetes, where the way to the API server is bad."""
+"""The client of Kubernetes with connection errors."""
 
 import json
 import threading
@@ -10,14 +10,14 @@ import pytest
 import yaml
 
 from rayfuse.cluster import kube
-from rayfuse.cluster.kube import Kube
-from rayfuse.errors import NotReachable
+from rayfuse.cluster.kube import KubeClient
+from rayfuse.errors import UnavailableError
 
 POD = {"metadata": {"name": "a"}}
 
 
 class Proxy(HTTPServer):
-    """What stands before an API server: it answers with these codes, one after the other."""
+    """Proxy of an API server that responds with these status codes, one after the other."""
 
     codes: list[int]
 
@@ -46,7 +46,7 @@ def proxy() -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def client(proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kube:
+def client(proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KubeClient:
     config = {
         "current-context": "here",
         "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{proxy.server_port}"}}],
@@ -55,42 +55,42 @@ def client(proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kub
     }
     (tmp_path / "config").write_text(yaml.safe_dump(config))
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
-    monkeypatch.setattr(kube, "_PAUSE_SECONDS", 0.01)
-    return Kube.connect()
+    monkeypatch.setattr(kube, "_RETRY_INTERVAL_SECONDS", 0.01)
+    return KubeClient.connect()
 
 
-def test_the_namespace_is_the_contexts(client: Kube) -> None:
+def test_the_namespace_is_the_contexts(client: KubeClient) -> None:
     assert client.namespace == "ml"
-    assert Kube.connect("other").namespace == "other"
+    assert KubeClient.connect("other").namespace == "other"
 
 
-def test_a_server_that_has_answered_may_be_away_for_a_while(client: Kube, proxy: Proxy) -> None:
+def test_an_outage_after_a_response_is_retried(client: KubeClient, proxy: Proxy) -> None:
     proxy.codes = [200, 502, 503, 200]
     assert client.list("Pod") == client.list("Pod") == [POD | {"apiVersion": "v1", "kind": "Pod"}]
     assert proxy.codes == []
 
 
-def test_a_server_that_never_answered_is_not_waited_for(client: Kube, proxy: Proxy) -> None:
+def test_an_unreachable_server_is_not_retried(client: KubeClient, proxy: Proxy) -> None:
     proxy.codes = [502, 200]
-    with pytest.raises(NotReachable, match="cannot do it now: 502 Bad Gateway"):
+    with pytest.raises(UnavailableError, match="is unavailable: 502 Bad Gateway"):
         client.list("Pod")
     assert proxy.codes == [200]
 
 
-def test_a_refusal_is_not_repeated(client: Kube, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejections_are_not_retried(
+    client: KubeClient, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     proxy.codes = [200, 403, 200]
     client.list("Pod")
-    with pytest.raises(NotReachable, match="does not allow it: Forbidden"):
+    with pytest.raises(UnavailableError, match="denied permission: Forbidden"):
         client.list("Pod")
     assert proxy.codes == [200]
 
 
-def test_a_server_that_stays_away_is_given_up(
-    client: Kube, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(kube, "_PATIENCE_SECONDS", 0.05)
+def test_retries_are_limited(client: KubeClient, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kube, "_RETRY_TIMEOUT_SECONDS", 0.05)
     proxy.codes = [200, *[503] * 1000]
     client.list("Pod")
-    with pytest.raises(NotReachable, match="cannot do it now: 503"):
+    with pytest.raises(UnavailableError, match="is unavailable: 503"):
         client.list("Pod")
     assert len(proxy.codes) < 999

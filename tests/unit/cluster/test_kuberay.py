@@ -1,10 +1,16 @@
-"""What KubeRay's objects say, told the same way as any job."""
+"""Job status from the status of KubeRay objects, as recorded from KubeRay 1.7."""
 
 from typing import Any
 
 import pytest
 
-from rayfuse.cluster.kuberay import STOPPED_AT, entrypoint_lines, job_info, service_info, waiting_for
+from rayfuse.cluster.kuberay import (
+    STOPPED_AT_ANNOTATION,
+    entrypoint_lines,
+    job_info,
+    pending_reason,
+    service_info,
+)
 
 FAILED = "Job entrypoint command failed with exit code 3, last available logs (truncated to 20,000 chars):\nx\nerror: no\n"
 
@@ -27,10 +33,10 @@ def ray_job(annotations: dict[str, str] | None = None, **status: Any) -> dict[st
         ({"jobDeploymentStatus": "Running", "jobStatus": "PENDING"}, ("PENDING", None, "")),
         ({"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}, ("RUNNING", None, "")),
         ({"jobDeploymentStatus": "Running", "jobStatus": "FAILED", "message": FAILED}, ("RUNNING", None, "")),
-        ({"jobDeploymentStatus": "Retrying", "message": "lost"}, ("PENDING", None, "starts again: lost")),
+        ({"jobDeploymentStatus": "Retrying", "message": "lost"}, ("PENDING", None, "retrying: lost")),
         (
             {"jobDeploymentStatus": "Retrying", "message": FAILED},
-            ("PENDING", None, "starts again: error: no"),
+            ("PENDING", None, "retrying: error: no"),
         ),
         ({"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}, ("SUCCEEDED", 0, "")),
         ({"jobDeploymentStatus": "Complete", "jobStatus": "STOPPED"}, ("STOPPED", None, "")),
@@ -60,8 +66,10 @@ def test_the_state_of_a_job(status: dict[str, Any], expected: tuple[Any, ...]) -
     assert (info.name, info.kind) == ("tiny-abcde", "job")
 
 
-def test_a_job_that_was_stopped_is_not_one_that_waits() -> None:
-    info = job_info(ray_job({STOPPED_AT: "2026-01-01T00:05:00+00:00"}, jobDeploymentStatus="Suspended"))
+def test_a_stopped_job_is_not_pending() -> None:
+    info = job_info(
+        ray_job({STOPPED_AT_ANNOTATION: "2026-01-01T00:05:00+00:00"}, jobDeploymentStatus="Suspended")
+    )
     assert info.status == "STOPPED"
     assert info.ended
     assert info.started
@@ -69,14 +77,16 @@ def test_a_job_that_was_stopped_is_not_one_that_waits() -> None:
 
 
 def test_a_job_that_is_being_stopped_runs_until_it_is() -> None:
-    info = job_info(ray_job({STOPPED_AT: "2026-01-01T00:05:00+00:00"}, jobDeploymentStatus="Suspending"))
+    info = job_info(
+        ray_job({STOPPED_AT_ANNOTATION: "2026-01-01T00:05:00+00:00"}, jobDeploymentStatus="Suspending")
+    )
     assert (info.status, info.message, info.ended) == ("RUNNING", "stopping", None)
 
 
-def test_a_job_that_kueue_holds_back() -> None:
+def test_a_job_that_kueue_suspends() -> None:
     job = ray_job(jobDeploymentStatus="Suspended")
     job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = "team-a"
-    assert (job_info(job).status, job_info(job).message) == ("PENDING", "waits for Kueue")
+    assert (job_info(job).status, job_info(job).message) == ("PENDING", "queued by Kueue")
 
 
 def test_times_and_address() -> None:
@@ -85,12 +95,12 @@ def test_times_and_address() -> None:
     assert info.started
     assert info.ended
     assert (info.ended - info.started).total_seconds() == 60
-    assert info.address == "http://head-svc:8265"
+    assert info.dashboard_url == "http://head-svc:8265"
 
 
 def ray_service(ready: str, generation: int = 1, **status: Any) -> dict[str, Any]:
     meta = {"name": "tiny", "creationTimestamp": "2026-01-01T00:00:00Z", "generation": generation}
-    conditions = [{"type": "Ready", "status": ready, "reason": "x", "message": "said"}]
+    conditions = [{"type": "Ready", "status": ready, "reason": "x", "message": "no replicas"}]
     return {"metadata": meta, "status": {"conditions": conditions, "observedGeneration": 1, **status}}
 
 
@@ -107,11 +117,11 @@ def slot(status: str, message: str = "") -> dict[str, Any]:
         ({"metadata": {"name": "tiny", "generation": 1}}, "PENDING", ""),
         (ray_service("False", pendingServiceStatus=slot("DEPLOYING")), "PENDING", ""),
         (ray_service("True", activeServiceStatus=slot("RUNNING")), "RUNNING", ""),
-        (ray_service("True", 2, activeServiceStatus=slot("RUNNING")), "PENDING", "updating; what was there before answers"),
+        (ray_service("True", 2, activeServiceStatus=slot("RUNNING")), "PENDING", "updating; the previous version is still serving"),
         (
             ray_service("True", activeServiceStatus=slot("RUNNING"), pendingServiceStatus=slot("DEPLOYING")),
             "PENDING",
-            "updating; what was there before answers",
+            "updating; the previous version is still serving",
         ),
         (
             ray_service("True", activeServiceStatus=slot("RUNNING"), pendingServiceStatus=slot("DEPLOY_FAILED", "a\nno model")),
@@ -127,13 +137,13 @@ def test_the_state_of_a_service(service: dict[str, Any], status: str, message: s
     assert (info.status, info.message) == (status, message)
 
 
-def test_a_service_that_the_operator_refuses() -> None:
+def test_a_service_that_the_operator_rejects() -> None:
     service = ray_service("False")
     service["status"]["conditions"][0]["reason"] = "ValidationFailed"
-    assert (service_info(service).status, service_info(service).message) == ("FAILED", "said")
+    assert (service_info(service).status, service_info(service).message) == ("FAILED", "no replicas")
 
 
-def test_what_pods_wait_for() -> None:
+def test_reasons_of_pending_pods() -> None:
     fine = {"metadata": {"name": "a"}, "status": {"conditions": [{"type": "PodScheduled", "status": "True"}]}}
     no_node = {
         "type": "PodScheduled",
@@ -144,9 +154,9 @@ def test_what_pods_wait_for() -> None:
     unscheduled = {"metadata": {"name": "b"}, "status": {"conditions": [no_node]}}
     waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "no such image\nat all"}}
     no_image = {"metadata": {"name": "c"}, "status": {"containerStatuses": [{"state": waiting}]}}
-    assert waiting_for([fine]) == ""
-    assert waiting_for([fine, unscheduled, no_image]) == "pod b: Unschedulable: 0/3 nodes: no GPU"
-    assert waiting_for([no_image]) == "pod c: ImagePullBackOff: no such image"
+    assert pending_reason([fine]) == ""
+    assert pending_reason([fine, unscheduled, no_image]) == "pod b: Unschedulable: 0/3 nodes: no GPU"
+    assert pending_reason([no_image]) == "pod c: ImagePullBackOff: no such image"
 
 
 def test_the_log_is_the_entrypoints() -> None:

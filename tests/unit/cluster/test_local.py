@@ -1,4 +1,4 @@
-"""The parts of the local cluster that need no Ray: ports, the state file, and whose processes are ended."""
+"""The local cluster without Ray: ports, state file, and termination of processes."""
 
 import json
 import os
@@ -20,10 +20,10 @@ SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 
 @pytest.fixture
 def leader(tmp_path: Path) -> Iterator[LocalCluster]:
-    """A cluster that is one sleeping process, recorded in TMP/state."""
+    """Return a cluster that is one sleeping process, recorded in TMP/state."""
     folder = tmp_path / "ray"
     folder.mkdir()
-    process = subprocess.Popen(SLEEP, start_new_session=True, env={**os.environ, local._MARK: "m"})
+    process = subprocess.Popen(SLEEP, start_new_session=True, env={**os.environ, local._MARKER_ENV: "m"})
     created = psutil.Process(process.pid).create_time()
     cluster = LocalCluster(
         "127.0.0.1:1", "http://127.0.0.1:2", "secret", process.pid, created, "m", str(folder)
@@ -36,7 +36,7 @@ def leader(tmp_path: Path) -> Iterator[LocalCluster]:
 
 def record(state: Path, cluster: LocalCluster) -> None:
     state.mkdir(exist_ok=True)
-    local._write(state, cluster)
+    local.write_state(state, cluster)
 
 
 def alive(pid: int) -> bool:
@@ -50,35 +50,33 @@ def test_free_ports_are_distinct_and_below_the_ephemeral_ones() -> None:
 
 
 def test_the_state_folder_follows_xdg() -> None:
-    assert local.default_state({"XDG_STATE_HOME": "/x"}) == Path("/x/rayfuse")
-    assert local.default_state({"HOME": "/h"}) == Path("/h/.local/state/rayfuse")
+    assert local.default_state_dir({"XDG_STATE_HOME": "/x"}) == Path("/x/rayfuse")
+    assert local.default_state_dir({"HOME": "/h"}) == Path("/h/.local/state/rayfuse")
 
 
-def test_nothing_recorded_is_nothing_running(tmp_path: Path) -> None:
+def test_no_record_is_no_cluster(tmp_path: Path) -> None:
     assert local.find(tmp_path / "state") is None
     assert not local.stop(tmp_path / "state")
     assert not (tmp_path / "state").exists()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}'])
-def test_a_broken_record_is_nothing_running(tmp_path: Path, content: str) -> None:
+def test_a_corrupt_record_is_no_cluster(tmp_path: Path, content: str) -> None:
     (tmp_path / "cluster.json").write_text(content)
     assert local.find(tmp_path) is None
     assert not local.stop(tmp_path)
     assert not (tmp_path / "cluster.json").exists()
 
 
-def test_what_is_recorded_is_found_and_kept_to_the_user(tmp_path: Path, leader: LocalCluster) -> None:
+def test_a_recorded_cluster_is_found_and_private(tmp_path: Path, leader: LocalCluster) -> None:
     assert local.find(tmp_path / "state") == leader
     path = tmp_path / "state" / "cluster.json"
     assert path.stat().st_mode & 0o777 == 0o600
     assert json.loads(path.read_text()) == asdict(leader)
 
 
-def test_a_process_that_got_the_number_of_an_old_one_is_left_alone(
-    tmp_path: Path, leader: LocalCluster
-) -> None:
-    record(tmp_path / "state", replace(leader, created=leader.created - 1000, mark="another"))
+def test_processes_with_a_reused_id_are_not_ended(tmp_path: Path, leader: LocalCluster) -> None:
+    record(tmp_path / "state", replace(leader, create_time=leader.create_time - 1000, marker="another"))
     assert local.find(tmp_path / "state") is None
     assert local.stop(tmp_path / "state")
     assert alive(leader.pid)
@@ -86,15 +84,15 @@ def test_a_process_that_got_the_number_of_an_old_one_is_left_alone(
 
 
 def test_stop_ends_the_cluster_and_nothing_else(tmp_path: Path, leader: LocalCluster) -> None:
-    marked = subprocess.Popen(SLEEP, start_new_session=True, env={**os.environ, local._MARK: "m"})
-    stranger = subprocess.Popen(SLEEP, start_new_session=True, env={**os.environ, local._MARK: "n"})
+    marked = subprocess.Popen(SLEEP, start_new_session=True, env={**os.environ, local._MARKER_ENV: "m"})
+    stranger = subprocess.Popen(SLEEP, start_new_session=True, env={**os.environ, local._MARKER_ENV: "n"})
     try:
         wait_for(lambda: len(local.processes(leader)) == 2)
         assert local.stop(tmp_path / "state")
         assert not alive(leader.pid)
         assert not alive(marked.pid)
         assert alive(stranger.pid)
-        assert not Path(leader.folder).exists()
+        assert not Path(leader.temp_dir).exists()
         assert not local.stop(tmp_path / "state")
     finally:
         for process in (marked, stranger):
@@ -102,8 +100,8 @@ def test_stop_ends_the_cluster_and_nothing_else(tmp_path: Path, leader: LocalClu
             process.wait()
 
 
-def test_what_a_dead_leader_left_behind_is_ended_too(tmp_path: Path, leader: LocalCluster) -> None:
-    orphan = subprocess.Popen(SLEEP, start_new_session=True, env={**os.environ, local._MARK: "m"})
+def test_processes_of_a_dead_leader_are_ended(tmp_path: Path, leader: LocalCluster) -> None:
+    orphan = subprocess.Popen(SLEEP, start_new_session=True, env={**os.environ, local._MARKER_ENV: "m"})
     try:
         os.kill(leader.pid, 9)
         wait_for(lambda: not alive(leader.pid))
@@ -120,7 +118,7 @@ def test_keys_and_other_clusters_do_not_leak_into_a_new_one(monkeypatch: pytest.
     for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAYFUSE_API_KEYS"):
         monkeypatch.setenv(name, "outside")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    environment = local._environment("m")
+    environment = local.head_environment("m")
     assert "outside" not in {
         environment.get(name) for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAYFUSE_API_KEYS")
     }
@@ -131,7 +129,7 @@ def test_keys_and_other_clusters_do_not_leak_into_a_new_one(monkeypatch: pytest.
 
 def test_every_port_and_address_of_ray_is_given(tmp_path: Path) -> None:
     ports = dict(zip(local._PORTS, range(1, 100), strict=False))
-    command = local._command(tmp_path, ports, cpus=3)
+    command = local.head_command(tmp_path, ports, num_cpus=3)
     assert {"--head", "--block", "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"} <= set(command)
     assert all(f"--{name}={port}" in command for name, port in ports.items())
     assert "--num-cpus=3" in command

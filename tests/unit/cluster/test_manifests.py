@@ -1,4 +1,4 @@
-"""What comes of a spec: the objects that KubeRay gets."""
+"""Rendered objects of specs for KubeRay."""
 
 import re
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import tiny_jobs
 import yaml
 
 from rayfuse.cluster.manifests import object_name, render, to_yaml
-from rayfuse.cluster.travel import Destination, Parcel, pack
+from rayfuse.cluster.submission import SubmissionBundle, TargetEnvironment, build_bundle
 from rayfuse.errors import SpecError
 from rayfuse.spec.cluster import Cluster
 from rayfuse.spec.load import load_spec
@@ -34,14 +34,19 @@ def job() -> dict[str, Any]:
 
 @pytest.fixture
 def rendered(tmp_path: Path) -> Render:
-    """Render a spec's content for the right cluster with changes."""
+    """Render a spec's content for the valid cluster spec with changes."""
 
     def make(content: dict[str, Any], name: str | None = None, **cluster: Any) -> list[dict[str, Any]]:
         spec = tmp_path / "spec.yaml"
         spec.write_text(yaml.safe_dump(content))
         file = cluster_specs.write(tmp_path, **cluster)
         loaded = load_spec(file, Cluster)
-        return render(pack(str(spec), (), Destination.kubernetes(loaded, "c.yaml")), loaded, "c.yaml", name)
+        return render(
+            build_bundle(str(spec), (), TargetEnvironment.kubernetes(loaded, "c.yaml")),
+            loaded,
+            "c.yaml",
+            name,
+        )
 
     return make
 
@@ -51,7 +56,7 @@ def groups(ray_job: dict[str, Any]) -> dict[str, tuple[int, int, int]]:
     return {g["groupName"]: (g["minReplicas"], g["replicas"], g["maxReplicas"]) for g in found}
 
 
-def test_a_job_is_a_ray_job_and_its_spec(rendered: Render, job: dict[str, Any]) -> None:
+def test_a_job_is_a_rayjob_and_a_configmap(rendered: Render, job: dict[str, Any]) -> None:
     spec_map, ray_job = rendered(job)
     name = ray_job["metadata"]["name"]
     assert re.fullmatch(r"tiny-[a-z0-9]{5}", name)
@@ -67,7 +72,7 @@ def test_a_job_is_a_ray_job_and_its_spec(rendered: Render, job: dict[str, Any]) 
     assert spec_map["immutable"] is True
 
 
-def test_a_pod_gets_what_the_cluster_says(rendered: Render, job: dict[str, Any]) -> None:
+def test_pods_have_the_options_of_the_cluster_spec(rendered: Render, job: dict[str, Any]) -> None:
     _, ray_job = rendered(
         job,
         workers__cpu__gpus=2,
@@ -75,10 +80,10 @@ def test_a_pod_gets_what_the_cluster_says(rendered: Render, job: dict[str, Any])
         workers__cpu__node_selector={"pool": "gpu"},
         workers__cpu__tolerations=[{"key": "nvidia.com/gpu", "operator": "Exists"}],
         workers__cpu__ray={"num-prestart-python-workers": 0, "include-log-monitor": False},
-        volumes__runs={"claim": "rayfuse-runs", "path": "/mnt/runs"},
+        volumes__runs={"pvc": "rayfuse-runs", "path": "/mnt/runs"},
         env__DATA="s3://bucket/data",
         service_account="trainer",
-        pull_secrets=["registry"],
+        image_pull_secrets=["registry"],
     )
     group = ray_job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
     pod = group["template"]["spec"]
@@ -115,7 +120,7 @@ def test_no_pod_runs_as_root(rendered: Render, job: dict[str, Any]) -> None:
         assert pod["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"] is False
 
 
-def test_a_cluster_is_as_large_as_its_job(rendered: Render, job: dict[str, Any]) -> None:
+def test_a_cluster_has_the_size_of_its_job(rendered: Render, job: dict[str, Any]) -> None:
     _, ray_job = rendered(job | {"compute": {"workers": 6}})
     assert groups(ray_job) == {"cpu": (2, 2, 2)}
     assert ray_job["spec"]["rayClusterSpec"]["headGroupSpec"]["rayStartParams"] == {"num-cpus": "0"}
@@ -123,22 +128,24 @@ def test_a_cluster_is_as_large_as_its_job(rendered: Render, job: dict[str, Any])
     _, ray_job = rendered(job | {"compute": {"workers": 2}}, workers={})
     assert groups(ray_job) == {}
     assert ray_job["spec"]["rayClusterSpec"]["headGroupSpec"]["rayStartParams"] == {}
-    with pytest.raises(SpecError, match=r"spec\.yaml: compute\.workers: 16 of 2 CPUs each do not fit"):
+    with pytest.raises(
+        SpecError, match=r"spec\.yaml: compute\.workers: 16 workers with 2 CPUs each do not fit"
+    ):
         rendered(job | {"compute": {"workers": 16, "cpus_per_worker": 2}})
 
 
 def test_how_a_job_is_submitted(rendered: Render, job: dict[str, Any]) -> None:
-    options = {"mode": "SidecarMode", "ttl": "90.5s", "deadline": "2h", "retries": 2}
-    _, ray_job = rendered(job, submission=options, queue="team-a")
+    options = {"mode": "SidecarMode", "ttl": "90.5s", "active_deadline": "2h", "backoff_limit": 2}
+    _, ray_job = rendered(job, submission=options, kueue_queue="team-a")
     spec = ray_job["spec"]
     assert (spec["submissionMode"], spec["backoffLimit"]) == ("SidecarMode", 2)
     assert (spec["ttlSecondsAfterFinished"], spec["activeDeadlineSeconds"]) == (91, 7200)
-    assert "submitterPodTemplate" not in spec  # the operator refuses it in this mode
+    assert "submitterPodTemplate" not in spec  # the operator rejects it in this mode
     assert ray_job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
 
 
-def test_a_service_keeps_its_name_and_may_grow(rendered: Render) -> None:
-    content = SERVICE | {"replicas": {"min": 1, "max": 8, "cpus": 2}}
+def test_a_service_has_its_name_and_autoscaling(rendered: Render) -> None:
+    content = SERVICE | {"replicas": {"min": 1, "max": 8, "num_cpus": 2}}
     spec_map, service = rendered(content)
     assert service["metadata"]["name"] == "tiny"
     config = yaml.safe_load(service["spec"]["serveConfigV2"])
@@ -161,13 +168,17 @@ def test_a_service_keeps_its_name_and_may_grow(rendered: Render) -> None:
     ][0]["ports"]
     group = cluster["workerGroupSpecs"][0]
     assert (group["minReplicas"], group["replicas"], group["maxReplicas"]) == (0, 1, 4)
-    with pytest.raises(SpecError, match=r"replicas\.max: 9 of 2 CPUs each do not fit"):
-        rendered(content | {"replicas": {"min": 1, "max": 9, "cpus": 2}})
+    with pytest.raises(SpecError, match=r"replicas\.max: 9 workers with 2 CPUs each do not fit"):
+        rendered(content | {"replicas": {"min": 1, "max": 9, "num_cpus": 2}})
 
 
-def test_a_changed_service_reads_another_spec(rendered: Render) -> None:
-    """Pods name their ConfigMap, so a new one is a new cluster; the same again changes nothing."""
-    first, again, other = rendered(SERVICE), rendered(SERVICE), rendered(SERVICE | {"limits": {"queue": 9}})
+def test_a_changed_service_has_a_new_configmap(rendered: Render) -> None:
+    """A new name of the ConfigMap makes KubeRay start a new cluster; an equal spec changes nothing."""
+    first, again, other = (
+        rendered(SERVICE),
+        rendered(SERVICE),
+        rendered(SERVICE | {"limits": {"max_queued_requests": 9}}),
+    )
     assert first == again
     assert first[0]["metadata"]["name"] != other[0]["metadata"]["name"]
     assert first[1]["spec"]["rayClusterConfig"] != other[1]["spec"]["rayClusterConfig"]
@@ -184,15 +195,15 @@ def test_a_changed_service_reads_another_spec(rendered: Render) -> None:
         ("job", "a" * 40 + "-b", r"a{40}-\w{5}"),
     ],
 )
-def test_a_job_gets_a_name_that_kuberay_takes(kind: str, name: str, pattern: str) -> None:
-    names = {object_name(Parcel(kind, name, "s.yaml", {}), None) for _ in range(20)}
+def test_job_names_are_valid_for_kuberay(kind: str, name: str, pattern: str) -> None:
+    names = {object_name(SubmissionBundle(kind, name, "s.yaml", {}), None) for _ in range(20)}
     assert all(re.fullmatch(pattern, found) and len(found) <= 47 for found in names)
     assert len(names) > 1
 
 
 @pytest.mark.parametrize("name", ["a" * 48, "Tiny", "2d", "tiny-", "a.b", ""])
-def test_a_name_that_kuberay_refuses_is_refused(rendered: Render, job: dict[str, Any], name: str) -> None:
-    with pytest.raises(SpecError, match=r"^--name: .* is not a name for KubeRay; write at most 47 of a-z"):
+def test_invalid_names_are_rejected(rendered: Render, job: dict[str, Any], name: str) -> None:
+    with pytest.raises(SpecError, match=r"^--name: .* is not valid for KubeRay; use at most 47 of a-z"):
         rendered(job, name)
     if name:
         with pytest.raises(SpecError, match=r"spec\.yaml: name: "):
@@ -200,7 +211,7 @@ def test_a_name_that_kuberay_refuses_is_refused(rendered: Render, job: dict[str,
     assert rendered(job, "a" * 47)[1]["metadata"]["name"] == "a" * 47
 
 
-def test_yaml_for_people(rendered: Render, job: dict[str, Any]) -> None:
+def test_yaml_is_readable(rendered: Render, job: dict[str, Any]) -> None:
     manifests = rendered(job)
     text = to_yaml(manifests)
     assert list(yaml.safe_load_all(text)) == manifests

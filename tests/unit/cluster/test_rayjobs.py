@@ -1,4 +1,4 @@
-"""What is read from Ray's Jobs API, and what stands in for it."""
+"""Client of Ray's Jobs API with recorded responses."""
 
 import threading
 from collections.abc import Iterator
@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from rayfuse.cluster.rayjobs import RayJobs, _zip
-from rayfuse.errors import NotReachable
+from rayfuse.cluster.rayjobs import RayJobClient, zip_files
+from rayfuse.errors import UnavailableError
 from rayfuse.ray_http import RayHttp
 
 FAILED = {
@@ -26,7 +26,7 @@ FAILED = {
 
 
 def read(**changes: Any) -> Any:
-    return RayJobs(RayHttp("http://head:8265/", None))._info({**FAILED, **changes})
+    return RayJobClient(RayHttp("http://head:8265/", None))._info({**FAILED, **changes})
 
 
 def test_a_failed_job_is_explained_in_a_line() -> None:
@@ -34,7 +34,7 @@ def test_a_failed_job_is_explained_in_a_line() -> None:
     assert job.message == "Job entrypoint command failed with exit code 1"
     assert job.started == datetime(2023, 11, 14, 22, 13, 20, 500_000, UTC)
     assert job.ended is None
-    assert job.address == "http://head:8265"
+    assert job.dashboard_url == "http://head:8265"
 
 
 @pytest.mark.parametrize(
@@ -48,27 +48,27 @@ def test_a_failed_job_is_explained_in_a_line() -> None:
         ("python train.py", None, ""),
     ],
 )
-def test_the_kind_is_what_was_said_or_what_runs(entrypoint: str, metadata: Any, kind: str) -> None:
+def test_the_kind_is_in_the_metadata_or_the_entrypoint(entrypoint: str, metadata: Any, kind: str) -> None:
     assert read(entrypoint=entrypoint, metadata=metadata).kind == kind
 
 
 @pytest.mark.parametrize(("code", "shown"), [(0, 0), (3, 3), (-15, 143), (None, None)])
-def test_an_exit_code_is_as_a_shell_gives_it(code: int | None, shown: int | None) -> None:
+def test_exit_codes_are_those_of_a_shell(code: int | None, shown: int | None) -> None:
     assert read(driver_exit_code=code).exit_code == shown
 
 
-def test_only_what_waits_or_failed_needs_a_message() -> None:
+def test_only_pending_and_failed_jobs_have_a_message() -> None:
     assert read(status="PENDING", message="waiting for its environment").message
     assert not read(status="SUCCEEDED", message="Job finished successfully.").message
 
 
 def test_the_same_files_are_the_same_package() -> None:
-    assert _zip({"a": "1", "b/c": "2"}) == _zip({"b/c": "2", "a": "1"})
+    assert zip_files({"a": "1", "b/c": "2"}) == zip_files({"b/c": "2", "a": "1"})
 
 
 @pytest.fixture
 def another_server() -> Iterator[str]:
-    """Something on HTTP that is not Ray."""
+    """HTTP server other than Ray."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -78,7 +78,7 @@ def another_server() -> Iterator[str]:
             self.wfile.write(b"<html>hello</html>")
 
         def log_message(self, *_: Any) -> None:
-            """Quiet."""
+            """Log nothing."""
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
@@ -89,12 +89,12 @@ def another_server() -> Iterator[str]:
     server.server_close()
 
 
-def test_another_server_is_no_ray(another_server: str) -> None:
-    with pytest.raises(NotReachable, match="is not the dashboard of a Ray cluster"):
-        RayJobs.connect(another_server).list()
+def test_another_server_is_not_ray(another_server: str) -> None:
+    with pytest.raises(UnavailableError, match="is not the dashboard of a Ray cluster"):
+        RayJobClient.connect(another_server).list()
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "http://127.0.0.1:1", "http://[", "127.0.0.1:99999"])
-def test_nobody_there(address: str) -> None:
-    with pytest.raises(NotReachable, match="127.0.0.1|not the address"):
-        RayJobs.connect(address).list()
+def test_unreachable_dashboard(address: str) -> None:
+    with pytest.raises(UnavailableError, match="127.0.0.1|not the URL"):
+        RayJobClient.connect(address).list()

@@ -1,14 +1,14 @@
-"""How many pods a spec gets."""
+"""Number of pods for a spec."""
 
 from typing import Any
 
 import pytest
 from cluster_specs import changed
 
-from rayfuse.cluster.sizing import Workers, pods
+from rayfuse.cluster.sizing import WorkerRequirements, allocate_pods
 from rayfuse.errors import SpecError
 from rayfuse.spec.cluster import Cluster
-from rayfuse.spec.load import check
+from rayfuse.spec.load import validate_spec
 
 
 def group(**fields: Any) -> dict[str, Any]:
@@ -18,14 +18,17 @@ def group(**fields: Any) -> dict[str, Any]:
 def size(
     groups: dict[str, Any], needed: int, wanted: int = 0, cpus: float = 1, gpus: float = 0
 ) -> dict[str, int]:
-    cluster = check(changed({"workers": groups, "head.cpu": 2}), Cluster, "c.yaml")
-    return pods(
-        Workers(needed, wanted or needed, cpus, gpus, "compute.workers"), cluster, "job.yaml", "c.yaml"
+    cluster = validate_spec(changed({"workers": groups, "head.cpu": 2}), Cluster, "c.yaml")
+    return allocate_pods(
+        WorkerRequirements(needed, wanted or needed, cpus, gpus, "compute.workers"),
+        cluster,
+        "job.yaml",
+        "c.yaml",
     )
 
 
 @pytest.mark.parametrize(
-    ("groups", "asked", "expected"),
+    ("groups", "requested", "expected"),
     [
         ({"a": group()}, {"needed": 4}, {"a": 1}),
         ({"a": group()}, {"needed": 5}, {"a": 2}),
@@ -46,22 +49,24 @@ def size(
         ({}, {"needed": 2}, {}),
     ],
 )  # fmt: skip
-def test_pods_are_as_many_as_needed(groups: dict[str, Any], asked: Any, expected: dict[str, int]) -> None:
-    assert size(groups, **asked) == expected
+def test_number_of_pods(groups: dict[str, Any], requested: Any, expected: dict[str, int]) -> None:
+    assert size(groups, **requested) == expected
 
 
 @pytest.mark.parametrize(
-    ("groups", "asked", "says"),
+    ("groups", "requested", "expected_message"),
     [
-        ({"a": group(max=2)}, {"needed": 9}, "9 of 1 CPUs each do not fit into c.yaml, whose groups hold fewer (a: 4 "
-         "in each of 2); raise the `max` of a group, or ask for less"),
-        ({"a": group()}, {"needed": 1, "cpus": 5}, "(a: 0 in each of 4)"),
-        ({"a": group()}, {"needed": 1, "gpus": 1}, "1 of 1 CPUs and 1 GPUs each do not fit"),
-        ({}, {"needed": 3}, "3 of 1 CPUs each do not fit into c.yaml, whose head holds 2; add a group to `workers`"),
+        ({"a": group(max=2)}, {"needed": 9}, "9 workers with 1 CPUs each do not fit into c.yaml (a: 4 "
+         "in each of 2 pods); raise the `max` of a group, or request fewer"),
+        ({"a": group()}, {"needed": 1, "cpus": 5}, "(a: 0 in each of 4 pods)"),
+        ({"a": group()}, {"needed": 1, "gpus": 1}, "1 workers with 1 CPUs and 1 GPUs each do not fit"),
+        ({}, {"needed": 3}, "3 workers with 1 CPUs each do not fit into c.yaml, whose head has capacity for 2; add a group to `workers`"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_refused(groups: dict[str, Any], asked: Any, says: str) -> None:
+def test_workers_that_do_not_fit_are_rejected(
+    groups: dict[str, Any], requested: Any, expected_message: str
+) -> None:
     with pytest.raises(SpecError) as caught:
-        size(groups, **asked)
+        size(groups, **requested)
     assert str(caught.value).startswith("job.yaml: compute.workers: ")
-    assert says in str(caught.value)
+    assert expected_message in str(caught.value)

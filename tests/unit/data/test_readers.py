@@ -1,4 +1,4 @@
-"""Rows from jsonl, csv and parquet files, whole and broken ones."""
+"""Rows of valid and invalid jsonl, csv and parquet files."""
 
 import datetime
 import gzip
@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from reading import read_all
 
-from rayfuse.data.readers import number_or_text, whole_or_text
-from rayfuse.data.rows import BadRow, Row
+from rayfuse.data.readers import float_or_str, int_or_str
+from rayfuse.data.rows import InvalidRow, Row
 from rayfuse.errors import DataError
 
 ROWS = [{"text": "one", "label": 1}, {"text": "two", "label": 2}]
@@ -41,11 +41,11 @@ def test_jsonl(tmp_path: Path) -> None:
     assert not bad
 
 
-def test_csv_cells_are_text_unless_asked_for(tmp_path: Path) -> None:
+def test_csv_cells_are_text_without_a_parser(tmp_path: Path) -> None:
     url = write(
         tmp_path / "rows.csv", 'text,label,price\n12,3,1.50\n"a ""b"",\nc",x,\n\n"007",007,-1e-05\n,,nan\n'
     )
-    rows, bad = read_all(url, {"label": whole_or_text, "price": number_or_text})
+    rows, bad = read_all(url, {"label": int_or_str, "price": float_or_str})
     assert values(rows) == [
         {"text": "12", "label": 3, "price": 1.5},
         {"text": 'a "b",\nc', "label": "x", "price": None},
@@ -57,23 +57,23 @@ def test_csv_cells_are_text_unless_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cell", ["1_000", "\uff11\uff12", " 1", "0x1", "01", "+1", "--1", "1e5", "9" * 20])
-def test_what_is_no_whole_number_stays_text(cell: str) -> None:
-    assert whole_or_text(cell) == cell
+def test_cells_other_than_integers_are_text(cell: str) -> None:
+    assert int_or_str(cell) == cell
 
 
 @pytest.mark.parametrize("cell", ["1_0.0", "inf", "nan", "1,5", "1 ", "01.5", ".", "e5", "\u0661.\u0665"])
-def test_what_is_no_number_stays_text(cell: str) -> None:
-    assert number_or_text(cell) == cell
+def test_cells_other_than_numbers_are_text(cell: str) -> None:
+    assert float_or_str(cell) == cell
 
 
-def test_a_csv_cell_means_the_same_in_every_file(tmp_path: Path) -> None:
+def test_a_csv_cell_has_the_same_type_in_every_file(tmp_path: Path) -> None:
     write(tmp_path / "a.csv", "label\n1\n2\n")
     write(tmp_path / "b.csv", "label\n1\nunknown\n")
-    rows, _ = read_all(str(tmp_path), {"label": whole_or_text})
+    rows, _ = read_all(str(tmp_path), {"label": int_or_str})
     assert [row.values["label"] for row in rows] == [1, 2, 1, "unknown"]
 
 
-def test_ragged_csv_rows_are_bad_and_named(tmp_path: Path) -> None:
+def test_ragged_csv_rows_are_invalid(tmp_path: Path) -> None:
     url = write(tmp_path / "rows.csv", "a,b\n1,2\n3\n4,5,6\n7,8\n")
     rows, bad = read_all(url)
     assert values(rows) == [{"a": "1", "b": "2"}, {"a": "7", "b": "8"}]
@@ -83,7 +83,7 @@ def test_ragged_csv_rows_are_bad_and_named(tmp_path: Path) -> None:
     ]
 
 
-def test_a_stray_quote_costs_every_line_that_it_swallows(tmp_path: Path) -> None:
+def test_an_unclosed_quote_invalidates_every_line_it_spans(tmp_path: Path) -> None:
     url = write(tmp_path / "rows.csv", 'a,b\n1,2\n"3,4\n5,6\n7",8,0\n9,"x"y\n10,11\n"12,13\n14,15\n')
     rows, bad = read_all(url)
     assert values(rows) == [{"a": "1", "b": "2"}, {"a": "10", "b": "11"}]
@@ -92,9 +92,9 @@ def test_a_stray_quote_costs_every_line_that_it_swallows(tmp_path: Path) -> None
     assert "not CSV" in bad[-1].reason
 
 
-def test_csv_columns_of_the_same_name_are_refused(tmp_path: Path) -> None:
+def test_csv_columns_of_the_same_name_are_rejected(tmp_path: Path) -> None:
     url = write(tmp_path / "rows.csv", "a,b,a\n1,2,3\n")
-    with pytest.raises(DataError, match=r"rows\.csv:1: 2 columns are called `a`; rename"):
+    with pytest.raises(DataError, match=r"rows\.csv:1: 2 columns have the name `a`; rename"):
         read_all(url)
 
 
@@ -126,9 +126,9 @@ def test_gzip(kind: str, tmp_path: Path) -> None:
     assert values(read_all(url)[0]) == [{"text": "one"}]
 
 
-def test_a_cut_off_gzip_file(tmp_path: Path) -> None:
+def test_a_truncated_gzip_file(tmp_path: Path) -> None:
     url = write(tmp_path / "rows.jsonl.gz", gzip.compress(jsonl(ROWS * 50).encode())[:40])
-    with pytest.raises(DataError, match="not a whole gzip file"):
+    with pytest.raises(DataError, match="incomplete or corrupt gzip file"):
         read_all(url)
 
 
@@ -142,21 +142,21 @@ def test_globs_and_folders_in_the_order_of_names(tmp_path: Path) -> None:
     assert values(read_all(str(tmp_path))[0]) == [*ROWS, {"text": "three"}]
 
 
-def test_a_folder_may_be_called_like_a_file_and_a_file_like_a_glob(tmp_path: Path) -> None:
+def test_a_folder_with_the_name_of_a_file_and_a_file_with_the_name_of_a_glob(tmp_path: Path) -> None:
     write(tmp_path / "spark.jsonl" / "part-0.jsonl", jsonl(ROWS))
     assert values(read_all(str(tmp_path / "spark.jsonl"))[0]) == ROWS
     write(tmp_path / "rows[1].jsonl", jsonl(ROWS[:1]))
     assert values(read_all(str(tmp_path / "rows[1].jsonl"))[0]) == ROWS[:1]
 
 
-def test_bad_jsonl_lines_are_named(tmp_path: Path) -> None:
+def test_invalid_jsonl_lines(tmp_path: Path) -> None:
     lines = ['{"a": 1}', '{"a": ', "[1]", "3", "[" * 100_000, '{"a": ' + "9" * 5000 + "}"]
     url = write(tmp_path / "rows.jsonl", "\n".join(lines))
     rows, bad = read_all(url)
     assert values(rows) == [{"a": 1}]
     assert [row.origin for row in bad] == [f"{url}:{n}" for n in range(2, 7)]
     assert bad[0].reason.startswith("not JSON: ")
-    assert bad[1].reason == "a JSON object belongs here, not list"
+    assert bad[1].reason == "expected a JSON object, not list"
 
 
 @pytest.mark.parametrize(
@@ -165,8 +165,8 @@ def test_bad_jsonl_lines_are_named(tmp_path: Path) -> None:
         ("rows.jsonl", "", "the file is empty"),
         ("rows.csv", " \n \n", "the file is empty"),
         ("rows.csv", b"\xef\xbb\xbf", "the file is empty"),
-        ("rows.parquet", b"PAR1 and no more", "not a whole parquet file"),
-        ("rows.txt", "a", "not a kind of data file; one of: .jsonl, .ndjson, .csv, .parquet"),
+        ("rows.parquet", b"PAR1 and no more", "incomplete or corrupt parquet file"),
+        ("rows.txt", "a", "unsupported file type; use one of: .jsonl, .ndjson, .csv, .parquet"),
         (
             "rows.jsonl",
             b'{"a": "x"}\n{"a": "\xe9"}\n',
@@ -176,42 +176,42 @@ def test_bad_jsonl_lines_are_named(tmp_path: Path) -> None:
         ("rows.csv", "a\n1\n".encode("utf-16"), r"rows\.csv:1: not UTF-8"),
     ],
 )
-def test_files_that_hold_no_rows(name: str, content: str | bytes, problem: str, tmp_path: Path) -> None:
+def test_invalid_files(name: str, content: str | bytes, problem: str, tmp_path: Path) -> None:
     url = write(tmp_path / name, content)
     with pytest.raises(DataError, match=problem):
         read_all(url)
 
 
-def test_a_cut_off_parquet_file(tmp_path: Path) -> None:
+def test_a_truncated_parquet_file(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "whole.parquet")
     url = write(tmp_path / "rows.parquet", (tmp_path / "whole.parquet").read_bytes()[:-20])
-    with pytest.raises(DataError, match="not a whole parquet file"):
+    with pytest.raises(DataError, match="incomplete or corrupt parquet file"):
         read_all(url)
 
 
-def test_what_is_not_there(tmp_path: Path) -> None:
+def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         read_all(str(tmp_path / "rows.jsonl"))
     with pytest.raises(DataError, match="no file matches"):
         read_all(str(tmp_path / "*.jsonl"))
-    with pytest.raises(DataError, match="the folder holds no .jsonl"):
+    with pytest.raises(DataError, match="the folder has no .jsonl"):
         read_all(str(tmp_path))
     with pytest.raises(DataError, match="Protocol not known: gopher"):
         read_all("gopher://host/rows.jsonl")
 
 
-def test_a_row_knows_its_folder() -> None:
+def test_folder_of_a_row() -> None:
     assert Row({}, "/data/rows.csv", 1).folder == "/data"
     assert Row({}, "rows.csv", 1).folder == "."
     assert Row({}, "s3://bucket/rows.csv", 1).folder == "s3://bucket"
 
 
-def test_the_digest_of_a_row_is_of_its_values() -> None:
+def test_the_digest_of_a_row_depends_on_its_values_alone() -> None:
     row = Row({"a": 1, "b": "é\ud800", "c": b"x", "d": datetime.date(2026, 1, 1)}, "f", 1)
     assert row.digest() == Row(dict(reversed(row.values.items())), "other", 9).digest()
     assert row.digest() == Row({**row.values, "e": None, "f": float("nan")}, "f", 1).digest()
     assert row.digest() != Row({**row.values, "a": "1"}, "f", 1).digest()
 
 
-def test_a_bad_row_reads_as_a_line() -> None:
-    assert str(BadRow("rows.csv:3", "no label")) == "rows.csv:3: no label"
+def test_format_of_an_invalid_row() -> None:
+    assert str(InvalidRow("rows.csv:3", "no label")) == "rows.csv:3: no label"

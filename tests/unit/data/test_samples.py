@@ -1,4 +1,4 @@
-"""From a row or a request to features: the same code, so the same result."""
+"""Preprocessing of rows and requests."""
 
 import math
 from pathlib import Path
@@ -10,8 +10,8 @@ import tiny_jobs
 from reading import read_all
 
 from rayfuse.data.rows import Row
-from rayfuse.data.samples import Sample, SampleMaker
-from rayfuse.errors import BadInput, MissingInput
+from rayfuse.data.samples import Preprocessor, Sample
+from rayfuse.errors import InvalidInputError, MissingInputError
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,8 @@ def rows(folder: Path, job: Any) -> list[Row]:
 
 
 @pytest.fixture(scope="module")
-def maker(job: Any) -> SampleMaker:
-    return SampleMaker(job.inputs, job.tasks)
+def maker(job: Any) -> Preprocessor:
+    return Preprocessor(job.inputs, job.tasks)
 
 
 def assert_equal(first: Sample, second: Sample) -> None:
@@ -44,27 +44,27 @@ def assert_equal(first: Sample, second: Sample) -> None:
                 np.testing.assert_array_equal(array, theirs[key])
 
 
-def test_training_and_serving_see_the_same(folder: Path, rows: list[Row], maker: SampleMaker) -> None:
+def test_rows_and_requests_have_the_same_features(folder: Path, rows: list[Row], maker: Preprocessor) -> None:
     for row in rows:
         files = {
             name: (folder / row.values[name]).read_bytes()
             for name in ("image", "audio")
             if name in row.values
         }
-        asked = maker.from_values({**files, "text": row.values["text"]})
-        assert_equal(maker.from_row(row), asked)
+        request = maker.from_values({**files, "text": row.values["text"]})
+        assert_equal(maker.from_row(row), request)
         assert maker.from_row(row).targets.keys() == {"answer"}
-        assert asked.targets == {}
+        assert request.targets == {}
 
 
-def test_an_input_that_is_absent_or_null_has_no_entry(maker: SampleMaker) -> None:
+def test_an_input_that_is_absent_or_null_has_no_entry(maker: Preprocessor) -> None:
     for values in ({}, {"image": None}, {"image": math.nan, "audio": None}):
         row = Row({"text": "which?", "label": "red", **values}, "rows.jsonl", 1)
         assert list(maker.from_row(row).features) == ["text"]
         assert_equal(maker.from_row(row), maker.from_values({"text": "which?", **values}))
 
 
-def test_a_table_may_hold_the_bytes_themselves(folder: Path, rows: list[Row], maker: SampleMaker) -> None:
+def test_a_table_may_hold_the_bytes_themselves(folder: Path, rows: list[Row], maker: Preprocessor) -> None:
     plain = maker.from_row(rows[0])
     name = rows[0].values["image"]
     content = (folder / name).read_bytes()
@@ -78,15 +78,15 @@ def test_a_table_may_hold_the_bytes_themselves(folder: Path, rows: list[Row], ma
     ("values", "problem"),
     [
         ({"text": None}, "text: missing, and this input is required"),
-        ({"text": 5}, "text: a text belongs here, not int"),
-        ({"text": {"a": [1]}}, "text: a text belongs here, not dict"),
+        ({"text": 5}, "text: expected a text, got int"),
+        ({"text": {"a": [1]}}, "text: expected a text, got dict"),
         ({"image": "absent.png"}, "image: absent.png: no such file"),
         ({"image": "."}, "image: .: cannot be read: IsADirectoryError"),
-        ({"image": ""}, "image: the path is empty; an absent input is null"),
+        ({"image": ""}, "image: the path is empty; write null for an absent input"),
         ({"image": "a\0b"}, "image: .*: cannot be read: ValueError"),
-        ({"image": ["a.png"]}, "image: a picture's bytes belong here, not list"),
-        ({"image": b"text"}, "image: not a readable picture"),
-        ({"audio": 3.5}, "audio: a sound file's bytes belong here, not float"),
+        ({"image": ["a.png"]}, "image: expected the bytes of an image file, got list"),
+        ({"image": b"text"}, "image: not a readable image"),
+        ({"audio": 3.5}, "audio: expected the bytes of an audio file, got float"),
         (
             {"audio": "gopher://host/a.wav"},
             "audio: gopher://host/a.wav: cannot be read: ValueError: Protocol",
@@ -98,58 +98,53 @@ def test_a_table_may_hold_the_bytes_themselves(folder: Path, rows: list[Row], ma
         ({"label": None}, r"answer \(column label\): the label is missing"),
     ],
 )
-def test_bad_rows_name_the_input_and_the_reason(
-    values: dict[str, Any], problem: str, folder: Path, maker: SampleMaker
-) -> None:
+def test_invalid_rows(values: dict[str, Any], problem: str, folder: Path, maker: Preprocessor) -> None:
     row = Row({"text": "which?", "label": "red", **values}, str(folder / "rows.jsonl"), 1)
-    for read in (maker.check, maker.from_row):
-        with pytest.raises(BadInput, match=problem):
+    for read in (maker.fingerprint, maker.from_row):
+        with pytest.raises(InvalidInputError, match=problem):
             read(row)
 
 
-def test_a_request_names_inputs_that_the_model_has(maker: SampleMaker) -> None:
-    with pytest.raises(BadInput, match="sound: not an input of this model; it has: image, text, audio"):
-        maker.from_values({"text": "a", "sound": b""})
-    with pytest.raises(MissingInput, match="text: missing"):
+def test_invalid_requests(maker: Preprocessor) -> None:
+    with pytest.raises(
+        InvalidInputError, match="clip: not an input of this model; it has: image, text, audio"
+    ):
+        maker.from_values({"text": "a", "clip": b""})
+    with pytest.raises(MissingInputError, match="text: missing"):
         maker.from_values({"image": b""})
 
 
-def test_a_row_or_request_without_any_input_is_bad(job: Any) -> None:
-    maker = SampleMaker({"image": job.inputs["image"]}, job.tasks)
-    for read in (maker.check, maker.from_row):
-        with pytest.raises(MissingInput, match="no input given; this model reads: image"):
+def test_rows_and_requests_without_any_input_are_invalid(job: Any) -> None:
+    maker = Preprocessor({"image": job.inputs["image"]}, job.tasks)
+    for read in (maker.fingerprint, maker.from_row):
+        with pytest.raises(MissingInputError, match="no input given; this model reads: image"):
             read(Row({"label": "red"}, "rows.jsonl", 1))
-    with pytest.raises(MissingInput, match="no input given"):
+    with pytest.raises(MissingInputError, match="no input given"):
         maker.from_values({})
 
 
-def test_what_a_check_hashes(folder: Path, maker: SampleMaker) -> None:
-    """What a model learns from: not names of files, nor columns that nobody reads."""
+def test_the_digest_depends_on_contents_and_targets_alone(folder: Path, maker: Preprocessor) -> None:
     for name in ("a.png", "copy.png"):
         tiny_jobs.write_image(folder / name, "red")
     tiny_jobs.write_image(folder / "other.png", "green")
 
     def digest(**values: Any) -> bytes:
         plain = {"image": "a.png", "text": "which?", "label": "red"}
-        return maker.check(Row({**plain, **values}, str(folder / "rows.jsonl"), 1))
+        return maker.fingerprint(Row({**plain, **values}, str(folder / "rows.jsonl"), 1)).digest
 
     assert digest() == digest(image="copy.png", note="unread", audio=None)
     others = [{"image": "other.png"}, {"image": None}, {"text": "what?"}, {"label": "blue"}]
     assert len({digest(), *(digest(**values) for values in others)}) == 5
 
 
-def test_the_size_of_a_sample_is_that_of_its_features_and_objects(
-    rows: list[Row], maker: SampleMaker
-) -> None:
+def test_the_size_of_a_sample(rows: list[Row], maker: Preprocessor) -> None:
     sample = maker.from_row(rows[0])
     features = 8 * 8 * 3 * 4 + 40 * 11 * 4 + 2 * 8 * len(rows[0].values["text"])
-    assert sample.size == features + 500 * (1 + 4)
+    assert sample.nbytes == features + 500 * (1 + 4)
 
 
-def test_the_length_of_a_row_is_the_steps_that_batches_are_padded_along(
-    rows: list[Row], maker: SampleMaker
-) -> None:
+def test_the_length_of_a_row(rows: list[Row], maker: Preprocessor) -> None:
     row = next(row for row in rows if "image" in row.values and "audio" in row.values)
-    assert maker.check(row, measure=True).length == len(row.values["text"])
-    assert maker.check(row).length == 0
-    assert maker.check(row).digest == maker.check(row, measure=True).digest
+    assert maker.fingerprint(row, with_length=True).length == len(row.values["text"])
+    assert maker.fingerprint(row).length == 0
+    assert maker.fingerprint(row).digest == maker.fingerprint(row, with_length=True).digest

@@ -1,7 +1,8 @@
-"""Rows on disk come back as they were, by number and one after the other, in any process and from any store."""
+"""Row store: exact values by index and in order, in any process and at any URL."""
 
 import datetime
 import gc
+import math
 import pickle
 from decimal import Decimal
 from pathlib import Path
@@ -12,10 +13,10 @@ import numpy as np
 import pytest
 
 from rayfuse.data import store as store_module
-from rayfuse.data.leases import clear_unused, hold
-from rayfuse.data.records import decode, encode
+from rayfuse.data.file_locks import lock_shared, remove_orphans
+from rayfuse.data.records import decode_values, encode_values
 from rayfuse.data.rows import Row
-from rayfuse.data.store import Rows, ShardWriter, Store
+from rayfuse.data.store import RowDataset, RowStore, ShardWriter
 from rayfuse.errors import DataError
 
 VALUES: list[Any] = [
@@ -25,23 +26,24 @@ VALUES: list[Any] = [
 ]  # fmt: skip
 
 
-def test_values_come_back_as_they_were() -> None:
+def test_values_round_trip() -> None:
     import pandas as pd
 
     values = {str(number): value for number, value in enumerate([*VALUES, pd.Timestamp(1, unit="ns")])}
-    line, found = decode(encode(7, values, "rows.parquet:7"))
-    assert line == 7
+    found = decode_values(*encode_values(values, "rows.parquet:7"))
     assert found == values
     assert list(map(type, found.values())) == list(map(type, values.values()))
-    assert decode(encode(1, {"a": float("nan")}, ""))[1]["a"] != 0
+    assert math.isnan(decode_values(*encode_values({"a": float("nan")}, ""))["a"])
 
 
-def test_a_value_of_a_strange_kind_is_refused() -> None:
-    with pytest.raises(DataError, match=r"rows.parquet:3: holds a complex; write it as text"):
-        encode(3, {"a": 1j}, "rows.parquet:3")
+def test_an_unsupported_type_is_rejected() -> None:
+    with pytest.raises(
+        DataError, match=r"rows.parquet:3: a value of type complex is not supported; write text"
+    ):
+        encode_values({"a": 1j}, "rows.parquet:3")
 
 
-def written(store: Store, count: int = 25, split: str = "train") -> Rows:
+def written(store: RowStore, count: int = 25, split: str = "train") -> RowDataset:
     """Rows of two files in several shards."""
     shards = []
     for place, file in enumerate(("a.jsonl", "b.jsonl")):
@@ -50,14 +52,15 @@ def written(store: Store, count: int = 25, split: str = "train") -> Rows:
             writer.write(Row({"n": number, "blob": bytes([number])}, file, number + 1))
         writer.close()
         shards += writer.shards
-    return Rows(store, shards, split)
+    return RowDataset(store, shards, split)
 
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "_SHARD_BYTES", 100)
-    monkeypatch.setattr(store_module, "_INDEX_ENTRIES", 2)
-    monkeypatch.setattr(store_module, "_MOST_OPEN", 2)
+    monkeypatch.setattr(store_module, "_BATCH_ROWS", 2)
+    monkeypatch.setattr(store_module, "_READS_PER_RELEASE", 3)
+    monkeypatch.setattr(store_module, "_MAX_OPEN_SHARDS", 2)
 
 
 def numbers(rows: Any) -> list[int]:
@@ -65,8 +68,8 @@ def numbers(rows: Any) -> list[int]:
 
 
 @pytest.mark.usefixtures("small_shards")
-def test_by_number_one_after_the_other_and_in_views() -> None:
-    rows = written(Store.temporary())
+def test_access_by_index_by_iteration_and_in_views() -> None:
+    rows = written(RowStore.temporary())
     known = [*range(0, 25, 2), *range(1, 25, 2)]
     assert len(rows.shards) > 4
     assert len(rows) == 25
@@ -83,34 +86,36 @@ def test_by_number_one_after_the_other_and_in_views() -> None:
 
 @pytest.mark.usefixtures("small_shards")
 @pytest.mark.parametrize("bad", [[], [0], [24], [0, 1, 2, 12, 13, 24], list(range(24))])
-def test_bad_rows_are_left_out(bad: list[int]) -> None:
-    rows = written(Store.temporary())
-    kept = rows.without(np.array(bad, dtype=np.int64))
+def test_exclude(bad: list[int]) -> None:
+    rows = written(RowStore.temporary())
+    kept = rows.exclude(np.array(bad, dtype=np.int64))
     known = [n for place, n in enumerate(numbers(rows)) if place not in bad]
     assert numbers(kept) == [kept[place].values["n"] for place in range(len(kept))] == known
     for start in range(len(kept)):
         assert numbers(kept[start : start + 4]) == known[start : start + 4]
 
 
-@pytest.mark.parametrize("parent", ["memory://notes", "rows"])
-def test_notes_follow_their_rows(parent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("parent", ["memory://columns", "rows"])
+def test_columns_follow_their_rows(parent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    rows = written(Store.below(parent if "://" in parent else str(tmp_path / parent))).without(np.array([3]))
-    assert rows.noted("lengths") is None
-    assert rows[0]  # this machine's copy is made before the notes
+    rows = written(RowStore.create_in(parent if "://" in parent else str(tmp_path / parent))).exclude(
+        np.array([3])
+    )
+    assert rows.get_column("lengths") is None
+    assert rows[0]  # this machine's copy is made before the column
     np.arange(24, dtype=np.int32).tofile(tmp_path / "train.lengths")
-    rows.note("lengths", tmp_path / "train.lengths", np.dtype(np.int32))
+    rows.set_column("lengths", tmp_path / "train.lengths", np.dtype(np.int32))
     there = pickle.loads(pickle.dumps(rows))
     for part in (rows, there, there[5:9], there[1::7], there[::-1]):
-        lengths = part.noted("lengths")
+        lengths = part.get_column("lengths")
         assert lengths is not None
         assert [rows[int(place)] for place in lengths] == list(part)
 
 
-def test_a_store_lives_as_long_as_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_is_removed_with_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     for parent in (None, str(tmp_path / "rows"), "memory://runs/rows"):
-        store = Store.below(parent) if parent else Store.temporary()
+        store = RowStore.create_in(parent) if parent else RowStore.temporary()
         url = store.url
         rows = written(store)[2:5]
         copy = pickle.loads(pickle.dumps(rows))
@@ -128,28 +133,28 @@ def test_a_remote_store_is_copied_to_this_machine_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    rows = written(Store.below("memory://runs/rows"))
+    rows = written(RowStore.create_in("memory://runs/rows"))
     first, second = (pickle.loads(pickle.dumps(rows)) for _ in range(2))
     assert numbers(first) == numbers(second)
-    copy = first.store.here
-    assert copy == second.store.here
+    copy = first.store.local_path
+    assert copy == second.store.local_path
     assert copy.is_relative_to(tmp_path)
     del first
     gc.collect()
     assert copy.is_dir()
     del second
     gc.collect()
-    assert not copy.exists(), "nobody on this machine reads it any more"
+    assert not copy.exists(), "no process of this machine reads it"
 
 
-def test_what_a_killed_process_left_behind_is_removed(tmp_path: Path) -> None:
+def test_folders_of_killed_processes_are_removed(tmp_path: Path) -> None:
     kept, left, other = (tmp_path / name for name in ("kept", "left", "other"))
-    lock = hold(kept)
-    hold(left).close()
+    lock = lock_shared(kept)
+    lock_shared(left).close()
     for folder in (kept, left, other):
         folder.mkdir()
-    clear_unused(tmp_path)
+    remove_orphans(tmp_path)
     assert kept.is_dir()
-    assert other.is_dir(), "nobody ever held it, so it is not ours"
+    assert other.is_dir(), "never locked, so not ours"
     assert not left.exists()
     lock.close()

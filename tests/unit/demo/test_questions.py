@@ -24,11 +24,11 @@ def _words(text: str) -> set[str]:
         ("min", 4, 4, 4),
     ],
 )
-def test_answers(operation: Operation, image_digit: int, audio_digit: int, label: int) -> None:
+def test_labels(operation: Operation, image_digit: int, audio_digit: int, label: int) -> None:
     assert answer(operation, image_digit, audio_digit) == label
 
 
-def test_answers_do_not_depend_on_which_digit_is_spoken() -> None:
+def test_labels_do_not_depend_on_which_digit_is_spoken() -> None:
     for operation in OPERATIONS:
         for first in range(10):
             for second in range(10):
@@ -38,7 +38,7 @@ def test_answers_do_not_depend_on_which_digit_is_spoken() -> None:
 
 
 @pytest.mark.parametrize(("split", "each"), [("train", 12), ("test", 5)])
-def test_every_operation_is_asked_equally_often(split: Split, each: int) -> None:
+def test_every_operation_is_equally_frequent(split: Split, each: int) -> None:
     assert Counter(operation for operation, _ in phrasings(split)) == dict.fromkeys(OPERATIONS, each)
 
 
@@ -47,7 +47,7 @@ def test_no_phrasing_is_used_twice_or_in_both_splits() -> None:
     assert [text for text, count in Counter(texts).items() if count > 1] == []
 
 
-def test_test_phrasings_mostly_use_words_of_their_operation_in_training() -> None:
+def test_phrasings_of_the_test_split_use_words_of_training() -> None:
     known: dict[str, set[str]] = {}
     for operation, text in phrasings("train"):
         known.setdefault(operation, set()).update(_words(text))

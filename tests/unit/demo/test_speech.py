@@ -15,20 +15,23 @@ from rayfuse.demo.speech import (
     MAX_SECONDS,
     SAMPLE_RATE,
     Clip,
-    Delivery,
-    deliveries,
-    speak_digits,
-    trim,
+    VoiceStyle,
+    synthesize_digits,
+    trim_silence,
+    voice_styles,
     wav_bytes,
 )
 from rayfuse.errors import ResourceError
 
-PLAIN = Delivery("en-us+f2", 165, 50)  # a voice with flutter and noise, where eSpeak's state shows
+PLAIN = VoiceStyle("en-us+f2", 165, 50)  # a voice with flutter and noise, where eSpeak's state shows
 
 
 @pytest.fixture(scope="module")
 def clips() -> dict[str, list[Clip]]:
-    return {"train": speak_digits(deliveries("train")), "test": speak_digits(deliveries("test"))}
+    return {
+        "train": synthesize_digits(voice_styles("train")),
+        "test": synthesize_digits(voice_styles("test")),
+    }
 
 
 def _same(first: list[Clip], second: list[Clip]) -> bool:
@@ -37,15 +40,15 @@ def _same(first: list[Clip], second: list[Clip]) -> bool:
     )
 
 
-def test_test_voices_and_manners_are_unheard_in_training() -> None:
-    train, test = deliveries("train"), deliveries("test")
+def test_voices_and_styles_differ_between_splits() -> None:
+    train, test = voice_styles("train"), voice_styles("test")
     assert len(set(train)) == len(train) == 84
     assert len(set(test)) == len(test) == 16
     assert not {one.voice.split("+")[1] for one in train} & {one.voice.split("+")[1] for one in test}
     assert not {(one.speed, one.pitch) for one in train} & {(one.speed, one.pitch) for one in test}
 
 
-def test_every_delivery_says_every_digit_differently(clips: dict[str, list[Clip]]) -> None:
+def test_every_style_gives_different_clips(clips: dict[str, list[Clip]]) -> None:
     for split in ("train", "test"):
         assert [clip.digit for clip in clips[split]] == list(range(10)) * (len(clips[split]) // 10)
     everything = clips["train"] + clips["test"]
@@ -55,12 +58,12 @@ def test_every_delivery_says_every_digit_differently(clips: dict[str, list[Clip]
 def test_clips_have_the_length_and_loudness_of_a_word(clips: dict[str, list[Clip]]) -> None:
     for clip in clips["train"] + clips["test"]:
         assert (clip.samples.dtype.name, clip.samples.ndim) == ("int16", 1)
-        assert 0.1 < len(clip.samples) / SAMPLE_RATE <= MAX_SECONDS, clip.delivery
-        assert np.abs(clip.samples.astype(np.int32)).max() > 3000, clip.delivery
-        assert len(trim(clip.samples)) == len(clip.samples), clip.delivery
+        assert 0.1 < len(clip.samples) / SAMPLE_RATE <= MAX_SECONDS, clip.style
+        assert np.abs(clip.samples.astype(np.int32)).max() > 3000, clip.style
+        assert len(trim_silence(clip.samples)) == len(clip.samples), clip.style
 
 
-def test_digits_are_told_apart_in_unheard_voices(clips: dict[str, list[Clip]]) -> None:
+def test_digits_are_recognized_in_new_voices(clips: dict[str, list[Clip]]) -> None:
     """A nearest neighbour on spectrograms, which knows only the training voices."""
     train = np.stack([_spectrogram(clip) for clip in clips["train"]])
     test = np.stack([_spectrogram(clip) for clip in clips["test"]])
@@ -82,70 +85,70 @@ def _spectrogram(clip: Clip) -> npt.NDArray[np.float64]:
     return np.asarray(values / np.linalg.norm(values))
 
 
-def test_same_words_give_the_same_samples_whatever_was_said_before() -> None:
-    first = speak_digits([PLAIN])
-    speak_digits([Delivery("en-gb-scotland+m1", 190, 30)])
+def test_synthesis_does_not_depend_on_earlier_words() -> None:
+    first = synthesize_digits([PLAIN])
+    synthesize_digits([VoiceStyle("en-gb-scotland+m1", 190, 30)])
     time.sleep(1.01 - time.time() % 1)  # eSpeak's own seed is the clock's second
-    assert _same(first, speak_digits([PLAIN]))
+    assert _same(first, synthesize_digits([PLAIN]))
 
 
 def test_speed_and_pitch_change_the_voice() -> None:
-    slow, fast, high = speak_digits([PLAIN, Delivery("en-us+f2", 240, 50), Delivery("en-us+f2", 165, 90)])[
-        7::10
-    ]
+    slow, fast, high = synthesize_digits(
+        [PLAIN, VoiceStyle("en-us+f2", 240, 50), VoiceStyle("en-us+f2", 165, 90)]
+    )[7::10]
     assert len(slow.samples) > 1.1 * len(fast.samples)
     assert not np.array_equal(slow.samples, high.samples)
 
 
-@pytest.mark.parametrize("voice", ["en-us+nobody", "xx-nowhere+f2"])
-def test_unknown_voice_is_refused(voice: str) -> None:
+@pytest.mark.parametrize("voice", ["en-us+nowhere", "xx-nowhere+f2"])
+def test_unknown_voice_is_rejected(voice: str) -> None:
     with pytest.raises(ResourceError, match=f"no voice '{voice.replace('+', '.')}'"):
-        speak_digits([Delivery(voice, 165, 50)])
+        synthesize_digits([VoiceStyle(voice, 165, 50)])
 
 
 def test_data_path_longer_than_espeaks_buffer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     far = tmp_path / ("x" * 120) / ("y" * 120) / "espeak-ng-data"
     far.parent.mkdir(parents=True)
     far.symlink_to(espeakng_loader.get_data_path())
-    expected = speak_digits([PLAIN])
+    expected = synthesize_digits([PLAIN])
     monkeypatch.setattr(espeakng_loader, "get_data_path", lambda: str(far))
-    assert _same(speak_digits([PLAIN]), expected)
+    assert _same(synthesize_digits([PLAIN]), expected)
 
 
 def test_no_short_path_names_tmpdir(tmp_path: Path) -> None:
     deep = tmp_path / ("x" * 200)
     with pytest.raises(ResourceError, match="TMPDIR"):
-        speech._short_path(deep / "espeak-ng-data", deep)
+        speech.short_path(deep / "espeak-ng-data", deep)
 
 
 def test_folder_without_espeak_data_is_an_error_not_an_exit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(espeakng_loader, "get_data_path", lambda: str(tmp_path))
-    with pytest.raises(ResourceError, match="cannot start"):
-        speak_digits([PLAIN])
+    with pytest.raises(ResourceError, match="does not start"):
+        synthesize_digits([PLAIN])
 
 
 def test_missing_or_broken_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "libespeak-ng.so"
     monkeypatch.setattr(espeakng_loader, "get_library_path", lambda: str(broken))
     with pytest.raises(ResourceError, match=r"lacks .*libespeak-ng\.so"):
-        speak_digits([PLAIN])
+        synthesize_digits([PLAIN])
     broken.write_bytes(b"not a library")
     with pytest.raises(ResourceError, match="cannot be loaded"):
-        speak_digits([PLAIN])
+        synthesize_digits([PLAIN])
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     with pytest.raises(ResourceError, match=r"pip install 'rayfuse\[demo\]'"):
-        speak_digits([PLAIN])
+        synthesize_digits([PLAIN])
 
 
 def test_trim_removes_silence_but_not_quiet_ends() -> None:
     silence = np.zeros(1000, np.int16)
     word = np.concatenate([np.full(50, 100), np.full(500, -20000), np.full(50, 100)]).astype(np.int16)
-    assert np.array_equal(trim(np.concatenate([silence, word, silence]), margin=0), word)
-    assert len(trim(np.concatenate([silence, word, silence]), margin=80)) == len(word) + 160
-    assert trim(silence).size == 0
-    assert trim(silence[:0]).size == 0
+    assert np.array_equal(trim_silence(np.concatenate([silence, word, silence]), margin=0), word)
+    assert len(trim_silence(np.concatenate([silence, word, silence]), margin=80)) == len(word) + 160
+    assert trim_silence(silence).size == 0
+    assert trim_silence(silence[:0]).size == 0
 
 
 def test_wav_keeps_every_sample(clips: dict[str, list[Clip]]) -> None:

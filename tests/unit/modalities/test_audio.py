@@ -1,4 +1,4 @@
-"""Sound of every kind becomes one channel at one rate; what is no sound is refused with a reason."""
+"""Audio of every format becomes one channel at one rate; invalid files are rejected with a reason."""
 
 import io
 from pathlib import Path
@@ -9,16 +9,16 @@ import pytest
 import soundfile
 import tiny_encoders
 
-from rayfuse.errors import BadInput, SpecError
+from rayfuse.errors import InvalidInputError, SpecError
 from rayfuse.modalities.audio import AudioModality
-from rayfuse.spec.encoders import ConvEncoder, CustomEncoder, HuggingFaceEncoder
+from rayfuse.spec.encoders import ConvEncoderConfig, CustomEncoderConfig, HuggingFaceEncoderConfig
 from rayfuse.spec.inputs import AudioInput
 
 RATE = 8000
 
 
 def modality(**options: Any) -> AudioModality:
-    settings = {"sample_rate": RATE, "max_seconds": 1.0, "encoder": ConvEncoder(type="conv"), **options}
+    settings = {"sample_rate": RATE, "max_seconds": 1.0, "encoder": ConvEncoderConfig(type="conv"), **options}
     return AudioModality(AudioInput(type="audio", column="audio", **settings))
 
 
@@ -50,14 +50,14 @@ def test_formats(kind: str, subtype: str | None) -> None:
 
 
 @pytest.mark.parametrize("rate", [1000, 4000, 8000, 11025, 16000, 22050, 44100, 44101, 48000, 96001, 192000])
-def test_resampling_keeps_a_tone_and_its_length(rate: int) -> None:
+def test_resampling_preserves_pitch_and_duration(rate: int) -> None:
     found = modality().decode(encode(tone(rate=rate, pitch=300), rate))
     assert len(found) == pytest.approx(RATE, abs=10)
     assert pitch_of(found) == pytest.approx(300, abs=1)
     assert np.abs(found[500:-500]).max() == pytest.approx(0.5, abs=0.02)
 
 
-def test_resampling_lets_no_high_tone_appear_as_a_low_one() -> None:
+def test_resampling_does_not_alias() -> None:
     found = modality().decode(encode(tone(rate=48000, pitch=7700), 48000))
     assert np.abs(found[500:-500]).max() < 0.01
 
@@ -75,42 +75,42 @@ def test_long_clips_are_cut_and_short_ones_padded_with_silence() -> None:
     assert len(modality().decode(encode(tone(3)))) == RATE
     short = modality().decode(encode(tone(0.25)))
     assert len(short) == RATE // 4
-    hears = modality(features="waveform", encoder=CustomEncoder(type="my.module:Ears"))
-    waveform = hears.process(short)["waveform"]
+    custom = modality(features="waveform", encoder=CustomEncoderConfig(type="my.module:Ears"))
+    waveform = custom.process(short)["waveform"]
     assert waveform.shape == (RATE,)
     assert waveform.dtype == np.float32
     np.testing.assert_array_equal(waveform[: RATE // 4], short)
     assert not waveform[RATE // 4 :].any()
-    assert not hears.blank()["waveform"].any()
-    assert modality(max_seconds=1e-6).blank()["mel"].shape == (40, 1)
+    assert not custom.dummy_features()["waveform"].any()
+    assert modality(max_seconds=1e-6).dummy_features()["mel"].shape == (40, 1)
 
 
 @pytest.mark.parametrize(
     ("value", "problem"),
     [
-        (b"", r"the sound file is empty \(0 bytes\)"),
-        (b"This is a text.", "not a readable sound file: Format not recognised"),
-        (encode(np.zeros(0)), "the sound file has zero length"),
-        (encode(tone())[:44], r"the sound file is cut off: 44 of 16044 bytes are there"),
-        (encode(tone())[:9000], "cut off: 9000 of 16044"),
-        (encode(tone())[:20], "cut off: 20 of"),
-        (encode(tone(), kind="FLAC")[:4000], "not a readable sound file: "),
-        (encode(tone(), kind="OGG")[:2000], "not a readable sound file: "),
-        (encode(np.array([0.1, np.nan]), subtype="FLOAT"), "no finite numbers"),
-        (encode(np.array([0.1, np.inf]), subtype="FLOAT"), "no finite numbers"),
-        (encode(np.array([0.1, 1e30]), subtype="DOUBLE"), "or far too large"),
-        (encode(tone(0.1), 2**31 - 1), "2147483647 samples per second; at most 1000000 are read"),
-        (3, "a sound file's bytes belong here, not int"),
-        ({"array": [0.0]}, "a sound file's bytes belong here, not dict"),
+        (b"", r"the audio file is empty \(0 bytes\)"),
+        (b"This is a text.", "not a readable audio file: Format not recognised"),
+        (encode(np.zeros(0)), "the audio file has no samples"),
+        (encode(tone())[:44], r"the audio file is truncated: 44 of 16044 bytes"),
+        (encode(tone())[:9000], "truncated: 9000 of 16044"),
+        (encode(tone())[:20], "truncated: 20 of"),
+        (encode(tone(), kind="FLAC")[:4000], "not a readable audio file: "),
+        (encode(tone(), kind="OGG")[:2000], "not a readable audio file: "),
+        (encode(np.array([0.1, np.nan]), subtype="FLOAT"), "NaN, infinite"),
+        (encode(np.array([0.1, np.inf]), subtype="FLOAT"), "NaN, infinite"),
+        (encode(np.array([0.1, 1e30]), subtype="DOUBLE"), "or above"),
+        (encode(tone(0.1), 2**31 - 1), "the sample rate 2147483647 is outside 1 to 1000000 Hz"),
+        (3, "expected the bytes of an audio file, got int"),
+        ({"array": [0.0]}, "expected the bytes of an audio file, got dict"),
     ],
     ids=lambda given: given[:30] if isinstance(given, str) else type(given).__name__,  # files hold the time
 )
-def test_what_is_no_sound(value: Any, problem: str) -> None:
-    with pytest.raises(BadInput, match=problem):
+def test_invalid_files_are_rejected(value: Any, problem: str) -> None:
+    with pytest.raises(InvalidInputError, match=problem):
         modality().decode(value)
 
 
-def test_a_wav_that_was_streamed_has_no_size_in_its_header() -> None:
+def test_a_streamed_wav_has_a_placeholder_size() -> None:
     value = bytearray(encode(tone()))
     value[4:8] = value[40:44] = b"\xff\xff\xff\xff"
     assert len(modality().decode(bytes(value))) == RATE
@@ -120,21 +120,21 @@ def test_a_wav_that_was_streamed_has_no_size_in_its_header() -> None:
     ("kind", "rate", "name", "shape"),
     [("wav2vec2", 8000, "input_values", (4000,)), ("whisper", 16000, "input_features", (8, 50))],
 )
-def test_a_pretrained_encoders_own_extractor_decides(
+def test_features_are_those_of_the_pretrained_extractor(
     kind: str, rate: int, name: str, shape: tuple[int, ...], tmp_path: Path
 ) -> None:
-    encoder = HuggingFaceEncoder(type="huggingface", model=str(getattr(tiny_encoders, kind)(tmp_path)))
+    encoder = HuggingFaceEncoderConfig(type="huggingface", model=str(getattr(tiny_encoders, kind)(tmp_path)))
     pretrained = modality(encoder=encoder, sample_rate=rate, max_seconds=0.5)
     features = pretrained.process(pretrained.decode(encode(tone(0.1))))
     assert {key: values.shape for key, values in features.items()} == {name: shape}
     assert features[name].dtype == np.float32
-    assert pretrained.collate([features, pretrained.blank()])[name].shape == (2, *shape)
-    wrong = f"sample_rate: 4000, but .* hears {rate} per second; write sample_rate: {rate}"
+    assert pretrained.collate([features, pretrained.dummy_features()])[name].shape == (2, *shape)
+    wrong = f"sample_rate: 4000 does not match the {rate} of .*; set sample_rate: {rate}"
     with pytest.raises(SpecError, match=wrong):
-        modality(encoder=encoder, sample_rate=4000).blank()
+        modality(encoder=encoder, sample_rate=4000).dummy_features()
 
 
-def test_an_extractor_that_hears_only_seconds(tmp_path: Path) -> None:
-    encoder = HuggingFaceEncoder(type="huggingface", model=str(tiny_encoders.whisper(tmp_path)))
-    with pytest.raises(SpecError, match="max_seconds: 3, but .* hears only 1 seconds; write max_seconds: 1"):
-        modality(encoder=encoder, sample_rate=16000, max_seconds=3.0).blank()
+def test_max_seconds_is_limited_by_the_extractor(tmp_path: Path) -> None:
+    encoder = HuggingFaceEncoderConfig(type="huggingface", model=str(tiny_encoders.whisper(tmp_path)))
+    with pytest.raises(SpecError, match="max_seconds: 3 is above the 1 s that .* reads; set max_seconds: 1"):
+        modality(encoder=encoder, sample_rate=16000, max_seconds=3.0).dummy_features()

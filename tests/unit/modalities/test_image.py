@@ -1,4 +1,4 @@
-"""Pictures of every kind become RGB of one size; what is no picture is refused with a reason."""
+"""Images of every format become RGB of one size; values that are not images are rejected with a reason."""
 
 import io
 from pathlib import Path
@@ -9,12 +9,12 @@ import pytest
 import tiny_encoders
 from PIL import Image, ImageOps
 
-from rayfuse.errors import BadInput
+from rayfuse.errors import InvalidInputError
 from rayfuse.modalities.image import ImageModality
-from rayfuse.spec.encoders import ConvEncoder, HuggingFaceEncoder
+from rayfuse.spec.encoders import ConvEncoderConfig, HuggingFaceEncoderConfig
 from rayfuse.spec.inputs import ImageInput
 
-CONV = ConvEncoder(type="conv")
+CONV = ConvEncoderConfig(type="conv")
 
 
 def modality(size: int = 8) -> ImageModality:
@@ -63,15 +63,17 @@ def test_16_bits_are_scaled(kind: str) -> None:
     np.testing.assert_array_equal(found[0, :, 0], np.linspace(0, 65535, 16).astype(int) // 257)
 
 
-def test_pixels_without_a_range_are_refused() -> None:
+def test_pixels_of_unknown_range_are_rejected() -> None:
     for wrong in (np.full((4, 4), 0.5, dtype=np.float32), np.full((4, 4), -1, dtype=np.int32)):
-        with pytest.raises(BadInput, match="not numbers of 8 or 16 bits; save it as an 8-bit"):
+        with pytest.raises(
+            InvalidInputError, match="neither 8-bit nor 16-bit integers; save the image with 8 bits"
+        ):
             modality().decode(encode(Image.fromarray(wrong), "TIFF"))
     whole = Image.fromarray(np.full((4, 4), 65535, dtype=np.int32))
     assert pixels(encode(whole, "TIFF")).min() == 255
 
 
-def test_transparent_pixels_are_white_whatever_they_hide() -> None:
+def test_transparent_pixels_are_white() -> None:
     hidden = Image.new("RGBA", (4, 4), (200, 0, 0, 0))
     hidden.paste((0, 0, 255, 255), (0, 0, 2, 4))
     found = pixels(encode(hidden))
@@ -83,7 +85,7 @@ def test_transparent_pixels_are_white_whatever_they_hide() -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_that_a_camera_turned_stand_upright(orientation: int) -> None:
+def test_exif_orientation_is_applied(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     turned = gradient()
@@ -101,30 +103,30 @@ def noise() -> Image.Image:
 @pytest.mark.parametrize(
     ("value", "problem"),
     [
-        (b"", r"the picture is empty \(0 bytes\)"),
-        (b"This is a text.", "not a readable picture: its format is unknown; use PNG, JPEG or WebP"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "its format is unknown"),
-        (encode(noise())[:3000], "not a readable picture: .*truncated"),
-        (encode(noise(), "JPEG")[:1500], "not a readable picture: .*truncated"),
-        (encode(noise())[:20], "not a readable picture: "),
-        (encode(noise()).replace(b"IDAT", b"IDAX"), "not a readable picture: "),
-        (3, "a picture's bytes belong here, not int"),
-        ("a.png", "a picture's bytes belong here, not str"),
+        (b"", r"the image file is empty \(0 bytes\)"),
+        (b"This is a text.", "not a readable image: unknown format; use PNG, JPEG or WebP"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "unknown format"),
+        (encode(noise())[:3000], "not a readable image: .*truncated"),
+        (encode(noise(), "JPEG")[:1500], "not a readable image: .*truncated"),
+        (encode(noise())[:20], "not a readable image: "),
+        (encode(noise()).replace(b"IDAT", b"IDAX"), "not a readable image: "),
+        (3, "expected the bytes of an image file, got int"),
+        ("a.png", "expected the bytes of an image file, got str"),
     ],
 )
-def test_what_is_no_picture(value: Any, problem: str) -> None:
-    with pytest.raises(BadInput, match=problem) as refused:
+def test_invalid_files_are_rejected(value: Any, problem: str) -> None:
+    with pytest.raises(InvalidInputError, match=problem) as caught:
         modality().decode(value)
-    assert "0x" not in str(refused.value)
-    assert "\n" not in str(refused.value)
+    assert "0x" not in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("side", [9_500, 13_500])
-def test_bombs_are_not_opened(side: int) -> None:
+def test_decompression_bombs_are_rejected(side: int) -> None:
     bomb = encode(Image.new("1", (side, side)))
     assert len(bomb) < 100_000
-    with pytest.raises(BadInput, match="the picture is too large: "):
+    with pytest.raises(InvalidInputError, match="the image is too large: "):
         modality().decode(bomb)
 
 
@@ -137,17 +139,22 @@ def test_processing() -> None:
     assert features["pixel_values"].max() <= 1
     white = modality().process(Image.new("RGB", (1, 1), "white"))["pixel_values"]
     np.testing.assert_array_equal(white, np.ones((3, 8, 8), dtype=np.float32))
-    np.testing.assert_array_equal(modality().blank()["pixel_values"], -np.ones((3, 8, 8), dtype=np.float32))
+    np.testing.assert_array_equal(
+        modality().dummy_features()["pixel_values"], -np.ones((3, 8, 8), dtype=np.float32)
+    )
 
 
-def test_a_pretrained_encoders_own_processor_decides(tmp_path: Path) -> None:
+def test_features_are_those_of_the_pretrained_processor(tmp_path: Path) -> None:
     folder = str(tiny_encoders.vit(tmp_path))
     options = ImageInput(
-        type="image", column="image", size=8, encoder=HuggingFaceEncoder(type="huggingface", model=folder)
+        type="image",
+        column="image",
+        size=8,
+        encoder=HuggingFaceEncoderConfig(type="huggingface", model=folder),
     )
     pretrained = ImageModality(options)
     features = pretrained.process(pretrained.decode(encode(gradient())))
-    assert features["pixel_values"].shape == pretrained.blank()["pixel_values"].shape == (3, 16, 16)
+    assert features["pixel_values"].shape == pretrained.dummy_features()["pixel_values"].shape == (3, 16, 16)
     assert features["pixel_values"].dtype == np.float32
-    stacked = pretrained.collate([features, pretrained.blank()])
+    stacked = pretrained.collate([features, pretrained.dummy_features()])
     assert stacked["pixel_values"].shape == (2, 3, 16, 16)

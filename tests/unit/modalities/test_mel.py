@@ -1,4 +1,4 @@
-"""Spectrograms, against those of another library."""
+"""Spectrograms compared with those of torch."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def tone(pitch: float, rate: int = 8000, seconds: float = 1.0) -> np.ndarray:
 
 
 def reference(waveform: np.ndarray, rate: int, bands: int) -> torch.Tensor:
-    """What the convolutional encoder once computed inside itself."""
+    """Compute the reference with torch."""
     window = 2 ** round(rate * 0.032 - 1).bit_length()
     filters = mel_filter_bank(
         num_frequency_bins=window // 2 + 1,
@@ -39,7 +39,7 @@ def reference(waveform: np.ndarray, rate: int, bands: int) -> torch.Tensor:
 
 @pytest.mark.filterwarnings("ignore:At least one mel filter has all zero values")
 @pytest.mark.parametrize(("rate", "bands"), [(8000, 40), (16000, 40), (16000, 80), (22050, 64), (44100, 40)])
-def test_it_is_what_torch_computes(rate: int, bands: int) -> None:
+def test_the_spectrogram_equals_that_of_torch(rate: int, bands: int) -> None:
     noise = np.random.default_rng(0).normal(0, 0.1, rate).astype(np.float32)
     for waveform in (noise, tone(440, rate), noise[: rate // 7]):
         found = log_mel(waveform, rate, bands)
@@ -49,7 +49,7 @@ def test_it_is_what_torch_computes(rate: int, bands: int) -> None:
         )
 
 
-def test_it_shows_the_pitch_and_not_the_loudness() -> None:
+def test_the_spectrogram_depends_on_pitch_and_not_on_loudness() -> None:
     low, high = log_mel(tone(200), 8000, 40), log_mel(tone(2000), 8000, 40)
     assert low.shape == (40, 101)
     assert low.mean(axis=1).argmax() < high.mean(axis=1).argmax()

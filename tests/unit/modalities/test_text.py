@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 import tiny_encoders
 
-from rayfuse.errors import BadInput, DataError
+from rayfuse.errors import DataError, InvalidInputError
 from rayfuse.modalities.text import TextModality
-from rayfuse.spec.encoders import ConvEncoder, HuggingFaceEncoder
+from rayfuse.spec.encoders import ConvEncoderConfig, HuggingFaceEncoderConfig
 from rayfuse.spec.inputs import TextInput
 
 
 def modality(max_tokens: int = 8, model: Path | None = None) -> TextModality:
-    encoder = HuggingFaceEncoder(type="huggingface", model=str(model)) if model else ConvEncoder(type="conv")
+    encoder = (
+        HuggingFaceEncoderConfig(type="huggingface", model=str(model))
+        if model
+        else ConvEncoderConfig(type="conv")
+    )
     return TextModality(TextInput(type="text", column="text", max_tokens=max_tokens, encoder=encoder))
 
 
@@ -41,7 +45,7 @@ def test_bytes_are_counted_from_one() -> None:
 
 def test_an_empty_text_is_present() -> None:
     assert ids("") == [33]
-    assert modality().blank()["input_ids"].tolist() == [33]
+    assert modality().dummy_features()["input_ids"].tolist() == [33]
 
 
 def test_long_texts_are_cut(bert: Path) -> None:
@@ -52,22 +56,22 @@ def test_long_texts_are_cut(bert: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [5, 1.5, True, b"text", {"text": "a"}])
-def test_only_texts_are_texts(value: Any) -> None:
-    with pytest.raises(BadInput, match=f"a text belongs here, not {type(value).__name__}"):
+def test_other_types_are_rejected(value: Any) -> None:
+    with pytest.raises(InvalidInputError, match=f"expected a text, got {type(value).__name__}"):
         modality().decode(value)
 
 
 @pytest.mark.parametrize("value", ["ab\ud800", "ab\udfffcd", "ab\ude00\ud83d"])
-def test_half_a_character_is_refused(value: str) -> None:
-    with pytest.raises(
-        BadInput, match=r"half a character at position 2 \(a lone surrogate, \\u\w{4}\); write the"
-    ):
+def test_lone_surrogates_are_rejected(value: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"lone surrogate \\u\w{4} at position 2; encode the"):
         modality().decode(value)
 
 
 def test_padding_goes_to_the_longest_of_a_batch(bert: Path) -> None:
     for reader in (modality(), modality(model=bert)):
-        batch = reader.collate([reader.process("red"), reader.process("red green blue"), reader.blank()])
+        batch = reader.collate(
+            [reader.process("red"), reader.process("red green blue"), reader.dummy_features()]
+        )
         lengths = [len(reader.process(text)["input_ids"]) for text in ("red", "red green blue", "")]
         assert batch["input_ids"].shape == batch["attention_mask"].shape == (3, max(lengths))
         assert batch["attention_mask"].sum(axis=1).tolist() == lengths
@@ -81,7 +85,7 @@ def test_tokens_of_a_pretrained_encoder(bert: Path) -> None:
 
 
 class Silent:
-    """A tokenizer without marks of start and end."""
+    """Tokenizer without start and end tokens."""
 
     pad_token_id = 7
 
@@ -89,12 +93,12 @@ class Silent:
         return {"input_ids": []}
 
 
-def test_a_tokenizer_that_makes_nothing_of_an_empty_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayfuse.modalities.text.tokenizer", lambda model: Silent())
-    assert modality(model=Path("any")).blank()["input_ids"].tolist() == [7]
+def test_a_tokenizer_without_tokens_for_an_empty_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayfuse.modalities.text.load_tokenizer", lambda model: Silent())
+    assert modality(model=Path("any")).dummy_features()["input_ids"].tolist() == [7]
 
 
-def test_one_reader_serves_many_threads(bert: Path) -> None:
+def test_one_instance_serves_many_threads(bert: Path) -> None:
     reader = modality(model=bert)
     texts = ["red", "red green", "", "blue " * 50] * 50
     with ThreadPoolExecutor(8) as pool:
@@ -102,18 +106,18 @@ def test_one_reader_serves_many_threads(bert: Path) -> None:
     assert found == [reader.process(text)["input_ids"].tolist() for text in texts]
 
 
-def test_a_damaged_tokenizer(bert: Path, tmp_path: Path) -> None:
+def test_a_corrupt_tokenizer_is_an_error(bert: Path, tmp_path: Path) -> None:
     for file in bert.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "tokenizer.json").write_text('{"version": 1')
-    with pytest.raises(DataError, match="its tokenizer cannot be read: "):
-        modality(model=tmp_path).blank()
-    with pytest.raises(DataError, match="its tokenizer cannot be read: "):
-        modality(model=tmp_path / "absent").blank()
+    with pytest.raises(DataError, match="cannot load the tokenizer: "):
+        modality(model=tmp_path).dummy_features()
+    with pytest.raises(DataError, match="cannot load the tokenizer: "):
+        modality(model=tmp_path / "absent").dummy_features()
 
 
 def words(*given: str, **options: Any) -> list[tuple[str, int]]:
-    """Each word, and the token where it begins."""
+    """Return each word with its first token."""
     reader = modality(**options)
     features = reader.process(reader.decode(list(given)))
     assert features["word_starts"].dtype == np.int64
@@ -121,15 +125,15 @@ def words(*given: str, **options: Any) -> list[tuple[str, int]]:
     return list(zip(given, features["word_starts"].tolist(), strict=True))
 
 
-def test_where_the_bytes_of_words_begin() -> None:
+def test_word_starts_in_bytes() -> None:
     assert words("a", "dé", "b", max_tokens=32) == [("a", 0), ("dé", 2), ("b", 6)]
     assert words("abc", "de", "fg", max_tokens=5) == [("abc", 0), ("de", 4), ("fg", -1)]
     assert words("a", "", "b") == [("a", 0), ("", -1), ("b", 3)]
     assert words() == []
 
 
-def test_where_the_tokens_of_words_begin(bert: Path) -> None:
-    """Behind [CLS]; a word that the tokenizer takes apart begins at its first piece."""
+def test_word_starts_in_tokens(bert: Path) -> None:
+    """After [CLS]; a word of several tokens starts at its first one."""
     assert words("red", "blue", "red", model=bert) == [("red", 1), ("blue", 2), ("red", 3)]
     assert words("red", "?", "red?", "red", model=bert, max_tokens=6) == [
         ("red", 1),
@@ -139,8 +143,8 @@ def test_where_the_tokens_of_words_begin(bert: Path) -> None:
     ]
 
 
-def test_where_words_begin_whose_tokens_hold_the_space_before_them(tmp_path: Path) -> None:
-    """As those of RoBERTa and GPT do."""
+def test_word_starts_in_tokens_with_leading_spaces(tmp_path: Path) -> None:
+    """As tokenizers of RoBERTa and GPT do."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -156,7 +160,7 @@ def test_where_words_begin_whose_tokens_hold_the_space_before_them(tmp_path: Pat
         assert words("red", "red", "red?", model=folder) == [("red", 0), ("red", 1), ("red?", 2)]
 
 
-def test_texts_and_lists_of_words_make_a_batch() -> None:
+def test_texts_and_lists_of_words_are_collated() -> None:
     reader = modality()
     rows = [reader.process(reader.decode(value)) for value in (["a", "b"], "ab", ["c"])]
     batch = reader.collate(rows)
@@ -165,6 +169,6 @@ def test_texts_and_lists_of_words_make_a_batch() -> None:
 
 
 @pytest.mark.parametrize("value", [["a", 5], ["a", None], [["a"]]])
-def test_only_texts_are_words(value: Any) -> None:
-    with pytest.raises(BadInput, match=r"word [01]: a text belongs here, not"):
+def test_words_of_other_types_are_rejected(value: Any) -> None:
+    with pytest.raises(InvalidInputError, match=r"word [01]: expected a text, got"):
         modality().decode(value)

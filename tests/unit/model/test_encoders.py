@@ -1,4 +1,4 @@
-"""The small convolutional encoders."""
+"""Small convolutional encoders."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def options(kind: str, width: int = 4, **settings: Any) -> Any:
     content = {
         "type": kind,
         "column": kind,
-        "encoder": {"type": "conv", "width": width},
+        "encoder": {"type": "conv", "hidden_size": width},
         **SETTINGS[kind],
         **settings,
     }
@@ -30,18 +30,18 @@ def options(kind: str, width: int = 4, **settings: Any) -> Any:
 
 @pytest.mark.parametrize("width", [4, 12, 32])
 @pytest.mark.parametrize("kind", list(SETTINGS))
-def test_one_token_of_four_times_the_width(kind: str, width: int) -> None:
-    asked = options(kind, width)
-    encoder = build_encoder(asked).eval()
-    modality = build_modality(asked)
-    features = modality.collate([modality.blank(), modality.blank()])
+def test_one_token_of_four_times_hidden_size(kind: str, width: int) -> None:
+    source = options(kind, width)
+    encoder = build_encoder(source).eval()
+    modality = build_modality(source)
+    features = modality.collate([modality.dummy_features(), modality.dummy_features()])
     tokens, mask = encoder(**{name: torch.from_numpy(values) for name, values in features.items()})
     assert tokens.shape == (2, 1, 4 * width) == (2, 1, encoder.width)
     assert mask.tolist() == [[True], [True]]
     assert torch.isfinite(tokens).all()
 
 
-def test_a_width_that_no_group_norm_divides_is_refused() -> None:
+def test_hidden_size_must_be_divisible_for_group_norm() -> None:
     with pytest.raises(ValidationError, match="multiple of 4"):
         options("image", width=6)
 
@@ -57,17 +57,18 @@ def test_a_width_that_no_group_norm_divides_is_refused() -> None:
     ],
 )
 def test_odd_sizes(kind: str, settings: dict[str, Any]) -> None:
-    asked = options(kind, **settings)
+    source = options(kind, **settings)
     features = {
-        name: torch.from_numpy(values)[None] for name, values in build_modality(asked).blank().items()
+        name: torch.from_numpy(values)[None]
+        for name, values in build_modality(source).dummy_features().items()
     }
-    assert torch.isfinite(build_encoder(asked)(**features)[0]).all()
+    assert torch.isfinite(build_encoder(source)(**features)[0]).all()
 
 
-def test_padding_of_a_text_changes_nothing() -> None:
+def test_text_padding_has_no_effect() -> None:
     encoder = build_encoder(options("text")).eval()
     ids = torch.tensor([[5, 6, 7]])
     padded = torch.nn.functional.pad(ids, (0, 6))
     alone, _ = encoder(input_ids=ids, attention_mask=torch.ones_like(ids))
-    beside, _ = encoder(input_ids=padded, attention_mask=(padded > 0).long())
-    torch.testing.assert_close(alone, beside)
+    padded_batch, _ = encoder(input_ids=padded, attention_mask=(padded > 0).long())
+    torch.testing.assert_close(alone, padded_batch)

@@ -1,4 +1,4 @@
-"""Contributions against brute force over all orders, saliency against a patch that we put there."""
+"""Contributions compared with brute force over all orders, saliency with a known patch."""
 
 import io
 import json
@@ -15,30 +15,30 @@ from PIL import Image
 from tiny_jobs import make_model_folder, tiny_job
 from torch import nn
 
-from rayfuse.data.batches import collate
-from rayfuse.data.samples import Sample, SampleMaker
+from rayfuse.data.collate import collate
+from rayfuse.data.samples import Preprocessor, Sample
 from rayfuse.errors import SpecError
-from rayfuse.model.evaluation import Outputs, collect
+from rayfuse.model.evaluation import EvaluationOutputs, collect_outputs
 from rayfuse.model.explain import (
-    GRID,
-    MOST_INPUTS,
-    STEPS,
-    binned,
+    INTEGRATION_STEPS,
+    MAX_INPUTS,
+    SALIENCY_GRID_SIZE,
+    all_subsets,
     check_explainable,
-    contributions,
-    even,
-    every_subset,
+    compute_contributions,
+    constant_baseline,
     explain,
-    importance,
+    input_importance,
     integrated_gradients,
-    passes,
-    plain,
+    num_forward_passes,
     shapley,
+    sum_into_bins,
+    to_json,
 )
-from rayfuse.model.fused import FusedModel, heads_of
+from rayfuse.model.fused import FusedModel, task_heads
 from rayfuse.model.predictor import Predictor
 from rayfuse.model.tasks import TaskHead
-from rayfuse.model.tokens import Fused
+from rayfuse.model.tokens import FusedState
 from rayfuse.spec.job import Job
 from rayfuse.spec.load import load_spec
 
@@ -47,11 +47,11 @@ NAMES = ("image", "audio", "text", "table")
 
 def game(seed: int = 0, rows: int = 5) -> dict[frozenset[str], np.ndarray]:
     chance = np.random.default_rng(seed)
-    return {frozenset(subset): chance.normal(size=rows) for subset in every_subset(NAMES)}
+    return {frozenset(subset): chance.normal(size=rows) for subset in all_subsets(NAMES)}
 
 
 def by_orders(values: Mapping[frozenset[str], np.ndarray]) -> np.ndarray:
-    """The definition: each input's gain, averaged over the orders in which they come in."""
+    """Average each input's gain over all orders of adding inputs."""
     orders = list(permutations(NAMES))
     found = np.zeros((len(values[frozenset()]), len(NAMES)))
     for order in orders:
@@ -66,55 +66,57 @@ def test_shapley_values_are_the_mean_gain_over_all_orders() -> None:
     np.testing.assert_allclose(shapley(values, NAMES), by_orders(values), atol=1e-12)
 
 
-def test_shapley_values_sum_to_what_all_inputs_gain() -> None:
+def test_shapley_values_sum_to_the_gain_of_all_inputs() -> None:
     values = game(1)
     gained = values[frozenset(NAMES)] - values[frozenset()]
     np.testing.assert_allclose(shapley(values, NAMES).sum(axis=1), gained, atol=1e-12)
 
 
-def test_an_additive_game_gives_its_own_terms() -> None:
+def test_shapley_values_of_an_additive_game_are_its_terms() -> None:
     terms = {name: np.random.default_rng(i).normal(size=3) for i, name in enumerate(NAMES)}
     values = {
-        frozenset(subset): sum((terms[n] for n in subset), np.full(3, 0.25)) for subset in every_subset(NAMES)
+        frozenset(subset): sum((terms[n] for n in subset), np.full(3, 0.25)) for subset in all_subsets(NAMES)
     }
     np.testing.assert_allclose(shapley(values, NAMES), np.stack([*terms.values()], axis=1), atol=1e-12)
 
 
-def test_equal_inputs_share_and_idle_ones_get_nothing() -> None:
-    """An exclusive or of the first two: each alone says nothing."""
+def test_shapley_values_are_symmetric_and_zero_for_unused_inputs() -> None:
+    """Test with an exclusive or of the first two inputs."""
     values = {
         frozenset(subset): np.array([float({"image", "audio"} <= set(subset))])
-        for subset in every_subset(NAMES)
+        for subset in all_subsets(NAMES)
     }
     np.testing.assert_allclose(shapley(values, NAMES), [[0.5, 0.5, 0, 0]], atol=1e-12)
 
 
 class Several(TaskHead):
-    """A head that answers with several numbers and does not say which of them counts."""
+    """A head with several outputs and no attribution score."""
 
-    def forward(self, fused: Fused) -> torch.Tensor:
+    def forward(self, fused: FusedState) -> torch.Tensor:
         return fused["vector"]
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return outputs.sum(1)
 
-    def answers(self, outputs: torch.Tensor) -> list[dict[str, Any]]:
+    def format_predictions(self, outputs: torch.Tensor) -> list[dict[str, Any]]:
         return [{"values": row} for row in outputs.tolist()]
 
     def metrics(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         return {}
 
 
-def test_a_head_that_does_not_say_what_counts_is_not_explained() -> None:
-    several = {subset: torch.ones(3, 2) for subset in every_subset(NAMES)}
-    assert contributions(Several(None, 2), several, NAMES) is None
-    one = contributions(Several(None, 1), {s: torch.full((3, 1), float(len(s))) for s in several}, NAMES)
+def test_a_head_without_attribution_score_is_not_explained() -> None:
+    several = {subset: torch.ones(3, 2) for subset in all_subsets(NAMES)}
+    assert compute_contributions(Several(None, 2), several, NAMES) is None
+    one = compute_contributions(
+        Several(None, 1), {s: torch.full((3, 1), float(len(s))) for s in several}, NAMES
+    )
     assert one is not None
-    np.testing.assert_allclose(one.parts, np.ones((3, 4)))
+    np.testing.assert_allclose(one.shap_values, np.ones((3, 4)))
 
 
-def test_too_many_inputs_are_refused_with_the_number_of_passes() -> None:
-    check_explainable(["x"] * MOST_INPUTS)
+def test_too_many_inputs_are_rejected_with_the_number_of_passes() -> None:
+    check_explainable(["x"] * MAX_INPUTS)
     with pytest.raises(SpecError, match="9 inputs.*512 subsets; at most 8"):
         check_explainable(["x"] * 9)
 
@@ -127,7 +129,7 @@ def test_integrated_gradients_are_complete() -> None:
     for column, found in enumerate((first, second)):
         assert found is not None
         assert found.shape == x.shape
-        wanted = (model(x) - model(even(x)))[:, column]
+        wanted = (model(x) - model(constant_baseline(x)))[:, column]
         torch.testing.assert_close(found.sum(dim=(1, 2)), wanted.detach(), rtol=1e-3, atol=1e-3)
 
 
@@ -138,15 +140,15 @@ def test_integrated_gradients_of_a_linear_score_are_its_terms() -> None:
     torch.testing.assert_close(found, torch.tensor([[2.0, 0.0, 0.0], [2.0, -4.0, 0.0]]))
 
 
-def test_a_network_that_normalises_is_followed_as_well() -> None:
-    """Scaling its input changes nothing, so that a path to zero would be flat but for a jump at its end."""
+def test_integrated_gradients_of_a_normalizing_network() -> None:
+    """Scaling its input changes nothing, so a path to zero would be constant except at its end."""
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.GroupNorm(4, 8), nn.GELU()]
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 1))
     x = torch.rand(4, 3, 8, 8)
     [found] = integrated_gradients(lambda points: [model(points).squeeze(1)], x)
     assert found is not None
-    wanted = (model(x) - model(even(x))).squeeze(1).detach()
+    wanted = (model(x) - model(constant_baseline(x))).squeeze(1).detach()
     torch.testing.assert_close(found.flatten(1).sum(1), wanted, rtol=0.01, atol=1e-3)
 
 
@@ -161,9 +163,9 @@ def test_a_score_without_gradient_has_no_attributions() -> None:
 
 def test_bins_keep_the_sum() -> None:
     values = np.random.default_rng(0).normal(size=(3, 101))
-    assert binned(values, 16).shape == (3, 16)
-    np.testing.assert_allclose(binned(values, 16).sum(axis=1), values.sum(axis=1))
-    np.testing.assert_array_equal(binned(values, 200), values)
+    assert sum_into_bins(values, 16).shape == (3, 16)
+    np.testing.assert_allclose(sum_into_bins(values, 16).sum(axis=1), values.sum(axis=1))
+    np.testing.assert_array_equal(sum_into_bins(values, 200), values)
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +176,7 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
 
 
 def speckled(seed: int) -> bytes:
-    """A picture of 8 × 8 colours by chance: in an even one, it is chance which pixel a maximum takes."""
+    """Make an image of 8 × 8 random colors: in a uniform one, max pooling takes an arbitrary pixel."""
     file = io.BytesIO()
     pixels = np.random.default_rng(seed).integers(0, 256, size=(8, 8, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(file, "PNG")
@@ -183,7 +185,7 @@ def speckled(seed: int) -> bytes:
 
 @pytest.fixture(scope="module")
 def samples(predictor: Predictor) -> list[Sample]:
-    """The first has all inputs, the second no clip, the third a text alone; the fourth repeats the first's picture."""
+    """Make samples with all inputs, without audio, with a text alone, and with the image of the first again."""
     folder = predictor.job.data.train.rpartition("/")[0]
     clip, text = Path(folder, "train0.wav").read_bytes(), "which colour is it?"
     image, other = speckled(0), speckled(1)
@@ -193,13 +195,13 @@ def samples(predictor: Predictor) -> list[Sample]:
         {"text": text},
         {"image": image, "text": "which pitch is it?"},
     ]
-    return [predictor.prepare(value) for value in values]
+    return [predictor.preprocess(value) for value in values]
 
 
 def test_contributions_sum_to_the_score_and_absent_inputs_have_none(
     predictor: Predictor, samples: list[Sample]
 ) -> None:
-    answers = predictor.answer(samples, explain=True)
+    answers = predictor.predict_samples(samples, explain=True)
     for sample, answer in zip(samples, answers, strict=True):
         assert list(answer) == ["outputs", "inputs_used", "explain"]
         tasks, outputs = answer["explain"]["tasks"], answer["outputs"]
@@ -209,17 +211,17 @@ def test_contributions_sum_to_the_score_and_absent_inputs_have_none(
         assert tasks["brightness"]["value"] == pytest.approx(outputs["brightness"]["value"], rel=1e-3)
         for found in tasks.values():
             assert list(found["contributions"]) == answer["inputs_used"]
-            gained = found["value"] - found["base"]
+            gained = found["value"] - found["base_value"]
             assert sum(found["contributions"].values()) == pytest.approx(
                 gained, abs=2e-3 * abs(found["value"])
             )
             assert set(found.get("saliency", {})) == {"image", "audio"} & set(sample.features)
 
 
-def test_answers_are_the_same_with_and_without_an_explanation(
+def test_predictions_are_the_same_with_and_without_an_explanation(
     predictor: Predictor, samples: list[Sample]
 ) -> None:
-    explained, bare = predictor.answer(samples, explain=True), predictor.answer(samples)
+    explained, bare = predictor.predict_samples(samples, explain=True), predictor.predict_samples(samples)
     for with_reasons, without in zip(explained, bare, strict=True):
         assert "explain" not in without
         assert with_reasons["inputs_used"] == without["inputs_used"]
@@ -228,23 +230,23 @@ def test_answers_are_the_same_with_and_without_an_explanation(
         )
 
 
-def test_a_batch_explains_each_sample_as_if_alone(predictor: Predictor, samples: list[Sample]) -> None:
-    """Two samples share a picture, which counts for each what it does for that one."""
-    heads, modalities = heads_of(predictor.model), predictor.maker.modalities
-    together = explain(predictor.model, collate(samples, modalities))
+def test_explanations_do_not_depend_on_the_batch(predictor: Predictor, samples: list[Sample]) -> None:
+    """Two samples share an image, which gets the attribution of each alone."""
+    heads, modalities = task_heads(predictor.model), predictor.preprocessor.modalities
+    together = explain(predictor.model, collate(samples, modalities), modalities)
     for row, sample in enumerate(samples):
-        alone = explain(predictor.model, collate([sample], modalities))
+        alone = explain(predictor.model, collate([sample], modalities), modalities)
         for task in heads:
-            parts = together.contributions[task].parts[row], alone.contributions[task].parts[0]
+            parts = together.contributions[task].shap_values[row], alone.contributions[task].shap_values[0]
             np.testing.assert_allclose(*parts, rtol=1e-3, atol=1e-4)
             for name in {"image", "audio"} & set(sample.features):
                 found, other = together.saliency[task][name][row], alone.saliency[task][name][0]
                 np.testing.assert_allclose(found, other, rtol=0.01, atol=0.01 * np.abs(other).max())
     assert together.saliency["answer"]["image"].shape == (4, 1, 8, 8)
-    assert not together.saliency["answer"]["image"][2].any(), "this one has no picture"
+    assert not together.saliency["answer"]["image"][2].any(), "this sample has no image"
 
 
-def test_what_a_fusion_attends_to_is_told_for_the_inputs_that_are_there(
+def test_attention_is_reported_for_present_inputs(
     predictor: Predictor, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fusion = predictor.model.fusion
@@ -255,51 +257,55 @@ def test_what_a_fusion_attends_to_is_told_for_the_inputs_that_are_there(
         return {**joined(inputs), "attention": present / present.sum(dim=1, keepdim=True).clamp(min=1)}
 
     monkeypatch.setattr(fusion, "forward", attending)
-    looked = [answer["explain"]["attention"] for answer in predictor.answer(samples, explain=True)]
-    assert looked[1] == {"image": 0.5, "text": 0.5}
-    assert looked[2] == {"text": 1.0}
+    attention = [one["explain"]["attention"] for one in predictor.predict_samples(samples, explain=True)]
+    assert attention[1] == {"image": 0.5, "text": 0.5}
+    assert attention[2] == {"text": 1.0}
 
 
 def test_means_over_rows_do_not_depend_on_batches_or_workers(
     predictor: Predictor, samples: list[Sample]
 ) -> None:
-    heads, inputs = heads_of(predictor.model), list(predictor.job.inputs)
+    heads, inputs = task_heads(predictor.model), list(predictor.job.inputs)
     answered = [Sample(s.features, s.keys, {"answer": 0.0, "brightness": 1.0}) for s in samples]
-    subsets = every_subset(inputs)
+    subsets = all_subsets(inputs)
 
-    def outputs(chosen: list[Sample]) -> list[Outputs]:
-        batches = [collate(chosen, predictor.maker.modalities)]
-        return collect(predictor.model, heads, batches, subsets)
+    def outputs(chosen: list[Sample]) -> list[EvaluationOutputs]:
+        batches = [collate(chosen, predictor.preprocessor.modalities)]
+        return collect_outputs(predictor.model, heads, batches, subsets)
 
     whole, merged = outputs(answered), outputs(answered[:1])
     for mine, theirs in zip(merged, outputs(answered[1:]), strict=True):
         mine.merge(theirs)
-    one = importance(heads, inputs, dict(zip(subsets, whole, strict=True)))
-    other = importance(heads, inputs, dict(zip(subsets, merged, strict=True)))
+    one = input_importance(heads, inputs, dict(zip(subsets, whole, strict=True)))
+    other = input_importance(heads, inputs, dict(zip(subsets, merged, strict=True)))
     assert one["answer"]["rows_with"] == other["answer"]["rows_with"] == {"image": 3, "text": 4, "audio": 1}
     for task in one:
         assert one[task]["contributions"] == pytest.approx(other[task]["contributions"], rel=1e-3)
 
 
 def test_saliency_explains_the_log_odds_of_the_same_probability(predictor: Predictor) -> None:
-    head = heads_of(predictor.model)["answer"]
+    head = task_heads(predictor.model)["answer"]
     answered, outputs = torch.randn(3, 6), torch.randn(3, 6)
-    probability, odds = head.explained(outputs, answered), head.differentiated(outputs, answered)
+    probability, odds = head.attribution_score(outputs, answered), head.saliency_score(outputs, answered)
     assert probability is not None
     assert odds is not None
     torch.testing.assert_close(probability, outputs.softmax(1)[range(3), answered.argmax(1)])
     torch.testing.assert_close(odds, probability.logit(), rtol=1e-4, atol=1e-4)
 
 
-def test_explaining_leaves_the_model_as_it_was(predictor: Predictor, samples: list[Sample]) -> None:
+def test_explaining_does_not_change_the_model(predictor: Predictor, samples: list[Sample]) -> None:
     before = {name: p.requires_grad for name, p in predictor.model.named_parameters()}
-    predictor.answer(samples, explain=True)
+    predictor.predict_samples(samples, explain=True)
     assert all(p.grad is None for p in predictor.model.parameters())
     assert before == {name: p.requires_grad for name, p in predictor.model.named_parameters()}
 
 
-def test_the_cost_counts_subsets_and_pictures(samples: list[Sample]) -> None:
-    assert [passes(sample) for sample in samples[:3]] == [8 + 2 * STEPS, 4 + STEPS, 2]
+def test_the_cost_counts_subsets_and_saliency(predictor: Predictor, samples: list[Sample]) -> None:
+    assert [num_forward_passes(sample, predictor.preprocessor.modalities) for sample in samples[:3]] == [
+        8 + 2 * INTEGRATION_STEPS,
+        4 + INTEGRATION_STEPS,
+        2,
+    ]
 
 
 def test_a_frozen_pretrained_encoder_has_a_saliency_too(tmp_path: Path) -> None:
@@ -307,21 +313,26 @@ def test_a_frozen_pretrained_encoder_has_a_saliency_too(tmp_path: Path) -> None:
     job = tiny_job(tmp_path / "data", **{"inputs.image.encoder": encoder})
     predictor = Predictor(make_model_folder(tmp_path, 0, job=job))
     image = (tmp_path / "data" / "train0.png").read_bytes()
-    [answer] = predictor.answer([predictor.prepare({"image": image, "text": "?"})], explain=True)
+    [answer] = predictor.predict_samples([predictor.preprocess({"image": image, "text": "?"})], explain=True)
     grid = np.array(answer["explain"]["tasks"]["answer"]["saliency"]["image"])
     assert grid.any()
-    assert max(grid.shape) <= GRID
+    assert max(grid.shape) <= SALIENCY_GRID_SIZE
 
 
 def patch_job(folder: Path) -> Job:
-    """Which colour is the patch in an otherwise grey picture?"""
+    """Make a job that classifies the color of a patch in a gray image."""
     (folder / "rows.jsonl").write_text("")
     content = {
         "kind": "job",
         "name": "patch",
         "data": {"train": str(folder / "rows.jsonl")},
         "inputs": {
-            "image": {"type": "image", "size": 16, "encoder": {"type": "conv", "width": 4}, "max_items": 2}
+            "image": {
+                "type": "image",
+                "size": 16,
+                "encoder": {"type": "conv", "hidden_size": 4},
+                "max_items": 2,
+            }
         },
         "align": {"type": "linear", "dim": 8},
         "fusion": {"type": "concat", "hidden": 16, "layers": 1, "dropout": 0.0},
@@ -337,25 +348,25 @@ def test_saliency_finds_the_patch_that_decides(tmp_path: Path) -> None:
     chance, job = np.random.default_rng(0), patch_job(tmp_path)
     pixels = chance.normal(0, 0.02, size=(64, 3, 16, 16)).astype(np.float32)
     corners, labels = chance.integers(0, 12, size=(64, 2)), chance.integers(0, 2, size=64)
-    for picture, (y, x), label in zip(pixels, corners, labels, strict=True):
-        picture[label, y : y + 4, x : x + 4] += 1.0
+    for image, (y, x), label in zip(pixels, corners, labels, strict=True):
+        image[label, y : y + 4, x : x + 4] += 1.0
     samples = [
-        Sample({"image": [{"pixel_values": picture}]}, {"image": [bytes([i])]}, {"colour": float(label)})
-        for i, (picture, label) in enumerate(zip(pixels, labels, strict=True))
+        Sample({"image": [{"pixel_values": image}]}, {"image": [bytes([i])]}, {"colour": float(label)})
+        for i, (image, label) in enumerate(zip(pixels, labels, strict=True))
     ]
-    modalities = SampleMaker(job.inputs).modalities
+    modalities = Preprocessor(job.inputs).modalities
     model, batch = FusedModel(job), collate(samples, modalities)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(40):
         optimizer.zero_grad()
-        model.total_loss(model.losses(model(batch), batch), batch).div(batch.size).backward()
+        model.total_loss(model.losses(model(batch), batch), batch).div(batch.batch_size).backward()
         optimizer.step()
-    found = explain(model.eval(), collate(samples[:16], modalities)).saliency["colour"]["image"]
+    found = explain(model.eval(), collate(samples[:16], modalities), modalities).saliency["colour"]["image"]
     windows = np.lib.stride_tricks.sliding_window_view(found[:, 0], (4, 4), axis=(1, 2)).sum(axis=(3, 4))
     brightest = [np.unravel_index(window.argmax(), window.shape) for window in windows]
     near = np.abs(np.array(brightest) - corners[:16]).max(axis=1) <= 2
     assert near.mean() > 0.8, "by chance one in seven windows is as near"
     two = Sample({"image": samples[0].features["image"] * 2}, {"image": [b"a", b"b"]}, {})
-    listed = plain(explain(model, collate([two], modalities)), 0, heads_of(model))
+    listed = to_json(explain(model, collate([two], modalities), modalities), 0, task_heads(model))
     grids = np.array(listed["tasks"]["colour"]["saliency"]["image"])
     assert grids.shape == (2, 16, 16), "a grid for each item of a list"

@@ -1,4 +1,4 @@
-"""Losses, answers and metrics against independent computations."""
+"""Losses, predictions and metrics compared with independent computations."""
 
 from typing import Any
 
@@ -8,33 +8,34 @@ import torch
 from sklearn import metrics as sklearn
 
 from rayfuse.model.tasks import build_task
-from rayfuse.spec.tasks import CLASSIFICATION_METRICS, REGRESSION_METRICS, ClassificationTask, RegressionTask
+from rayfuse.spec.tasks.classification import CLASSIFICATION_METRICS, ClassificationTaskConfig
+from rayfuse.spec.tasks.regression import REGRESSION_METRICS, RegressionTaskConfig
 
 CLASSES = ["a", 7, True]
 
 
 @pytest.fixture
 def chooser() -> Any:
-    return build_task(ClassificationTask(type="classification", column="x", classes=CLASSES), 4)
+    return build_task(ClassificationTaskConfig(type="classification", column="x", classes=CLASSES), 4)
 
 
 @pytest.fixture
 def measurer() -> Any:
-    return build_task(RegressionTask(type="regression", column="x", mean=100.0, deviation=20.0), 4)
+    return build_task(RegressionTaskConfig(type="regression", column="x", mean=100.0, std=20.0), 4)
 
 
 def logits(predicted: list[int]) -> np.ndarray:
     return np.eye(3, dtype=np.float32)[predicted] * 4
 
 
-def test_classification_answers(chooser: Any) -> None:
-    [first, second] = chooser.answers(torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))
+def test_classification_predictions(chooser: Any) -> None:
+    [first, second] = chooser.format_predictions(torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))
     assert first["label"] == "a"
     assert second["label"] is True
     assert list(first["scores"]) == ["a", "7", "True"]
     e = np.exp(2)
     assert list(first["scores"].values()) == pytest.approx([e / (e + 2), 1 / (e + 2), 1 / (e + 2)])
-    [huge] = chooser.answers(torch.tensor([[1e4, -1e4, 0.0]]))
+    [huge] = chooser.format_predictions(torch.tensor([[1e4, -1e4, 0.0]]))
     assert list(huge["scores"].values()) == [1, 0, 0]
 
 
@@ -85,11 +86,11 @@ def test_classes_that_do_not_occur_are_reported_and_not_averaged(chooser: Any) -
     assert details["per_class"]["True"] == {"precision": 0, "recall": 0, "f1": 0, "support": 0}
 
 
-def test_regression_answers_and_loss(measurer: Any) -> None:
+def test_regression_predictions_and_loss(measurer: Any) -> None:
     torch.nn.init.zeros_(measurer.linear.weight)
     torch.nn.init.constant_(measurer.linear.bias, 0.5)
-    outputs = measurer({"vector": torch.zeros(2, 4), "inputs": {}, "words": {}})
-    assert measurer.answers(outputs) == [{"value": 110.0}, {"value": 110.0}]
+    outputs = measurer({"vector": torch.zeros(2, 4), "inputs": {}, "word_starts": {}})
+    assert measurer.format_predictions(outputs) == [{"value": 110.0}, {"value": 110.0}]
     assert outputs.shape == (2, 1)
     loss = measurer.loss(outputs, torch.tensor([100.0, 50.0]))
     torch.testing.assert_close(loss, torch.tensor([0.5 * 0.5**2, 3 - 0.5]))  # Huber, in deviations

@@ -1,4 +1,4 @@
-"""Losses, answers and metrics of tasks over classes, against independent computations."""
+"""Losses, predictions and metrics of tasks over classes, compared with independent computations."""
 
 from typing import Any
 
@@ -9,25 +9,27 @@ from sklearn import metrics as sklearn
 
 from rayfuse.model.tasks import build_task
 from rayfuse.model.tasks.ordinal import log_probabilities, quadratic_kappa
-from rayfuse.spec.tasks import ClassificationTask, MultiLabelTask, OrdinalTask
+from rayfuse.spec.tasks import ClassificationTaskConfig, MultiLabelTaskConfig, OrdinalTaskConfig
 
 chance = np.random.default_rng(0)
 
 
 def classification(**options: Any) -> Any:
-    task = ClassificationTask(type="classification", column="x", classes=["a", "b", "c"], **options)
+    task = ClassificationTaskConfig(type="classification", column="x", classes=["a", "b", "c"], **options)
     return build_task(task, 4)
 
 
 def multi_label(**options: Any) -> Any:
-    return build_task(MultiLabelTask(type="multi_label", column="x", classes=["a", "b", "c"], **options), 4)
+    return build_task(
+        MultiLabelTaskConfig(type="multi_label", column="x", classes=["a", "b", "c"], **options), 4
+    )
 
 
-def test_losses_that_favour_some_rows() -> None:
+def test_weighted_and_focal_losses() -> None:
     logits, targets = torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), torch.tensor([0.0, 2.0])
     plain = classification().loss(logits, targets)
     p = torch.exp(-plain)
-    focal = classification(focal=2.0).loss(logits, targets)
+    focal = classification(focal_gamma=2.0).loss(logits, targets)
     torch.testing.assert_close(focal, plain * (1 - p) ** 2)
     weighted = classification(class_weights={"c": 3.0}).loss(logits, targets)
     torch.testing.assert_close(weighted, plain * torch.tensor([1.0, 3.0]))
@@ -41,7 +43,7 @@ def test_multi_label_losses() -> None:
     p = torch.sigmoid(logits)
     truth = torch.where(targets > 0, p, 1 - p)
     torch.testing.assert_close(multi_label().loss(logits, targets), -truth.log().mean(dim=1))
-    focal = multi_label(focal=1.0).loss(logits, targets)
+    focal = multi_label(focal_gamma=1.0).loss(logits, targets)
     torch.testing.assert_close(focal, (-truth.log() * (1 - truth)).mean(dim=1))
     weighted = multi_label(class_weights={"a": 2.0, "b": 5.0}).loss(logits, targets)
     torch.testing.assert_close(weighted, -(truth.log() * torch.tensor([2.0, 1.0, 1.0])).mean(dim=1))
@@ -51,7 +53,7 @@ def test_multi_label_metrics_against_sklearn() -> None:
     outputs = chance.normal(size=(200, 3)).astype(np.float32)
     true = (chance.random((200, 3)) < 0.4).astype(np.float32)
     found, predicted = multi_label().metrics(outputs, true), outputs >= 0
-    assert found["exact"] == pytest.approx(sklearn.accuracy_score(true, predicted))
+    assert found["exact_match"] == pytest.approx(sklearn.accuracy_score(true, predicted))
     for average in ("micro", "macro"):
         assert found[f"f1_{average}"] == pytest.approx(sklearn.f1_score(true, predicted, average=average))
     assert found["map"] == pytest.approx(sklearn.average_precision_score(true, outputs, average="macro"))
@@ -60,14 +62,14 @@ def test_multi_label_metrics_against_sklearn() -> None:
     assert (none["map"], none["f1_micro"]) == (0, 0)
 
 
-def test_multi_label_answers() -> None:
-    [answer] = multi_label(threshold=0.7).answers(torch.tensor([[1.0, 0.8, -9.0]]))
+def test_multi_label_predictions() -> None:
+    [answer] = multi_label(threshold=0.7).format_predictions(torch.tensor([[1.0, 0.8, -9.0]]))
     assert answer["labels"] == ["a"]
     assert answer["scores"] == pytest.approx({"a": 0.7310586, "b": 0.6899745, "c": 0.0001234}, abs=1e-6)
 
 
 def ordinal(classes: list[Any]) -> Any:
-    return build_task(OrdinalTask(type="ordinal", column="x", classes=classes), 4)
+    return build_task(OrdinalTaskConfig(type="ordinal", column="x", classes=classes), 4)
 
 
 def test_ordinal_probabilities() -> None:
@@ -80,13 +82,16 @@ def test_ordinal_probabilities() -> None:
     torch.testing.assert_close(found.exp().sum(dim=1), torch.ones(3))
 
 
-def test_ordinal_thresholds_keep_their_order() -> None:
+def test_ordinal_thresholds_stay_in_order() -> None:
     head = ordinal([1, 2, 3, 4])
-    torch.nn.init.normal_(head.steps, std=5)
-    outputs = head({"vector": torch.randn(8, 4), "inputs": {}, "words": {}})
+    torch.nn.init.normal_(head.threshold_steps, std=5)
+    outputs = head({"vector": torch.randn(8, 4), "inputs": {}, "word_starts": {}})
     assert outputs.shape == (8, 3)
     assert (outputs.diff(dim=1) < 0).all()
-    assert ordinal(["low", "high"])({"vector": torch.randn(8, 4), "inputs": {}, "words": {}}).shape == (8, 1)
+    assert ordinal(["low", "high"])({"vector": torch.randn(8, 4), "inputs": {}, "word_starts": {}}).shape == (
+        8,
+        1,
+    )
 
 
 def test_ordinal_metrics_against_sklearn() -> None:
@@ -96,11 +101,11 @@ def test_ordinal_metrics_against_sklearn() -> None:
     predicted = log_probabilities(torch.from_numpy(outputs)).argmax(dim=1).numpy()
     found = head.metrics(outputs, true)
     assert found["accuracy"] == pytest.approx(sklearn.accuracy_score(true, predicted))
-    assert found["steps"] == pytest.approx(sklearn.mean_absolute_error(true, predicted))
+    assert found["mae"] == pytest.approx(sklearn.mean_absolute_error(true, predicted))
     kappa = sklearn.cohen_kappa_score(true, predicted, weights="quadratic")
     assert found["kappa"] == pytest.approx(kappa)
     assert quadratic_kappa(np.array([1, 1]), np.array([1, 1]), 3) == 0
-    [answer] = head.answers(torch.tensor([[5.0, 4.0]]))
+    [answer] = head.format_predictions(torch.tensor([[5.0, 4.0]]))
     assert answer["label"] == 3
     assert sum(answer["scores"].values()) == pytest.approx(1)
 

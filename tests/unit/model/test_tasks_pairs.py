@@ -8,19 +8,20 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from rayfuse.model.tasks import build_task
-from rayfuse.model.tasks.retrieval import ranks_of
-from rayfuse.spec.tasks import MATCHING_METRICS, RETRIEVAL_METRICS, MatchingTask, RetrievalTask
+from rayfuse.model.tasks.retrieval import retrieval_ranks
+from rayfuse.spec.tasks.matching import MATCHING_METRICS, MatchingTaskConfig
+from rayfuse.spec.tasks.retrieval import RETRIEVAL_METRICS, RetrievalTaskConfig
 
 chance = np.random.default_rng(0)
 ALONE = np.full((1, 2), np.nan, dtype=np.float32)
 
 
 def matching(**options: Any) -> Any:
-    return build_task(MatchingTask(type="matching", inputs=("a", "b"), dim=4, **options), 8)
+    return build_task(MatchingTaskConfig(type="matching", inputs=("a", "b"), dim=4, **options), 8)
 
 
 def retrieval(**options: Any) -> Any:
-    return build_task(RetrievalTask(type="retrieval", inputs=("a", "b"), dim=4, **options), 8)
+    return build_task(RetrievalTaskConfig(type="retrieval", inputs=("a", "b"), dim=4, **options), 8)
 
 
 def fused(rows: int, lacking: tuple[int, ...] = ()) -> Any:
@@ -29,11 +30,11 @@ def fused(rows: int, lacking: tuple[int, ...] = ()) -> Any:
     second = mask.clone()
     second[list(lacking)] = False
     inputs = {"a": (torch.randn(rows, 2, 8), mask), "b": (torch.randn(rows, 2, 8), second)}
-    return {"vector": torch.zeros(rows, 8), "inputs": inputs, "words": {}}
+    return {"vector": torch.zeros(rows, 8), "inputs": inputs, "word_starts": {}}
 
 
 def outputs_of(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Outputs with these factors, both inputs there."""
+    """Make outputs with these factors, both inputs present."""
     ones = np.ones((len(first), 1))
     both = [np.concatenate([side, ones], axis=1) for side in (first, second)]
     return np.stack(both, axis=1).astype(np.float32)
@@ -44,16 +45,16 @@ def test_a_pair_is_scored_by_the_cosine() -> None:
     torch.nn.init.constant_(head.bias, -2.0)
     given = fused(3, lacking=(2,))
     outputs = head(given)
-    vectors, _ = head.vectors(given)
+    vectors, _ = head.embeddings(given)
     logits = (outputs[:, 0, :-1] * outputs[:, 1, :-1]).sum(dim=1)
     torch.testing.assert_close(logits, 10 * (vectors[:, 0] * vectors[:, 1]).sum(dim=1) - 2)
-    answers = head.answers(outputs)
+    answers = head.format_predictions(outputs)
     assert answers[0]["score"] == pytest.approx(float(torch.sigmoid(logits[0]).detach()))
     assert answers[0]["match"] is (float(logits[0].detach()) >= 0)
     assert answers[2] == {"match": None, "score": None}
 
 
-def test_matching_without_labels_is_held_against_the_other_rows() -> None:
+def test_matching_without_labels_contrasts_with_other_rows() -> None:
     head = matching().train()
     outputs = head(fused(4, lacking=(1,))).detach()
     loss = head.loss(outputs, torch.ones(4))
@@ -65,7 +66,7 @@ def test_matching_without_labels_is_held_against_the_other_rows() -> None:
     assert loss[1] == 0
 
 
-def test_matching_with_labels_is_a_row_at_a_time() -> None:
+def test_matching_with_labels_depends_on_single_rows() -> None:
     head = matching(column="x").train()
     outputs = head(fused(4, lacking=(1,))).detach()
     targets = torch.tensor([1.0, 0.0, 0.0, 1.0])
@@ -100,12 +101,12 @@ def by_hand(outputs: torch.Tensor, row: int, others: list[int]) -> torch.Tensor:
     return (forward + backward) / 2
 
 
-def test_retrieval_is_held_against_rows_that_have_both_and_belong_elsewhere() -> None:
+def test_retrieval_contrasts_with_complete_rows_of_other_groups() -> None:
     head = retrieval(column="x").train()
     outputs = head(fused(5, lacking=(1,))).detach()
     targets = torch.tensor([[1.0, 2.0], [3.0, 3.0], [1.0, 2.0], [torch.nan] * 2, [4.0, 4.0]])
     loss = head.loss(outputs, targets)
-    torch.testing.assert_close(loss[0], by_hand(outputs, 0, [3, 4]))  # row 2 is a right answer too
+    torch.testing.assert_close(loss[0], by_hand(outputs, 0, [3, 4]))  # row 2 is a match too
     torch.testing.assert_close(loss[3], by_hand(outputs, 3, [0, 2, 4]))
     assert loss[1] == 0
 
@@ -121,7 +122,7 @@ def test_the_temperature_is_learned_within_bounds() -> None:
 
 
 def test_harder_negatives_weigh_more() -> None:
-    plain, hard = retrieval(), retrieval(hardness=5.0)
+    plain, hard = retrieval(), retrieval(hard_negative_beta=5.0)
     outputs = plain(fused(6)).detach()
     targets = torch.full((6, 2), torch.nan)
     first, second = outputs[0, 0, :-1], outputs[:, 1, :-1]
@@ -132,7 +133,7 @@ def test_harder_negatives_weigh_more() -> None:
     logits = torch.stack([outputs[0, 0, :-1] @ outputs[:, 1, :-1].T])
     own = torch.zeros(1, dtype=torch.int64)
     negatives = torch.tensor([[False] + [True] * 5])
-    found = hard._direction(logits, own, negatives, torch.tensor(1 / 0.07))
+    found = hard._direction_loss(logits, own, negatives, torch.tensor(1 / 0.07))
     torch.testing.assert_close(found[0], forward)
     assert (hard.loss(outputs, targets) > plain.loss(outputs, targets)).float().mean() > 0.5
 
@@ -148,7 +149,7 @@ def test_the_hardest_negative_sets_the_margin() -> None:
     torch.testing.assert_close(loss, torch.tensor([0.4, 0.4, 0.0]))  # 1 instead of 0.8, and 0.2 more
 
 
-def test_cosine_draws_pairs_together_and_looks_at_no_others() -> None:
+def test_cosine_loss_depends_on_single_pairs() -> None:
     head = retrieval(loss="cosine")
     first, second = torch.eye(2), torch.tensor([[1.0, 0.0], [3.0, 4.0]])
     outputs = torch.from_numpy(outputs_of(7 * first.numpy(), second.numpy()))
@@ -174,12 +175,12 @@ def test_retrieval_metrics_by_hand() -> None:
     assert {"loss", *found} == set(RETRIEVAL_METRICS)
 
 
-def test_ranks_of_ties_and_of_several_right_answers() -> None:
+def test_ranks_of_ties_and_of_several_matches() -> None:
     same = np.ones((10, 2))
-    assert ranks_of(same, same, np.repeat(ALONE, 10, 0)).tolist() == [5.5] * 10
+    assert retrieval_ranks(same, same, np.repeat(ALONE, 10, 0)).tolist() == [5.5] * 10
     belongs = np.array([[0, 0], [0, 0], [1, 1]], dtype=np.float32)
     scores = np.array([[1, 3, 2], [3, 1, 2], [5, 4, 3]], dtype=float)
-    assert ranks_of(scores, np.eye(3), belongs).tolist() == [1, 1, 3]
+    assert retrieval_ranks(scores, np.eye(3), belongs).tolist() == [1, 1, 3]
 
 
 def test_retrieval_without_pairs() -> None:
@@ -190,14 +191,14 @@ def test_retrieval_without_pairs() -> None:
 
 def test_retrieval_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     queries, candidates = chance.normal(size=(25, 4)), chance.normal(size=(25, 4))
-    whole = ranks_of(queries, candidates, np.repeat(ALONE, 25, 0))
-    monkeypatch.setattr("rayfuse.model.tasks.retrieval._BLOCK", 7)
-    assert ranks_of(queries, candidates, np.repeat(ALONE, 25, 0)).tolist() == whole.tolist()
+    whole = retrieval_ranks(queries, candidates, np.repeat(ALONE, 25, 0))
+    monkeypatch.setattr("rayfuse.model.tasks.retrieval._BLOCK_SIZE", 7)
+    assert retrieval_ranks(queries, candidates, np.repeat(ALONE, 25, 0)).tolist() == whole.tolist()
 
 
-def test_embeddings_are_answered() -> None:
+def test_predictions_have_embeddings() -> None:
     head = retrieval()
-    whole, half = head.answers(head(fused(2, lacking=(1,))))
+    whole, half = head.format_predictions(head(fused(2, lacking=(1,))))
     assert set(whole["embeddings"]) == {"a", "b"}
     assert np.linalg.norm(whole["embeddings"]["a"]) == pytest.approx(1)
     assert whole["similarity"] == pytest.approx(np.dot(*whole["embeddings"].values()), abs=1e-6)
@@ -205,7 +206,7 @@ def test_embeddings_are_answered() -> None:
     assert half["similarity"] is None
 
 
-def test_an_absent_side_changes_nothing_for_the_others() -> None:
+def test_an_absent_input_does_not_change_other_rows() -> None:
     for head in (matching(), retrieval()):
         given = fused(4, lacking=(1,))
         targets = torch.ones(4) if head.target_width == 1 else torch.full((4, 2), torch.nan)
@@ -216,7 +217,7 @@ def test_an_absent_side_changes_nothing_for_the_others() -> None:
 
 
 def hub_and_others(rows: int = 40) -> tuple[np.ndarray, np.ndarray]:
-    """Queries and their answers, all of length 1; the last answer is a hub, nearer to every query than their own."""
+    """Make unit vectors of queries and candidates; the last candidate is a hub, nearest to every query."""
     spread = np.random.default_rng(3).standard_normal((rows, 4))
     common = np.array([3.0, 0, 0, 0])
     queries, answers = spread + common, spread + 0.3 * common
@@ -224,29 +225,29 @@ def hub_and_others(rows: int = 40) -> tuple[np.ndarray, np.ndarray]:
     return tuple(side / np.linalg.norm(side, axis=1, keepdims=True) for side in (queries, answers))  # type: ignore[return-value]
 
 
-def test_a_bank_corrects_for_hubs() -> None:
+def test_a_bank_corrects_for_hubness() -> None:
     queries, answers = hub_and_others()
-    head, plain = retrieval(bank=64), retrieval()
+    head, plain = retrieval(csls_bank=64), retrieval()
     outputs, alone = outputs_of(7 * queries, answers), np.full((len(queries), 2), np.nan)
     assert head.metrics(outputs, alone) == plain.metrics(outputs, alone), "an empty bank changes nothing"
-    assert set(head.remember(outputs)) == {"bank"}
+    assert set(head.fill_memory_bank(outputs)) == {"csls_bank"}
     found, before = (some.metrics(outputs, alone)["forward_r1"] for some in (head, plain))
     assert found > before + 0.2
-    assert torch.linalg.norm(head.bank[:, : len(queries)], dim=2) == pytest.approx(1, abs=1e-5)
-    assert not head.bank[:, len(queries) :].any()
+    assert torch.linalg.norm(head.csls_bank[:, : len(queries)], dim=2) == pytest.approx(1, abs=1e-5)
+    assert not head.csls_bank[:, len(queries) :].any()
 
 
-def test_callers_can_correct_for_hubs_themselves() -> None:
+def test_callers_can_correct_for_hubness() -> None:
     queries, answers = hub_and_others()
-    head = retrieval(bank=32)
+    head = retrieval(csls_bank=32)
     outputs, alone = outputs_of(7 * queries, answers), np.full((len(queries), 2), np.nan)
-    head.remember(outputs)
-    told = head.answers(torch.from_numpy(outputs))
-    sides = [np.array([answer["embeddings"][name] for answer in told]) for name in ("a", "b")]
-    hubs = [np.array([answer["hubness"][name] for answer in told]) for name in ("a", "b")]
+    head.fill_memory_bank(outputs)
+    predictions = head.format_predictions(torch.from_numpy(outputs))
+    sides = [np.array([prediction["embeddings"][name] for prediction in predictions]) for name in ("a", "b")]
+    hubs = [np.array([prediction["hubness"][name] for prediction in predictions]) for name in ("a", "b")]
     scores = 2 * sides[0] @ sides[1].T - hubs[0][:, None] - hubs[1][None]
     ranks = (scores > np.diag(scores)[:, None]).sum(axis=1) + 1
     assert head.metrics(outputs, alone)["forward_r1"] == pytest.approx((ranks == 1).mean())
-    by_hand = np.sort(sides[1] @ head.bank[0].numpy().T, axis=1)[:, -10:].mean(axis=1)
+    by_hand = np.sort(sides[1] @ head.csls_bank[0].numpy().T, axis=1)[:, -10:].mean(axis=1)
     np.testing.assert_allclose(hubs[1], by_hand, rtol=1e-4)
-    assert "hubness" not in retrieval().answers(torch.from_numpy(outputs))[0]
+    assert "hubness" not in retrieval().format_predictions(torch.from_numpy(outputs))[0]

@@ -5,22 +5,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import ndcg_score
+from sklearn import metrics as sklearn
 
 from rayfuse.model.tasks import build_task
-from rayfuse.model.tasks.ranking import ndcg_of
-from rayfuse.spec.tasks import RANKING_METRICS, RankingTask
-from rayfuse.spec.tasks.numbers import group_numbers
+from rayfuse.model.tasks.ranking import ndcg_score
+from rayfuse.spec.tasks.numbers import hash_to_floats
+from rayfuse.spec.tasks.ranking import RANKING_METRICS, RankingTaskConfig
 
 chance = np.random.default_rng(0)
 
 
 def ranking(**options: Any) -> Any:
-    return build_task(RankingTask(type="ranking", column="x", group="query", **options), 4)
+    return build_task(RankingTaskConfig(type="ranking", column="x", query_column="query", **options), 4)
 
 
 def targets_of(relevance: list[float], queries: str) -> torch.Tensor:
-    return torch.tensor([[r, *group_numbers(q)] for r, q in zip(relevance, queries, strict=True)])
+    return torch.tensor([[r, *hash_to_floats(q)] for r, q in zip(relevance, queries, strict=True)])
 
 
 def test_listwise_loss_by_hand() -> None:
@@ -38,7 +38,7 @@ def test_pairwise_loss_by_hand() -> None:
 
 
 @pytest.mark.parametrize("kind", ["pairwise", "listwise"])
-def test_losses_put_rows_in_order(kind: str) -> None:
+def test_losses_order_the_rows(kind: str) -> None:
     scores = torch.zeros(6, 1, requires_grad=True)
     targets = targets_of([0, 1, 2, 5, 0, 0], "aaabbb")
     head, optimizer = ranking(loss=kind).train(), torch.optim.Adam([scores], lr=0.1)
@@ -50,7 +50,7 @@ def test_losses_put_rows_in_order(kind: str) -> None:
     assert scores[0] < scores[1] < scores[2]
 
 
-def test_fillers_do_not_count() -> None:
+def test_padding_rows_do_not_count() -> None:
     scores, targets = torch.randn(3, 1), targets_of([1, 0, 0], "aab")
     filled = torch.cat([targets, torch.full((1, 3), torch.nan)])
     for kind in ("pairwise", "listwise"):
@@ -60,7 +60,7 @@ def test_fillers_do_not_count() -> None:
 
 
 def test_metrics_against_sklearn() -> None:
-    head = ranking(depth=5)
+    head = ranking(ndcg_at=5)
     scores = chance.normal(size=(60, 1)).astype(np.float32)
     queries = "".join("abcdef"[i % 6] for i in range(60))
     targets = targets_of([float(n) for n in chance.integers(0, 4, 60)], queries).numpy()
@@ -68,17 +68,17 @@ def test_metrics_against_sklearn() -> None:
     ndcg, mrr = [], []
     for i in range(5):
         relevance, given = targets[i::6, 0], scores[i::6, 0]
-        ndcg.append(ndcg_score([relevance], [given], k=5))
+        ndcg.append(sklearn.ndcg_score([relevance], [given], k=5))
         order = relevance[np.argsort(-given)]
         mrr.append(1 / (1 + np.flatnonzero(order > 0)[0]))
     found = head.metrics(scores, targets)
     assert found == pytest.approx({"ndcg": np.mean(ndcg), "mrr": np.mean(mrr)})
     assert {"loss", *found} == set(RANKING_METRICS)
-    assert head.details(scores, targets) == {"queries": 5, "depth": 5}
+    assert head.details(scores, targets) == {"queries": 5, "ndcg_at": 5}
 
 
-def test_ties_are_broken_against_the_model() -> None:
+def test_ties_count_as_the_worst_order() -> None:
     relevance = np.array([1.0, 0.0, 0.0])
-    assert ndcg_of(np.zeros(3), relevance, 10) == pytest.approx(0.5)
+    assert ndcg_score(np.zeros(3), relevance, 10) == pytest.approx(0.5)
     found = ranking().metrics(np.zeros((3, 1)), targets_of([1, 0, 0], "aaa").numpy())
     assert found["mrr"] == pytest.approx(1 / 3)

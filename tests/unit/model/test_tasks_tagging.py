@@ -1,4 +1,4 @@
-"""Entities as conlleval counts them, and tags of words that are padded or cut off."""
+"""Entities as conlleval counts them, and tags of padded and truncated words."""
 
 from typing import Any
 
@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from rayfuse.model.tasks import build_task
-from rayfuse.model.tasks.tagging import chunks, count_chunks
-from rayfuse.spec.tasks import TAGGING_METRICS, TaggingTask
+from rayfuse.model.tasks.tagging import count_entities, extract_entities
+from rayfuse.spec.tasks.tagging import TAGGING_METRICS, TaggingTaskConfig
 
 TAGS = ["O", "B-a", "I-a", "B-b", "I-b"]
 
@@ -29,12 +29,12 @@ TAGS = ["O", "B-a", "I-a", "B-b", "I-b"]
     ],
 )
 def test_chunks(tags: str, entities: list[Any]) -> None:
-    assert chunks(tags.split()) == entities
+    assert extract_entities(tags.split()) == entities
     assert conlleval(tags.split()) == entities
 
 
 def conlleval(tags: list[str]) -> list[Any]:
-    """The rules of conlleval's endOfChunk and startOfChunk, word for word."""
+    """Apply the rules of conlleval's endOfChunk and startOfChunk literally."""
     found, begun = [], None
     previous, previous_type = "O", ""
     for i, whole in enumerate([*tags, "O"]):
@@ -54,23 +54,23 @@ def test_chunks_of_any_tags_are_those_of_conlleval() -> None:
     chance = np.random.default_rng(0)
     for _ in range(300):
         tags = list(chance.choice(TAGS, chance.integers(0, 9)))
-        assert chunks(tags) == conlleval(tags), tags
+        assert extract_entities(tags) == conlleval(tags), tags
 
 
 def test_counts() -> None:
     predicted = [["B-a", "I-a", "O", "B-b"], ["B-a", "O"]]
     true = [["B-a", "I-a", "O", "B-a"], ["B-a", "I-a"]]
-    assert count_chunks(predicted, true) == {"a": (1, 2, 3), "b": (0, 1, 0)}
+    assert count_entities(predicted, true) == {"a": (1, 2, 3), "b": (0, 1, 0)}
 
 
 @pytest.fixture
 def head() -> Any:
-    task = TaggingTask(type="tagging", column="x", input="text", entities=["a", "b"])
+    task = TaggingTaskConfig(type="tagging", column="x", input="text", entities=["a", "b"])
     return build_task(task, 4)
 
 
 def outputs_of(*rows: str) -> np.ndarray:
-    """Outputs that mean these tags; `-` is a word that was not read. Shorter rows are padded as evaluation does."""
+    """Make outputs of these tags; `-` is a word that was not read. Shorter rows are padded as in evaluation."""
     longest = max(len(row.split()) for row in rows)
     outputs = np.full((len(rows), longest, len(TAGS) + 1), np.nan, dtype=np.float32)
     for i, row in enumerate(rows):
@@ -89,7 +89,7 @@ def targets_of(*rows: str) -> np.ndarray:
 
 
 def test_metrics_by_hand(head: Any) -> None:
-    """4 words of the first row, one of which was cut off; 2 entities of 3 predicted are among the 4 there are."""
+    """4 words of the first row, one of them truncated; 2 of 3 predicted entities are among the 4 true ones."""
     outputs = outputs_of("B-a I-a O -", "B-b B-b")
     targets = targets_of("B-a I-a O B-a", "B-b I-b")
     found = head.metrics(outputs, targets)
@@ -116,9 +116,9 @@ def test_the_loss_is_over_words_that_were_read(head: Any) -> None:
     assert torch.isfinite(outputs.grad).all()  # type: ignore[arg-type]
 
 
-def test_answers_name_words(head: Any) -> None:
+def test_predictions_refer_to_words(head: Any) -> None:
     outputs = torch.from_numpy(np.nan_to_num(outputs_of("O B-a I-a - B-b -", "-")))
-    assert head.answers(outputs) == [
+    assert head.format_predictions(outputs) == [
         {
             "tags": ["O", "B-a", "I-a", "O", "B-b"],
             "entities": [{"type": "a", "start": 1, "end": 3}, {"type": "b", "start": 4, "end": 5}],
@@ -131,7 +131,7 @@ def test_words_are_read_at_their_first_token(head: Any) -> None:
     tokens = torch.randn(2, 5, 4)
     mask = torch.tensor([[True] * 5, [False] * 5])
     starts = torch.tensor([[1, 3, -1], [0, 2, -1]])
-    fused = {"vector": torch.zeros(2, 4), "inputs": {"text": (tokens, mask)}, "words": {"text": starts}}
+    fused = {"vector": torch.zeros(2, 4), "inputs": {"text": (tokens, mask)}, "word_starts": {"text": starts}}
     outputs = head(fused)
     torch.testing.assert_close(outputs[0, :2, :-1], head.linear(tokens[0, [1, 3]]))
     assert outputs[:, :, -1].tolist() == [[1, 1, 0], [0, 0, 0]]  # the second text is absent

@@ -1,4 +1,4 @@
-"""One MLflow database and one trained model for all tests of the registry: making either takes seconds."""
+"""One MLflow database and one trained model for all tests of the registry, as creating either takes seconds."""
 
 import json
 from collections.abc import Callable
@@ -9,24 +9,24 @@ import pytest
 import torch
 from tiny_jobs import make_model_folder
 
-from rayfuse.registry.tracking import connect, tracking_uri
+from rayfuse.registry.mlflow_connection import connect, resolve_tracking_uri
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    """Models this small only wait for more threads, on a busy machine for seconds."""
+    """Use one thread: with more, models this small wait seconds for each other on a busy machine."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A client of a database that all tests share; each uses names of its own."""
-    return connect(tracking_uri(str(tmp_path_factory.mktemp("mlflow"))))
+    """Return a client of a database that all tests share; each test uses different names."""
+    return connect(resolve_tracking_uri(str(tmp_path_factory.mktemp("mlflow"))))
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the rows of a tiny job in data/ and its trained model in model/."""
+    """Return a folder with the rows of a tiny job in data/ and its trained model in model/."""
     folder = tmp_path_factory.mktemp("tiny")
     make_model_folder(folder)
     return folder
@@ -34,16 +34,17 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def add_version(client: Any) -> Callable[..., int]:
-    """Register a version that has numbers but no model: `add_version(name, accuracy, digest, alias)`."""
+    """Return a function that registers a version with metrics but no model: `add_version(name, accuracy, digest, alias)`."""
 
     def add(name: str, accuracy: float = 0.9, digest: str = "same", alias: str | None = "candidate") -> int:
         if not client.search_registered_models(f"name='{name}'"):
             client.create_registered_model(name)
         tags = {
-            "rayfuse.judged": {
+            "rayfuse.evaluation": {
                 "split": "test",
                 "metric": "answer/accuracy",
                 "mode": "max",
+                "modes": {"answer/accuracy": "max", "loss": "min"},
                 "required": ["text"],
             },
             "rayfuse.metrics": {"test": {"answer/accuracy": accuracy, "loss": 1 - accuracy}},

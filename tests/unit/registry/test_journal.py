@@ -12,13 +12,13 @@ def steps(url: object) -> list[int]:
     return [record["step"] for record in read_journal(str(url))]
 
 
-def test_what_is_appended_can_be_read_before_it_is_closed(tmp_path: Path) -> None:
+def test_appended_records_are_readable_before_close(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "deep" / "m.jsonl")
     journal.append([RECORD, {**RECORD, "step": 2}])
     assert steps(tmp_path / "deep" / "m.jsonl") == [1, 2]
 
 
-def test_a_line_cut_off_by_a_crash_costs_that_line_only(tmp_path: Path) -> None:
+def test_a_line_cut_off_by_a_crash_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     path.write_text('{"step": 1}\n{"step": 2, "metr')
     journal = Journal(path)
@@ -45,7 +45,7 @@ def test_a_remote_journal_is_written_at_flush_and_continued_by_the_next_process(
     assert steps(url) == [1, 2]
 
 
-def test_a_store_that_fails_says_so(tmp_path: Path) -> None:
+def test_an_unwritable_journal_raises(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
         Journal(tmp_path / "file" / "m.jsonl").append([RECORD])

@@ -1,4 +1,4 @@
-"""Event files, read back with what wrote them."""
+"""Event files, parsed with the protobuf classes of tensorboardX."""
 
 import struct
 import sys
@@ -12,7 +12,7 @@ import tiny_jobs
 from rayfuse.registry.tensorboard import check_installed, event_files
 
 RECORDS: list[dict[str, Any]] = [
-    {"time": 100.0, "step": 0, "metrics": {}, "started": 0},
+    {"time": 100.0, "step": 0, "metrics": {}, "first_step": 0},
     {"time": 101.0, "step": 5, "metrics": {"train/loss": 1.5, "train/loss/align/contrastive": 0.5}},
     {"time": 102.0, "step": 9, "metrics": {"validation/loss": 1.0}, "epoch": 1},
     {"time": 103.0, "step": 9, "metrics": {}, "text": "a table"},
@@ -29,7 +29,7 @@ def job_with(folder: Path, wanted: bool) -> Any:
 
 
 def events(content: bytes) -> list[Any]:
-    """What an event file holds: records of length, checksum, protobuf, checksum."""
+    """Parse an event file: records of length, checksum, protobuf, checksum."""
     from tensorboardX.proto.event_pb2 import Event
 
     found, place = [], 0
@@ -56,19 +56,19 @@ SCALARS = {
 }
 
 
-def test_everything_measured_is_there(folder: Path, tmp_path: Path) -> None:
-    said: list[str] = []
-    with event_files(job_with(folder, True), str(tmp_path / "tensorboard"), said.append) as log:
+def test_all_metrics_are_written(folder: Path, tmp_path: Path) -> None:
+    messages: list[str] = []
+    with event_files(job_with(folder, True), str(tmp_path / "tensorboard"), messages.append) as log:
         log(RECORDS)
     files = list((tmp_path / "tensorboard").iterdir())
     assert scalars([file.read_bytes() for file in files]) == SCALARS
-    assert said == []
+    assert messages == []
 
 
-def test_a_restart_takes_back_what_is_done_anew(folder: Path, tmp_path: Path) -> None:
+def test_a_restart_purges_repeated_steps(folder: Path, tmp_path: Path) -> None:
     with event_files(job_with(folder, True), str(tmp_path), print) as log:
         log(RECORDS)
-        log([{"time": 110.0, "step": 5, "metrics": {}, "started": 0}])
+        log([{"time": 110.0, "step": 5, "metrics": {}, "first_step": 0}])
     marks = [
         event.step
         for file in tmp_path.iterdir()
@@ -85,22 +85,22 @@ def test_files_at_any_url(folder: Path) -> None:
     assert scalars([memory.cat_file(path) for path in memory.find("/events/run")]) == SCALARS
 
 
-def test_nothing_is_written_where_nobody_wants_it(folder: Path, tmp_path: Path) -> None:
+def test_nothing_is_written_if_it_is_off(folder: Path, tmp_path: Path) -> None:
     with event_files(job_with(folder, False), str(tmp_path / "tensorboard"), print) as log:
         log(RECORDS)
     assert not (tmp_path / "tensorboard").exists()
 
 
-def test_trouble_is_said_once_and_training_goes_on(folder: Path, tmp_path: Path) -> None:
-    said: list[str] = []
-    with event_files(job_with(folder, True), str(tmp_path), said.append) as log:
+def test_the_first_error_is_logged(folder: Path, tmp_path: Path) -> None:
+    messages: list[str] = []
+    with event_files(job_with(folder, True), str(tmp_path), messages.append) as log:
         log([{"step": 1, "time": "wrong", "metrics": {"a": 1.0}}])
         log([{"step": 1, "time": "wrong", "metrics": {"a": 1.0}}])
-    assert len(said) == 1
-    assert said[0].startswith(f"{tmp_path}: event files cannot be written: ")
+    assert len(messages) == 1
+    assert messages[0].startswith(f"{tmp_path}: event files cannot be written: ")
 
 
-def test_a_missing_package_is_noticed_before_anything_is_done(
+def test_a_missing_package_is_an_error_if_event_files_are_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorboardX", None)

@@ -3,20 +3,22 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tiny_jobs import tiny_job
 
-from rayfuse.registry.tracker import Tracker, flatten
+from rayfuse.pipeline import input_subset_metrics
+from rayfuse.registry.tracker import Tracker, flatten_params
 
 
-def start(client: Any, folder: Path, said: list[str] | None = None, **options: Any) -> Tracker:
-    say = (said if said is not None else []).append
+def start(client: Any, folder: Path, messages: list[str] | None = None, **options: Any) -> Tracker:
+    log = (messages if messages is not None else []).append
     journal = options.pop("journal", folder / "m.jsonl")
-    return Tracker.start(client, tiny_job(folder, name=folder.name), "run", journal, say=say, **options)
+    return Tracker.start(client, tiny_job(folder, name=folder.name), "run", journal, log=log, **options)
 
 
-def test_a_run_says_what_was_trained_and_with_which_code(client: Any, tmp_path: Path) -> None:
+def test_a_run_has_spec_data_and_code(client: Any, tmp_path: Path) -> None:
     tracker = start(client, tmp_path, spec_file=str(tmp_path / "job.yaml"))
-    tracker.set_data({"train": "a" * 32, "test": "b" * 32}, {"train": 48, "test": 24})
+    tracker.log_datasets({"train": "a" * 32, "test": "b" * 32}, {"train": 48, "test": 24})
     tracker.finish()
     run = client.get_run(tracker.run_id)
     assert run.data.params["inputs.image.encoder.type"] == "conv"
@@ -31,7 +33,7 @@ def test_a_run_says_what_was_trained_and_with_which_code(client: Any, tmp_path: 
     assert "mlartifacts" in run.info.artifact_uri
 
 
-def test_numbers_that_are_none_are_kept_too(client: Any, tmp_path: Path) -> None:
+def test_nan_and_infinity_are_metrics(client: Any, tmp_path: Path) -> None:
     tracker = start(client, tmp_path)
     values = {"train/loss": math.nan, "train/rate": math.inf, "train/note": "text", "train/absent": None}
     tracker.log([{"time": 1.0, "step": 3, "metrics": values}])
@@ -40,7 +42,7 @@ def test_numbers_that_are_none_are_kept_too(client: Any, tmp_path: Path) -> None
     assert client.get_run(tracker.run_id).data.metrics.keys() == {"train/loss", "train/rate"}
 
 
-def test_a_journal_sent_again_doubles_nothing(client: Any, tmp_path: Path) -> None:
+def test_a_journal_that_is_sent_twice_is_stored_once(client: Any, tmp_path: Path) -> None:
     tracker = start(client, tmp_path)
     tracker.log([{"time": float(i), "step": i, "metrics": {"train/loss": i / 7}} for i in range(50)])
     tracker.finish("KILLED")
@@ -53,29 +55,43 @@ def test_a_journal_sent_again_doubles_nothing(client: Any, tmp_path: Path) -> No
     assert sorted(m.step for m in client.get_metric_history(again.run_id, "train/loss")) == list(range(51))
 
 
-def test_a_run_that_is_gone_gets_a_new_one(client: Any, tmp_path: Path) -> None:
-    said: list[str] = []
-    tracker = start(client, tmp_path, said, run_id="0" * 32)
+def test_a_deleted_run_is_replaced(client: Any, tmp_path: Path) -> None:
+    messages: list[str] = []
+    tracker = start(client, tmp_path, messages, run_id="0" * 32)
     tracker.finish()
     assert tracker.run_id != "0" * 32
-    assert "no longer has run" in said[0]
+    assert "has no run" in messages[0]
 
 
-def test_nothing_that_breaks_stops_the_training(client: Any, tmp_path: Path) -> None:
+def test_failures_of_tracking_are_logged(client: Any, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    said: list[str] = []
-    tracker = start(client, tmp_path, said, journal=tmp_path / "file" / "m.jsonl")
+    messages: list[str] = []
+    tracker = start(client, tmp_path, messages, journal=tmp_path / "file" / "m.jsonl")
     tracker.log([{"time": 1.0, "step": 1, "metrics": {"train/loss": 1.0}}])
     tracker.log([{"time": 2.0, "step": 2, "metrics": {"bad name!?\n": 1.0, "train/loss": 0.5}}])
-    tracker.artifact(tmp_path / "never made.png")
+    tracker.log_artifact(tmp_path / "never made.png")
     tracker.finish()
     assert len(client.get_metric_history(tracker.run_id, "train/loss")) == 2
-    assert [line.partition(":")[0] for line in said] == [
+    assert [line.partition(":")[0] for line in messages] == [
         f"{tmp_path}/file/m.jsonl cannot be written",
-        "MLflow refuses `bad name!?\n`",
+        "MLflow rejected `bad name!?\n`, which is dropped",
         f"{tmp_path}/never made.png",
     ]
 
 
-def test_flatten_keeps_lists_whole_and_leaves_null_out() -> None:
-    assert flatten({"a": {"b": [1, 2], "c": None}, "d": True}) == {"a.b": "[1, 2]", "d": "True"}
+def test_flatten_params_has_lists_as_text_and_no_null() -> None:
+    assert flatten_params({"a": {"b": [1, 2], "c": None}, "d": True}) == {"a.b": "[1, 2]", "d": "True"}
+
+
+def test_mlflow_accepts_the_metric_names_of_input_subsets(client: Any) -> None:
+    by_inputs = {
+        "image+text": {"answer/accuracy": 0.75, "answer/f1_macro": 0.5},
+        "text": {"answer/accuracy": 0.5},
+    }
+    metrics = input_subset_metrics({"split": "test", "by_inputs": by_inputs})
+    assert metrics["test_by_inputs/image.text/answer/accuracy"] == 0.75
+    assert not any("macro" in name for name in metrics)
+    run_id = client.create_run(client.create_experiment("by inputs")).info.run_id
+    for name, value in metrics.items():
+        client.log_metric(run_id, name, value)
+    assert client.get_run(run_id).data.metrics == pytest.approx(metrics)

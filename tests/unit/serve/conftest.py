@@ -18,7 +18,7 @@ from tiny_jobs import write_audio, write_image
 from rayfuse.cluster.local import free_ports
 from rayfuse.model.predictor import Predictor
 from rayfuse.serve.app import build_app
-from rayfuse.serve.engine import Engine
+from rayfuse.serve.engine import InferenceEngine
 from rayfuse.serve.settings import Settings
 
 
@@ -34,11 +34,11 @@ def predictor(model_folder: Path) -> Predictor:
 
 @pytest.fixture
 def build(predictor: Predictor) -> Iterator[Callable[..., TestClient]]:
-    """A client of an endpoint with the given settings (`host`: the caller's address)."""
+    """Return a client of an endpoint with the given settings (`host`: the caller's address)."""
     with ExitStack() as stack:
 
         def make(host: str = "127.0.0.1", **settings: Any) -> TestClient:
-            engine = Engine(predictor, Settings(**{"version": 3, **settings}))
+            engine = InferenceEngine(predictor, Settings(**{"version": 3, **settings}))
             app = build_app(engine)
             client = stack.enter_context(TestClient(app, client=(host, 50000), raise_server_exceptions=False))
             client.engine = engine  # type: ignore[attr-defined]
@@ -49,12 +49,12 @@ def build(predictor: Predictor) -> Iterator[Callable[..., TestClient]]:
 
 @pytest.fixture
 def client(build: Callable[..., TestClient]) -> TestClient:
-    return build(wait=0.0)
+    return build(batch_wait_timeout=0.0)
 
 
 @pytest.fixture(scope="session")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return write_image(tmp_path_factory.mktemp("picture") / "red.png").read_bytes()
+def png(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return write_image(tmp_path_factory.mktemp("image") / "red.png").read_bytes()
 
 
 @pytest.fixture(scope="session")
@@ -63,16 +63,20 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.fixture
-def whole(picture: bytes, clip: bytes) -> dict[str, Any]:
-    """All inputs, as JSON."""
-    return {"image": b64(picture), "audio": b64(clip), "text": "which colour is it?"}
+def whole(png: bytes, clip: bytes) -> dict[str, Any]:
+    """Return all inputs as JSON."""
+    return {"image": b64(png), "audio": b64(clip), "text": "which colour is it?"}
 
 
 @pytest.fixture(scope="session")
 def server(predictor: Predictor) -> Iterator[str]:
-    """The URL of an endpoint below /tiny on a real HTTP server."""
+    """Return the URL of an endpoint below /tiny on a real HTTP server."""
     [port] = free_ports(1)
-    app = build_app(Engine(predictor, Settings(version=3, wait=0.0, body=200_000, timeout=2.0)))
+    app = build_app(
+        InferenceEngine(
+            predictor, Settings(version=3, batch_wait_timeout=0.0, max_body_size=200_000, request_timeout=2.0)
+        )
+    )
     below = Starlette(routes=[Mount("/tiny", app=app)])
     config = uvicorn.Config(below, port=port, log_level="error", lifespan="off")
     running = uvicorn.Server(config)

@@ -1,4 +1,4 @@
-"""How samples become batches, with plain numbers for samples."""
+"""Batching, with plain numbers for samples."""
 
 import asyncio
 import threading
@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from rayfuse.serve.batcher import Batched, Batcher
+from rayfuse.serve.batcher import Batcher, BatchResult
 
 
 class Model:
-    """Doubles numbers and remembers its batches; fails for negative ones."""
+    """Doubles numbers and records its batches; fails for negative ones."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.batches: list[list[int]] = []
@@ -39,9 +39,9 @@ def run(model: Model, items: Sequence[int], size: int = 4, wait: float = 0.05) -
     return asyncio.run(all_at_once())
 
 
-def test_each_gets_its_own_answer() -> None:
+def test_each_item_gets_its_result() -> None:
     model = Model()
-    assert [found.answer for found in run(model, range(10))] == [2 * item for item in range(10)]
+    assert [found.result for found in run(model, range(10))] == [2 * item for item in range(10)]
     assert [len(batch) for batch in model.batches] == [4, 4, 2]
 
 
@@ -51,19 +51,19 @@ def test_a_full_batch_does_not_wait() -> None:
     assert time.monotonic() - started < 2
 
 
-def test_one_failing_item_takes_nobody_with_it() -> None:
+def test_a_failing_item_does_not_affect_others() -> None:
     model = Model()
     first, failed, last = run(model, [1, -1, 3])
-    assert (first.answer, last.answer) == (2, 6)
+    assert (first.result, last.result) == (2, 6)
     assert isinstance(failed, ValueError)
     assert model.batches == [[1, -1, 3], [1], [-1], [3]]
 
 
 def test_while_the_model_is_busy_the_next_batch_grows() -> None:
-    """Where Ray's serve.batch would have closed several small ones."""
+    """Ray's serve.batch would close several small ones."""
     model = Model(seconds=0.2)
 
-    async def trickle() -> list[Batched[int]]:
+    async def trickle() -> list[BatchResult[int]]:
         batcher = Batcher(model, 8, 0.001)
         first = asyncio.create_task(batcher.submit(0))
         while not model.started.is_set():
@@ -78,12 +78,12 @@ def test_while_the_model_is_busy_the_next_batch_grows() -> None:
 
     found = asyncio.run(trickle())
     assert model.batches == [[0], [1, 2, 3, 4, 5]]
-    assert found[-1].rows == 5
-    assert found[1].waited > found[-1].waited > 0.05
-    assert found[1].computed == pytest.approx(0.2, abs=0.1)
+    assert found[-1].batch_size == 5
+    assert found[1].queue_seconds > found[-1].queue_seconds > 0.05
+    assert found[1].compute_seconds == pytest.approx(0.2, abs=0.1)
 
 
-def test_who_went_away_is_not_computed() -> None:
+def test_cancelled_items_are_not_computed() -> None:
     model = Model(seconds=0.1)
 
     async def leave() -> None:
@@ -107,14 +107,14 @@ def test_failures_in_a_row_are_counted_until_one_succeeds() -> None:
         seen = []
         for item in (-1, -1, 1):
             await asyncio.gather(batcher.submit(item), return_exceptions=True)
-            seen.append(batcher.failures)
+            seen.append(batcher.consecutive_failures)
         await batcher.close()
         return seen
 
     assert asyncio.run(fail_twice()) == [1, 2, 0]
 
 
-def test_a_model_that_loses_answers_is_an_error() -> None:
+def test_a_wrong_number_of_results_is_an_error() -> None:
     async def lose() -> Any:
         batcher = Batcher(lambda items: [], 1, 0.0)
         try:
@@ -123,4 +123,4 @@ def test_a_model_that_loses_answers_is_an_error() -> None:
             await batcher.close()
 
     [error] = asyncio.run(lose())
-    assert "1 items were given and 0 answers" in str(error)
+    assert "returned 0 results for 1 items" in str(error)

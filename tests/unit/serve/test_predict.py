@@ -1,4 +1,4 @@
-"""`rayfuse predict`: the same answer from an endpoint and from the model, and the same errors."""
+"""`rayfuse predict`: the same predictions and errors from an endpoint and from the model."""
 
 import json
 from pathlib import Path
@@ -10,8 +10,8 @@ from rayfuse.cli import main
 
 
 @pytest.fixture
-def given(tmp_path: Path, picture: bytes, clip: bytes) -> list[str]:
-    (tmp_path / "a.png").write_bytes(picture)
+def given(tmp_path: Path, png: bytes, clip: bytes) -> list[str]:
+    (tmp_path / "a.png").write_bytes(png)
     (tmp_path / "a.wav").write_bytes(clip)
     return [f"image=@{tmp_path}/a.png", f"audio=@{tmp_path}/a.wav", "text=which colour is it?"]
 
@@ -26,7 +26,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]:
     return code, json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
-def test_both_answer_the_same(
+def test_endpoint_and_model_predict_the_same(
     capsys: pytest.CaptureFixture[str], server: str, model_folder: Path, given: list[str]
 ) -> None:
     (code, over_http), (_, direct) = (run(capsys, model, *given) for model in (server, str(model_folder)))
@@ -39,7 +39,7 @@ def test_both_answer_the_same(
     )
 
 
-def test_people_read_label_score_and_what_it_is_from(
+def test_text_output_has_label_score_and_inputs(
     capsys: pytest.CaptureFixture[str], model: str, given: list[str]
 ) -> None:
     assert main(["predict", model, *given[:1], given[2]]) == 0
@@ -49,7 +49,7 @@ def test_people_read_label_score_and_what_it_is_from(
     assert "from image, text, by tiny" in printed
 
 
-def test_text_may_come_from_a_file(
+def test_text_from_a_file(
     capsys: pytest.CaptureFixture[str], model: str, given: list[str], tmp_path: Path
 ) -> None:
     (tmp_path / "question.txt").write_text("which colour is it?")
@@ -60,25 +60,25 @@ def test_text_may_come_from_a_file(
 
 
 @pytest.mark.parametrize(
-    ("values", "says"),
+    ("values", "expected_message"),
     [
         (["text=hi"], "image: missing"),
         (["imag=x", "text=hi"], "imag: not an input of this model"),
-        (["image=@/nope.png", "text=hi"], "image: /nope.png: no such file"),
-        (["text"], "write NAME=VALUE"),
-        (["=x"], "write NAME=VALUE"),
+        (["image=@/nope.png", "text=hi"], "image: /nope.png: file not found"),
+        (["text"], "expected NAME=VALUE"),
+        (["=x"], "expected NAME=VALUE"),
         (["text=a", "text=b"], "text: given twice"),
     ],
 )
-def test_a_wrong_input_is_a_wrong_command(
-    capsys: pytest.CaptureFixture[str], model: str, values: list[str], says: str
+def test_invalid_inputs_have_exit_code_2(
+    capsys: pytest.CaptureFixture[str], model: str, values: list[str], expected_message: str
 ) -> None:
     code, answer = run(capsys, model, *values)
     assert code == 2
-    assert says in answer["error"]["message"]
+    assert expected_message in answer["error"]["message"]
 
 
-def test_a_forgotten_at_is_guessed(
+def test_a_missing_at_sign_is_suggested(
     capsys: pytest.CaptureFixture[str], model: str, given: list[str], tmp_path: Path
 ) -> None:
     code, answer = run(capsys, model, f"image={tmp_path}/a.png", given[2])
@@ -86,23 +86,23 @@ def test_a_forgotten_at_is_guessed(
     assert answer["error"]["message"].endswith(f"did you mean image=@{tmp_path}/a.png?")
 
 
-def test_a_broken_file_is_named(
+def test_corrupt_files_are_named(
     capsys: pytest.CaptureFixture[str], model: str, given: list[str], tmp_path: Path
 ) -> None:
     (tmp_path / "a.png").write_text("a text file")
     code, answer = run(capsys, model, *given)
     assert code == 2
-    assert answer["error"]["message"].startswith("image: not a readable picture")
+    assert answer["error"]["message"].startswith("image: not a readable image")
 
 
 @pytest.mark.parametrize(
     "url", ["http://127.0.0.1:1/tiny", "http://no-such-host.invalid/x", "http://[", "https://"]
 )
-def test_no_endpoint_there(capsys: pytest.CaptureFixture[str], url: str) -> None:
+def test_missing_endpoint(capsys: pytest.CaptureFixture[str], url: str) -> None:
     assert run(capsys, url, "text=hi")[0] == 4
 
 
-def test_no_model_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_missing_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, answer = run(capsys, str(tmp_path), "text=hi")
     assert code == 1
-    assert "no model folder there" in answer["error"]["message"]
+    assert "not a model folder" in answer["error"]["message"]

@@ -1,4 +1,4 @@
-"""What the specs of encoders and alignments allow, and what they say of mistakes."""
+"""Valid specs of encoders and alignments, and the errors of invalid ones."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ import pytest
 from pydantic import TypeAdapter
 
 from rayfuse.errors import SpecError
-from rayfuse.spec.encoders import VideoEncoder, encoders_in, pretrained_in
+from rayfuse.spec.encoders import VideoEncoderConfig, iter_encoders, iter_pretrained_encoders
 from rayfuse.spec.job import Job
-from rayfuse.spec.load import check
+from rayfuse.spec.load import validate_spec
 
 
 def job_with(encoder: dict[str, Any], kind: str = "text", align: dict[str, Any] | None = None) -> Job:
@@ -22,7 +22,7 @@ def job_with(encoder: dict[str, Any], kind: str = "text", align: dict[str, Any] 
         "tasks": {"answer": {"type": "classification", "column": "label"}},
         "output": {"storage": "/runs"},
     }
-    job: Job = check(content, Job, "job.yaml")
+    job: Job = validate_spec(content, Job, "job.yaml")
     return job
 
 
@@ -43,54 +43,56 @@ def test_ways_to_train() -> None:
         ({"train": "last"}, "inputs.x.encoder.train: 'last' does not match ^(frozen|last:"),
         ({"train": "last:0"}, "inputs.x.encoder.train: 'last:0' does not match"),
         ({"pool": "median"}, "inputs.x.encoder.pool: 'median' is not one of: 'mean', 'first', 'last', 'max', 'attention' or 'none'"),
-        ({"train": "lora", "lora": {"init": "eva", "init_rows": 0}}, "inputs.x.encoder.lora.init_rows: should be greater"),
-        ({"train": "lora", "lora": {"init": "pisa"}}, "'pisa' is not an initialisation; one of: default, "),
-        ({"train": "lora", "lora": {"init": "pissa_niter_x"}}, "'pissa_niter_x' is not an initialisation"),
-        ({"train": "lora", "lora": {"init": "orthogonal", "r": 3}}, "inputs.x.encoder.lora.r: rank 3 is odd"),
-        ({"train": "lora", "lora": {"init": "mica", "dora": True}}, "inputs.x.encoder.lora.dora: does not go with init: mica"),
+        ({"train": "lora", "lora": {"init_lora_weights": "eva", "init_samples": 0}}, "inputs.x.encoder.lora.init_samples: should be greater"),
+        ({"train": "lora", "lora": {"init_lora_weights": "pisa"}}, "'pisa' is not an initialization; one of: default, "),
+        ({"train": "lora", "lora": {"init_lora_weights": "pissa_niter_x"}}, "'pissa_niter_x' is not an initialization"),
+        ({"train": "lora", "lora": {"init_lora_weights": "orthogonal", "r": 3}}, "inputs.x.encoder.lora.r: 3 is odd"),
+        ({"train": "lora", "lora": {"init_lora_weights": "mica", "use_dora": True}}, "inputs.x.encoder.lora.use_dora: true cannot be combined with init_lora_weights: mica"),
         ({"train": "lora", "lora": {"rank_pattern": {"query": 0}}}, "inputs.x.encoder.lora.rank_pattern.query: should be greater"),
-        ({"layer_decay": 0.9}, "inputs.x.encoder.layer_decay: a frozen encoder has no learning rates"),
-        ({"train": "oft", "oft": {"block": 8}}, "inputs.x.encoder.oft.block: unknown key; did you mean block_size?"),
+        ({"layer_decay": 0.9}, "inputs.x.encoder.layer_decay: 0.9 has no effect on a frozen encoder"),
+        ({"train": "oft", "oft": {"block_size": 8}}, "inputs.x.encoder.oft.block_size: unknown key; did you mean oft_block_size?"),
     ],
 )  # fmt: skip
-def test_mistakes_in_pretrained_encoders(options: dict[str, Any], problem: str) -> None:
-    with pytest.raises(SpecError) as refused:
+def test_errors_of_pretrained_encoders(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(SpecError) as caught:
         job_with(pretrained(**options))
-    assert problem in str(refused.value)
+    assert problem in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("kind", "encoder", "problem"),
     [
-        ("text", {"type": "transformer", "width": 64, "heads": 5}, "encoder.heads: 5 heads do not divide width 64"),
-        ("text", {"type": "transformer", "width": 10, "heads": 5}, "encoder.width: 10 is not a multiple of 4"),
+        ("text", {"type": "transformer", "hidden_size": 64, "heads": 5}, "encoder.heads: 5 does not divide hidden_size 64"),
+        ("text", {"type": "transformer", "hidden_size": 10, "heads": 5}, "encoder.hidden_size: 10 is not a multiple of 4"),
         ("text", {"type": "resnet"}, "unknown type `resnet`; one of: conv, gru, lstm, transformer, huggingface"),
         ("image", {"type": "gru"}, "unknown type `gru`; one of: conv, resnet, transformer, huggingface"),
         ("audio", {"type": "lstm", "strid": 2}, "encoder.strid: unknown key; did you mean stride?"),
-        ("image", {"type": "resnet", "blocks": []}, "encoder.blocks: should have at least 1 item"),
+        ("image", {"type": "resnet", "depths": []}, "encoder.depths: should have at least 1 item"),
     ],
 )  # fmt: skip
-def test_mistakes_in_built_in_encoders(kind: str, encoder: dict[str, Any], problem: str) -> None:
-    with pytest.raises(SpecError) as refused:
+def test_errors_of_built_in_encoders(kind: str, encoder: dict[str, Any], problem: str) -> None:
+    with pytest.raises(SpecError) as caught:
         job_with(encoder, kind)
-    assert problem in str(refused.value)
+    assert problem in str(caught.value)
 
 
 def test_an_encoder_inside_another() -> None:
-    block: Any = TypeAdapter(VideoEncoder).validate_python(
+    block: Any = TypeAdapter(VideoEncoderConfig).validate_python(
         {"type": "frames", "encoder": pretrained(layer_decay=0.9)}
     )
-    assert [path for path, _ in encoders_in(block)] == [(), ("encoder",)]
-    assert [(path, found.model) for path, found in pretrained_in(block)] == [(("encoder",), "org/name")]
-    assert [where for where, _ in block.problems(None)] == ["encoder.layer_decay"]
+    assert [path for path, _ in iter_encoders(block)] == [(), ("encoder",)]
+    assert [(path, found.model) for path, found in iter_pretrained_encoders(block)] == [
+        (("encoder",), "org/name")
+    ]
+    assert [where for where, _ in block.validate_in_job(None)] == ["encoder.layer_decay"]
 
 
-def test_mistakes_in_alignments() -> None:
+def test_errors_of_alignments() -> None:
     conv = {"type": "conv"}
     with pytest.raises(SpecError, match="align: unknown type `linar`; did you mean linear"):
         job_with(conv, align={"type": "linar"})
-    with pytest.raises(SpecError, match=r"align: a mapping belongs here, not 'linear'"):
+    with pytest.raises(SpecError, match=r"align: must be a mapping, not 'linear'"):
         job_with(conv, align="linear")  # type: ignore[arg-type]
     assert job_with(conv, align={"dim": 16}).align.type == "linear"
-    with pytest.raises(SpecError, match=r"align\.heads: 5 heads do not divide dim 64"):
+    with pytest.raises(SpecError, match=r"align\.heads: 5 does not divide dim 64"):
         job_with(conv, align={"type": "transformer", "dim": 64, "heads": 5})

@@ -1,4 +1,4 @@
-"""What a job knows about itself."""
+"""Properties of a job."""
 
 import json
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from rayfuse.spec.job import Job
-from rayfuse.spec.load import check
+from rayfuse.spec.load import validate_spec
 
 
 def job(**fields: Any) -> Job:
@@ -20,38 +20,44 @@ def job(**fields: Any) -> Job:
         "tasks": {"answer": {"type": "classification"}, "size": {"type": "regression"}},
         "output": {"storage": "/runs"},
     }
-    return check(spec | fields, Job, "x.yaml")
+    return validate_spec(spec | fields, Job, "x.yaml")
 
 
-def test_metrics_are_named_by_task_and_know_their_direction() -> None:
-    metrics = job().metrics()
+def test_metrics_have_task_and_mode() -> None:
+    metrics = job().metric_modes()
     assert metrics["loss"] == metrics["answer/loss"] == metrics["size/rmse"] == "min"
     assert metrics["answer/accuracy"] == metrics["answer/f1_macro"] == metrics["size/r2"] == "max"
     assert "size/accuracy" not in metrics
 
 
 def test_the_best_checkpoint_is_chosen_by_loss_unless_training_may_stop_early() -> None:
-    assert job().chosen_by == "loss"
-    assert job(train={"early_stopping": {"metric": "answer/accuracy"}}).chosen_by == "answer/accuracy"
+    assert job().selection_metric == "loss"
+    assert job(train={"early_stopping": {"metric": "answer/accuracy"}}).selection_metric == "answer/accuracy"
 
 
 def test_the_registered_name_is_the_jobs_unless_given() -> None:
-    assert job().registered_name == "tiny"
-    assert job(output={"storage": "/runs", "model": "other"}).registered_name == "other"
+    assert job().registered_model_name == "tiny"
+    assert job(output={"storage": "/runs", "registered_model": "other"}).registered_model_name == "other"
 
 
 @pytest.mark.parametrize(
     "fields",
     [
         {},
-        {"train": {"deepspeed": "s3://b/zero.json", "clip": None, "optimizer": {"betas": [0.8, 0.9]}}},
+        {
+            "train": {
+                "deepspeed": "s3://b/zero.json",
+                "max_grad_norm": None,
+                "optimizer": {"betas": [0.8, 0.9]},
+            }
+        },
         {"data": {"train": "/t", "validation": "/v", "max_bad_rows": "5%"}},
         {"tasks": {"answer": {"type": "classification", "classes": ["a", 1, True, "2"]}}},
     ],
 )
-def test_what_ran_comes_back_from_its_stored_form(fields: dict[str, Any]) -> None:
+def test_a_resolved_job_round_trips_through_json(fields: dict[str, Any]) -> None:
     spec = job(**fields)
-    assert check(json.loads(spec.model_dump_json()), Job, "stored") == spec
+    assert validate_spec(json.loads(spec.model_dump_json()), Job, "stored") == spec
 
 
 def test_a_job_does_not_change() -> None:

@@ -1,4 +1,4 @@
-"""From YAML to a checked spec: variables, overrides, paths, and what is said about mistakes outside the values."""
+"""From YAML to a validated spec: variables, overrides, paths, and errors outside the values."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from rayfuse.errors import SpecError
 from rayfuse.spec.job import FractionSplit, Job
-from rayfuse.spec.load import kind_of, load_spec
+from rayfuse.spec.load import load_spec, read_kind
 from rayfuse.spec.service import Service
 
 JOB = """\
@@ -37,27 +37,27 @@ def load_job(path: Path, *overrides: str, **environment: str) -> Job:
 
 
 def error_of(path: Path, text: str, *overrides: str, kind: type = Job, **environment: str) -> str:
-    """The message about a spec file with this text, without the path of its folder."""
+    """Return the error message of a spec file with this text, without the path of its folder."""
     path.write_text(text)
     with pytest.raises(SpecError) as caught:
         load_spec(path, kind, overrides, environment)
     return str(caught.value).replace(f"{path.parent}/", "")
 
 
-def test_inputs_and_tasks_read_the_column_of_their_own_name(job_file: Path) -> None:
+def test_inputs_and_tasks_default_to_the_column_of_their_name(job_file: Path) -> None:
     job = load_job(job_file)
     assert {name: i.column for name, i in job.inputs.items()} == {"image": "image", "audio": "audio"}
     assert job.tasks["answer"].column == "label"
 
 
-def test_relative_paths_count_from_the_file(job_file: Path) -> None:
+def test_relative_paths_are_resolved_against_the_file(job_file: Path) -> None:
     job = load_job(job_file)
     assert job.data.train == str(job_file.parent / "rows/train.jsonl")
     assert job.data.test == "s3://bucket/test.jsonl"
     assert job.output.storage == str(job_file.parents[1] / "runs")
 
 
-def test_relative_paths_of_a_spec_on_a_url_count_from_that_url() -> None:
+def test_relative_paths_are_resolved_against_the_url() -> None:
     import fsspec
 
     with fsspec.open("memory://specs/jobs/tiny.yaml", "w") as file:
@@ -71,7 +71,7 @@ def test_relative_paths_of_a_spec_on_a_url_count_from_that_url() -> None:
         load_spec("memory://specs/jobs/tiny.yaml", Job, ["output.storage=../../.."])
 
 
-def test_a_tilde_is_the_users_home(job_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_is_the_home_folder(job_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ann")
     assert load_job(job_file, "output.storage=~/runs").output.storage == "/home/ann/runs"
 
@@ -85,15 +85,13 @@ def test_a_tilde_is_the_users_home(job_file: Path, monkeypatch: pytest.MonkeyPat
         ("s3://b/m", "s3://b/m"),
     ],
 )
-def test_a_model_is_a_folder_only_where_it_looks_like_one(
-    job_file: Path, written: str, resolved: str
-) -> None:
+def test_model_paths_and_hub_ids(job_file: Path, written: str, resolved: str) -> None:
     encoder = f"inputs.image.encoder={{type: huggingface, model: {written}}}"
     job = load_job(job_file, encoder)
     assert job.inputs["image"].encoder.model == resolved.format(folder=job_file.parent)
 
 
-def test_variables_come_from_the_environment_or_their_default(job_file: Path) -> None:
+def test_variables_have_the_environments_value_or_a_default(job_file: Path) -> None:
     job_file.write_text(JOB.replace("rows/train", "${DATA:-rows}/${SPLIT}"))
     assert load_job(job_file, SPLIT="train").data.train == str(job_file.parent / "rows/train.jsonl")
     assert load_job(job_file, DATA="/d", SPLIT="all").data.train == "/d/all.jsonl"
@@ -105,27 +103,27 @@ def test_a_variable_may_hold_a_number(job_file: Path) -> None:
     assert load_job(job_file, "train.epochs=${EPOCHS:-3}", EPOCHS="5").train.epochs == 5
 
 
-def test_a_variable_without_value_or_default_names_itself(job_file: Path) -> None:
+def test_an_unset_variable_without_default_is_an_error(job_file: Path) -> None:
     assert error_of(job_file, JOB.replace("rows/", "${DATA}/")) == (
         "tiny.yaml: data.train: the environment variable DATA is not set or empty; set it, or write ${DATA:-default}"
     )
 
 
-def test_set_overrides_adds_and_replaces_whole_nodes(job_file: Path) -> None:
+def test_set_adds_and_replaces_nodes(job_file: Path) -> None:
     job = load_job(
         job_file,
         "train.optimizer.lr=1e-4",
         "data.validation={fraction: 0.25}",
         "fusion={type: transformer, heads: 8}",
         "inputs.audio.optional=false",
-        "inputs.image.column=picture",
+        "inputs.image.column=photo",
     )
     assert job.train.optimizer.lr == 1e-4
     assert job.data.validation == FractionSplit(fraction=0.25)
     assert job.fusion.type == "transformer"
     assert job.fusion.heads == 8
     assert not job.inputs["audio"].optional
-    assert job.inputs["image"].column == "picture"
+    assert job.inputs["image"].column == "photo"
 
 
 def test_set_reaches_into_lists(job_file: Path) -> None:
@@ -149,7 +147,7 @@ def test_set_reaches_into_lists(job_file: Path) -> None:
         ("train.epoch=3", "tiny.yaml: train.epoch: unknown key; did you mean epochs?"),
     ],
 )
-def test_a_wrong_override_says_what_is_wrong(job_file: Path, override: str, message: str) -> None:
+def test_invalid_overrides(job_file: Path, override: str, message: str) -> None:
     assert error_of(job_file, JOB, override) == message
 
 
@@ -160,10 +158,10 @@ def test_a_wrong_override_says_what_is_wrong(job_file: Path, override: str, mess
         ("# only a comment\n", "tiny.yaml: the file is empty; `rayfuse schema` lists the kinds of spec"),
         ("- kind: job\n", "tiny.yaml: a spec is a mapping (`kind: job` …), this is a list"),
         ("name: x\n", "tiny.yaml: kind: missing; write `kind: job`"),
-        ("kind: service\n", "tiny.yaml: kind: this command wants `job`, the file is `service`"),
+        ("kind: service\n", "tiny.yaml: kind: this command requires `job`, the file is `service`"),
         (
             "kind: service\nname: ${UNSET}\n",
-            "tiny.yaml: kind: this command wants `job`, the file is `service`",
+            "tiny.yaml: kind: this command requires `job`, the file is `service`",
         ),
         (JOB + "name: again\n", "tiny.yaml:12: key `name` is given twice; keep one, or rename the other"),
         (
@@ -180,11 +178,11 @@ def test_a_wrong_override_says_what_is_wrong(job_file: Path, override: str, mess
         ("kind: job\n---\nkind: job\n", "tiny.yaml:2: but found another document"),
     ],
 )
-def test_a_file_that_is_no_spec(job_file: Path, text: str, message: str) -> None:
+def test_files_that_are_not_specs(job_file: Path, text: str, message: str) -> None:
     assert error_of(job_file, text).startswith(message)
 
 
-def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_spec_file(tmp_path: Path) -> None:
     path = tmp_path / "tiny.yaml"
     path.write_bytes(JOB.replace("tiny", "größer").encode("latin-1"))
     with pytest.raises(SpecError, match=r"tiny\.yaml: not UTF-8 \(byte 18\); save it as UTF-8"):
@@ -202,25 +200,25 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_kind_of(job_file: Path) -> None:
-    assert kind_of(job_file) == "job"
+    assert read_kind(job_file) == "job"
     job_file.write_text("kind: jbo\n")
     with pytest.raises(SpecError, match="kind: 'jbo' is not a kind of spec; one of: job, sweep, service"):
-        kind_of(job_file)
+        read_kind(job_file)
 
 
 def test_merged_yaml_keys_may_be_overridden(job_file: Path) -> None:
     shared = JOB.replace("  image: {", "  image: &base {").replace(
-        "  audio: {type", "  picture: {<<: *base, size: 64}\n  audio: {type"
+        "  audio: {type", "  photo: {<<: *base, size: 64}\n  audio: {type"
     )
     job_file.write_text(shared)
-    assert load_job(job_file).inputs["picture"].size == 64
+    assert load_job(job_file).inputs["photo"].size == 64
 
 
-def test_a_service_serves_below_its_name_unless_told_otherwise(tmp_path: Path) -> None:
+def test_the_default_route_is_the_name_of_the_service(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     path.write_text("kind: service\nname: digits\nmodel: models:/digits@champion\n")
-    assert load_spec(path, Service).prefix == "/digits"
-    assert load_spec(path, Service, ["route=/a/b"]).prefix == "/a/b"
+    assert load_spec(path, Service).route_prefix == "/digits"
+    assert load_spec(path, Service, ["route=/a/b"]).route_prefix == "/a/b"
 
 
 def test_a_service_may_serve_a_folder(tmp_path: Path) -> None:

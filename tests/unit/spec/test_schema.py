@@ -1,4 +1,4 @@
-"""The JSON Schema that editors use says the same as the models."""
+"""The JSON Schema for editors agrees with the models."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -24,7 +24,7 @@ SERVICE = {
     "name": "tiny",
     "model": "models:/tiny@champion",
     "auth": {"keys": "${KEYS:-}"},
-    "limits": {"body": "20MB", "timeout": 5},
+    "limits": {"max_body_size": "20MB", "request_timeout": 5},
 }
 
 
@@ -35,7 +35,7 @@ def validator(kind: str) -> Draft202012Validator:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_says_what_it_is(kind: str) -> None:
+def test_the_schema_has_dialect_title_and_description(kind: str) -> None:
     schema = json_schema(spec_class(kind))
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert schema["title"] == f"Rayfuse {kind}"
@@ -44,12 +44,12 @@ def test_it_says_what_it_is(kind: str) -> None:
 
 def test_fields_are_described_by_the_strings_under_them() -> None:
     schema = json_schema(spec_class("job"))
-    assert schema["$defs"]["Lora"]["properties"]["r"]["description"] == "Rank of each adapter."
+    assert schema["$defs"]["LoraAdapterConfig"]["properties"]["r"]["description"] == "Rank of each adapter."
     # Inherited from the parent of all inputs.
-    assert "this input out" in schema["$defs"]["AudioInput"]["properties"]["optional"]["description"]
+    assert "lack this input" in schema["$defs"]["AudioInput"]["properties"]["optional"]["description"]
 
 
-def test_specs_are_valid_as_people_write_them() -> None:
+def test_specs_as_written_are_valid() -> None:
     validator("job").validate(JOB)
     validator("service").validate(SERVICE)
 
@@ -62,20 +62,20 @@ def test_specs_are_valid_as_people_write_them() -> None:
         ("job", {"inputs": {}}),
         ("job", {"train": {"epochs": 0}}),
         ("job", {"fusion": {"type": "soup"}}),
-        ("job", {"tasks": {"answer": {"type": "classification", "colunm": "label"}}}),
+        ("job", {"tasks": {"answer": {"type": "classification", "columns": "label"}}}),
         ("job", {"compute": {"workers": 0}}),
         ("service", {"port": 0}),
-        ("service", {"batching": {"wait": -1}}),
+        ("service", {"batching": {"batch_wait_timeout": -1}}),
     ],
 )
-def test_mistakes_are_underlined(kind: str, change: dict[str, Any]) -> None:
+def test_invalid_specs_do_not_match(kind: str, change: dict[str, Any]) -> None:
     spec = JOB if kind == "job" else SERVICE
     with pytest.raises(ValidationError):
         validator(kind).validate(spec | change)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_not_built_yet_is_not_offered(kind: str) -> None:
+def test_unimplemented_options_are_not_in_the_schema(kind: str) -> None:
     offered = set(keys(json_schema(spec_class(kind))))
     assert not offered & {"traffic"}
 

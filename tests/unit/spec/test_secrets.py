@@ -1,4 +1,4 @@
-"""Specs are stored beside runs and in MLflow, and errors end up in logs: neither may hold a secret."""
+"""Specs are stored next to runs and in MLflow, and errors end up in logs: neither may hold a secret."""
 
 from pathlib import Path
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 from rayfuse.errors import SpecError
-from rayfuse.spec.load import check, load_spec
+from rayfuse.spec.load import load_spec, validate_spec
 from rayfuse.spec.service import Service
 
 SERVICE: dict[str, Any] = {"kind": "service", "name": "tiny", "model": "models:/tiny@champion"}
 
 
 def service(**fields: Any) -> Service:
-    return check(SERVICE | fields, Service, "serve/x.yaml")
+    return validate_spec(SERVICE | fields, Service, "serve/x.yaml")
 
 
 def error_of(**fields: Any) -> str:
@@ -22,7 +22,7 @@ def error_of(**fields: Any) -> str:
     return str(caught.value)
 
 
-def test_keys_are_read_and_never_shown() -> None:
+def test_keys_are_read_and_not_exposed() -> None:
     spec = service(auth={"keys": "one-key, other-key,"})
     assert [key.get_secret_value() for key in spec.auth.keys] == ["one-key", "other-key"]
     shown = f"{spec!r} {spec} {spec.model_dump(mode='json')} {spec.model_dump_json()}"
@@ -30,7 +30,7 @@ def test_keys_are_read_and_never_shown() -> None:
     assert "other-key" not in shown
 
 
-def test_no_keys_come_of_an_empty_variable(tmp_path: Path) -> None:
+def test_an_empty_variable_gives_no_keys(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     path.write_text(f"kind: service\nname: tiny\nmodel: {SERVICE['model']}\nauth: {{keys: '${{KEYS:-}}'}}\n")
     assert load_spec(path, Service, environment={}).auth.keys == []
@@ -48,7 +48,7 @@ def test_no_keys_come_of_an_empty_variable(tmp_path: Path) -> None:
         ["hush"],
     ],
 )
-def test_a_mistake_near_a_key_does_not_show_it(auth: Any) -> None:
+def test_error_messages_do_not_contain_keys(auth: Any) -> None:
     message = error_of(auth=auth)
     assert message.startswith("serve/x.yaml: auth")
     assert "hush" not in message
@@ -56,15 +56,15 @@ def test_a_mistake_near_a_key_does_not_show_it(auth: Any) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "  ", "**********"])
-def test_an_empty_or_masked_key_is_no_key(key: str) -> None:
-    expected = "serve/x.yaml: auth.keys: a key is empty or only asterisks; give the keys again"
+def test_empty_or_masked_keys_are_rejected(key: str) -> None:
+    expected = "serve/x.yaml: auth.keys: a key is empty or only asterisks; set the keys again"
     assert error_of(auth={"keys": [key]}) == expected
 
 
-def test_a_stored_service_cannot_be_served_with_asterisks_for_a_key() -> None:
+def test_masked_keys_of_a_saved_service_are_rejected() -> None:
     stored = service(auth={"keys": "one-key"}).model_dump(mode="json")
     with pytest.raises(SpecError, match="asterisks"):
-        check(stored, Service, "stored")
+        validate_spec(stored, Service, "stored")
 
 
 @pytest.mark.parametrize(
@@ -81,10 +81,10 @@ def test_a_stored_service_cannot_be_served_with_asterisks_for_a_key() -> None:
         "https://host/rows?api_key=hush",
     ],
 )
-def test_a_url_with_credentials_is_refused_and_not_shown(url: str) -> None:
-    message = error_of(tracking=url)
+def test_urls_with_credentials_are_rejected_and_not_exposed(url: str) -> None:
+    message = error_of(tracking_uri=url)
     assert message == (
-        "serve/x.yaml: tracking: holds credentials, and specs are stored; pass them in the environment instead"
+        "serve/x.yaml: tracking_uri: contains credentials, and specs are stored; pass them in environment variables"
     )
 
 
@@ -99,5 +99,5 @@ def test_a_url_with_credentials_is_refused_and_not_shown(url: str) -> None:
         "/a/folder@home",
     ],
 )
-def test_an_at_sign_alone_is_no_credential(url: str) -> None:
-    assert service(tracking=url).tracking == url
+def test_an_at_sign_is_not_a_credential(url: str) -> None:
+    assert service(tracking_uri=url).tracking_uri == url

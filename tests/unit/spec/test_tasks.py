@@ -1,4 +1,4 @@
-"""Classes and numbers to learn."""
+"""Targets of tasks: classes and numbers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,19 +9,21 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from rayfuse.errors import BadInput, DataError
+from rayfuse.errors import DataError, InvalidInputError
+from rayfuse.spec.encoders import ConvEncoderConfig
+from rayfuse.spec.inputs import TextInput
 from rayfuse.spec.tasks import (
-    ClassificationTask,
-    CustomTask,
-    MatchingTask,
-    MultiLabelTask,
-    OrdinalTask,
-    RankingTask,
-    RegressionTask,
-    RetrievalTask,
-    TaggingTask,
+    ClassificationTaskConfig,
+    CustomTaskConfig,
+    MatchingTaskConfig,
+    MultiLabelTaskConfig,
+    OrdinalTaskConfig,
+    RankingTaskConfig,
+    RegressionTaskConfig,
+    RetrievalTaskConfig,
+    TaggingTaskConfig,
 )
-from rayfuse.spec.tasks.numbers import group_numbers
+from rayfuse.spec.tasks.numbers import hash_to_floats
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,9 @@ def rows(values: Sequence[Any], column: str = "label", file: str = "a") -> list[
     return [Row({column: value}, file, i) for i, value in enumerate(values, start=1)]
 
 
-def classification(classes: list[Any] | None = None) -> ClassificationTask:
+def classification(classes: list[Any] | None = None) -> ClassificationTaskConfig:
     content = {"type": "classification", "column": "label", "classes": classes}
-    return TypeAdapter(ClassificationTask).validate_python(content)
+    return TypeAdapter(ClassificationTaskConfig).validate_python(content)
 
 
 @pytest.mark.parametrize(
@@ -57,22 +59,22 @@ def classification(classes: list[Any] | None = None) -> ClassificationTask:
     ],
 )
 def test_classes_are_found_and_sorted(values: list[Any], classes: list[Any]) -> None:
-    assert list(map(repr, classification().fitted(rows(values)).classes or [])) == list(map(repr, classes))
+    assert list(map(repr, classification().fit(rows(values)).classes or [])) == list(map(repr, classes))
 
 
 def test_listed_classes_stay() -> None:
     task = classification(["b", "a"])
-    assert task.fitted(rows(["c"])) is task
+    assert task.fit(rows(["c"])) is task
     assert [task.target("b"), task.target("a")] == [0, 1]
 
 
-def test_classes_of_one_name_are_refused() -> None:
-    """An answer names its scores by the text of the class."""
+def test_classes_with_the_same_name_are_rejected() -> None:
+    """A prediction names its scores by the text of the class."""
     for classes in ([1, "1"], ["a", "a"], [True, "True"]):
-        with pytest.raises(ValidationError, match="would have the same name in an answer"):
+        with pytest.raises(ValidationError, match="have the same name in predictions"):
             classification(classes)
     with pytest.raises(DataError, match="column `label`: holds 1 \\(a:1\\) and '1' \\(a:2\\), one class in"):
-        classification().fitted(rows([1, "1", 2]))
+        classification().fit(rows([1, "1", 2]))
 
 
 @pytest.mark.parametrize(("label", "index"), [(7, 0), (7.0, 0), ("7.0", 1), (True, 2), (False, 3)])
@@ -81,19 +83,19 @@ def test_labels_of_tables(label: Any, index: int) -> None:
 
 
 @pytest.mark.parametrize("label", [8, 7.5, 1, 0, [7], {"a": 1}, float("inf"), b"x"])
-def test_labels_that_are_no_class(label: Any) -> None:
+def test_invalid_labels(label: Any) -> None:
     with pytest.raises(
-        BadInput, match="is not one of the 4 classes: 7, '7.0', True, False; correct the row, or"
+        InvalidInputError, match="is not one of the 4 classes: 7, '7.0', True, False; correct the row, or"
     ):
         classification([7, "7.0", True, False]).target(label)
 
 
 def test_messages_stay_short() -> None:
     task = classification([f"class {i} {'x' * 100}" for i in range(100)])
-    with pytest.raises(BadInput) as refused:
+    with pytest.raises(InvalidInputError) as caught:
         task.target("y" * 10_000)
-    assert len(str(refused.value)) < 700
-    with pytest.raises(BadInput, match="^the label is missing$"):
+    assert len(str(caught.value)) < 700
+    with pytest.raises(InvalidInputError, match="^the label is missing$"):
         task.target(None)
 
 
@@ -101,26 +103,26 @@ def test_messages_stay_short() -> None:
     ("value", "number"), [(1, 1.0), (-0.5, -0.5), (Decimal("1.25"), 1.25), (2**60, 2.0**60)]
 )
 def test_numbers(value: Any, number: float) -> None:
-    found = RegressionTask(type="regression", column="x").target(value)
+    found = RegressionTaskConfig(type="regression", column="x").target(value)
     assert (found, type(found)) == (number, float)
 
 
 @pytest.mark.parametrize("value", ["1", True, 10**400, 1e39, float("inf"), Decimal("Infinity"), [1], b"1"])
-def test_what_is_no_number(value: Any) -> None:
-    task = RegressionTask(type="regression", column="x")
-    with pytest.raises(BadInput, match="is not a finite number"):
+def test_invalid_numbers(value: Any) -> None:
+    task = RegressionTaskConfig(type="regression", column="x")
+    with pytest.raises(InvalidInputError, match="is not a finite number"):
         task.target(value)
     with pytest.raises(DataError, match="column `x`: no numbers in the training rows"):
-        task.fitted(rows([value], "x"))
+        task.fit(rows([value], "x"))
 
 
 def test_mean_and_deviation() -> None:
-    task = RegressionTask(type="regression", column="x").fitted(rows([1, 3, None, "x", 10**400], "x"))
-    assert (task.mean, task.deviation) == (2, 1)
-    assert RegressionTask(type="regression", column="x").fitted(rows([5, 5], "x")).deviation == 1
-    given = RegressionTask(type="regression", column="x", mean=7.0)
-    found = given.fitted(rows([1, 3], "x"))
-    assert (found.mean, found.deviation) == (7, 1)
+    task = RegressionTaskConfig(type="regression", column="x").fit(rows([1, 3, None, "x", 10**400], "x"))
+    assert (task.mean, task.std) == (2, 1)
+    assert RegressionTaskConfig(type="regression", column="x").fit(rows([5, 5], "x")).std == 1
+    given = RegressionTaskConfig(type="regression", column="x", mean=7.0)
+    found = given.fit(rows([1, 3], "x"))
+    assert (found.mean, found.std) == (7, 1)
 
 
 @pytest.mark.parametrize(
@@ -128,74 +130,76 @@ def test_mean_and_deviation() -> None:
 )
 def test_a_label_type_that_changes_between_files_names_both(first: list[Any], second: list[Any]) -> None:
     both = [*rows(first, file="a.jsonl"), *rows(second, file="b.jsonl")]
-    with pytest.raises(DataError) as refused:
-        classification().fitted(both)
-    text = str(refused.value)
+    with pytest.raises(DataError) as caught:
+        classification().fit(both)
+    text = str(caught.value)
     assert f"column `label`: {first[0]!r} (a.jsonl:1) is " in text
     assert f"{second[0]!r} (b.jsonl:1) is " in text
     assert text.endswith("write the labels in one type in all files, or list all under `classes`")
-    assert classification(["a", 1]).fitted(both).classes == ["a", 1]
+    assert classification(["a", 1]).fit(both).classes == ["a", 1]
 
 
 def test_files_whose_labels_share_a_type_may_hold_others() -> None:
     both = [*rows([1, "many"], file="a.csv"), *rows([2, 3], file="b.csv")]
-    assert classification().fitted(both).classes == [1, 2, 3, "many"]
+    assert classification().fit(both).classes == [1, 2, 3, "many"]
 
 
-def test_a_label_of_another_type_than_its_class_says_so() -> None:
+def test_a_label_of_another_type_than_its_class_is_reported() -> None:
     with pytest.raises(
-        BadInput, match="the class 7 is a whole number, this is a text; write it the same everywhere"
+        InvalidInputError, match="the class 7 is an integer, this is a text; write the same type everywhere"
     ):
         classification([7, 8]).target("7")
 
 
 @pytest.mark.parametrize("given", ["balanced", {"a": 2.0}])
 def test_class_weights(given: Any) -> None:
-    task = ClassificationTask(type="classification", column="label", class_weights=given)
-    fitted = task.fitted(rows(["a", "b", "b", "b", None]))
-    assert fitted.weights_of(fitted.names) == ([2.0, 4 / 6] if given == "balanced" else [2.0, 1.0])
-    assert ClassificationTask.model_validate(fitted.model_dump()) == fitted
+    task = ClassificationTaskConfig(type="classification", column="label", class_weights=given)
+    fitted = task.fit(rows(["a", "b", "b", "b", None]))
+    assert fitted.weights_of(fitted.class_names) == ([2.0, 4 / 6] if given == "balanced" else [2.0, 1.0])
+    assert ClassificationTaskConfig.model_validate(fitted.model_dump()) == fitted
 
 
-def test_weights_of_unknown_classes_are_refused() -> None:
-    task = ClassificationTask(type="classification", column="label", class_weights={"c": 2.0})
-    with pytest.raises(DataError, match="class_weights: no class is called 'c'; there are: 'a', 'b'"):
-        task.fitted(rows(["a", "b"]))
+def test_weights_of_unknown_classes_are_rejected() -> None:
+    task = ClassificationTaskConfig(type="classification", column="label", class_weights={"c": 2.0})
+    with pytest.raises(DataError, match="class_weights: 'c' is not a class; one of: 'a', 'b'"):
+        task.fit(rows(["a", "b"]))
 
 
 def test_multi_label() -> None:
-    task = MultiLabelTask(type="multi_label", column="label", class_weights="balanced")
-    fitted = task.fitted(rows([["b", "a"], ["b"], [], None]))
+    task = MultiLabelTaskConfig(type="multi_label", column="label", class_weights="balanced")
+    fitted = task.fit(rows([["b", "a"], ["b"], [], None]))
     assert fitted.classes == ["a", "b"]
-    assert fitted.weights_of(fitted.names) == [3, 1]  # rows without, for each with
+    assert fitted.weights_of(fitted.class_names) == [3, 1]  # rows without, for each with
     assert [fitted.target(value) for value in (["b"], ["b", "a", "b"], [])] == [[0, 1], [1, 1], [0, 0]]
     for value, problem in (
         (None, r"the labels are missing; write \[\]"),
-        ("a", "is no list of labels"),
+        ("a", "is not a list of labels"),
         (["c"], "not one of the 2"),
     ):
-        with pytest.raises(BadInput, match=problem):
+        with pytest.raises(InvalidInputError, match=problem):
             fitted.target(value)
-    split = MultiLabelTask(type="multi_label", column="label", separator="|").fitted(rows(["x|y", "y", None]))
+    split = MultiLabelTaskConfig(type="multi_label", column="label", separator="|").fit(
+        rows(["x|y", "y", None])
+    )
     assert [split.target(value) for value in ("y | x", None, "")] == [[1, 1], [0, 0], [0, 0]]
 
 
 def test_ordinal_classes_have_an_order() -> None:
-    task = OrdinalTask(type="ordinal", column="label")
-    assert task.fitted(rows([3, 1, 2.0])).classes == [1, 2, 3]
-    with pytest.raises(DataError, match="'high' is a text, whose place in the order is not known; list all"):
-        task.fitted(rows(["low", "high"]))
+    task = OrdinalTaskConfig(type="ordinal", column="label")
+    assert task.fit(rows([3, 1, 2.0])).classes == [1, 2, 3]
+    with pytest.raises(DataError, match="'high' is a text, whose order is unknown; list all"):
+        task.fit(rows(["low", "high"]))
 
 
-WORDS = SimpleNamespace(column="words")
+WORDS = TextInput(type="text", encoder=ConvEncoderConfig(type="conv"), column="words")
 
 
-def tagging(**options: Any) -> TaggingTask:
-    return TaggingTask(type="tagging", column="label", input="text", **options)
+def tagging(**options: Any) -> TaggingTaskConfig:
+    return TaggingTaskConfig(type="tagging", column="label", input="text", **options)
 
 
 def test_tags() -> None:
-    task = tagging().fitted(rows([["O", "B-per", "I-loc"], ["O"], None, "O", ["nonsense"]]))
+    task = tagging().fit(rows([["O", "B-per", "I-loc"], ["O"], None, "O", ["nonsense"]]))
     assert task.entities == ["loc", "per"]
     assert task.tags == ["O", "B-loc", "I-loc", "B-per", "I-per"]
     read = {"label": ["O", "I-per"], "words": ["a", "b"]}
@@ -203,76 +207,79 @@ def test_tags() -> None:
     assert task.read({**read, "words": None}, {"text": WORDS}) == [0, 4]
     for change, problem in (
         ({"words": ["a"]}, "2 tags for the 1 words of `text`"),
-        ({"words": "a b"}, "`text` is no list of words"),
+        ({"words": "a b"}, "`text` is not a list of words"),
         ({"label": ["O", "X"]}, "tag 'X' is not one of: 'O', 'B-loc'"),
         ({"label": None}, "the tags are missing"),
-        ({"label": "O O"}, "'O O' is no list of tags"),
+        ({"label": "O O"}, "'O O' is not a list of tags"),
     ):
-        with pytest.raises(BadInput, match=problem):
+        with pytest.raises(InvalidInputError, match=problem):
             task.read(read | change, {"text": WORDS})
-    with pytest.raises(DataError, match="no tag but O in the training rows"):
-        tagging().fitted(rows([["O"]]))
-    weighted = tagging(class_weights="balanced").fitted(rows([["O", "O", "B-x", "I-x"]]))
+    with pytest.raises(DataError, match="all tags in the training rows are O"):
+        tagging().fit(rows([["O"]]))
+    weighted = tagging(class_weights="balanced").fit(rows([["O", "O", "B-x", "I-x"]]))
     assert weighted.weights_of(weighted.tags) == pytest.approx([4 / 6, 4 / 3, 4 / 3])
 
 
 def test_pairs_that_are_true_or_false() -> None:
-    task = MatchingTask(type="matching", inputs=("a", "b"), column="label")
+    task = MatchingTaskConfig(type="matching", inputs=("a", "b"), column="label")
     values: list[Any] = [True, 1, 1.0, "true", False, 0, "False"]
     assert [task.read({"label": value}, {}) for value in values] == [1, 1, 1, 1, 0, 0, 0]
     for value in (2, "yes", None, []):
-        with pytest.raises(BadInput):
+        with pytest.raises(InvalidInputError):
             task.read({"label": value}, {})
-    assert task.fitted(rows([1, 0])) is task
+    assert task.fit(rows([1, 0])) is task
     with pytest.raises(
         DataError, match="all training rows are true pairs, and both are needed; leave `column` out"
     ):
-        task.fitted(rows([1, True]))
-    unlabelled = MatchingTask(type="matching", inputs=("a", "b"))
+        task.fit(rows([1, True]))
+    unlabelled = MatchingTaskConfig(type="matching", inputs=("a", "b"))
     assert unlabelled.read({}, {}) == 1
     assert unlabelled.columns == {}
 
 
-def test_what_belongs_together_in_retrieval() -> None:
-    task = RetrievalTask(type="retrieval", inputs=("a", "b"), column="label")
+def test_groups_in_retrieval() -> None:
+    task = RetrievalTaskConfig(type="retrieval", inputs=("a", "b"), column="label")
     numbers = [task.read({"label": value}, {}) for value in (7, 7.0, "7", "8")]
     assert numbers[0] == numbers[1] == numbers[2] != numbers[3]
-    alone = [task.read({"label": None}, {}), RetrievalTask(type="retrieval", inputs=("a", "b")).read({}, {})]
+    alone = [
+        task.read({"label": None}, {}),
+        RetrievalTaskConfig(type="retrieval", inputs=("a", "b")).read({}, {}),
+    ]
     assert all(number != number for target in alone for number in target)  # NaN
 
 
 def test_group_numbers_are_exact_in_float32() -> None:
-    numbers = {value: group_numbers(value) for value in map(str, range(2000))}
+    numbers = {value: hash_to_floats(value) for value in map(str, range(2000))}
     assert len(set(map(tuple, numbers.values()))) == 2000
     assert all(0 <= part < 2**24 and part == int(part) for pair in numbers.values() for part in pair)
-    assert group_numbers("query 1") == [6359550.0, 8098504.0]  # the same in every process, for ever
+    assert hash_to_floats("query 1") == [6359550.0, 8098504.0]  # the same in every process, for ever
 
 
-def ranking(**options: Any) -> RankingTask:
-    return RankingTask(type="ranking", column="label", group="query", **options)
+def ranking(**options: Any) -> RankingTaskConfig:
+    return RankingTaskConfig(type="ranking", column="label", query_column="query", **options)
 
 
 def test_ranking_rows() -> None:
-    assert ranking().read({"label": 2, "query": "q"}, {}) == [2.0, *group_numbers("q")]
+    assert ranking().read({"label": 2, "query": "q"}, {}) == [2.0, *hash_to_floats("q")]
     for values, problem in (
-        ({"label": -1, "query": "q"}, "relevance -1 is not a finite number from 0"),
+        ({"label": -1, "query": "q"}, "relevance -1 is not a finite number of at least 0"),
         ({"label": None, "query": "q"}, "the relevance is missing"),
         ({"label": 1}, r"the query \(column query\) is missing"),
     ):
-        with pytest.raises(BadInput, match=problem):
+        with pytest.raises(InvalidInputError, match=problem):
             ranking().read(values, {})
     alike = [Row({"label": n, "query": n}, "a", n) for n in range(4)]
     with pytest.raises(
         DataError, match=r"no query \(column `query`\) has training rows of different relevance"
     ):
-        ranking().fitted(alike)
+        ranking().fit(alike)
 
 
 def problems(task: dict[str, Any], encoder: dict[str, Any] | None = None) -> str:
-    """What is said about a job with one task."""
+    """Return the error message of a job with one task."""
     from rayfuse.errors import SpecError
     from rayfuse.spec.job import Job
-    from rayfuse.spec.load import check
+    from rayfuse.spec.load import validate_spec
 
     text = {"type": "text", "encoder": encoder or {"type": "conv"}}
     job = {
@@ -285,7 +292,7 @@ def problems(task: dict[str, Any], encoder: dict[str, Any] | None = None) -> str
         "output": {"storage": "/runs"},
     }
     try:
-        check(job, Job, "x.yaml")
+        validate_spec(job, Job, "x.yaml")
     except SpecError as error:
         return str(error).removeprefix("x.yaml: ")
     return ""
@@ -298,47 +305,49 @@ HF = {"type": "huggingface", "model": "/somewhere"}
     ("task", "encoder", "problem"),
     [
         ({"type": "tagging", "input": "text"}, {**HF, "pool": "none"}, ""),
-        ({"type": "tagging", "input": "text"}, HF, "tasks.answer.input: the encoder of `text` makes one vector of"),
-        ({"type": "tagging", "input": "text"}, None, "tasks.answer.input: the encoder of `text` makes one vector of"),
-        ({"type": "tagging", "input": "image"}, None, "tasks.answer.input: `image` is not one text"),
-        ({"type": "tagging", "input": "txt"}, None, "tasks.answer.input: no input is called `txt`; one of: text, image"),
+        ({"type": "tagging", "input": "text"}, HF, "tasks.answer.input: the encoder of `text` pools the text to one vector"),
+        ({"type": "tagging", "input": "text"}, None, "tasks.answer.input: the encoder of `text` pools the text to one vector"),
+        ({"type": "tagging", "input": "image"}, None, "tasks.answer.input: `image` is not a single text"),
+        ({"type": "tagging", "input": "txt"}, None, "tasks.answer.input: no input `txt`; one of: text, image"),
         ({"type": "matching", "inputs": ["text", "image"]}, None, ""),
-        ({"type": "matching", "inputs": ["text", "text"]}, None, "tasks.answer.inputs: `text` is named twice"),
-        ({"type": "matching", "inputs": ["text", "image"], "column": "text"}, None, "tasks: column `text` is an input and a"),
-        ({"type": "retrieval", "inputs": ["text", "sound"]}, None, "tasks.answer.inputs: no input is called `sound`"),
+        ({"type": "matching", "inputs": ["text", "text"]}, None, "tasks.answer.inputs: `text` is listed twice"),
+        ({"type": "matching", "inputs": ["text", "image"], "column": "text"}, None, "tasks: column `text` is both an input and a"),
+        ({"type": "retrieval", "inputs": ["text", "sound"]}, None, "tasks.answer.inputs: no input `sound`"),
         ({"type": "retrieval", "inputs": ["text", "image"], "column": "image"}, None, ""),
         ({"type": "retrieval", "inputs": ["text", "image"], "projection": "none"}, None, ""),
-        ({"type": "retrieval", "inputs": ["text", "image"], "projection": "none", "dim": 8}, None, "tasks.answer.dim: 8, but with `projection: none` it must be align.dim, 128"),
-        ({"type": "retrieval", "inputs": ["text", "image"], "projection": "none", "loss": "cosine"}, None, "tasks.answer.loss: cosine: where both inputs are trained, making all rows alike would do; keep one"),
-        ({"type": "ranking", "group": "text"}, None, ""),
-        ({"type": "ranking", "group": "answer"}, None, "tasks.answer.group: column `answer` cannot be both the query"),
-        ({"type": "ranking"}, None, "tasks.answer.group: missing"),
+        ({"type": "retrieval", "inputs": ["text", "image"], "projection": "none", "dim": 8}, None, "tasks.answer.dim: 8 is not align.dim 128, as `projection: none` requires"),
+        ({"type": "retrieval", "inputs": ["text", "image"], "projection": "none", "loss": "cosine"}, None, "tasks.answer.loss: cosine collapses all rows to one vector if both inputs are trained; freeze one"),
+        ({"type": "ranking", "query_column": "text"}, None, ""),
+        ({"type": "ranking", "query_column": "answer"}, None, "tasks.answer.query_column: `answer` is also `column`, the relevance"),
+        ({"type": "ranking"}, None, "tasks.answer.query_column: missing"),
         ({"type": "classification", "class_weights": "even"}, None, "tasks.answer.class_weights: 'even' is not one of: 'balanced'"),
         ({"type": "classification", "class_weights": {"a": 0}}, None, "tasks.answer.class_weights.a: should be greater than 0, not 0"),
         ({"type": "classification", "label_smoothing": 1}, None, "tasks.answer.label_smoothing: should be less than 1, not 1"),
         ({"type": "soup"}, None, "tasks.answer: unknown type `soup`; "),
-        ({"type": "my_package.tasks:MyHead", "options": {"a": 1}, "reports": {"error": "min"}}, None, ""),
+        ({"type": "my_package.tasks:MyHead", "options": {"a": 1}, "metrics": {"error": "min"}}, None, ""),
     ],
 )  # fmt: skip
-def test_what_a_spec_alone_tells(task: dict[str, Any], encoder: dict[str, Any] | None, problem: str) -> None:
+def test_errors_from_the_spec_alone(
+    task: dict[str, Any], encoder: dict[str, Any] | None, problem: str
+) -> None:
     found = problems(task, encoder)
     assert found.startswith(problem), found
     assert bool(found) == bool(problem)
 
 
-def test_two_queries_cannot_both_keep_their_rows_together() -> None:
+def test_two_ranking_tasks_need_the_same_query_column() -> None:
 
-    tasks = {"one": ranking(), "two": ranking().model_copy(update={"group": "other"})}
-    [(path, reason)] = ranking().problems(SimpleNamespace(tasks=tasks))
-    assert path == "group"
-    assert "a job has one such column, not `query` and `other`" in reason
+    tasks = {"one": ranking(), "two": ranking().model_copy(update={"query_column": "other"})}
+    [(path, reason)] = ranking().validate_in_job(SimpleNamespace(tasks=tasks))
+    assert path == "query_column"
+    assert "`query` differs from `other` of another task" in reason
 
 
 @pytest.mark.parametrize(("value", "target"), [(1, 1.0), ([1, 2.5], [1, 2.5])])
-def test_targets_of_tasks_of_ones_own(value: Any, target: Any) -> None:
-    task = CustomTask(type="my:Head", column="x", reports={"error": "min"})
+def test_targets_of_custom_tasks(value: Any, target: Any) -> None:
+    task = CustomTaskConfig(type="my:Head", column="x", metrics={"error": "min"})
     assert task.read({"x": value}, {}) == target
-    assert task.metrics() == {"loss": "min", "error": "min"}
+    assert task.metric_modes() == {"loss": "min", "error": "min"}
     for wrong in ("a", [1, "a"], [], None):
-        with pytest.raises(BadInput):
+        with pytest.raises(InvalidInputError):
             task.target(wrong)

@@ -1,15 +1,15 @@
-"""Averages of weights over steps."""
+"""Exponential moving averages of weights."""
 
 import torch
 from torch import nn
 
-from rayfuse.train.ema import Average
+from rayfuse.train.ema import Ema
 
 
-def test_the_average_is_the_one_by_hand() -> None:
+def test_the_average_matches_the_formula() -> None:
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 1.0)
-    average = Average(model, decay=0.25)
+    average = Ema(model, decay=0.25)
     wanted = 1.0
     for step, value in enumerate([3.0, 7.0, -2.0, 5.0], start=1):
         nn.init.constant_(model.weight, value)
@@ -20,22 +20,22 @@ def test_the_average_is_the_one_by_hand() -> None:
     assert (1 + 1) / (10 + 1) < 0.25 < (1 + 4) / (10 + 4)
 
 
-def test_the_average_is_put_in_place_for_a_while() -> None:
+def test_the_model_has_the_average_inside_the_context() -> None:
     model = nn.Linear(2, 2)
     model.bias.requires_grad_(False)
-    average = Average(model, decay=0.9)
+    average = Ema(model, decay=0.9)
     nn.init.constant_(model.weight, 4.0)
     trained = model.weight.detach().clone()
-    with average.in_place():
+    with average.average_parameters():
         torch.testing.assert_close(model.weight.detach(), average.tensors["weight"])
         assert not torch.equal(model.weight, trained)
     assert torch.equal(model.weight, trained)
     assert list(average.tensors) == ["weight"]
 
 
-def test_an_average_goes_on_from_where_it_was() -> None:
+def test_a_restored_average_continues() -> None:
     model = nn.Linear(2, 2)
-    first, second = Average(model, 0.9), Average(nn.Linear(2, 2), 0.9)
+    first, second = Ema(model, 0.9), Ema(nn.Linear(2, 2), 0.9)
     nn.init.normal_(model.weight)
     first.update(50)
     second.model = model

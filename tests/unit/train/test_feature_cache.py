@@ -1,9 +1,11 @@
-"""Frozen encoders run once: the same model comes out, runs share what was made, and nothing stale is taken."""
+"""Feature cache: same losses with and without it, shared by runs, never stale."""
 
+import io
 import json
 import shutil
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,23 +16,26 @@ import pytest
 import tiny_encoders
 import tiny_jobs
 import torch
+from PIL import Image
 
-from rayfuse.data.batches import SampleStore, collate
+from rayfuse.data.cached_features import TOKENS, CachedFeatures
+from rayfuse.data.collate import collate
 from rayfuse.data.dataset import Dataset, load_dataset
-from rayfuse.data.encoded import TOKENS, Encoded
-from rayfuse.data.samples import SampleMaker
-from rayfuse.data.shards import ShardFolder
-from rayfuse.data.training import training_batch
-from rayfuse.errors import MissingInput, ResourceError, SpecError
+from rayfuse.data.encoding_store import EncodingStore
+from rayfuse.data.sampler import SampleCache
+from rayfuse.data.samples import Preprocessor
+from rayfuse.data.train_batches import build_train_batch
+from rayfuse.data.validation import content_keys_column
+from rayfuse.errors import MissingInputError, ResourceError, SpecError
 from rayfuse.modalities.text import TextModality
-from rayfuse.model.encoders import identity
+from rayfuse.model.encoders import fingerprint
 from rayfuse.model.encoders.base import FrozenEncoder
 from rayfuse.model.encoders.huggingface import HuggingFaceEncoder
-from rayfuse.model.evaluation import collect, score, subsets
-from rayfuse.model.fused import FusedModel, heads_of, trainable_parameters
+from rayfuse.model.evaluation import collect_outputs, compute_metrics, nonempty_subsets
+from rayfuse.model.fused import FusedModel, task_heads, trainable_parameters
 from rayfuse.spec.job import Job
 from rayfuse.train import feature_cache
-from rayfuse.train.feature_cache import encode_frozen
+from rayfuse.train.feature_cache import encode_frozen_inputs
 
 CPU = torch.device("cpu")
 
@@ -49,12 +54,12 @@ def loaded(tmp_path: Path, encoders: SimpleNamespace) -> tuple[Job, Dataset]:
     return load_dataset(tiny_jobs.tiny_job(tmp_path, **{"inputs.text.encoder": text}))
 
 
-def encode(job: Job, dataset: Dataset, say: Callable[[str], None] = lambda _: None) -> Encoded:
-    return encode_frozen(job, dataset.splits, 0, 1, CPU, "fp32", say)
+def encode(job: Job, dataset: Dataset, log: Callable[[str], None] = lambda _: None) -> CachedFeatures:
+    return encode_frozen_inputs(job, dataset.splits, 0, 1, CPU, "fp32", log)
 
 
 def changed(job: Job, **parts: dict[str, Any]) -> Job:
-    """The job with other keys in its blocks: `inputs_text={"max_tokens": 3}`."""
+    """Return the job with other values in its blocks: `inputs_text={"max_tokens": 3}`."""
     content = job.model_dump()
     for path, new in parts.items():
         block = content
@@ -68,11 +73,11 @@ def shards(job: Job) -> list[str]:
     return sorted(path.parent.name for path in Path(job.output.storage).glob("cache/*/*.safetensors"))
 
 
-def trained(job: Job, dataset: Dataset, encoded: Encoded) -> list[float]:
-    """The losses of six steps over augmented rows with dropped inputs and views, then every validation metric."""
-    maker = SampleMaker(job.inputs, job.tasks, encoded.values)
+def trained(job: Job, dataset: Dataset, encoded: CachedFeatures) -> list[float]:
+    """Return the losses of six steps over augmented rows with dropout and views, then the validation losses."""
+    maker = Preprocessor(job.inputs, job.tasks, encoded.modalities)
     stores = {
-        name: SampleStore(rows, maker, encoded=encoded.numbers.get(name))
+        name: SampleCache(rows, maker, cached_indices=encoded.value_indices.get(name))
         for name, rows in dataset.splits.items()
     }
     torch.manual_seed(0)
@@ -82,7 +87,7 @@ def trained(job: Job, dataset: Dataset, encoded: Encoded) -> list[float]:
     for step in range(6):
         torch.manual_seed(step)
         numbers = range(step % 3 * 8, step % 3 * 8 + 8) if step < 5 else []
-        batch = training_batch(numbers, stores["train"], job, epoch=step)
+        batch = build_train_batch(numbers, stores["train"], job, epoch=step)
         loss = model.total_loss(model.losses(model(batch), batch), batch)
         loss.backward()
         optimizer.step()
@@ -90,18 +95,20 @@ def trained(job: Job, dataset: Dataset, encoded: Encoded) -> list[float]:
         found.append(float(loss.detach()))
     model.eval()
     samples = [stores["validation"][number] for number in range(len(stores["validation"]))]
-    batches = [collate(samples[i : i + 4], maker.modalities, blanks=True) for i in range(0, len(samples), 4)]
-    outputs = collect(model, heads_of(model), batches, [*subsets(list(job.inputs)), ()])
-    return found + [score(heads_of(model), job, part)["loss"] for part in outputs]
+    batches = [
+        collate(samples[i : i + 4], maker.modalities, add_dummies=True) for i in range(0, len(samples), 4)
+    ]
+    outputs = collect_outputs(model, task_heads(model), batches, [*nonempty_subsets(list(job.inputs)), ()])
+    return found + [compute_metrics(task_heads(model), job, part)["loss"] for part in outputs]
 
 
-def lists_of_pictures(folder: Path) -> None:
-    """Rows with up to three pictures each instead of one."""
+def lists_of_images(folder: Path) -> None:
+    """Write rows with up to three images each instead of one."""
     path = folder / "train.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    pictures = [row.get("image") for row in rows]
+    images = [row.get("image") for row in rows]
     for number, row in enumerate(rows):
-        several = [name for name in pictures[number : number + number % 4] if name]
+        several = [name for name in images[number : number + number % 4] if name]
         row["image"] = several or None
     tiny_jobs.write_rows(path, rows)
 
@@ -120,19 +127,19 @@ CASES: dict[str, tuple[Callable[[Path], None] | None, dict[str, Any]]] = {
         None,
         {
             "inputs.text.optional": True,
-            "train.input_dropout": 0.3,
-            "train.subset_loss": {"draw": "each"},
-            "inputs.image.augment": [{"type": "flip"}],
+            "train.modality_dropout": 0.3,
+            "train.subset_loss": {"sampling": "each"},
+            "inputs.image.augment": [{"type": "horizontal_flip"}],
             "align.standardize": True,
         },
     ),
-    "several pictures each, all tokens": (
-        lists_of_pictures,
+    "several images each, all tokens": (
+        lists_of_images,
         {
             "inputs.image.encoder": {"type": "huggingface", "model": "VIT", "pool": "none", "hidden_states": [1, -1]},
             "inputs.image.max_items": 3,
             "inputs.text.encoder.pool": "none",
-            "align": {"type": "transformer", "dim": 16, "queries": 2, "heads": 2, "layers": 1},
+            "align": {"type": "transformer", "dim": 16, "num_queries": 2, "heads": 2, "layers": 1},
             "fusion": {"type": "transformer", "layers": 1, "heads": 2},
         },
     ),
@@ -148,7 +155,7 @@ CASES: dict[str, tuple[Callable[[Path], None] | None, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_same_losses_with_and_without(
+def test_same_losses_with_and_without_the_cache(
     case: str, tmp_path: Path, encoders: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare, overrides = CASES[case]
@@ -162,12 +169,12 @@ def test_the_same_losses_with_and_without(
         **json.loads(json.dumps(overrides).replace('"VIT"', json.dumps(encoders.vit))),
     )
     job, dataset = load_dataset(job)
-    without = trained(job, dataset, Encoded())
+    without = trained(job, dataset, CachedFeatures())
     encoded = encode(job, dataset)
-    assert "text" in encoded.values
+    assert "text" in encoded.modalities
 
     def run(*_: Any, **__: Any) -> None:
-        raise AssertionError("a frozen encoder ran though all of its outputs are known")
+        raise AssertionError("a frozen encoder ran though all of its outputs are cached")
 
     monkeypatch.setattr(HuggingFaceEncoder, "forward", run)
     assert trained(job, dataset, encoded) == pytest.approx(without, rel=1e-6, abs=1e-6)
@@ -179,48 +186,46 @@ def test_the_next_run_encodes_nothing(
     job, dataset = loaded
     lines: list[str] = []
     first = encode(job, dataset, lines.append)
-    known = first.values["text"].places
-    assert lines[0].startswith("cache: text 0 of 3 values known, 0.0 MB at ")
+    known = first.modalities["text"].index
+    assert lines[0].startswith("cache: text 0 of 3 values cached, 0.0 MB at ")
     assert lines[1].startswith("cache: text: 3 values added in ")
     monkeypatch.setattr(feature_cache, "build_encoder", None)
     lines.clear()
     other = changed(job, inputs_text={"optional": True}, train={"epochs": 3}, inputs_image={"size": 16})
     second = encode(other, dataset, lines.append)
     assert len(lines) == 1
-    assert lines[0].startswith("cache: text 3 of 3 values known")
-    assert second.values["text"].places.nbytes == known.nbytes > 0
+    assert lines[0].startswith("cache: text 3 of 3 values cached")
+    assert second.modalities["text"].index.nbytes == known.nbytes > 0
 
 
-def test_rows_that_came_later_are_added(loaded: tuple[Job, Dataset]) -> None:
+def test_new_rows_are_added(loaded: tuple[Job, Dataset]) -> None:
     job, dataset = loaded
     encode(job, Dataset({name: rows[:1] for name, rows in dataset.splits.items()}, {}, {}))
     lines: list[str] = []
     encoded = encode(job, dataset, lines.append)
     assert not lines[0].startswith(("cache: text 0 of", "cache: text 3 of"))
     assert len(shards(job)) == 2
-    assert encoded.values["text"].places.known.all()
+    assert encoded.modalities["text"].index.is_cached.all()
 
 
-def test_runs_at_the_same_time_share_the_work(
-    loaded: tuple[Job, Dataset], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_concurrent_runs_share_the_work(loaded: tuple[Job, Dataset], monkeypatch: pytest.MonkeyPatch) -> None:
     job, dataset = loaded
-    monkeypatch.setattr(feature_cache, "_ROUND", 1)
+    monkeypatch.setattr(feature_cache, "_VALUES_PER_SYNC", 1)
     monkeypatch.setattr(feature_cache, "_SHARD_SECONDS", 0.0)
-    write, sizes = ShardFolder.write, []
+    write, sizes = EncodingStore.write, []
 
-    def write_and_let_another_run_go_on(self: ShardFolder, made: Any, width: int) -> None:
+    def write_and_run_concurrently(self: EncodingStore, made: Any, width: int) -> None:
         write(self, made, width)
         sizes.append(len(made))
         if len(sizes) == 1:
             encode(job, dataset)
 
-    monkeypatch.setattr(ShardFolder, "write", write_and_let_another_run_go_on)
-    assert encode(job, dataset).values["text"].places.known.all()
+    monkeypatch.setattr(EncodingStore, "write", write_and_run_concurrently)
+    assert encode(job, dataset).modalities["text"].index.is_cached.all()
     assert sizes == [1, 1, 1]
 
 
-def test_whatever_changes_the_outputs_changes_the_key(
+def test_the_fingerprint_covers_all_that_affects_the_outputs(
     loaded: tuple[Job, Dataset], tmp_path: Path, encoders: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job, dataset = loaded
@@ -228,7 +233,7 @@ def test_whatever_changes_the_outputs_changes_the_key(
     shutil.copytree(encoders.bert, bert)
 
     def folder_of(job: Job, precision: str = "fp32") -> str:
-        return encode_frozen(job, dataset.splits, 0, 1, CPU, precision, lambda _: None).values["text"].places.shards[0].path.split("/")[-2]  # fmt: skip
+        return encode_frozen_inputs(job, dataset.splits, 0, 1, CPU, precision, lambda _: None).modalities["text"].index.shards[0].path.split("/")[-2]  # fmt: skip
 
     first = folder_of(job)
     around = {"optional": True, "align": job.align}
@@ -245,7 +250,7 @@ def test_whatever_changes_the_outputs_changes_the_key(
     content[-1] ^= 1
     weights.write_bytes(content)
     others.append(folder_of(moved))
-    monkeypatch.setattr(identity, "version", lambda name: "9.9")
+    monkeypatch.setattr(fingerprint, "version", lambda name: "9.9")
     others.append(folder_of(job))
     assert len({first, *others}) == 7
 
@@ -255,7 +260,7 @@ import torch
 from torch import nn
 
 from rayfuse.model.encoders import Encoder
-from rayfuse.model.tokens import one_token
+from rayfuse.model.tokens import as_single_token
 
 
 class Corner(Encoder):
@@ -267,12 +272,12 @@ class Corner(Encoder):
         self.dropout = nn.Dropout(0.5)
 
     def forward(self, pixel_values):
-        return one_token(self.dropout(pixel_values[..., :2, :2].flatten(1)) * self.scale)
+        return as_single_token(self.dropout(pixel_values[..., :2, :2].flatten(1)) * self.scale)
 """
 
 
-def own_job(folder: Path, monkeypatch: pytest.MonkeyPatch, scale: str) -> Job:
-    """A job whose pictures have a frozen encoder of one's own, in a module that is imported anew."""
+def custom_job(folder: Path, monkeypatch: pytest.MonkeyPatch, scale: str) -> Job:
+    """Return a job with a frozen custom encoder of images, in a module that is imported again."""
     (folder / "own_corner.py").write_text(OWN.format(scale=scale))
     monkeypatch.syspath_prepend(folder)
     monkeypatch.delitem(sys.modules, "own_corner", raising=False)
@@ -281,46 +286,49 @@ def own_job(folder: Path, monkeypatch: pytest.MonkeyPatch, scale: str) -> Job:
     )
 
 
-def test_a_frozen_encoder_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    job, dataset = load_dataset(own_job(tmp_path, monkeypatch, "torch.tensor(2.0)"))
-    without = trained(job, dataset, Encoded())
+def test_a_frozen_custom_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, dataset = load_dataset(custom_job(tmp_path, monkeypatch, "torch.tensor(2.0)"))
+    without = trained(job, dataset, CachedFeatures())
     encoded = encode(job, dataset)
     assert "encoders.image.encoder.scale" not in trainable_parameters(FusedModel(job))
-    first = encoded.values["image"].places.shards[0].path
+    first = encoded.modalities["image"].index.shards[0].path
     monkeypatch.setattr(FrozenEncoder, "forward", None)
     assert trained(job, dataset, encoded) == pytest.approx(without, rel=1e-6, abs=1e-6)
     monkeypatch.undo()
-    job = own_job(tmp_path, monkeypatch, "torch.tensor(3.0)")
-    other = encode(job, dataset).values["image"].places.shards[0].path
+    job = custom_job(tmp_path, monkeypatch, "torch.tensor(3.0)")
+    other = encode(job, dataset).modalities["image"].index.shards[0].path
     assert Path(other).parent != Path(first).parent
 
 
-def test_one_that_draws_its_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    job, dataset = load_dataset(own_job(tmp_path, monkeypatch, "torch.randn(1)"))
+def test_a_custom_encoder_with_random_weights_is_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, dataset = load_dataset(custom_job(tmp_path, monkeypatch, "torch.randn(1)"))
     with pytest.raises(
-        SpecError, match=r"own_corner:Corner: `train: frozen` .* draws some of them at random"
+        SpecError,
+        match=r"own_corner:Corner: `train: frozen` requires fixed weights, and some are drawn at random",
     ):
         encode(job, dataset)
 
 
-def test_a_broken_shard_is_made_anew(loaded: tuple[Job, Dataset]) -> None:
+def test_the_values_of_a_corrupt_shard_are_encoded_again(loaded: tuple[Job, Dataset]) -> None:
     job, dataset = loaded
     encode(job, dataset)
     [path] = Path(job.output.storage).glob("cache/*/*.safetensors")
     path.write_bytes(path.read_bytes()[:-5])
     lines: list[str] = []
-    assert encode(job, dataset, lines.append).values["text"].places.known.all()
+    assert encode(job, dataset, lines.append).modalities["text"].index.is_cached.all()
     assert lines[0].startswith(f"WARNING cache: file://{path}: ")
-    assert lines[1].startswith("cache: text 0 of 3 values known")
+    assert lines[1].startswith("cache: text 0 of 3 values cached")
 
 
-def test_a_folder_at_a_url(
+def test_a_cache_at_a_url(
     loaded: tuple[Job, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     job, dataset = loaded
     here = trained(job, dataset, encode(job, dataset))
-    remote = changed(job, data={"cache": f"memory://{tmp_path.name}"})
+    remote = changed(job, data={"feature_cache": f"memory://{tmp_path.name}"})
     for _ in range(2):
         assert trained(remote, dataset, encode(remote, dataset)) == here
     assert len(fsspec.filesystem("memory").glob(f"/{tmp_path.name}/*/*.safetensors")) == 1
@@ -329,28 +337,28 @@ def test_a_folder_at_a_url(
 
 def test_workers_share_the_work(loaded: tuple[Job, Dataset], monkeypatch: pytest.MonkeyPatch) -> None:
     job, dataset = loaded
-    alone = trained(job, dataset, encode(changed(job, data={"cache": "memory://alone"}), dataset))
-    barrier, board = threading.Barrier(3), [None] * 3
+    alone = trained(job, dataset, encode(changed(job, data={"feature_cache": "memory://alone"}), dataset))
+    barrier, shared = threading.Barrier(3), [None] * 3
 
     def gather(self: Any, mine: Any) -> list[Any]:
-        board[self.rank] = mine
+        shared[self.rank] = mine
         barrier.wait()
-        found = list(board)
+        found = list(shared)
         barrier.wait()
         return found
 
-    monkeypatch.setattr(feature_cache._Ranks, "gather", gather)
+    monkeypatch.setattr(feature_cache.ProcessGroup, "all_gather", gather)
     monkeypatch.setattr(
-        feature_cache._Ranks,
-        "of_first",
-        lambda self, make: self.gather(make() if self.rank == 0 else None)[0],
+        feature_cache.ProcessGroup,
+        "broadcast_from_rank_zero",
+        lambda self, make: self.all_gather(make() if self.rank == 0 else None)[0],
     )
-    monkeypatch.setattr(feature_cache, "_ROUND", 1)
-    found: dict[int, Encoded] = {}
-    said: list[str] = []
+    monkeypatch.setattr(feature_cache, "_VALUES_PER_SYNC", 1)
+    found: dict[int, CachedFeatures] = {}
+    lines: list[str] = []
 
     def run(rank: int) -> None:
-        found[rank] = encode_frozen(job, dataset.splits, rank, 3, CPU, "fp32", said.append)
+        found[rank] = encode_frozen_inputs(job, dataset.splits, rank, 3, CPU, "fp32", lines.append)
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(3)]
     for thread in threads:
@@ -358,12 +366,12 @@ def test_workers_share_the_work(loaded: tuple[Job, Dataset], monkeypatch: pytest
     for thread in threads:
         thread.join()
     assert len(shards(job)) == 3
-    assert len(said) == 2
+    assert len(lines) == 2
     for rank in range(3):
         assert trained(job, dataset, found[rank]) == pytest.approx(alone, rel=1e-6)
 
 
-def test_values_that_hold_nothing_are_remembered(
+def test_values_that_hold_nothing_are_cached(
     loaded: tuple[Job, Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job, dataset = loaded
@@ -374,58 +382,98 @@ def test_values_that_hold_nothing_are_remembered(
     def without_some(self: TextModality, value: Any) -> Any:
         opened.append(value)
         if "here" in value:
-            raise MissingInput("it holds nothing")
+            raise MissingInputError("it holds nothing")
         return decode(self, value)
 
     monkeypatch.setattr(TextModality, "decode", without_some)
     encoded = encode(job, dataset)
     assert len(opened) == 3
-    assert encode(job, dataset).values["text"].places.known.all()
+    assert encode(job, dataset).modalities["text"].index.is_cached.all()
     assert len(opened) == 3
     rows = dataset.splits["train"]
-    store = SampleStore(
-        rows, SampleMaker(job.inputs, job.tasks, encoded.values), encoded=encoded.numbers["train"]
+    store = SampleCache(
+        rows,
+        Preprocessor(job.inputs, job.tasks, encoded.modalities),
+        cached_indices=encoded.value_indices["train"],
     )
     present = ["text" in store[number].features for number in range(len(rows))]
     assert present == ["here" not in row.values["text"] for row in rows]
     assert len(set(present)) == 2
 
 
-def test_an_augmented_input_is_left_out_and_said(loaded: tuple[Job, Dataset]) -> None:
+def test_an_augmented_input_is_not_cached(loaded: tuple[Job, Dataset]) -> None:
     job, dataset = loaded
     lines: list[str] = []
-    encoded = encode(changed(job, inputs_text={"augment": [{"type": "swap"}]}), dataset, lines.append)
-    assert encoded.values == {}
-    assert lines == ["cache: text is encoded anew every time: inputs.text.augment changes its training rows"]
-    assert encode(changed(job, data={"cache": "off"}), dataset, lines.append).values == {}
+    encoded = encode(changed(job, inputs_text={"augment": [{"type": "token_swap"}]}), dataset, lines.append)
+    assert encoded.modalities == {}
+    assert lines == ["cache: text is not cached: inputs.text.augment changes its training rows in each epoch"]
+    assert encode(changed(job, data={"feature_cache": "off"}), dataset, lines.append).modalities == {}
     assert len(lines) == 1
     assert shards(job) == []
 
 
-def test_a_disk_without_room_is_said_early(
+def test_a_full_disk_is_reported_after_the_first_values(
     loaded: tuple[Job, Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
     with pytest.raises(
-        ResourceError, match=r"data.cache: 3 values of `text` need about .*or write `cache: off`"
+        ResourceError,
+        match=r"data.feature_cache: 3 values of `text` need about .*or write `feature_cache: off`",
     ):
         encode(*loaded)
 
 
-def test_what_is_cached_is_neither_read_nor_decoded_again(
+def test_cached_values_are_neither_read_nor_decoded_again(
     loaded: tuple[Job, Dataset], tmp_path: Path, encoders: SimpleNamespace
 ) -> None:
-    picture = {"encoder": {"type": "huggingface", "model": encoders.vit}}
-    job, dataset = changed(loaded[0], inputs_image=picture), loaded[1]
+    image = {"encoder": {"type": "huggingface", "model": encoders.vit}}
+    job, dataset = changed(loaded[0], inputs_image=image), loaded[1]
     encoded = encode(job, dataset)
     for path in tmp_path.glob("*.png"):
         path.unlink()
-    maker = SampleMaker(job.inputs, job.tasks, encoded.values)
-    store = SampleStore(dataset.splits["train"], maker, encoded=encoded.numbers["train"])
-    batch = training_batch(range(8), store, job, 0)
+    maker = Preprocessor(job.inputs, job.tasks, encoded.modalities)
+    store = SampleCache(dataset.splits["train"], maker, cached_indices=encoded.value_indices["train"])
+    batch = build_train_batch(range(8), store, job, 0)
     assert {
         name: part.features is not None and TOKENS in part.features for name, part in batch.inputs.items()
     } == {
         "image": True,
         "text": True,
     }
+
+
+def test_each_media_file_is_opened_twice_with_a_cold_cache(
+    tmp_path: Path, encoders: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once to validate and hash it, and once to encode it; a later run only validates it."""
+    memory, folder = fsspec.filesystem("memory"), f"media/{tmp_path.name}"
+    rows = []
+    for number in range(12):
+        content = io.BytesIO()
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(content, "PNG")
+        memory.pipe_file(f"/{folder}/{number}.png", content.getvalue())
+        images = [f"memory://{folder}/{n}.png" for n in (number, (number + 1) % 12)]
+        rows.append({"image": images, "text": "which?", "label": "ab"[number % 2]})
+    tiny_jobs.write_rows(tmp_path / "train.jsonl", rows)
+    image = {"max_items": 2, "encoder": {"type": "huggingface", "model": encoders.vit}}
+    overrides = {f"inputs.image.{key}": value for key, value in image.items()}
+    job = tiny_jobs.tiny_job(tmp_path, **{"data.test": None, **overrides})
+    opens: Counter[str] = Counter()
+    cat_file = type(memory).cat_file
+
+    def count_opens(self: Any, path: str, *args: Any, **kwargs: Any) -> bytes:
+        opens[path] += 1
+        return cat_file(self, path, *args, **kwargs)
+
+    monkeypatch.setattr(type(memory), "cat_file", count_opens)
+    fitted, dataset = load_dataset(job)
+    assert set(opens.values()) == {2}, "each image is in two rows, and each row is validated"
+    opens.clear()
+    assert encode(fitted, dataset).modalities["image"].index.is_cached.all()
+    assert opens == {f"/{folder}/{number}.png": 1 for number in range(12)}
+    opens.clear()
+    encode(fitted, dataset)
+    assert not opens
+    keys = dataset.splits["train"].get_column(content_keys_column("image"))
+    assert keys is not None
+    assert keys.shape == (len(dataset.splits["train"]), 2)

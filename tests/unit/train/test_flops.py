@@ -1,9 +1,9 @@
-"""Counted arithmetic, and what GPUs could do."""
+"""FLOPs of training and peak FLOP/s of GPUs."""
 
 import pytest
 import torch
 
-from rayfuse.train.flops import FlopCount, device_peak, peak_of
+from rayfuse.train.flops import FlopCount, device_peak_flops, peak_flops
 
 
 @pytest.mark.parametrize(
@@ -15,19 +15,19 @@ from rayfuse.train.flops import FlopCount, device_peak, peak_of
     ],
 )  # fmt: skip
 def test_peaks_by_name(name: str, peak: float | None) -> None:
-    assert peak_of(name) == peak
+    assert peak_flops(name) == peak
 
 
 def test_a_cpu_has_no_peak() -> None:
-    assert device_peak(torch.device("cpu")) is None
+    assert device_peak_flops(torch.device("cpu")) is None
 
 
 def test_forward_and_backward_are_counted_at_powers_of_two() -> None:
     count = FlopCount()
     layer = torch.nn.Linear(10, 10, bias=False)
     for rows in (4, 6, 100, 10):  # the third is not counted
-        batch = type("Batch", (), {"whole": torch.ones(rows, dtype=torch.bool)})
-        with count.step([batch]):
+        batch = type("Batch", (), {"is_full": torch.ones(rows, dtype=torch.bool)})
+        with count.count_step([batch]):
             layer(torch.ones(rows, 10)).sum().backward()
     assert count.per_row == 2 * 2 * 10 * 10  # the product, and that of the weights' gradient
     assert FlopCount().per_row == 0

@@ -1,4 +1,4 @@
-"""What is refused before a row is read."""
+"""Validation before any row is read."""
 
 from pathlib import Path
 

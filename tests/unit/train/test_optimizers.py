@@ -1,4 +1,4 @@
-"""Every optimizer: what its steps are, and that its state goes on by name."""
+"""Every optimizer: its steps, and restoring its state by name."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -8,10 +8,10 @@ import torch
 from pydantic import TypeAdapter
 
 from rayfuse.errors import DataError
-from rayfuse.spec.optimizers import Optimizer
-from rayfuse.train.host_copies import copy_to_cpu
-from rayfuse.train.optimizer_state import gather_optimizer, restore_optimizer
-from rayfuse.train.optimizers import OPTIMIZERS, build_optimizer, matrices
+from rayfuse.spec.optimizers import OPTIMIZERS, OptimizerConfig
+from rayfuse.train.optimizer_state import gather_optimizer_state, restore_optimizer_state
+from rayfuse.train.optimizers import build_optimizer, muon_parameters
+from rayfuse.train.pinned_buffers import copy_to_cpu
 
 KEPT = {
     "adamw": {"exp_avg", "exp_avg_sq", "step"},
@@ -23,7 +23,7 @@ KEPT = {
 
 
 class Model(torch.nn.Module):
-    """As a FusedModel has tasks; `unused` gets no gradient, as some weights of pretrained models."""
+    """Module named like a FusedModel; `unused` gets no gradient, as some weights of pretrained models."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,13 +36,13 @@ class Model(torch.nn.Module):
 
 
 def options_of(kind: str, **options: Any) -> Any:
-    return TypeAdapter(Optimizer).validate_python({"type": kind, **options})
+    return TypeAdapter(OptimizerConfig).validate_python({"type": kind, **options})
 
 
 def engine_of(options: Any) -> Any:
     torch.manual_seed(0)
     model = Model()
-    found = matrices(model)
+    found = muon_parameters(model)
     groups = [
         {
             "params": [part for part in model.parameters() if (part in found) == matrix],
@@ -67,37 +67,42 @@ def weights_of(engine: Any) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_it_goes_on_where_it_was(kind: str) -> None:
+def test_a_resumed_optimizer_takes_the_same_steps(kind: str) -> None:
     first = engine_of(options_of(kind))
     for _ in range(3):
         take_step(first)
-    weights, state = weights_of(first), copy_to_cpu(gather_optimizer(first))
+    weights, state = weights_of(first), copy_to_cpu(gather_optimizer_state(first))
     assert {name.partition("/")[0] for name in state} == KEPT[kind]
     assert state.get("step", 3) == 3
     assert not any(name.endswith("unused.weight") for name in state)
 
     second = engine_of(options_of(kind))
-    restore_optimizer(second, state, lambda: take_step(second, (2,)))
+    restore_optimizer_state(second, state, lambda: take_step(second, (2,)))
     second.module.load_state_dict(weights)  # as the step that makes the state must change nothing
     for engine in (first, second):
         take_step(engine, (3, 2))
     torch.testing.assert_close(weights_of(first), weights_of(second), rtol=0, atol=0)
     torch.testing.assert_close(
-        copy_to_cpu(gather_optimizer(first)), copy_to_cpu(gather_optimizer(second)), rtol=0, atol=0
+        copy_to_cpu(gather_optimizer_state(first)),
+        copy_to_cpu(gather_optimizer_state(second)),
+        rtol=0,
+        atol=0,
     )
 
 
-def test_before_its_first_step_there_is_nothing_to_keep() -> None:
+def test_there_is_no_state_before_the_first_step() -> None:
     engine = engine_of(options_of("adamw"))
-    assert copy_to_cpu(gather_optimizer(engine)) == {}
-    restore_optimizer(engine, {}, lambda: pytest.fail("took a step"))
+    assert copy_to_cpu(gather_optimizer_state(engine)) == {}
+    restore_optimizer_state(engine, {}, lambda: pytest.fail("took a step"))
 
 
-def test_the_state_of_another_optimizer_is_refused() -> None:
+def test_state_of_another_optimizer_is_rejected() -> None:
     lion, adamw = engine_of(options_of("lion")), engine_of(options_of("adamw"))
     take_step(lion)
-    with pytest.raises(DataError, match=r"no exp_avg_sq of words.weight, so another optimizer"):
-        restore_optimizer(adamw, copy_to_cpu(gather_optimizer(lion)), lambda: take_step(adamw))
+    with pytest.raises(
+        DataError, match=r"no exp_avg_sq of words.weight, so it was written with another optimizer"
+    ):
+        restore_optimizer_state(adamw, copy_to_cpu(gather_optimizer_state(lion)), lambda: take_step(adamw))
 
 
 def test_lion_by_hand() -> None:
@@ -116,7 +121,7 @@ def test_lion_by_hand() -> None:
 def test_muon_takes_inner_matrices_and_adamw_the_rest() -> None:
     engine = engine_of(options_of("muon", lr=0.02))
     model = engine.module
-    assert matrices(model) == {model.inner.weight, model.unused.weight}
+    assert muon_parameters(model) == {model.inner.weight, model.unused.weight}
     twin = Model()
     twin.load_state_dict(model.state_dict())
     muon = torch.optim.Muon([twin.inner.weight], lr=0.02, momentum=0.95, adjust_lr_fn="match_rms_adamw")

@@ -1,4 +1,4 @@
-"""The folders of runs on any store, and which of them is gone on with."""
+"""Run folders on any store, and which of them is resumed."""
 
 import json
 import os
@@ -15,16 +15,16 @@ import fsspec
 import pytest
 import tiny_jobs
 
-from rayfuse.errors import NotReachable, ResourceError
+from rayfuse.errors import ResourceError, UnavailableError
 from rayfuse.train.runs import (
     RunFolder,
     RunStatus,
-    beat,
+    acquire_run,
     check_storage,
+    create_run,
+    find_unfinished_run,
     fingerprint,
-    new_run,
-    take_over,
-    unfinished_run,
+    heartbeat,
 )
 
 DIGESTS = {"train": "a", "validation": "b"}
@@ -52,7 +52,7 @@ def write(url: str, text: str) -> None:
 
 
 def at(job: Any, name: str, **status: Any) -> RunFolder:
-    """A run of the given name, as names of runs begun within a second do not sort by time."""
+    """Create a run of the given name: names of runs started within a second do not sort by time."""
     run = RunFolder(f"{job.output.storage}/{job.name}/{name}", RunStatus(name, fingerprint(job, DIGESTS)))
     fs, path = fsspec.url_to_fs(run.url)
     fs.makedirs(path, exist_ok=True)
@@ -61,25 +61,25 @@ def at(job: Any, name: str, **status: Any) -> RunFolder:
 
 
 def test_a_new_run_holds_its_job_and_status(job: Any) -> None:
-    run = new_run(job, DIGESTS)
+    run = create_run(job, DIGESTS)
     assert run.url.startswith(f"{job.output.storage}/tiny/")
     assert json.loads(run.read("job.json") or "")["name"] == "tiny"
     assert json.loads(run.read("run.json") or "") == {
         "name": run.status.name,
         "fingerprint": fingerprint(job, DIGESTS),
         "status": "running",
-        "tracking_run": None,
+        "mlflow_run_id": None,
         "version": None,
-        "seconds": 0.0,
+        "trial_seconds": 0.0,
         "driver": None,
-        "alive": 0.0,
+        "last_heartbeat": 0.0,
     }
     assert run.read("absent.json") is None
-    assert new_run(job, DIGESTS).url != run.url
+    assert create_run(job, DIGESTS).url != run.url
 
 
-def test_files_are_written_whole(job: Any) -> None:
-    run = new_run(job, DIGESTS)
+def test_files_are_written_atomically(job: Any) -> None:
+    run = create_run(job, DIGESTS)
     for text in ("first, and longer", "second é"):
         run.write("notes.txt", text)
         assert run.read("notes.txt") == text
@@ -88,7 +88,7 @@ def test_files_are_written_whole(job: Any) -> None:
 
 
 def test_folders_are_uploaded(job: Any, tmp_path: Path) -> None:
-    run = new_run(job, DIGESTS)
+    run = create_run(job, DIGESTS)
     (tmp_path / "model" / "encoders").mkdir(parents=True)
     (tmp_path / "model" / "rayfuse.json").write_text("{}")
     (tmp_path / "model" / "encoders" / "vocab.txt").write_text("a")
@@ -100,23 +100,23 @@ def test_folders_are_uploaded(job: Any, tmp_path: Path) -> None:
 
 
 def test_the_newest_unfinished_run_is_found(job: Any) -> None:
-    assert unfinished_run(job, DIGESTS) is None
+    assert find_unfinished_run(job, DIGESTS) is None
     at(job, "20260101-000000-aaa", status="interrupted")
-    newest = at(job, "20260102-000000-bbb", status="failed", tracking_run="r7")
-    found = unfinished_run(job, DIGESTS)
+    newest = at(job, "20260102-000000-bbb", status="failed", mlflow_run_id="r7")
+    found = find_unfinished_run(job, DIGESTS)
     assert found is not None
     assert found.url == newest.url
     assert found.status == newest.status
-    assert unfinished_run(job, {**DIGESTS, "train": "other"}) is None
+    assert find_unfinished_run(job, {**DIGESTS, "train": "other"}) is None
 
 
-def test_after_a_finished_run_nothing_older_is_gone_on_with(job: Any) -> None:
+def test_no_run_before_a_finished_one_is_resumed(job: Any) -> None:
     at(job, "20260101-000000-aaa", status="interrupted")
     at(job, "20260102-000000-bbb", status="finished", version=1)
-    assert unfinished_run(job, DIGESTS) is None
+    assert find_unfinished_run(job, DIGESTS) is None
 
 
-def test_runs_of_other_jobs_and_broken_status_files_are_passed_over(job: Any) -> None:
+def test_runs_of_other_jobs_and_invalid_status_files_are_ignored(job: Any) -> None:
     kept = at(job, "20260101-000000-aaa", status="running")
     other = job.model_copy(update={"train": job.train.model_copy(update={"seed": 1})})
     at(other, "20260102-000000-bbb", status="running")
@@ -125,17 +125,20 @@ def test_runs_of_other_jobs_and_broken_status_files_are_passed_over(job: Any) ->
         text = content.encode("utf-8", "surrogateescape").decode("latin-1")
         write(f"{folder}/20260103-00000{i}-ccc/run.json", text)
     write(f"{folder}/20260104-000000-ddd/run.json.partial", "{")
-    found = unfinished_run(job, DIGESTS)
+    found = find_unfinished_run(job, DIGESTS)
     assert found is not None
     assert found.url == kept.url
 
 
-def test_the_fingerprint_is_of_what_is_trained(tmp_path: Path) -> None:
+def test_the_fingerprint_covers_job_and_data(tmp_path: Path) -> None:
     def changed(**overrides: Any) -> str:
         return fingerprint(tiny_jobs.tiny_job(tmp_path, **overrides), DIGESTS)
 
     same = changed()
-    assert changed(**{"compute.workers": 4, "output.storage": "/elsewhere", "output.model": "other"}) == same
+    assert (
+        changed(**{"compute.workers": 4, "output.storage": "/elsewhere", "output.registered_model": "other"})
+        == same
+    )
     for key, value in (
         ("train.seed", 1),
         ("train.epochs", 9),
@@ -166,68 +169,72 @@ def test_a_storage_that_is_a_file(tmp_path: Path) -> None:
 def test_a_full_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_500_000))
     with pytest.raises(
-        ResourceError, match="2 MB free, at least 50 MB are needed; make room or choose another"
+        ResourceError, match="2 MB free is below the minimum of 50 MB; free some space or choose another"
     ):
         check_storage(str(tmp_path))
 
 
 def test_a_storage_that_fills_up(tmp_path: Path) -> None:
     job = tiny_jobs.tiny_job(tmp_path)
-    run = new_run(job, DIGESTS)
+    run = create_run(job, DIGESTS)
     shutil.rmtree(run.url)
     with pytest.raises(ResourceError, match="output.storage: .*: cannot be written: FileNotFoundError"):
         run.save(status="failed")
 
 
-def test_a_storage_that_does_not_answer() -> None:
+def test_a_storage_that_does_not_respond() -> None:
     for url in ("http://127.0.0.1:9/runs", "gopher://host/runs"):
-        with pytest.raises(NotReachable, match=f"output.storage: {url}: cannot be written"):
+        with pytest.raises(UnavailableError, match=f"output.storage: {url}: cannot be written"):
             check_storage(url)
 
 
-def taken_by(job: Any, host: str, process: int, alive: float) -> RunFolder:
-    run = new_run(job, DIGESTS)
-    run.save(driver=(host, process), alive=alive)
-    found = unfinished_run(job, DIGESTS)
+def run_held_by(job: Any, host: str, process: int, last_heartbeat: float) -> RunFolder:
+    run = create_run(job, DIGESTS)
+    run.save(driver=(host, process), last_heartbeat=last_heartbeat)
+    found = find_unfinished_run(job, DIGESTS)
     assert found is not None
     return found
 
 
-def test_a_run_that_another_process_trains_is_not_taken_over(job: Any) -> None:
+def test_a_run_that_another_process_trains_is_not_acquired(job: Any) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        run = taken_by(job, socket.gethostname(), other.pid, time.time() + 60)
-        with pytest.raises(ResourceError, match=f"trained by process {other.pid} of this machine.*--fresh"):
-            take_over(run, print)
+        run = run_held_by(job, socket.gethostname(), other.pid, time.time() + 60)
+        with pytest.raises(
+            ResourceError, match=f"trained by process {other.pid} of this machine.*--no-resume"
+        ):
+            acquire_run(run, print)
         other.kill()
-    take_over(run, print)
+    acquire_run(run, print)
 
 
-def test_a_process_number_that_went_to_another_or_to_us_holds_nothing(job: Any) -> None:
-    take_over(taken_by(job, socket.gethostname(), 1, 1.0), print)
-    take_over(taken_by(job, socket.gethostname(), os.getpid(), time.time() + 60), print)
+def test_a_reused_process_id_does_not_hold_a_run(job: Any) -> None:
+    acquire_run(run_held_by(job, socket.gethostname(), 1, 1.0), print)
+    acquire_run(run_held_by(job, socket.gethostname(), os.getpid(), time.time() + 60), print)
 
 
-def test_a_driver_elsewhere_is_waited_for(job: Any) -> None:
-    run = taken_by(job, "elsewhere", 7, time.time() - 30)
+def test_waits_for_a_driver_on_another_machine(job: Any) -> None:
+    run = run_held_by(job, "elsewhere", 7, time.time() - 30)
     waited: list[float] = []
-    said: list[str] = []
-    take_over(run, said.append, waited.append)
+    messages: list[str] = []
+    acquire_run(run, messages.append, waited.append)
     assert waited == [pytest.approx(60, abs=2)]
-    assert "elsewhere trained" in said[0]
+    assert "elsewhere trained" in messages[0]
 
-    def lives(seconds: float) -> None:
-        RunFolder(run.url, RunStatus(**json.loads(run.read("run.json") or ""))).save(alive=time.time())
+    def heartbeat(seconds: float) -> None:
+        RunFolder(run.url, RunStatus(**json.loads(run.read("run.json") or ""))).save(
+            last_heartbeat=time.time()
+        )
 
     with pytest.raises(ResourceError, match="trained by process 7 of elsewhere"):
-        take_over(run, print, lives)
-    run.save(alive=time.time() - 3600)
-    take_over(run, print, lives)
+        acquire_run(run, print, heartbeat)
+    run.save(last_heartbeat=time.time() - 3600)
+    acquire_run(run, print, heartbeat)
 
 
-def test_signs_of_life_are_not_given_more_often_than_needed(job: Any) -> None:
-    run = new_run(job, DIGESTS)
-    beat(run)
-    first = run.status.alive
-    beat(run)
-    assert run.status.alive == first
+def test_heartbeats_are_written_at_intervals(job: Any) -> None:
+    run = create_run(job, DIGESTS)
+    heartbeat(run)
+    first = run.status.last_heartbeat
+    heartbeat(run)
+    assert run.status.last_heartbeat == first
     assert run.status.driver == (socket.gethostname(), os.getpid())

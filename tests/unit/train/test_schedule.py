@@ -6,20 +6,20 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from rayfuse.spec.schedules import Schedule
-from rayfuse.train.schedule import rate_factor
+from rayfuse.spec.schedules import ScheduleConfig
+from rayfuse.train.schedule import lr_factor
 
 
 def factors(total: int, kind: str = "cosine", warmup: float = 0.0, **options: Any) -> list[float]:
-    schedule = TypeAdapter(Schedule).validate_python({"type": kind, "warmup": warmup, **options})
-    return [rate_factor(schedule, step, total) for step in range(total)]
+    schedule = TypeAdapter(ScheduleConfig).validate_python({"type": kind, "warmup": warmup, **options})
+    return [lr_factor(schedule, step, total) for step in range(total)]
 
 
 def test_cosine_by_hand() -> None:
     assert factors(4) == pytest.approx([1, 0.5 * (1 + cos(pi / 4)), 0.5, 0.5 * (1 + cos(3 * pi / 4))])
 
 
-def test_warm_up_rises_in_equal_parts_to_the_whole_rate() -> None:
+def test_warm_up_is_linear() -> None:
     found = factors(100, warmup=0.1)
     assert found[:11] == pytest.approx([(step + 1) / 11 for step in range(11)])
     assert found[10] == max(found) == 1
@@ -31,10 +31,10 @@ def test_constant() -> None:
     assert factors(10, "constant", 0.2) == pytest.approx([1 / 3, 2 / 3] + [1] * 8)
 
 
-def test_linear_falls_to_its_least() -> None:
+def test_linear_decays_to_the_minimum() -> None:
     assert factors(4, "linear") == pytest.approx([1, 0.75, 0.5, 0.25])
-    assert factors(4, "linear", min=0.2) == pytest.approx([1, 0.8, 0.6, 0.4])
-    assert factors(1000, "cosine", min=0.1)[-1] == pytest.approx(0.1, abs=1e-4)
+    assert factors(4, "linear", min_lr_ratio=0.2) == pytest.approx([1, 0.8, 0.6, 0.4])
+    assert factors(1000, "cosine", min_lr_ratio=0.1)[-1] == pytest.approx(0.1, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -46,18 +46,18 @@ def test_linear_falls_to_its_least() -> None:
     ],
 )
 def test_stable_until_the_decay(form: str, falling: list[float]) -> None:
-    found = factors(20, "wsd", 0.1, decay=0.2, form=form)
+    found = factors(20, "wsd", 0.1, decay_ratio=0.2, decay_shape=form)
     assert found == pytest.approx([1 / 3, 2 / 3, *[1] * 14, *falling])
 
 
 def test_warm_up_in_steps() -> None:
     assert factors(100, warmup=10) == factors(100, warmup=0.1)
     assert factors(5, "constant", 10) == pytest.approx([(step + 1) / 11 for step in range(5)])
-    assert factors(10, "wsd", 9, decay=0.5, form="linear")[8:] == [0.9, 1]  # warm-up comes first
+    assert factors(10, "wsd", 9, decay_ratio=0.5, decay_shape="linear")[8:] == [0.9, 1]  # warm-up comes first
 
 
-def test_cosine_unless_said() -> None:
-    assert TypeAdapter(Schedule).validate_python({}).type == "cosine"
+def test_cosine_is_the_default() -> None:
+    assert TypeAdapter(ScheduleConfig).validate_python({}).type == "cosine"
 
 
 @pytest.mark.parametrize("kind", ["cosine", "linear", "constant", "wsd"])

@@ -1,6 +1,9 @@
-"""Checkpoints on disk, and the state of an optimizer without ZeRO."""
+"""The files of a checkpoint, and the state of the fp16 loss scaler."""
 
+import errno
 import json
+import resource
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,20 +14,18 @@ import tiny_jobs
 import torch
 
 from rayfuse.errors import DataError
-from rayfuse.spec.checkpointing import Keep
-from rayfuse.train import loop
-from rayfuse.train.checkpoints import Saver, find
 from rayfuse.train.state import (
-    Position,
+    TrainState,
     read_checkpoint,
     read_loss_scale,
     read_model,
-    read_position,
+    read_train_state,
     restore_loss_scale,
     write_checkpoint,
+    write_tensors,
 )
 
-POSITION = Position(3, 120, [{"loss": 0.5}, {"loss": float("nan")}, {"loss": 0.25}], True)
+POSITION = TrainState(3, 120, [{"loss": 0.5}, {"loss": float("nan")}, {"loss": 0.25}], True)
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_a_round_trip(checkpoint: Path) -> None:
     assert (position.epoch, position.step, position.stopped_early) == (3, 120, True)
     assert position.history[2] == {"loss": 0.25}
     assert position.history[1]["loss"] != position.history[1]["loss"]
-    assert read_position(checkpoint).step == 120
+    assert read_train_state(checkpoint).step == 120
     assert json.loads((checkpoint / "job.json").read_text())["name"] == "tiny"
     assert {path.suffix for path in checkpoint.iterdir()} == {".json", ".safetensors"}
 
@@ -58,37 +59,61 @@ def test_a_round_trip(checkpoint: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "problem"),
     [
-        (lambda f: (f / "position.json").unlink(), "checkpoint: not a whole checkpoint: "),
-        (lambda f: (f / "position.json").write_text('{"epoch": '), "not a whole checkpoint: "),
-        (lambda f: (f / "position.json").write_text('{"epochs": 1}'), "not a whole checkpoint: "),
-        (lambda f: (f / "position.json").write_text("[]"), "not a whole checkpoint: "),
+        (lambda f: (f / "train_state.json").unlink(), "checkpoint: incomplete checkpoint: "),
+        (lambda f: (f / "train_state.json").write_text('{"epoch": '), "incomplete checkpoint: "),
+        (lambda f: (f / "train_state.json").write_text('{"epochs": 1}'), "incomplete checkpoint: "),
+        (lambda f: (f / "train_state.json").write_text("[]"), "incomplete checkpoint: "),
         (
             lambda f: (f / "model.safetensors").unlink(),
-            "model.safetensors: not a whole file of tensors: .*again",
+            "model.safetensors: missing or incomplete safetensors file: .*again",
         ),
-        (lambda f: cut(f / "model.safetensors"), "model.safetensors: not a whole file of tensors"),
-        (lambda f: cut(f / "optimizer.safetensors"), "optimizer.safetensors: not a whole file of tensors"),
-        (lambda f: (f / "optimizer.safetensors").write_bytes(b""), "not a whole file of tensors"),
+        (
+            lambda f: truncate(f / "model.safetensors"),
+            "model.safetensors: missing or incomplete safetensors file",
+        ),
+        (
+            lambda f: truncate(f / "optimizer.safetensors"),
+            "optimizer.safetensors: missing or incomplete safetensors file",
+        ),
+        (lambda f: (f / "optimizer.safetensors").write_bytes(b""), "missing or incomplete safetensors file"),
     ],
 )
-def test_damaged_checkpoints(damage: Callable[[Path], Any], problem: str, checkpoint: Path) -> None:
+def test_incomplete_checkpoints(damage: Callable[[Path], Any], problem: str, checkpoint: Path) -> None:
     damage(checkpoint)
     with pytest.raises(DataError, match=problem):
         read_checkpoint(checkpoint)
 
 
-def cut(file: Path) -> None:
+def truncate(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-4])
 
 
-def test_no_folder_at_all(tmp_path: Path) -> None:
-    for read in (read_checkpoint, read_model, read_position):
-        with pytest.raises(DataError, match="not a whole"):
+def test_an_absent_folder(tmp_path: Path) -> None:
+    for read in (read_checkpoint, read_model, read_train_state):
+        with pytest.raises(DataError, match="incomplete checkpoint|missing or incomplete"):
             read(tmp_path / "absent")
 
 
+def test_a_write_error_has_its_errno(tmp_path: Path) -> None:
+    """Safetensors raises its own error, with the number in its message only."""
+    tensors = {"weight": torch.ones(1 << 20)}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            write_tensors(tmp_path / "model.safetensors", tensors)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.errno == errno.EFBIG
+
+
+def test_files_have_the_permissions_of_the_process(checkpoint: Path) -> None:
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in checkpoint.iterdir()}
+    assert len(set(modes.values())) == 1, modes
+
+
 class Scaled:
-    """What DeepSpeed's engine has of fp16: under stage 0 in itself, else in its optimizer."""
+    """A stand-in for DeepSpeed's engine with fp16: under stage 0 the engine has the scaler, otherwise its optimizer."""
 
     def __init__(self, stage: int) -> None:
         self.weight = torch.ones(1, requires_grad=True)
@@ -106,34 +131,19 @@ class Scaled:
 
 
 @pytest.mark.parametrize("stage", [0, 2])
-def test_the_scale_of_losses_goes_on(stage: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, first, second = (Scaled(stage) for _ in range(3))
+def test_the_loss_scale_is_restored(stage: int, checkpoint: Path) -> None:
+    uninterrupted, first, second = (Scaled(stage) for _ in range(3))
     losses = [1.0, 1.0, 1.0, 1.0, float("inf"), 1.0, 1.0, 1.0]
-    wanted = [whole.step(loss) for loss in losses]
-    assert wanted[-3:] == [64.0, 64.0, 128.0]  # a scale that began anew would not have grown yet
+    scales = [uninterrupted.step(loss) for loss in losses]
+    assert scales[-3:] == [64.0, 64.0, 128.0]  # a new scaler would not have grown yet
     found = [first.step(loss) for loss in losses[:6]]
-    for name in ("gather_model", "gather_optimizer"):
-        monkeypatch.setattr(loop, name, lambda engine: ())
-    saver = Saver(str(tmp_path), Keep(last=1, best=1), lambda metrics: 0.0)
-    parts: dict[str, Any] = {
-        "average": None,
-        "copies": {},
-        "agenda": SimpleNamespace(saved=lambda: None, warned=False),
-    }
-    job, guard = tiny_jobs.tiny_job(tmp_path / "data"), SimpleNamespace(state=dict)
-    writer: Any = SimpleNamespace(
-        engine=first, saver=saver, job=job, guard=guard, position=Position(step=6), **parts
-    )
-    loop.Worker.save(writer)
-    saver.wait()
-    reader: Any = SimpleNamespace(
-        engine=second, average=None, _load=lambda weights: None, _empty_step=lambda: None
-    )
-    loop.Worker.restore(reader, Path(find(str(tmp_path))[0].url))
-    assert [*found, *(second.step(loss) for loss in losses[6:])] == wanted
+    state = TrainState(step=6, loss_scale=read_loss_scale(first))
+    write_checkpoint(checkpoint, tiny_jobs.tiny_job(checkpoint / "data"), {}, {}, state)
+    restore_loss_scale(second, read_train_state(checkpoint).loss_scale)
+    assert [*found, *(second.step(loss) for loss in losses[6:])] == scales
 
 
-def test_other_precisions_have_no_scale() -> None:
+def test_other_precisions_have_no_loss_scale() -> None:
     engine = SimpleNamespace(torch_autocast_z0_gradscaler=None, optimizer=torch.optim.SGD([torch.ones(1)]))
     assert read_loss_scale(engine) == {}
     restore_loss_scale(engine, {"scale": 2.0})

@@ -1,53 +1,29 @@
-"""Random changes of training rows: on features, so that what was decoded once is kept, and never in evaluation."""
+"""Augmentation: random changes of the features of training rows, after decoding and never in evaluation."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from rayfuse.modalities.augment import audio, image, series, text
-from rayfuse.modalities.augment.base import Change
+from rayfuse.modalities.augment.base import Augmentation
 from rayfuse.modalities.base import Features
-from rayfuse.spec.augment import Augment
-
-AUGMENTATIONS: dict[str, dict[str, Change]] = {
-    "image": {
-        "affine": image.affine,
-        "elastic": image.elastic,
-        "flip": image.flip,
-        "crop": image.crop,
-        "erase": image.erase,
-        "color": image.color,
-        "noise": image.noise,
-    },
-    "audio": {
-        "mask": audio.mask,
-        "shift": audio.shift,
-        "gain": audio.gain,
-        "noise": audio.noise,
-    },
-    "text": {
-        "drop": text.drop,
-        "swap": text.swap,
-    },
-    "series": {
-        "scale": series.scale,
-        "warp": series.warp,
-        "mask": series.mask,
-        "drop_channels": series.drop_channels,
-        "noise": series.noise,
-    },
-}
-"""By kind of input and `type`."""
+from rayfuse.spec.augment import AUGMENTATIONS, BaseAugment
+from rayfuse.spec.family import CustomConfig
 
 
-def augment(kind: str, steps: Sequence[Augment], features: Features, chance: np.random.Generator) -> Features:
-    """The features of one value of an input of `kind` after `steps`; those given are left as they are."""
-    for options in steps:
-        if chance.random() < options.probability:
-            change: Any = AUGMENTATIONS[kind][options.type]
-            features = change(options, features, chance)
+def augment(
+    input_type: str, augmentations: Sequence[BaseAugment], features: Features, rng: np.random.Generator
+) -> Features:
+    """Return the features of one value of an input after `augmentations`; the arrays given are not changed."""
+    family = AUGMENTATIONS.get(input_type, AUGMENTATIONS["custom"])
+    for options in augmentations:
+        if rng.random() >= options.p:
+            continue
+        if isinstance(options, CustomConfig):
+            part: Augmentation = family.build(options)
+            features = part(features, rng)
+        else:
+            features = family.resolve(options)(options, features, rng)
     return features
 
 
-__all__ = ["AUGMENTATIONS", "Change", "augment"]
+__all__ = ["Augmentation", "augment"]

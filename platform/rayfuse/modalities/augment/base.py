@@ -1,25 +1,39 @@
-"""What the random changes of all kinds of inputs share."""
+"""Base class of custom augmentations, and functions that the built-in ones share."""
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
 
 from rayfuse.modalities.base import Features
 
-Change = Callable[[Any, Features, np.random.Generator], Features]
-"""(options, features, chance) → new features; all that is random in it comes from `chance`."""
+
+class Augmentation(ABC):
+    """A custom augmentation. Built-in ones are functions (options, features, rng) → features.
+
+    options: the class's `Options`, or the mapping of the spec.
+    """
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    @abstractmethod
+    def __call__(self, features: Features, rng: np.random.Generator) -> Features:
+        """Return changed features of one value, without changing the arrays given; all randomness comes from `rng`."""
 
 
-def with_noise(array: np.ndarray, sigma: tuple[float, float], chance: np.random.Generator) -> np.ndarray:
-    """An array with Gaussian noise whose deviation is drawn from `sigma`, in deviations of the array."""
-    deviation = chance.uniform(*sigma) * float(array.std())
-    noise = chance.standard_normal(array.shape, dtype=np.float32)
+def add_gaussian_noise(array: np.ndarray, sigma: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
+    """Return an array with Gaussian noise.
+
+    sigma: the range from which its standard deviation is drawn, in standard deviations of the array.
+    """
+    deviation = rng.uniform(*sigma) * float(array.std())
+    noise = rng.standard_normal(array.shape, dtype=np.float32)
     return array + np.float32(deviation) * noise
 
 
-def block(length: int, longest: float, chance: np.random.Generator) -> slice:
-    """A part of `length` places, at most the share `longest` of them; it may be empty."""
-    size = round(chance.uniform(0, longest) * length)
-    start = int(chance.integers(0, length - size + 1))
+def random_span(length: int, max_fraction: float, rng: np.random.Generator) -> slice:
+    """Return a random slice of `length` positions, at most the fraction `max_fraction` of them; it may be empty."""
+    size = round(rng.uniform(0, max_fraction) * length)
+    start = int(rng.integers(0, length - size + 1))
     return slice(start, start + size)

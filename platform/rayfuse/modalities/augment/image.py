@@ -1,105 +1,110 @@
-"""Random changes of pictures, on `pixel_values`: float32 (3, height, width) of any scale."""
+"""Augmentations of images, on `pixel_values`: float32 (3, height, width) of any scale."""
 
 import math
 from typing import Any
 
 import numpy as np
 
-from rayfuse.modalities.augment.base import with_noise
+from rayfuse.modalities.augment.base import add_gaussian_noise
 from rayfuse.modalities.base import Features
 from rayfuse.spec.augment import (
     AffineImage,
-    ColorImage,
+    ColorJitterImage,
     CropImage,
     ElasticImage,
     EraseImage,
     FlipImage,
-    Noise,
+    GaussianNoise,
 )
 
-_ASPECTS = (3 / 4, 4 / 3)
-"""Width by height of cut out and erased parts, relative to the picture's."""
+_ASPECT_RATIO_RANGE = (3 / 4, 4 / 3)
+"""Aspect ratios of cropped and erased parts, relative to the image's."""
 
 
-def affine(options: AffineImage, features: Features, chance: np.random.Generator) -> Features:
-    """About the middle of the picture, with bilinear interpolation."""
-    angle, shear = (math.radians(chance.uniform(-most, most)) for most in (options.rotate, options.shear))
-    size = _factor(options.scale, chance)
+def affine(options: AffineImage, features: Features, rng: np.random.Generator) -> Features:
+    """Rotate, shear, scale and translate about the center, with bilinear interpolation."""
+    angle, shear = (math.radians(rng.uniform(-limit, limit)) for limit in (options.degrees, options.shear))
+    size = _log_uniform(options.scale, rng)
     _, height, width = features["pixel_values"].shape
-    move = chance.uniform(-options.shift, options.shift, 2) * (width, height)
+    move = rng.uniform(-options.translate, options.translate, 2) * (width, height)
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     back = np.linalg.inv(turn @ np.array([[1, math.tan(shear)], [0, 1]]) * size)
     middle = np.array([width, height]) / 2
     start = middle - back @ (middle + move)
-    return _change(features, lambda pixels: _transformed(pixels, back, start))
+    return _apply(features, lambda pixels: _affine_transform(pixels, back, start))
 
 
-def elastic(options: ElasticImage, features: Features, chance: np.random.Generator) -> Features:
-    """Bilinear between the points of the grid, and between the pixels."""
+def elastic(options: ElasticImage, features: Features, rng: np.random.Generator) -> Features:
+    """Displace the points of a grid, with bilinear interpolation between points and pixels."""
     _, height, width = features["pixel_values"].shape
     points = np.stack(
-        np.meshgrid(*(np.linspace(0, side, options.knots).round() for side in (width, height))), axis=2
+        np.meshgrid(*(np.linspace(0, side, options.control_points).round() for side in (width, height))),
+        axis=2,
     )
-    moves = chance.uniform(-options.strength, options.strength, points.shape) * (width, height)
-    return _change(features, lambda pixels: _bent(pixels, points, points + moves))
+    moves = rng.uniform(-options.strength, options.strength, points.shape) * (width, height)
+    return _apply(features, lambda pixels: _mesh_transform(pixels, points, points + moves))
 
 
-def crop(options: CropImage, features: Features, chance: np.random.Generator) -> Features:
-    """A part of a shape between 3:4 and 4:3, brought to the size of the whole."""
+def resized_crop(options: CropImage, features: Features, rng: np.random.Generator) -> Features:
+    """Crop a part with an aspect ratio of 3:4 to 4:3, and resize it to the size of the image."""
     _, height, width = features["pixel_values"].shape
-    high, wide = _sides(options.area, chance)
+    high, wide = _random_box_size(options.scale, rng)
     back = np.diag([wide, high])
-    start = chance.uniform(0, 1, 2) * (1 - wide, 1 - high) * (width, height)
-    return _change(features, lambda pixels: _transformed(pixels, back, start))
+    start = rng.uniform(0, 1, 2) * (1 - wide, 1 - high) * (width, height)
+    return _apply(features, lambda pixels: _affine_transform(pixels, back, start))
 
 
-def flip(options: FlipImage, features: Features, chance: np.random.Generator) -> Features:
-    return _change(features, lambda pixels: np.ascontiguousarray(pixels[:, :, ::-1]))
+def horizontal_flip(options: FlipImage, features: Features, rng: np.random.Generator) -> Features:
+    """Flip left and right."""
+    return _apply(features, lambda pixels: np.ascontiguousarray(pixels[:, :, ::-1]))
 
 
-def erase(options: EraseImage, features: Features, chance: np.random.Generator) -> Features:
-    """A rectangle gets the picture's mean colour."""
+def erasing(options: EraseImage, features: Features, rng: np.random.Generator) -> Features:
+    """Fill a random rectangle with the image's mean color (Zhong et al., 2020)."""
     pixels = features["pixel_values"].copy()
     _, height, width = pixels.shape
-    share_high, share_wide = _sides(options.area, chance)
-    high, wide = round(share_high * height), round(share_wide * width)
-    top, left = chance.integers(0, height - high + 1), chance.integers(0, width - wide + 1)
+    relative_height, relative_width = _random_box_size(options.scale, rng)
+    high, wide = round(relative_height * height), round(relative_width * width)
+    top, left = rng.integers(0, height - high + 1), rng.integers(0, width - wide + 1)
     pixels[:, top : top + high, left : left + wide] = pixels.mean(axis=(1, 2), keepdims=True)
     return {**features, "pixel_values": pixels}
 
 
-def color(options: ColorImage, features: Features, chance: np.random.Generator) -> Features:
+def color_jitter(options: ColorJitterImage, features: Features, rng: np.random.Generator) -> Features:
+    """Change brightness and contrast."""
+
     def changed(pixels: np.ndarray) -> np.ndarray:
         mean, deviation = pixels.mean(), pixels.std()
-        brightness = chance.uniform(-options.brightness, options.brightness) * deviation
-        contrast = chance.uniform(*options.contrast)
+        brightness = rng.uniform(-options.brightness, options.brightness) * deviation
+        contrast = rng.uniform(*options.contrast)
         return ((pixels - mean) * contrast + (mean + brightness)).astype(np.float32)
 
-    return _change(features, changed)
+    return _apply(features, changed)
 
 
-def noise(options: Noise, features: Features, chance: np.random.Generator) -> Features:
-    return _change(features, lambda pixels: with_noise(pixels, options.sigma, chance))
+def gaussian_noise(options: GaussianNoise, features: Features, rng: np.random.Generator) -> Features:
+    """Add Gaussian noise."""
+    return _apply(features, lambda pixels: add_gaussian_noise(pixels, options.sigma, rng))
 
 
-def _change(features: Features, change: Any) -> Features:
-    return {**features, "pixel_values": change(features["pixel_values"])}
+def _apply(features: Features, fn: Any) -> Features:
+    return {**features, "pixel_values": fn(features["pixel_values"])}
 
 
-def _factor(between: tuple[float, float], chance: np.random.Generator) -> float:
-    """Drawn so that twice and half are as common."""
-    return math.exp(chance.uniform(math.log(between[0]), math.log(between[1])))
+def _log_uniform(between: tuple[float, float], rng: np.random.Generator) -> float:
+    """Draw log-uniformly from a range."""
+    return math.exp(rng.uniform(math.log(between[0]), math.log(between[1])))
 
 
-def _sides(area: tuple[float, float], chance: np.random.Generator) -> tuple[float, float]:
-    """Height and width of a part, as shares of the picture's."""
-    share = chance.uniform(*area)
-    aspect = _factor(_ASPECTS, chance)
-    return min(1.0, math.sqrt(share / aspect)), min(1.0, math.sqrt(share * aspect))
+def _random_box_size(area: tuple[float, float], rng: np.random.Generator) -> tuple[float, float]:
+    """Draw height and width of a part, as fractions of the image's."""
+    fraction = rng.uniform(*area)
+    aspect = _log_uniform(_ASPECT_RATIO_RANGE, rng)
+    return min(1.0, math.sqrt(fraction / aspect)), min(1.0, math.sqrt(fraction * aspect))
 
 
-def _bent(pixels: np.ndarray, points: np.ndarray, sources: np.ndarray) -> np.ndarray:
-    """Each cell between new `points` (down, across, 2) shows the cell between the old places `sources`."""
+def _mesh_transform(pixels: np.ndarray, points: np.ndarray, sources: np.ndarray) -> np.ndarray:
+    """Map each grid cell of `points`, (rows, columns, 2), to the cell of `sources` in the original."""
     rows, columns = (range(count - 1) for count in points.shape[:2])
     cells = [
         (
@@ -109,17 +114,17 @@ def _bent(pixels: np.ndarray, points: np.ndarray, sources: np.ndarray) -> np.nda
         for y in rows
         for x in columns
     ]
-    return _planes(pixels, "MESH", cells)
+    return _transform_channels(pixels, "MESH", cells)
 
 
-def _transformed(pixels: np.ndarray, back: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Each new place (x, y) shows the old place `back` · (x, y) + `start`."""
-    (a, b), (c, d) = back
-    return _planes(pixels, "AFFINE", (a, b, start[0], c, d, start[1]))
+def _affine_transform(pixels: np.ndarray, matrix: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """Map each position (x, y) to `matrix` · (x, y) + `offset` in the original."""
+    (a, b), (c, d) = matrix
+    return _transform_channels(pixels, "AFFINE", (a, b, offset[0], c, d, offset[1]))
 
 
-def _planes(pixels: np.ndarray, way: str, data: Any) -> np.ndarray:
-    """Each channel through a transformation of Pillow's; what comes in from outside has the colour of the corners."""
+def _transform_channels(pixels: np.ndarray, method: str, data: Any) -> np.ndarray:
+    """Transform each channel with Pillow, filled with the mean color of the corners outside the image."""
     from PIL import Image
 
     _, height, width = pixels.shape
@@ -127,7 +132,7 @@ def _planes(pixels: np.ndarray, way: str, data: Any) -> np.ndarray:
     planes = [
         Image.fromarray(plane).transform(
             (width, height),
-            Image.Transform[way],
+            Image.Transform[method],
             data,
             resample=Image.Resampling.BILINEAR,
             fillcolor=float(corner),

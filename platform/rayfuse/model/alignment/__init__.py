@@ -1,23 +1,18 @@
-"""How the encoded inputs are brought to one width."""
+"""Alignments: projections of encoded inputs to a common width."""
 
 from rayfuse.model.alignment.base import Alignment
-from rayfuse.model.alignment.identity import IdentityAlignment
-from rayfuse.model.alignment.linear import LinearAlignment
-from rayfuse.model.alignment.mlp import MLPAlignment
-from rayfuse.model.alignment.transformer import TransformerAlignment
-from rayfuse.spec.align import Align
-
-ALIGNMENTS: dict[str, type[Alignment]] = {
-    "linear": LinearAlignment,
-    "mlp": MLPAlignment,
-    "transformer": TransformerAlignment,
-    "identity": IdentityAlignment,
-}
+from rayfuse.spec.align import ALIGNMENTS, AlignConfig
 
 
-def build_alignment(options: Align, width: int) -> Alignment:
-    """The alignment of one input whose encoder gives tokens `width` wide."""
-    return ALIGNMENTS[options.type](options, width)
+def build_alignment(options: AlignConfig, width: int) -> Alignment:
+    """Build the alignment of an input whose encoder outputs tokens `width` wide.
+
+    Raises SpecError if a custom class cannot be loaded, or if the width does not suit the alignment.
+    """
+    alignment: Alignment = ALIGNMENTS.build(options, width, options.dim)
+    if options.standardize:
+        alignment.standardize(width)
+    return alignment
 
 
-__all__ = ["ALIGNMENTS", "Alignment", "build_alignment"]
+__all__ = ["Alignment", "build_alignment"]

@@ -1,22 +1,22 @@
-"""Nothing at all."""
+"""Alignment without a projection."""
 
 import torch
 
 from rayfuse.errors import SpecError
 from rayfuse.model.alignment.base import Alignment
 from rayfuse.model.tokens import Tokens
-from rayfuse.spec.align import IdentityAlign
+from rayfuse.spec.align import IdentityAlignConfig
 
 
 class IdentityAlignment(Alignment):
-    """Leaves tokens as they are. Raises SpecError where the encoder's are not `dim` wide."""
+    """Identity alignment; raises SpecError if the encoder's width differs from `dim`."""
 
-    def __init__(self, options: IdentityAlign, width: int) -> None:
-        super().__init__(options, width)
-        if width != options.dim:
+    def __init__(self, options: IdentityAlignConfig, width: int, dim: int) -> None:
+        super().__init__(options, width, dim)
+        if width != dim:
             raise SpecError(
-                f"align: identity leaves tokens as wide as the encoder makes them, {width}, and dim is {options.dim}; "
-                f"write dim: {width}, or another type"
+                f"align.dim: {dim} differs from the encoder's width of {width}, which identity does not change; "
+                f"use dim: {width}, or another align.type"
             )
 
     def align(self, tokens: torch.Tensor, mask: torch.Tensor) -> Tokens:

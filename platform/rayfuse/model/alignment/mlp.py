@@ -1,4 +1,4 @@
-"""A multilayer perceptron."""
+"""Alignment by a multilayer perceptron."""
 
 from itertools import pairwise
 
@@ -7,19 +7,19 @@ from torch import nn
 
 from rayfuse.model.alignment.base import Alignment
 from rayfuse.model.tokens import Tokens
-from rayfuse.spec.align import MLPAlign
+from rayfuse.spec.align import MLPAlignConfig
 
 
 class MLPAlignment(Alignment):
-    """Linear maps with GELU between them and a layer norm, each token by itself."""
+    """Linear layers with GELU between them, and layer norm, applied to each token."""
 
-    def __init__(self, options: MLPAlign, width: int) -> None:
-        super().__init__(options, width)
+    def __init__(self, options: MLPAlignConfig, width: int, dim: int) -> None:
+        super().__init__(options, width, dim)
         sizes = [width, *[options.hidden] * (options.layers - 1)]
         hidden: list[nn.Module] = []
         for before, after in pairwise(sizes):
             hidden += [nn.Linear(before, after), nn.GELU(), nn.Dropout(options.dropout)]
-        self.layers = nn.Sequential(*hidden, nn.Linear(sizes[-1], options.dim), nn.LayerNorm(options.dim))
+        self.layers = nn.Sequential(*hidden, nn.Linear(sizes[-1], dim), nn.LayerNorm(dim))
 
     def align(self, tokens: torch.Tensor, mask: torch.Tensor) -> Tokens:
         return self.layers(tokens), mask

@@ -1,23 +1,13 @@
-"""Losses beside the tasks' own that bring what a row's inputs say closer together."""
+"""Alignment losses: auxiliary losses that pull the inputs of a row together."""
 
 from rayfuse.model.alignment_losses.base import AlignedRows, AlignmentLoss
-from rayfuse.model.alignment_losses.consistency import Consistency
-from rayfuse.model.alignment_losses.contrastive import Contrastive
-from rayfuse.model.alignment_losses.margin import Margin
-from rayfuse.model.alignment_losses.siamese import Siamese
-from rayfuse.spec.align_losses import AlignLoss
-
-ALIGNMENT_LOSSES: dict[str, type[AlignmentLoss]] = {
-    "contrastive": Contrastive,
-    "siamese": Siamese,
-    "margin": Margin,
-    "consistency": Consistency,
-}
+from rayfuse.spec.align_losses import ALIGNMENT_LOSSES, AlignLossConfig
 
 
-def build_alignment_loss(options: AlignLoss) -> AlignmentLoss:
-    """One of the losses under `align.loss`."""
-    return ALIGNMENT_LOSSES[options.type](options)
+def build_alignment_loss(options: AlignLossConfig) -> AlignmentLoss:
+    """Build one of the losses of `align.loss`. Raises SpecError if a custom class cannot be loaded."""
+    loss: AlignmentLoss = ALIGNMENT_LOSSES.build(options)
+    return loss
 
 
-__all__ = ["ALIGNMENT_LOSSES", "AlignedRows", "AlignmentLoss", "build_alignment_loss"]
+__all__ = ["AlignedRows", "AlignmentLoss", "build_alignment_loss"]

@@ -1,17 +1,19 @@
-"""Hinge on similarity."""
+"""Hinge loss on similarities."""
 
 import torch
 
-from rayfuse.model.alignment_losses.base import PairLoss, mean_over
-from rayfuse.spec.align_losses import MarginLoss
+from rayfuse.model.alignment_losses.base import PairLoss, masked_mean
+from rayfuse.spec.align_losses import MarginLossConfig
 
 
 class Margin(PairLoss):
-    """The mean of max(0, margin - cos of the own pair + cos of a mismatch) over mismatches (Frome et al., 2013)."""
+    """Mean of max(0, margin - cos(positive) + cos(negative)) over negatives (DeViSE, Frome et al., 2013)."""
 
-    def __init__(self, options: MarginLoss) -> None:
+    def __init__(self, options: MarginLossConfig) -> None:
         self.margin = options.margin
 
-    def pair(self, similarity: torch.Tensor, own: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-        match = similarity.gather(1, own.unsqueeze(1))
-        return mean_over((self.margin - match + similarity).relu(), others)
+    def pair_loss(
+        self, similarity: torch.Tensor, positive_index: torch.Tensor, negative_mask: torch.Tensor
+    ) -> torch.Tensor:
+        positive = similarity.gather(1, positive_index.unsqueeze(1))
+        return masked_mean((self.margin - positive + similarity).relu(), negative_mask)

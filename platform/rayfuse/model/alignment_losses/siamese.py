@@ -2,16 +2,18 @@
 
 import torch
 
-from rayfuse.model.alignment_losses.base import PairLoss, mean_over
-from rayfuse.spec.align_losses import SiameseLoss
+from rayfuse.model.alignment_losses.base import PairLoss, masked_mean
+from rayfuse.spec.align_losses import SiameseLossConfig
 
 
 class Siamese(PairLoss):
-    """1 - cos of a row's pair, and the mean of max(0, cos - margin) over mismatches (Hadsell et al., 2006)."""
+    """1 - cos(positive), plus the mean of max(0, cos(negative) - margin) over negatives (Hadsell et al., 2006)."""
 
-    def __init__(self, options: SiameseLoss) -> None:
+    def __init__(self, options: SiameseLossConfig) -> None:
         self.margin = options.margin
 
-    def pair(self, similarity: torch.Tensor, own: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-        match = similarity.gather(1, own.unsqueeze(1)).squeeze(1)
-        return 1 - match + mean_over((similarity - self.margin).relu(), others)
+    def pair_loss(
+        self, similarity: torch.Tensor, positive_index: torch.Tensor, negative_mask: torch.Tensor
+    ) -> torch.Tensor:
+        positive = similarity.gather(1, positive_index.unsqueeze(1)).squeeze(1)
+        return 1 - positive + masked_mean((similarity - self.margin).relu(), negative_mask)

@@ -1,111 +1,142 @@
-"""Adapters on a pretrained encoder, through PEFT."""
+"""Add PEFT adapters (LoRA, IA³, OFT) to pretrained encoders."""
 
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from rayfuse.errors import DataError, SpecError
-from rayfuse.model.encoders.adapter_starts import ADAPTER, STARTS, begin_rounded, lora_layers
-from rayfuse.model.encoders.stack import largest_stack
-from rayfuse.spec.encoders import IA3, OFT, Lora
+from rayfuse.model.encoders.huggingface_errors import adapter_error_reason
+from rayfuse.model.encoders.layer_depth import largest_module_list
+from rayfuse.model.encoders.lora_init import (
+    ADAPTER_NAME,
+    INITIALIZERS,
+    LoraLayer,
+    init_loftq,
+    lora_layers,
+)
+from rayfuse.spec.encoders import IA3AdapterConfig, LoraAdapterConfig, OFTAdapterConfig
 
-_REPLACES_WEIGHTS = ("pissa", "olora", "corda", "lora_ga")
-"""Initialisations that move a part of the frozen weights into the adapter."""
+if TYPE_CHECKING:
+    from peft import IA3Config, LoraConfig, OFTConfig, PeftConfig
+
+AdapterConfig = LoraAdapterConfig | IA3AdapterConfig | OFTAdapterConfig
+"""Adapter options of a pretrained encoder's spec."""
+
+_MODIFIES_BASE_WEIGHTS = ("pissa", "olora", "corda", "lora_ga")
+"""Prefixes of initializations that move a part of the frozen weights into the adapter."""
 
 
-def with_adapters(model: Any, options: Lora | IA3 | OFT) -> Any:
-    """The model with adapters, all else frozen. Raises SpecError where the options do not fit the model."""
+def apply_adapters(model: Any, options: AdapterConfig) -> Any:
+    """Return a transformers model as a PeftModel with adapters; all other parameters are frozen.
+
+    Raises SpecError if the options do not fit the model.
+    """
     from peft import get_peft_model
 
-    kind = type(options).__name__.lower()
-    config = _CONFIGS[kind](model, options, adapted_modules(model, options, kind))
+    adapter_type = type(options).__name__.removesuffix("AdapterConfig").lower()
+    config = _CONFIG_BUILDERS[adapter_type](
+        model, options, resolve_target_modules(model, options, adapter_type)
+    )
     try:
         with warnings.catch_warnings():
-            # What they say is checked below, or is about names that others changed.
+            # They repeat what is checked below, or report names that transformers changed.
             warnings.simplefilter("ignore")
             adapted = get_peft_model(model, config)
     except ValueError as error:
-        reason = str(error).partition("\n")[0]
+        field, reason = adapter_error_reason(error)
+        if field != "target_modules":
+            raise SpecError(f"{adapter_type}: {reason}") from None
         raise SpecError(
-            f"{kind}.targets: {options.targets}: no such modules in a {type(model).__name__} ({reason}); "
-            "name some of it, or choose train: frozen or full"
+            f"{adapter_type}.target_modules: {options.target_modules}: {reason} in a {type(model).__name__}; "
+            "name linear layers of it, or use train: frozen or full"
         ) from None
-    _check_saved(adapted, kind, options.modules_to_save)
-    if isinstance(options, Lora):
-        _finish_lora(adapted, options)
-    if isinstance(options, OFT):
-        _check_blocks(adapted, options)
+    _check_modules_to_save(adapted, adapter_type, options.modules_to_save)
+    if isinstance(options, LoraAdapterConfig):
+        _init_lora(adapted, options)
+    if isinstance(options, OFTAdapterConfig):
+        _check_oft_block_size(adapted, options)
     return adapted
 
 
-def multiplies_only(options: Lora | IA3 | OFT) -> bool:
-    """Whether adapters leave frozen weights as they are, and do no more than multiply with them."""
-    return not isinstance(options, Lora) or not (options.dora or options.init.startswith(_REPLACES_WEIGHTS))
+def preserves_base_weights(options: AdapterConfig) -> bool:
+    """Return whether adapters leave the frozen weights unchanged and use them only in matrix products."""
+    return not isinstance(options, LoraAdapterConfig) or not (
+        options.use_dora or options.init_lora_weights.startswith(_MODIFIES_BASE_WEIGHTS)
+    )
 
 
-def is_adapter(module: str) -> bool:
-    """Whether the name of a module is one that PEFT gives to parts of its own."""
-    return any(part.startswith(("lora_", "ia3_", "oft_")) for part in module.split("."))
+def is_adapter_module(name: str) -> bool:
+    """Return whether a module's name is inside a PEFT adapter."""
+    return any(part.startswith(("lora_", "ia3_", "oft_")) for part in name.split("."))
 
 
-def adapted_modules(model: nn.Module, options: Lora | IA3 | OFT, kind: str = "lora") -> str | list[str]:
-    """What PEFT gets as its target modules: names as they were given, or full ones in the last layers."""
-    if options.layers is None:
-        return options.targets
-    stack = largest_stack(model)
+def resolve_target_modules(
+    model: nn.Module, options: AdapterConfig, adapter_type: str = "lora"
+) -> str | list[str]:
+    """Return the target modules for PEFT: as configured, or full names in the last `last_n_layers` layers.
+
+    Raises SpecError if `last_n_layers` is set and the model has no list of layers.
+    """
+    if options.last_n_layers is None:
+        return options.target_modules
+    stack = largest_module_list(model)
     if stack is None:
-        raise SpecError(f"{kind}.layers: a {type(model).__name__} has no list of layers; leave it out")
+        raise SpecError(
+            f"{adapter_type}.last_n_layers: a {type(model).__name__} has no list of layers; leave it out"
+        )
     name, layers = stack
-    targets = options.targets
-    wanted = [targets] if isinstance(targets, str) else targets
+    targets = options.target_modules
+    suffixes = [targets] if isinstance(targets, str) else targets
     return [
         f"{name}.{index}.{inner}"
-        for index, layer in list(enumerate(layers))[-options.layers :]
+        for index, layer in list(enumerate(layers))[-options.last_n_layers :]
         for inner, module in layer.named_modules()
-        if isinstance(module, _linear_kinds())
-        and (targets == "all-linear" or inner.rsplit(".", 1)[-1] in wanted)
+        if isinstance(module, _linear_types())
+        and (targets == "all-linear" or inner.rsplit(".", 1)[-1] in suffixes)
     ]
 
 
-def _linear_kinds() -> tuple[type[nn.Module], ...]:
-    from transformers.pytorch_utils import Conv1D  # GPT-2's linear maps, with transposed weights
+def _linear_types() -> tuple[type[nn.Module], ...]:
+    from transformers.pytorch_utils import Conv1D  # GPT-2's linear layers, with transposed weights
 
     return nn.Linear, Conv1D
 
 
-def _lora_config(model: nn.Module, options: Lora, targets: str | list[str]) -> Any:
+def _lora_config(model: nn.Module, options: LoraAdapterConfig, targets: str | list[str]) -> "LoraConfig":
     from peft import LoraConfig
 
-    scale: Any = options.alpha  # peft's annotation says int, and it only ever divides it
-    later = options.init in STARTS or options.init == "loftq"
-    init: Any = True if options.init == "default" or later else options.init
-    if options.init == "olora" and any(isinstance(module, _linear_kinds()[1]) for module in model.modules()):
+    alpha: Any = options.lora_alpha  # annotated as int in PEFT, but only used as a divisor
+    deferred = options.init_lora_weights in INITIALIZERS or options.init_lora_weights == "loftq"
+    init: Any = True if options.init_lora_weights == "default" or deferred else options.init_lora_weights
+    if options.init_lora_weights == "olora" and any(
+        isinstance(module, _linear_types()[1]) for module in model.modules()
+    ):
         raise SpecError(
-            f"lora.init: olora does not know the transposed weights of a {type(model).__name__}; choose pissa"
+            f"lora.init_lora_weights: olora does not support the transposed weights of a {type(model).__name__}; use pissa"
         )
     return LoraConfig(
         r=options.r,
-        lora_alpha=scale,
-        lora_dropout=options.dropout,
+        lora_alpha=alpha,
+        lora_dropout=options.lora_dropout,
         target_modules=targets,
         rank_pattern=dict(options.rank_pattern),
         alpha_pattern=dict(options.alpha_pattern),
-        use_dora=options.dora,
-        use_rslora=options.rslora,
+        use_dora=options.use_dora,
+        use_rslora=options.use_rslora,
         init_lora_weights=init,
         modules_to_save=options.modules_to_save or None,
     )
 
 
-def _ia3_config(model: nn.Module, options: IA3, targets: str | list[str]) -> Any:
+def _ia3_config(model: nn.Module, options: IA3AdapterConfig, targets: str | list[str]) -> "IA3Config":
     from peft import IA3Config
 
-    feedforward: Any = list(options.feedforward)
-    if isinstance(targets, list):  # PEFT wants them to be some of the targets, by the same names
+    feedforward: Any = list(options.feedforward_modules)
+    if isinstance(targets, list):  # PEFT requires a subset of the targets, by the same names
         feedforward = [name for name in targets if name.endswith(tuple(feedforward))]
     return IA3Config(
         target_modules=targets,
@@ -114,122 +145,124 @@ def _ia3_config(model: nn.Module, options: IA3, targets: str | list[str]) -> Any
     )
 
 
-def _oft_config(model: nn.Module, options: OFT, targets: str | list[str]) -> Any:
+def _oft_config(model: nn.Module, options: OFTAdapterConfig, targets: str | list[str]) -> "OFTConfig":
     from peft import OFTConfig
 
     return OFTConfig(
         r=0,
-        oft_block_size=options.block_size,
-        module_dropout=options.dropout,
+        oft_block_size=options.oft_block_size,
+        module_dropout=options.module_dropout,
         target_modules=targets,
         modules_to_save=options.modules_to_save or None,
     )
 
 
-_CONFIGS: dict[str, Callable[[nn.Module, Any, str | list[str]], Any]] = {
+_CONFIG_BUILDERS: dict[str, Callable[[nn.Module, Any, str | list[str]], "PeftConfig"]] = {
     "lora": _lora_config,
     "ia3": _ia3_config,
     "oft": _oft_config,
 }
 
 
-def _check_saved(adapted: nn.Module, kind: str, wanted: Iterable[str]) -> None:
-    """PEFT says nothing of a name that no module has."""
+def _check_modules_to_save(adapted: nn.Module, adapter_type: str, module_names: Iterable[str]) -> None:
+    """PEFT ignores names that match no module."""
     trained = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
-    for name in wanted:
-        if not any(f"{name}.modules_to_save." in found for found in trained):
+    for name in module_names:
+        if not any(f"{name}.modules_to_save." in parameter for parameter in trained):
             raise SpecError(
-                f"{kind}.modules_to_save: no module's name ends with `{name}`; look at the names of the "
-                "model's modules, or leave it out"
+                f"{adapter_type}.modules_to_save: `{name}` matches the end of no module's name; "
+                "use a name from `model.named_modules()`, or leave it out"
             )
 
 
-def _finish_lora(adapted: nn.Module, options: Lora) -> None:
+def _init_lora(adapted: nn.Module, options: LoraAdapterConfig) -> None:
     layers = lora_layers(adapted)
     patterns = (("rank_pattern", options.rank_pattern), ("alpha_pattern", options.alpha_pattern))
     for field, pattern in patterns:
         for key in pattern:
             if not any(re.match(rf"(.*\.)?({key})$", name) for name in layers):
-                raise SpecError(f"lora.{field}: `{key}` fits the name of no module that has an adapter")
-    if options.init in STARTS or options.init == "loftq":
-        _check_start(layers, options)
-    if options.init == "loftq":
-        begin_rounded(layers.values())
-    if options.init.startswith(_REPLACES_WEIGHTS):
+                raise SpecError(
+                    f"lora.{field}: `{key}` matches no module that has an adapter; correct it, or leave it out"
+                )
+    if options.init_lora_weights in INITIALIZERS or options.init_lora_weights == "loftq":
+        _check_lora_init(layers, options)
+    if options.init_lora_weights == "loftq":
+        init_loftq(layers.values())
+    if options.init_lora_weights.startswith(_MODIFIES_BASE_WEIGHTS):
         for layer in layers.values():
-            _keep_beginning(layer)
-    if options.init == "mica":
+            _register_initial_weights(layer)
+    if options.init_lora_weights == "mica":
         for layer in layers.values():
-            _keep_frozen(layer)
+            _register_frozen_lora_b(layer)
 
 
-def _check_start(layers: Mapping[str, Any], options: Lora) -> None:
-    """Raise SpecError where an adapter cannot begin as it is asked to."""
+def _check_lora_init(layers: Mapping[str, LoraLayer], options: LoraAdapterConfig) -> None:
+    """Raise SpecError if an initialization needs another type of layer or a smaller rank."""
     for name, layer in layers.items():
-        base, rank = layer.get_base_layer(), layer.r[ADAPTER]
-        if not isinstance(base, _linear_kinds()):
+        base, rank = layer.get_base_layer(), layer.r[ADAPTER_NAME]
+        if not isinstance(base, _linear_types()):
             raise SpecError(
-                f"lora.init: {options.init} is for linear maps, and {name} is a {type(base).__name__}; leave it out "
-                "of lora.targets, or choose `default`"
+                f"lora.init_lora_weights: {options.init_lora_weights} is for linear layers, and {name} is of type "
+                f"{type(base).__name__}; leave it out of lora.target_modules, or use `default`"
             )
-        needed = 2 * rank if options.init == "lora_ga" else rank
-        there = min(layer.in_features, layer.out_features)
-        if needed > there:
+        needed = 2 * rank if options.init_lora_weights == "lora_ga" else rank
+        available = min(layer.in_features, layer.out_features)
+        if needed > available:
             raise SpecError(
-                f"lora.r: {rank}, but {options.init} needs {needed} singular vectors of {name}, which has {there}; "
-                f"write {there * rank // needed} or less"
+                f"lora.r: {rank}, but {options.init_lora_weights} needs {needed} singular vectors of {name}, which has "
+                f"{available}; use {available * rank // needed} or less"
             )
 
 
-def _keep_beginning(layer: Any) -> None:
-    """Save with the model what the adapter began as, and on loading subtract that from the frozen weights.
+def _register_initial_weights(layer: LoraLayer) -> None:
+    """Save the adapter's initial weights with the model, and subtract them from the frozen weights on loading.
 
-    A singular value decomposition differs between machines, where some singular values are nearly equal by as much as
-    the values themselves; so what was subtracted must not be computed anew.
+    They are not recomputed: with nearly equal singular values, decompositions on different machines differ by as much
+    as the values themselves.
     """
-    layer.register_buffer("first_a", layer.lora_A[ADAPTER].weight.detach().clone())
-    layer.register_buffer("first_b", layer.lora_B[ADAPTER].weight.detach().clone())
+    layer.register_buffer("initial_a", layer.lora_A[ADAPTER_NAME].weight.detach().clone())
+    layer.register_buffer("initial_b", layer.lora_B[ADAPTER_NAME].weight.detach().clone())
 
     def restore(module: Any, state: dict[str, torch.Tensor], prefix: str, *_: Any) -> None:
-        a, b = state.get(f"{prefix}first_a"), state.get(f"{prefix}first_b")
-        if a is None or b is None or a.shape != module.first_a.shape or b.shape != module.first_b.shape:
-            return  # whoever loads says what is missing
-        if torch.equal(a, module.first_a) and torch.equal(b, module.first_b):
+        a, b = state.get(f"{prefix}initial_a"), state.get(f"{prefix}initial_b")
+        if a is None or b is None or a.shape != module.initial_a.shape or b.shape != module.initial_b.shape:
+            return  # load_state_dict reports missing tensors and shapes
+        if torch.equal(a, module.initial_a) and torch.equal(b, module.initial_b):
             return
-        change = module.first_b @ module.first_a - (b @ a).to(module.first_a)
+        change = module.initial_b @ module.initial_a - (b @ a).to(module.initial_a)
         weight = module.get_base_layer().weight
-        if weight.ndim < 2:  # ZeRO-3 keeps a flat part of it on each worker
+        if weight.ndim < 2:  # ZeRO-3 stores a flat partition on each worker
             raise DataError(
-                "the frozen weights were decomposed otherwise when this training began, perhaps on another machine, and "
-                "ZeRO-3 cannot change them; write train.deepspeed: {stage: 2}, or go on where it began"
+                "the checkpoint holds another decomposition of the frozen weights, such as from another machine, and "
+                "ZeRO-3 cannot apply it; set train.deepspeed: {stage: 2}, or resume on the machine where training started"
             )
         with torch.no_grad():
-            weight += module.scaling[ADAPTER] * (change.T if module.fan_in_fan_out else change)
+            weight += module.scaling[ADAPTER_NAME] * (change.T if module.fan_in_fan_out else change)
 
     layer.register_load_state_dict_pre_hook(restore)
 
 
-def _keep_frozen(layer: Any) -> None:
-    """Save with the model the half of the adapter that is frozen, which is as hard to compute anew."""
-    frozen = layer.lora_B[ADAPTER].weight
-    layer.register_buffer("first_b", frozen.detach().clone())
+def _register_frozen_lora_b(layer: LoraLayer) -> None:
+    """Save the adapter's frozen B with the model: like other decompositions, it is not recomputed on loading."""
+    frozen = layer.lora_B[ADAPTER_NAME].weight
+    layer.register_buffer("initial_b", frozen.detach().clone())
 
     def restore(module: Any, state: dict[str, torch.Tensor], prefix: str, *_: Any) -> None:
-        b = state.get(f"{prefix}first_b")
-        if b is not None and b.shape == module.first_b.shape:
+        b = state.get(f"{prefix}initial_b")
+        if b is not None and b.shape == module.initial_b.shape:
             with torch.no_grad():
-                module.lora_B[ADAPTER].weight.copy_(b)
+                module.lora_B[ADAPTER_NAME].weight.copy_(b)
 
     layer.register_load_state_dict_pre_hook(restore)
 
 
-def _check_blocks(adapted: nn.Module, options: OFT) -> None:
-    """PEFT would choose another block size where this one does not fit."""
+def _check_oft_block_size(adapted: nn.Module, options: OFTAdapterConfig) -> None:
+    """PEFT silently replaces a block size that does not divide a layer's inputs."""
     from peft.tuners.oft import OFTLayer
 
     for name, module in adapted.named_modules():
-        if isinstance(module, OFTLayer) and module.oft_block_size[ADAPTER] != options.block_size:
+        if isinstance(module, OFTLayer) and module.oft_block_size[ADAPTER_NAME] != options.oft_block_size:
             raise SpecError(
-                f"oft.block_size: {options.block_size} does not divide the {module.in_features} inputs of "
-                f"{name}; write another, such as {module.oft_block_size[ADAPTER]}"
+                f"oft.oft_block_size: {options.oft_block_size} does not divide the {module.in_features} inputs of "
+                f"{name}; use a divisor such as {module.oft_block_size[ADAPTER_NAME]}"
             )

@@ -1,4 +1,4 @@
-"""What every encoder offers."""
+"""Base class of encoders, and parts that several encoders share."""
 
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
@@ -11,22 +11,22 @@ from rayfuse.model.tokens import Tokens
 
 
 class Encoder(nn.Module, ABC):
-    """Encodes the features of one input; called with the names that its modality gives them."""
+    """Base class of encoders of one input, called with the features that the input's modality defines."""
 
     width: int
-    """Width of the vectors that `forward` returns."""
+    """Width of the tokens that `forward` returns."""
 
     def __init__(self, options: Any, source: Any) -> None:
-        """`options`: the encoder's own block of the spec; `source`: the input's."""
+        """Build the encoder from its block of the spec (`options`) and that of its input (`source`)."""
         super().__init__()
 
     @abstractmethod
     def forward(self, **features: torch.Tensor) -> Tokens:
-        """Tokens of each row's input."""
+        """Encode features, (rows, …) each, to tokens, float (rows, tokens, width), and their mask."""
 
 
 class FrozenEncoder(Encoder):
-    """Another encoder of which nothing is trained; it always runs as in evaluation."""
+    """Wrapper that freezes an encoder and always runs it in evaluation mode."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__(None, None)
@@ -34,20 +34,21 @@ class FrozenEncoder(Encoder):
         self.width = encoder.width
 
     def forward(self, **features: torch.Tensor) -> Tokens:
-        explains = any(tensor.requires_grad for tensor in features.values())  # asks which pixels counted
-        with nullcontext() if explains else torch.no_grad():
+        differentiates = any(tensor.requires_grad for tensor in features.values())  # for explanations
+        with nullcontext() if differentiates else torch.no_grad():
             return self.encoder(**features)
 
     def train(self, mode: bool = True) -> "FrozenEncoder":
+        """Set the mode of the wrapper; the encoder stays in evaluation mode."""
         super().train(mode)
         self.encoder.eval()
         return self
 
 
 def conv_stack(channels: int, width: int, dropout: float, first_stride: int = 1) -> nn.Sequential:
-    """Three convolutions over a picture-like (rows, channels, height, width), then one vector.
+    """Build three convolutions and a linear layer: (rows, channels, height, width) → (rows, 4 × width).
 
-    Group norm and not batch norm: a row's encoding must not depend on its neighbours or on the worker.
+    Group norm instead of batch norm, with which an encoding would depend on the batch and the worker.
     """
     sizes = [channels, width, 2 * width, 4 * width]
     layers: list[nn.Module] = []

@@ -1,37 +1,36 @@
-"""An encoder of pictures on every frame of a video, and then one vector or token per frame."""
-
-from typing import Any
+"""Video encoder that applies an image encoder to each frame."""
 
 import torch
 from torch import nn
 
 from rayfuse.errors import SpecError
 from rayfuse.model.encoders.base import Encoder
-from rayfuse.model.encoders.networks import Transformer
-from rayfuse.model.encoders.pixels import PretrainedPixels
+from rayfuse.model.encoders.frame_preprocessing import FramePreprocessor
+from rayfuse.model.encoders.networks import Transformer, encode_positions
 from rayfuse.model.encoders.pooling import Pooling
-from rayfuse.model.encoders.positions import encode_positions
 from rayfuse.model.tokens import Tokens
-from rayfuse.spec.encoders import FramesEncoder as Options
-from rayfuse.spec.encoders import HuggingFaceEncoder
+from rayfuse.spec.encoders import FramesEncoderConfig as Options
+from rayfuse.spec.encoders import HuggingFaceEncoderConfig
+from rayfuse.spec.inputs import VideoInput
 
-_TIMES_PER_SECOND = 10.0
-"""Frames closer together than about a tenth of a second have nearly the same encoded time."""
+_POSITIONS_PER_SECOND = 10.0
+"""Resolution of encoded times: frames less than about 0.1 s apart get nearly the same encoding."""
 
 
 class FramesVideoEncoder(Encoder):
-    """frames: float (rows, T, 3, height, width) in [-1, 1]; frame_mask: int64 (rows, T); frame_times: float (rows, T), seconds.
+    """Encoder of frames: float (rows, T, 3, height, width) in [-1, 1]; frame_mask: int64 (rows, T); frame_times: float (rows, T), s.
 
-    The encoder of each frame gets them as `pixel_values`; its tokens, if several, are averaged but with `pool: none`.
+    The image encoder gets frames as `pixel_values`. Its tokens are averaged per frame and pooled over frames to
+    (rows, 1, width); with `pool: none`, all tokens are returned with encoded times, (rows, T × tokens, width).
     """
 
-    def __init__(self, options: Options, source: Any) -> None:
+    def __init__(self, options: Options, source: VideoInput) -> None:
         super().__init__(options, source)
-        from rayfuse.model.encoders import build_block  # which knows this class
+        from rayfuse.model.encoders import build_nested_encoder  # circular import
 
-        self.encoder = build_block("image", options.encoder, source)
-        pretrained = isinstance(options.encoder, HuggingFaceEncoder)
-        self.prepare = PretrainedPixels(options.encoder.model) if pretrained else nn.Identity()  # type: ignore[union-attr]
+        self.encoder = build_nested_encoder("image", options.encoder, source)
+        pretrained = isinstance(options.encoder, HuggingFaceEncoderConfig)
+        self.preprocess = FramePreprocessor(options.encoder.model) if pretrained else nn.Identity()  # type: ignore[attr-defined]
         self.width = self.encoder.width
         self.pooled = options.pool != "none"
         self.network: Transformer | None = None
@@ -44,13 +43,13 @@ class FramesVideoEncoder(Encoder):
         self, frames: torch.Tensor, frame_mask: torch.Tensor, frame_times: torch.Tensor
     ) -> Tokens:
         rows, count = frame_mask.shape
-        tokens, inner = self.encoder(pixel_values=self.prepare(frames.flatten(0, 1)))
-        times = encode_positions(frame_times * _TIMES_PER_SECOND, self.width).to(tokens.dtype)
+        tokens, token_mask = self.encoder(pixel_values=self.preprocess(frames.flatten(0, 1)))
+        times = encode_positions(frame_times * _POSITIONS_PER_SECOND, self.width).to(tokens.dtype)
         if not self.pooled:
             tokens = tokens.unflatten(0, (rows, count)) + times.unsqueeze(2)
-            mask = inner.unflatten(0, (rows, count)) & frame_mask.bool().unsqueeze(2)
+            mask = token_mask.unflatten(0, (rows, count)) & frame_mask.bool().unsqueeze(2)
             return tokens.flatten(1, 2), mask.flatten(1, 2)
-        vectors, _ = self.pool(tokens, inner)
+        vectors, _ = self.pool(tokens, token_mask)
         steps, mask = vectors.reshape(rows, count, self.width), frame_mask.bool()
         if self.network is not None:
             steps = self.network(steps + times, mask)
@@ -58,6 +57,8 @@ class FramesVideoEncoder(Encoder):
 
 
 def _check_heads(heads: int, width: int) -> None:
-    """Only the built encoder of the frames knows their width."""
+    """Raise SpecError if the width of the image encoder, known only once it is built, is not divisible."""
     if width % heads:
-        raise SpecError(f"encoder.heads: {heads} heads do not divide the frames' width {width}")
+        raise SpecError(
+            f"encoder.heads: {heads} does not divide the image encoder's width of {width}; use a divisor"
+        )

@@ -1,35 +1,38 @@
-"""Networks over steps that several built-in encoders share: (rows, steps, width) and a mask → the same, encoded.
+"""Networks and position encodings of the built-in encoders.
 
-Steps that do not count are zero on the way in and on the way out, and change nothing.
+Networks over sequences map (rows, steps, width) and a mask to (rows, steps, width); masked steps must be zero, are
+zero in the result, and do not affect others.
 """
 
-from typing import Any
+import math
 
 import torch
 from torch import nn
 
-_KERNEL = 5
+from rayfuse.spec.encoders import GRUEncoderConfig, LSTMEncoderConfig, TimeseriesConvEncoderConfig
+
+_KERNEL_SIZE = 5
 
 
 class Recurrent(nn.Module):
-    """GRU or LSTM; what counts must come first in each row."""
+    """GRU or LSTM; unmasked steps must come first in each row."""
 
-    def __init__(self, options: Any) -> None:
+    def __init__(self, options: GRUEncoderConfig | LSTMEncoderConfig) -> None:
         super().__init__()
         kind = {"gru": nn.GRU, "lstm": nn.LSTM}[options.type]
         self.layers = kind(
-            options.width,
-            options.width,
+            options.hidden_size,
+            options.hidden_size,
             options.layers,
             batch_first=True,
             bidirectional=options.bidirectional,
             dropout=options.dropout if options.layers > 1 else 0.0,
         )
-        self.width = options.width * (2 if options.bidirectional else 1)
+        self.width = options.hidden_size * (2 if options.bidirectional else 1)
         self.dropout = nn.Dropout(options.dropout)
 
     def forward(self, steps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        lengths = mask.sum(1).clamp(min=1).cpu()  # torch wants them there, and none of them zero
+        lengths = mask.sum(1).clamp(min=1).cpu()  # required by torch, as are lengths above 0
         packed = nn.utils.rnn.pack_padded_sequence(steps, lengths, batch_first=True, enforce_sorted=False)
         states, _ = nn.utils.rnn.pad_packed_sequence(
             self.layers(packed)[0], batch_first=True, total_length=steps.shape[1]
@@ -38,7 +41,7 @@ class Recurrent(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A pre-norm Transformer encoder without positions: who calls it adds them."""
+    """Pre-norm Transformer encoder; the caller adds positions."""
 
     def __init__(self, width: int, layers: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -49,21 +52,21 @@ class Transformer(nn.Module):
         self.layers = nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
 
     def forward(self, steps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        visible = mask | ~mask.any(dim=1, keepdim=True)  # attention to nothing at all is no number
+        visible = mask | ~mask.any(dim=1, keepdim=True)  # softmax over no steps would be NaN
         return self.layers(steps, src_key_padding_mask=~visible) * mask.unsqueeze(2)
 
 
 class TemporalConv(nn.Module):
-    """Convolutions with residual connections, each twice as far apart as the last.
+    """Dilated convolutions with residual connections; the dilation doubles with each layer (TCN, Bai et al., 2018).
 
-    Layer norm within each step, and not group norm over all of them, which padding would change.
+    Layer norm within each step instead of group norm over all steps, which padding would affect.
     """
 
-    def __init__(self, options: Any) -> None:
+    def __init__(self, options: TimeseriesConvEncoderConfig) -> None:
         super().__init__()
-        self.width = options.width
+        self.width = options.hidden_size
         self.layers = nn.ModuleList(
-            nn.Conv1d(self.width, self.width, _KERNEL, padding="same", dilation=2**number)
+            nn.Conv1d(self.width, self.width, _KERNEL_SIZE, padding="same", dilation=2**number)
             for number in range(options.layers)
         )
         self.norms = nn.ModuleList(nn.LayerNorm(self.width) for _ in self.layers)
@@ -72,13 +75,13 @@ class TemporalConv(nn.Module):
     def forward(self, steps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         inside = mask.unsqueeze(2)
         for layer, norm in zip(self.layers, self.norms, strict=True):
-            seen = layer((norm(steps) * inside).transpose(1, 2)).transpose(1, 2)
-            steps = (steps + self.dropout(nn.functional.gelu(seen))) * inside
+            convolved = layer((norm(steps) * inside).transpose(1, 2)).transpose(1, 2)
+            steps = (steps + self.dropout(nn.functional.gelu(convolved))) * inside
         return steps
 
 
-class Strided(nn.Module):
-    """A first convolution that merges `stride` steps into one: (rows, steps, channels) → (rows, fewer, width)."""
+class StridedConv(nn.Module):
+    """Strided convolution: (rows, steps, channels) → (rows, ⌈steps / stride⌉, width), and the mask of those steps."""
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
         super().__init__()
@@ -92,35 +95,55 @@ class Strided(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions beside a short cut (He et al., 2016), with group norm (Wu and He, 2018).
+    """Two convolutions with a shortcut (He et al., 2016), with group norm (Wu and He, 2018).
 
-    Group norm and not batch norm: a row's encoding must not depend on its neighbours or on the worker.
+    With batch norm, an encoding would depend on the batch and the worker.
     """
 
-    def __init__(self, before: int, after: int, stride: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(before, after, 3, stride, padding=1, bias=False),
-            nn.GroupNorm(4, after),
+            nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False),
+            nn.GroupNorm(4, out_channels),
             nn.GELU(),
-            nn.Conv2d(after, after, 3, padding=1, bias=False),
-            nn.GroupNorm(4, after),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+            nn.GroupNorm(4, out_channels),
         )
-        same = before == after and stride == 1
-        self.shortcut = nn.Identity() if same else nn.Conv2d(before, after, 1, stride, bias=False)
+        same = in_channels == out_channels and stride == 1
+        self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         return nn.functional.gelu(self.layers(maps) + self.shortcut(maps))
 
 
-def residual_stages(channels: int, width: int, blocks: list[int]) -> nn.ModuleList:
-    """Stages of residual blocks: each after the first has twice the channels at half the resolution."""
+def residual_stages(channels: int, width: int, depths: list[int]) -> nn.ModuleList:
+    """Build a stem and `depths` residual blocks per stage; each later stage doubles channels and halves resolution."""
     stem = nn.Sequential(
         nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.GroupNorm(4, width), nn.GELU()
     )
     stages = [stem]
-    for number, count in enumerate(blocks):
+    for number, count in enumerate(depths):
         after = width * 2**number
         first = ResidualBlock(width if number == 0 else after // 2, after, 1 if number == 0 else 2)
         stages.append(nn.Sequential(first, *(ResidualBlock(after, after, 1) for _ in range(count - 1))))
     return nn.ModuleList(stages)
+
+
+def encode_positions(positions: torch.Tensor, width: int, max_period: float = 10_000.0) -> torch.Tensor:
+    """Encode positions or times, (…), as sines and cosines (Vaswani et al., 2017): float32 (…, width).
+
+    Wavelengths range from 2π to 2π × `max_period`.
+    """
+    half = width // 2
+    steps = torch.arange(half, device=positions.device, dtype=torch.float32) / max(1, half - 1)
+    angles = positions.float().unsqueeze(-1) * torch.exp(-math.log(max_period) * steps)
+    encoded = torch.cat([angles.sin(), angles.cos()], dim=-1)
+    return nn.functional.pad(encoded, (0, width - 2 * half))
+
+
+def encode_grid(height: int, width: int, size: int, device: torch.device) -> torch.Tensor:
+    """Encode the rows and columns of a grid: float32 (height × width, size), half for each; `size` divisible by 4."""
+    rows = encode_positions(torch.arange(height, device=device), size // 2)
+    columns = encode_positions(torch.arange(width, device=device), size // 2)
+    grid = [rows.unsqueeze(1).expand(-1, width, -1), columns.unsqueeze(0).expand(height, -1, -1)]
+    return torch.cat(grid, dim=-1).flatten(0, 1)

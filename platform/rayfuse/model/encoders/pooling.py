@@ -1,4 +1,4 @@
-"""How an encoder's tokens become one vector: see `rayfuse.spec.encoders.Pool`."""
+"""Pooling of tokens to one vector, by the values of `rayfuse.spec.encoders.Pool`."""
 
 from collections.abc import Callable
 
@@ -13,12 +13,12 @@ def _mean(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def _first(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    return _at(tokens, mask.to(torch.int64).argmax(1))
+    return _select_positions(tokens, mask.to(torch.int64).argmax(1))
 
 
 def _last(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The last that counts: in a causal model, the only one that has seen all others."""
-    return _at(tokens, tokens.shape[1] - 1 - mask.flip(1).to(torch.int64).argmax(1))
+    """Return the last unmasked token, the only one that attends to all others in a causal model."""
+    return _select_positions(tokens, tokens.shape[1] - 1 - mask.flip(1).to(torch.int64).argmax(1))
 
 
 def _max(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -34,10 +34,10 @@ _POOLS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
 
 
 class Pooling(nn.Module):
-    """Tokens (rows, tokens, width) and their mask → one token, or with `none` the same tokens.
+    """Pooling of tokens (rows, tokens, width) with their mask to (rows, 1, width); `none` returns them unchanged.
 
-    `attention` learns the weight of each token (Lin et al., 2017). A row without any token that counts gets a zero
-    vector that does not count either.
+    `attention` learns the weight of each token (Lin et al., 2017). A row whose tokens are all masked gets a masked
+    zero vector.
     """
 
     def __init__(self, kind: str, width: int) -> None:
@@ -49,21 +49,28 @@ class Pooling(nn.Module):
     def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> Tokens:
         if self.kind == "none":
             return tokens, mask
-        some = mask.any(dim=1, keepdim=True)
-        vectors = self._weigh(tokens, mask) if self.kind == "attention" else _POOLS[self.kind](tokens, mask)
-        return (vectors * some).unsqueeze(1), some
+        present = mask.any(dim=1, keepdim=True)
+        vectors = (
+            self._attention_pool(tokens, mask)
+            if self.kind == "attention"
+            else _POOLS[self.kind](tokens, mask)
+        )
+        return (vectors * present).unsqueeze(1), present
 
-    def _weigh(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def _attention_pool(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         scores = self.score(tokens).squeeze(2).float()
         weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(1)
         return weighted_mean(tokens, (weights * mask).to(tokens.dtype))
 
 
 def weighted_mean(tokens: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """float (rows, width); weights: (rows, tokens), not negative, 0 for what does not count."""
+    """Return the weighted mean of tokens, float (rows, width); zeros if all weights are.
+
+    weights: (rows, tokens), not negative, 0 for masked tokens.
+    """
     total = weights.sum(1, keepdim=True)
     return (tokens * weights.unsqueeze(2)).sum(1) / total.masked_fill(total == 0, 1)
 
 
-def _at(tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+def _select_positions(tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     return tokens[torch.arange(len(tokens), device=tokens.device), positions]

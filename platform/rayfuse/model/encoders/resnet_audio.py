@@ -1,4 +1,4 @@
-"""A residual network for sound, over a log-mel spectrogram as a picture of one channel."""
+"""Residual network for audio."""
 
 import torch
 
@@ -7,7 +7,7 @@ from rayfuse.model.tokens import Tokens
 
 
 class ResnetAudioEncoder(ResnetImageEncoder):
-    """mel: float (rows, bands, frames) → the last stage's map, band by band, pooled as the spec says."""
+    """Encoder of mel: float (rows, bands, frames), as an image of one channel; the last feature map is pooled."""
 
     channels = 1
 

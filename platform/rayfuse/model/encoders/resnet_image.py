@@ -1,4 +1,4 @@
-"""A residual network for pictures."""
+"""Residual network for images."""
 
 import torch
 from torch import nn
@@ -7,19 +7,19 @@ from rayfuse.model.encoders.base import Encoder
 from rayfuse.model.encoders.networks import residual_stages
 from rayfuse.model.encoders.pooling import Pooling
 from rayfuse.model.tokens import Tokens
-from rayfuse.spec.encoders import ResnetEncoder as Options
+from rayfuse.spec.encoders import ResnetEncoderConfig as Options
 from rayfuse.spec.inputs import Input
 
 
 class ResnetImageEncoder(Encoder):
-    """pixel_values: float (rows, 3, height, width) → the last stage's map, row by row, pooled as the spec says."""
+    """Encoder of pixel_values: float (rows, 3, height, width); the last feature map is flattened by rows and pooled."""
 
     channels = 3
 
     def __init__(self, options: Options, source: Input) -> None:
         super().__init__(options, source)
-        self.stages = residual_stages(self.channels, options.width, options.blocks)
-        self.width = options.width * 2 ** (len(options.blocks) - 1)
+        self.stages = residual_stages(self.channels, options.hidden_size, options.depths)
+        self.width = options.hidden_size * 2 ** (len(options.depths) - 1)
         self.dropout = nn.Dropout(options.dropout)
         self.pool = Pooling(options.pool, self.width)
 
@@ -28,5 +28,5 @@ class ResnetImageEncoder(Encoder):
         for stage in self.stages:
             maps = stage(maps)
         tokens = self.dropout(maps.flatten(2).transpose(1, 2))
-        everywhere = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-        return self.pool(tokens, everywhere)
+        mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        return self.pool(tokens, mask)

@@ -1,14 +1,16 @@
-"""The mean of the inputs' answers."""
+"""Decision-level fusion by averaging."""
 
 import torch
 
-from rayfuse.model.fusion.decision import DecisionFusion, or_equal
-from rayfuse.model.fusion.parts import equal_shares
+from rayfuse.model.fusion.decision import DecisionFusion, fallback_to_uniform
+from rayfuse.model.fusion.layers import uniform_weights
 from rayfuse.model.tasks.base import TaskHead
 
 
 class AverageFusion(DecisionFusion):
-    """Every input that is there counts alike."""
+    """Average of the predictions of the present inputs."""
 
-    def decide(self, task: str, head: TaskHead, answers: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-        return head.blend(answers, or_equal(equal_shares(present)))
+    def combine_outputs(
+        self, task: str, head: TaskHead, outputs: torch.Tensor, present: torch.Tensor
+    ) -> torch.Tensor:
+        return head.combine_logits(outputs, fallback_to_uniform(uniform_weights(present)))

@@ -1,4 +1,4 @@
-"""What every fusion offers."""
+"""Base class of fusions."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -8,35 +8,35 @@ import torch
 from torch import nn
 
 from rayfuse.model.tasks.base import TaskHead
-from rayfuse.model.tokens import Fused, Tokens
+from rayfuse.model.tokens import FusedState, Tokens
 
 
-class Joined(TypedDict):
-    """What a fusion makes of the inputs; the fields mean what they mean in `rayfuse.model.tokens.Fused`."""
+class FusionOutput(TypedDict):
+    """Output of a fusion; see `rayfuse.model.tokens.FusedState` for the fields."""
 
     vector: torch.Tensor
     attention: NotRequired[torch.Tensor]
-    opinions: NotRequired[torch.Tensor]
-    trust: NotRequired[torch.Tensor]
+    per_input_vectors: NotRequired[torch.Tensor]
+    decision_weights: NotRequired[torch.Tensor]
 
 
 class FusionModule(nn.Module, ABC):
-    """Joins aligned inputs. What it makes may depend on an input only where the input's mask is True."""
+    """Base class of fusions of aligned inputs; the output must not depend on masked tokens."""
 
     def __init__(self, options: Any, dim: int, inputs: Sequence[str]) -> None:
         super().__init__()
 
     @abstractmethod
-    def forward(self, inputs: dict[str, Tokens]) -> Joined:
-        """{input: (float (batch, tokens, dim), bool (batch, tokens))} → at least a vector, float (batch, dim).
+    def forward(self, inputs: dict[str, Tokens]) -> FusionOutput:
+        """Fuse {input: (float (batch, tokens, dim), bool (batch, tokens))} to at least a vector, float (batch, dim).
 
-        An absent input has a mask of False throughout and a learned placeholder as its first token. All inputs
-        of the job are there, in its order; a batch may hold no sample that has some of them.
+        `inputs` has all inputs of the job in its order. An absent input is masked throughout, with a learned
+        placeholder as its first token; in a batch, an input may be absent from all samples.
         """
 
-    def attach(self, heads: Mapping[str, TaskHead]) -> None:
-        """Called once with the job's task heads, by name: for fusions that combine answers."""
+    def attach_heads(self, heads: Mapping[str, TaskHead]) -> None:
+        """Receive the job's task heads by name, once after construction, for fusions that combine predictions."""
 
-    def answer(self, task: str, head: TaskHead, fused: Fused) -> torch.Tensor:
-        """A task's raw outputs, float (batch, …). Fusions at decision level ask the head for each opinion instead."""
+    def apply_head(self, task: str, head: TaskHead, fused: FusedState) -> torch.Tensor:
+        """Return a task's raw outputs, float (batch, …); decision-level fusions apply the head per input."""
         return head(fused)

@@ -1,19 +1,19 @@
-"""Inputs side by side, through a multilayer perceptron."""
+"""Concatenation fusion."""
 
 from collections.abc import Sequence
 
-from rayfuse.model.fusion.base import FusionModule, Joined
-from rayfuse.model.fusion.parts import means, perceptron, presence, side_by_side
+from rayfuse.model.fusion.base import FusionModule, FusionOutput
+from rayfuse.model.fusion.layers import build_mlp, concat_with_presence, mean_pool_inputs, presence_mask
 from rayfuse.model.tokens import Tokens
-from rayfuse.spec.fusion import ConcatFusion as Options
+from rayfuse.spec.fusion import ConcatFusionConfig as Options
 
 
 class ConcatFusion(FusionModule):
-    """Each input's mean over its tokens (its placeholder where absent), and one number for its presence."""
+    """Multilayer perceptron over the concatenated means of the inputs (placeholders if absent) and presence flags."""
 
     def __init__(self, options: Options, dim: int, inputs: Sequence[str]) -> None:
         super().__init__(options, dim, inputs)
-        self.layers = perceptron(len(inputs) * (dim + 1), options, dim)
+        self.layers = build_mlp(len(inputs) * (dim + 1), options, dim)
 
-    def forward(self, inputs: dict[str, Tokens]) -> Joined:
-        return {"vector": self.layers(side_by_side(means(inputs), presence(inputs)))}
+    def forward(self, inputs: dict[str, Tokens]) -> FusionOutput:
+        return {"vector": self.layers(concat_with_presence(mean_pool_inputs(inputs), presence_mask(inputs)))}

@@ -1,4 +1,4 @@
-"""What fusions at decision level share: each input forms an opinion, and the task's head is asked for each."""
+"""Base class of decision-level fusions, which apply the task heads to each input and combine the predictions."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -6,46 +6,58 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from rayfuse.model.fusion.base import FusionModule, Joined
-from rayfuse.model.fusion.parts import ResidualBlock, equal_shares, present_means
+from rayfuse.model.fusion.base import FusionModule, FusionOutput
+from rayfuse.model.fusion.layers import ResidualBlock, mean_pool_present, uniform_weights
 from rayfuse.model.tasks.base import TaskHead
-from rayfuse.model.tokens import Fused, Tokens
-from rayfuse.spec.fusion import DecisionFusion as Options
+from rayfuse.model.tokens import FusedState, Tokens
+from rayfuse.spec.fusion import DecisionFusionConfig as Options
 
 
 class DecisionFusion(FusionModule):
-    """Opinions of the inputs, each by itself; what is to be done with the answers is left to its children.
+    """Late fusion of the predictions from each input; subclasses combine them.
 
-    The opinion of an absent input is a learned one that is asked only where a sample has no input at all.
+    The vector of an absent input is a learned prior, which is used only for samples without any input.
     """
 
     def __init__(self, options: Options, dim: int, inputs: Sequence[str]) -> None:
         super().__init__(options, dim, inputs)
-        self.own = nn.ModuleList(ResidualBlock(dim, options.hidden, options.dropout) for _ in inputs)
+        self.input_blocks = nn.ModuleList(ResidualBlock(dim, options.hidden, options.dropout) for _ in inputs)
         self.prior = nn.Parameter(torch.zeros(dim))
 
-    def forward(self, inputs: dict[str, Tokens]) -> Joined:
-        vectors, present = present_means(inputs)
-        said = torch.stack([own(v) for own, v in zip(self.own, vectors.unbind(dim=1), strict=True)], dim=1)
-        opinions = torch.where(present.unsqueeze(2), said, self.prior)
-        trust = self.trust(present)
-        vector = (opinions * or_equal(trust).unsqueeze(2)).sum(dim=1)
-        return {"vector": vector, "opinions": opinions, "trust": trust}
+    def forward(self, inputs: dict[str, Tokens]) -> FusionOutput:
+        vectors, present = mean_pool_present(inputs)
+        outputs = torch.stack(
+            [block(vector) for block, vector in zip(self.input_blocks, vectors.unbind(dim=1), strict=True)],
+            dim=1,
+        )
+        per_input = torch.where(present.unsqueeze(2), outputs, self.prior)
+        weights = self.decision_weights(present)
+        vector = (per_input * fallback_to_uniform(weights).unsqueeze(2)).sum(dim=1)
+        return {"vector": vector, "per_input_vectors": per_input, "decision_weights": weights}
 
-    def answer(self, task: str, head: TaskHead, fused: Fused) -> torch.Tensor:
-        asked: list[Fused] = [{**fused, "vector": opinion} for opinion in fused["opinions"].unbind(dim=1)]
-        answers = torch.stack([head(one) for one in asked], dim=1)
-        return self.decide(task, head, answers, fused["trust"] > 0)
+    def apply_head(self, task: str, head: TaskHead, fused: FusedState) -> torch.Tensor:
+        states: list[FusedState] = [
+            {**fused, "vector": vector} for vector in fused["per_input_vectors"].unbind(dim=1)
+        ]
+        outputs = torch.stack([head(state) for state in states], dim=1)
+        return self.combine_outputs(task, head, outputs, fused["decision_weights"] > 0)
 
-    def trust(self, present: torch.Tensor) -> torch.Tensor:
-        """The weight of each opinion, float (batch, inputs): 0 for absent inputs, rows sum to 1 (or 0)."""
-        return equal_shares(present)
+    def decision_weights(self, present: torch.Tensor) -> torch.Tensor:
+        """Return the weight of each input's prediction, float (batch, inputs): 0 if absent; rows sum to 1, or 0."""
+        return uniform_weights(present)
 
     @abstractmethod
-    def decide(self, task: str, head: TaskHead, answers: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-        """The head's raw outputs for each input, (batch, inputs, …), and which are there → (batch, …)."""
+    def combine_outputs(
+        self, task: str, head: TaskHead, outputs: torch.Tensor, present: torch.Tensor
+    ) -> torch.Tensor:
+        """Combine a head's raw outputs for each input, (batch, inputs, …), to (batch, …).
+
+        present: which inputs each sample has, bool (batch, inputs).
+        """
 
 
-def or_equal(trust: torch.Tensor) -> torch.Tensor:
-    """The same, but that a sample without any input trusts all opinions, which are one, alike."""
-    return torch.where((trust > 0).any(dim=1, keepdim=True), trust, 1 / trust.shape[1])
+def fallback_to_uniform(decision_weights: torch.Tensor) -> torch.Tensor:
+    """Replace the weights of samples without any input, all 0, by equal ones, float (batch, inputs)."""
+    return torch.where(
+        (decision_weights > 0).any(dim=1, keepdim=True), decision_weights, 1 / decision_weights.shape[1]
+    )

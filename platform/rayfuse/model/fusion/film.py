@@ -1,45 +1,46 @@
-"""One input conditions the others."""
+"""FiLM fusion."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from rayfuse.model.fusion.base import FusionModule, Joined
-from rayfuse.model.fusion.parts import perceptron, present_means, side_by_side
+from rayfuse.model.fusion.base import FusionModule, FusionOutput
+from rayfuse.model.fusion.layers import build_mlp, concat_with_presence, mean_pool_present
 from rayfuse.model.tokens import Tokens
-from rayfuse.spec.fusion import FilmFusion as Options
+from rayfuse.spec.fusion import FilmFusionConfig as Options
 
 
 class FilmFusion(FusionModule):
-    """Feature-wise linear modulation (FiLM: Perez et al., 2018).
+    """Feature-wise linear modulation (FiLM, Perez et al., 2018).
 
-    The condition's mean scales and shifts each token of the others, in residual blocks. What they become stands
-    side by side with the condition, and goes through a perceptron. Without the condition nothing is scaled.
+    The mean of the conditioning input scales and shifts each token of the others, in residual blocks. A multilayer
+    perceptron reads the concatenated means of all inputs. If the conditioning input is absent, scale is 1 and shift 0.
     """
 
     def __init__(self, options: Options, dim: int, inputs: Sequence[str]) -> None:
         super().__init__(options, dim, inputs)
-        self.condition = options.condition
-        self.others = [name for name in inputs if name != options.condition]
+        self.conditioned_on = options.conditioned_on
+        self.modulated_inputs = [name for name in inputs if name != options.conditioned_on]
         self.blocks = nn.ModuleList(
-            nn.ModuleList(FilmBlock(dim, options.dropout) for _ in range(options.blocks)) for _ in self.others
+            nn.ModuleList(FilmBlock(dim, options.dropout) for _ in range(options.blocks))
+            for _ in self.modulated_inputs
         )
-        self.layers = perceptron(len(inputs) * (dim + 1), options, dim)
+        self.layers = build_mlp(len(inputs) * (dim + 1), options, dim)
 
-    def forward(self, inputs: dict[str, Tokens]) -> Joined:
-        vectors, present = present_means({self.condition: inputs[self.condition]})
-        modulated = {self.condition: inputs[self.condition]}
-        for name, blocks in zip(self.others, self.blocks, strict=True):
+    def forward(self, inputs: dict[str, Tokens]) -> FusionOutput:
+        vectors, present = mean_pool_present({self.conditioned_on: inputs[self.conditioned_on]})
+        modulated = {self.conditioned_on: inputs[self.conditioned_on]}
+        for name, blocks in zip(self.modulated_inputs, self.blocks, strict=True):
             tokens, mask = inputs[name]
             for block in blocks:  # type: ignore[attr-defined]
                 tokens = block(tokens, vectors[:, 0], present[:, 0])
             modulated[name] = tokens, mask
-        return {"vector": self.layers(side_by_side(*present_means(modulated)))}
+        return {"vector": self.layers(concat_with_presence(*mean_pool_present(modulated)))}
 
 
 class FilmBlock(nn.Module):
-    """A residual block whose features a condition scales and shifts, after a norm without a scale of its own."""
+    """Residual block whose normalized features are scaled and shifted by a condition."""
 
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__()
@@ -48,9 +49,9 @@ class FilmBlock(nn.Module):
         self.modulation = nn.Linear(dim, 2 * dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, tokens: torch.Tensor, condition: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
-        """Tokens (batch, tokens, dim), the condition (batch, dim), and which samples have it, bool (batch,)."""
-        modulation = self.modulation(condition).masked_fill(~there.unsqueeze(1), 0.0)
+    def forward(self, tokens: torch.Tensor, condition: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+        """Modulate tokens (batch, tokens, dim) by the condition (batch, dim); present: bool (batch,)."""
+        modulation = self.modulation(condition).masked_fill(~present.unsqueeze(1), 0.0)
         scale, shift = modulation.unsqueeze(1).chunk(2, dim=2)
-        changed = self.norm(self.linear(tokens)) * (1 + scale) + shift
-        return tokens + self.dropout(nn.functional.gelu(changed))
+        modulated = self.norm(self.linear(tokens)) * (1 + scale) + shift
+        return tokens + self.dropout(nn.functional.gelu(modulated))

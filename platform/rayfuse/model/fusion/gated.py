@@ -1,21 +1,21 @@
-"""Gates, computed from the inputs themselves."""
+"""Gated fusion."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from rayfuse.model.fusion.base import FusionModule, Joined
-from rayfuse.model.fusion.parts import perceptron, present_means, shares, side_by_side
+from rayfuse.model.fusion.base import FusionModule, FusionOutput
+from rayfuse.model.fusion.layers import build_mlp, concat_with_presence, masked_softmax, mean_pool_present
 from rayfuse.model.tokens import Tokens
-from rayfuse.spec.fusion import GatedFusion as Options
+from rayfuse.spec.fusion import GatedFusionConfig as Options
 
 
 class GatedFusion(FusionModule):
-    """The gated multimodal unit (Arevalo et al., 2017) for any number of inputs.
+    """Gated multimodal unit (Arevalo et al., 2017) for any number of inputs.
 
-    Each feature is shared out among the inputs by gates that see all of them. For two inputs, the softmax over
-    inputs is the paper's z and 1 - z; the gates have a hidden layer, so that they can tell noise from content.
+    Each feature is a sum over inputs weighted by gates, which read all inputs. For two inputs, the softmax over inputs
+    equals z and 1 - z of the paper; a hidden layer lets gates distinguish noise from content.
     """
 
     def __init__(self, options: Options, dim: int, inputs: Sequence[str]) -> None:
@@ -27,12 +27,12 @@ class GatedFusion(FusionModule):
             nn.Dropout(options.dropout),
             nn.Linear(options.hidden, len(inputs) * dim),
         )
-        self.layers = perceptron(dim, options, dim)
+        self.layers = build_mlp(dim, options, dim)
 
-    def forward(self, inputs: dict[str, Tokens]) -> Joined:
-        vectors, present = present_means(inputs)
-        scores = self.gates(side_by_side(vectors, present)).unflatten(1, (len(inputs), -1))
-        gates = shares(scores, present)
+    def forward(self, inputs: dict[str, Tokens]) -> FusionOutput:
+        vectors, present = mean_pool_present(inputs)
+        scores = self.gates(concat_with_presence(vectors, present)).unflatten(1, (len(inputs), -1))
+        gates = masked_softmax(scores, present)
         values = [value(vector) for value, vector in zip(self.values, vectors.unbind(dim=1), strict=True)]
-        mixed = (gates * torch.stack(values, dim=1).tanh()).sum(dim=1)
-        return {"vector": self.layers(mixed), "attention": gates.mean(dim=2)}
+        gated = (gates * torch.stack(values, dim=1).tanh()).sum(dim=1)
+        return {"vector": self.layers(gated), "attention": gates.mean(dim=2)}

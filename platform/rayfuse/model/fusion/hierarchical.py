@@ -1,58 +1,61 @@
-"""A tree of fusions."""
+"""Hierarchical fusion."""
 
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 
-from rayfuse.model.fusion.base import FusionModule, Joined
-from rayfuse.model.fusion.parts import presence
+from rayfuse.model.fusion.base import FusionModule, FusionOutput
+from rayfuse.model.fusion.layers import presence_mask
 from rayfuse.model.tasks.base import TaskHead
-from rayfuse.model.tokens import Fused, Tokens
-from rayfuse.spec.fusion import HierarchicalFusion as Options
+from rayfuse.model.tokens import FusedState, Tokens
+from rayfuse.spec.fusion import HierarchicalFusionConfig as Options
 
 
 class HierarchicalFusion(FusionModule):
-    """Each group's fusion makes one token of its members, which is there where any of them is.
+    """Tree of fusions: the fusion of a group maps its members to one token, present if any member is.
 
-    Attention is handed down the tree, where all of its fusions have some. Where the last fusion is at decision
-    level, its opinions are those of what it joins: groups, and inputs that are in none.
+    Attention is multiplied along the tree if all fusions return it. The per-input vectors of a decision-level root
+    fusion are those of its direct members: groups, and inputs outside of groups.
     """
 
     def __init__(self, options: Options, dim: int, inputs: Sequence[str]) -> None:
-        from rayfuse.model.fusion import build_fusion  # which knows this class, too
+        from rayfuse.model.fusion import build_fusion  # circular import
 
         super().__init__(options, dim, inputs)
         self.inputs = list(inputs)
-        self.members = {name: options.groups[name].members for name in options.ordered()}
-        self.joined_last = options.last(inputs)
-        self.groups = nn.ModuleList(
-            build_fusion(options.groups[name].fusion, dim, members) for name, members in self.members.items()
+        self.group_members = {name: options.groups[name].members for name in options.topological_order()}
+        self.root_inputs = options.root_members(inputs)
+        self.group_fusions = nn.ModuleList(
+            build_fusion(options.groups[name].fusion, dim, members)
+            for name, members in self.group_members.items()
         )
-        self.last = build_fusion(options.fusion, dim, self.joined_last)
+        self.root_fusion = build_fusion(options.fusion, dim, self.root_inputs)
 
-    def forward(self, inputs: dict[str, Tokens]) -> Joined:
-        parts, inner = dict(inputs), {}
-        for (name, members), fusion in zip(self.members.items(), self.groups, strict=True):
+    def forward(self, inputs: dict[str, Tokens]) -> FusionOutput:
+        parts, outputs = dict(inputs), {}
+        for (name, members), fusion in zip(self.group_members.items(), self.group_fusions, strict=True):
             chosen = {member: parts[member] for member in members}
-            inner[name] = fusion(chosen)
-            parts[name] = inner[name]["vector"].unsqueeze(1), presence(chosen).any(dim=1, keepdim=True)
-        joined: Joined = self.last({name: parts[name] for name in self.joined_last})
-        if "attention" in joined and all("attention" in group for group in inner.values()):
-            return {**joined, "attention": self._handed_down(joined["attention"], inner)}
-        joined.pop("attention", None)
-        return joined
+            outputs[name] = fusion(chosen)
+            parts[name] = outputs[name]["vector"].unsqueeze(1), presence_mask(chosen).any(dim=1, keepdim=True)
+        fused: FusionOutput = self.root_fusion({name: parts[name] for name in self.root_inputs})
+        if "attention" in fused and all("attention" in group for group in outputs.values()):
+            return {**fused, "attention": self._propagate_attention(fused["attention"], outputs)}
+        fused.pop("attention", None)
+        return fused
 
-    def _handed_down(self, attention: torch.Tensor, inner: Mapping[str, Joined]) -> torch.Tensor:
-        """The last fusion's attention (batch, what it joins) → (batch, inputs)."""
-        weights = dict(zip(self.joined_last, attention.unbind(dim=1), strict=True))
-        for name, members in reversed(self.members.items()):
-            shares = inner[name]["attention"] * weights[name].unsqueeze(1)
-            weights |= dict(zip(members, shares.unbind(dim=1), strict=True))
+    def _propagate_attention(
+        self, attention: torch.Tensor, group_outputs: Mapping[str, FusionOutput]
+    ) -> torch.Tensor:
+        """Distribute the root fusion's attention (batch, root members) to (batch, inputs)."""
+        weights = dict(zip(self.root_inputs, attention.unbind(dim=1), strict=True))
+        for name, members in reversed(self.group_members.items()):
+            attention = group_outputs[name]["attention"] * weights[name].unsqueeze(1)
+            weights |= dict(zip(members, attention.unbind(dim=1), strict=True))
         return torch.stack([weights[name] for name in self.inputs], dim=1)
 
-    def attach(self, heads: Mapping[str, TaskHead]) -> None:
-        self.last.attach(heads)
+    def attach_heads(self, heads: Mapping[str, TaskHead]) -> None:
+        self.root_fusion.attach_heads(heads)
 
-    def answer(self, task: str, head: TaskHead, fused: Fused) -> torch.Tensor:
-        return self.last.answer(task, head, fused)
+    def apply_head(self, task: str, head: TaskHead, fused: FusedState) -> torch.Tensor:
+        return self.root_fusion.apply_head(task, head, fused)

@@ -1,22 +1,22 @@
-"""Products of the inputs' features, without the tensor of all of them."""
+"""Low-rank fusion."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from rayfuse.model.fusion.base import FusionModule, Joined
-from rayfuse.model.fusion.parts import present_means
+from rayfuse.model.fusion.base import FusionModule, FusionOutput
+from rayfuse.model.fusion.layers import mean_pool_present
 from rayfuse.model.tokens import Tokens
-from rayfuse.spec.fusion import LowRankFusion as Options
+from rayfuse.spec.fusion import LowRankFusionConfig as Options
 
 
 class LowRankFusion(FusionModule):
     """Low-rank multimodal fusion (Liu et al., 2018).
 
-    The outer product of the inputs, each with a 1 appended, times a weight tensor of rank `rank`: a product over
-    inputs of linear maps, summed over ranks. Of an absent input only the 1 remains: a learned constant. All
-    constants start at 1, so that a product of many inputs neither vanishes nor grows.
+    The outer product of the inputs, each with a 1 appended, times a weight tensor of rank `rank`, computed as a
+    product over inputs of linear layers, summed over ranks. An absent input contributes only its bias. Biases are
+    initialized to 1, so that the product of many inputs neither vanishes nor explodes.
     """
 
     def __init__(self, options: Options, dim: int, inputs: Sequence[str]) -> None:
@@ -25,13 +25,13 @@ class LowRankFusion(FusionModule):
         self.factors = nn.ModuleList(nn.Linear(dim, options.rank * dim) for _ in inputs)
         for factor in self.factors:
             nn.init.ones_(factor.bias)  # type: ignore[arg-type]
-        self.ranks = nn.Linear(options.rank, 1)
+        self.rank_weights = nn.Linear(options.rank, 1)
         self.dropout = nn.Dropout(options.dropout)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, inputs: dict[str, Tokens]) -> Joined:
-        vectors, _ = present_means(inputs)
+    def forward(self, inputs: dict[str, Tokens]) -> FusionOutput:
+        vectors, _ = mean_pool_present(inputs)
         product = torch.ones((), device=vectors.device)
         for factor, vector in zip(self.factors, vectors.unbind(dim=1), strict=True):
             product = product * factor(self.dropout(vector)).unflatten(1, (-1, self.rank))
-        return {"vector": self.norm(self.ranks(product).squeeze(2))}
+        return {"vector": self.norm(self.rank_weights(product).squeeze(2))}

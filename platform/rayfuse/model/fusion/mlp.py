@@ -1,17 +1,17 @@
-"""Inputs side by side, through residual blocks."""
+"""Residual MLP fusion."""
 
 from collections.abc import Sequence
 
 from torch import nn
 
-from rayfuse.model.fusion.base import FusionModule, Joined
-from rayfuse.model.fusion.parts import ResidualBlock, means, presence, side_by_side
+from rayfuse.model.fusion.base import FusionModule, FusionOutput
+from rayfuse.model.fusion.layers import ResidualBlock, concat_with_presence, mean_pool_inputs, presence_mask
 from rayfuse.model.tokens import Tokens
-from rayfuse.spec.fusion import MlpFusion as Options
+from rayfuse.spec.fusion import MlpFusionConfig as Options
 
 
 class MlpFusion(FusionModule):
-    """Residual blocks (He et al., 2016) over what concat joins: means or placeholders, and presence."""
+    """Residual blocks (He et al., 2016) over the concatenated means of the inputs (placeholders if absent) and presence flags."""
 
     def __init__(self, options: Options, dim: int, inputs: Sequence[str]) -> None:
         super().__init__(options, dim, inputs)
@@ -23,5 +23,5 @@ class MlpFusion(FusionModule):
             nn.Linear(width, dim),
         )
 
-    def forward(self, inputs: dict[str, Tokens]) -> Joined:
-        return {"vector": self.layers(side_by_side(means(inputs), presence(inputs)))}
+    def forward(self, inputs: dict[str, Tokens]) -> FusionOutput:
+        return {"vector": self.layers(concat_with_presence(mean_pool_inputs(inputs), presence_mask(inputs)))}

@@ -1,39 +1,42 @@
-"""Self-attention over the tokens of all inputs."""
+"""Transformer fusion."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from rayfuse.model.fusion.base import FusionModule, Joined
-from rayfuse.model.fusion.parts import AttentionLayer, looks_by_input
+from rayfuse.model.fusion.base import FusionModule, FusionOutput
+from rayfuse.model.fusion.layers import AttentionLayer, attention_per_input
 from rayfuse.model.tokens import Tokens
-from rayfuse.spec.fusion import TransformerFusion as Options
+from rayfuse.spec.fusion import TransformerFusionConfig as Options
 
 
 class TransformerFusion(FusionModule):
-    """A pre-norm transformer encoder (Vaswani et al., 2017) read out at a learned summary token.
+    """Pre-norm transformer encoder (Vaswani et al., 2017) over the tokens of all inputs, with a class token.
 
-    Every token carries a learned mark of its input; tokens of absent inputs are masked. Attention is the summary
-    token's in the last layer.
+    A learned embedding of its input is added to every token; tokens of absent inputs are masked. The attention is that
+    of the class token in the last layer.
     """
 
     def __init__(self, options: Options, dim: int, inputs: Sequence[str]) -> None:
         super().__init__(options, dim, inputs)
-        self.summary = nn.Parameter(torch.randn(dim) * 0.02)
-        self.marks = nn.Parameter(torch.randn(len(inputs), dim) * 0.02)
+        self.cls_token = nn.Parameter(torch.randn(dim) * 0.02)
+        self.input_embeddings = nn.Parameter(torch.randn(len(inputs), dim) * 0.02)
         self.layers = nn.ModuleList(
             AttentionLayer(dim, options.heads, options.dropout) for _ in range(options.layers)
         )
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, inputs: dict[str, Tokens]) -> Joined:
+    def forward(self, inputs: dict[str, Tokens]) -> FusionOutput:
         batch = len(next(iter(inputs.values()))[0])
-        summary = self.summary.expand(batch, 1, -1)
-        always = torch.ones(batch, 1, dtype=torch.bool, device=summary.device)
-        marked = [tokens + mark for (tokens, _), mark in zip(inputs.values(), self.marks, strict=True)]
-        tokens = torch.cat([summary, *marked], dim=1)
-        mask = torch.cat([always, *(mask for _, mask in inputs.values())], dim=1)
+        cls_token = self.cls_token.expand(batch, 1, -1)
+        unmasked = torch.ones(batch, 1, dtype=torch.bool, device=cls_token.device)
+        embedded = [
+            tokens + embedding
+            for (tokens, _), embedding in zip(inputs.values(), self.input_embeddings, strict=True)
+        ]
+        tokens = torch.cat([cls_token, *embedded], dim=1)
+        mask = torch.cat([unmasked, *(mask for _, mask in inputs.values())], dim=1)
         for layer in self.layers:
-            tokens, looks = layer(tokens, tokens, mask)
-        return {"vector": self.norm(tokens[:, 0]), "attention": looks_by_input(looks[:, 1:], inputs)}
+            tokens, attention = layer(tokens, tokens, mask)
+        return {"vector": self.norm(tokens[:, 0]), "attention": attention_per_input(attention[:, 1:], inputs)}

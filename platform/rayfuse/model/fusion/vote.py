@@ -1,15 +1,17 @@
-"""The answer that most inputs give."""
+"""Decision-level fusion by voting."""
 
 import torch
 
-from rayfuse.model.fusion.decision import DecisionFusion, or_equal
-from rayfuse.model.fusion.parts import equal_shares
+from rayfuse.model.fusion.decision import DecisionFusion, fallback_to_uniform
+from rayfuse.model.fusion.layers import uniform_weights
 from rayfuse.model.tasks.base import TaskHead
 
 
 class VoteFusion(DecisionFusion):
-    """One vote per input. While training, a vote is the whole answer, as a choice has no gradient."""
+    """Majority vote of the present inputs; in training, their average, as votes have no gradient."""
 
-    def decide(self, task: str, head: TaskHead, answers: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-        votes = answers if self.training else head.ballots(answers)
-        return head.blend(votes, or_equal(equal_shares(present)))
+    def combine_outputs(
+        self, task: str, head: TaskHead, outputs: torch.Tensor, present: torch.Tensor
+    ) -> torch.Tensor:
+        votes = outputs if self.training else head.hard_votes(outputs)
+        return head.combine_logits(votes, fallback_to_uniform(uniform_weights(present)))

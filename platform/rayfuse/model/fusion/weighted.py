@@ -1,25 +1,25 @@
-"""The mean of the inputs with learned weights."""
+"""Weighted fusion."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from rayfuse.model.fusion.base import FusionModule, Joined
-from rayfuse.model.fusion.parts import perceptron, present_means, shares
+from rayfuse.model.fusion.base import FusionModule, FusionOutput
+from rayfuse.model.fusion.layers import build_mlp, masked_softmax, mean_pool_present
 from rayfuse.model.tokens import Tokens
-from rayfuse.spec.fusion import WeightedFusion as Options
+from rayfuse.spec.fusion import WeightedFusionConfig as Options
 
 
 class WeightedFusion(FusionModule):
-    """One weight per input, the same for all samples; those of the inputs that a sample has sum to 1."""
+    """Weighted mean of the present inputs, with a learned weight per input, normalized to a sum of 1."""
 
     def __init__(self, options: Options, dim: int, inputs: Sequence[str]) -> None:
         super().__init__(options, dim, inputs)
         self.scores = nn.Parameter(torch.zeros(len(inputs)))
-        self.layers = perceptron(dim, options, dim)
+        self.layers = build_mlp(dim, options, dim)
 
-    def forward(self, inputs: dict[str, Tokens]) -> Joined:
-        vectors, present = present_means(inputs)
-        weights = shares(self.scores.expand(present.shape), present)
+    def forward(self, inputs: dict[str, Tokens]) -> FusionOutput:
+        vectors, present = mean_pool_present(inputs)
+        weights = masked_softmax(self.scores.expand(present.shape), present)
         return {"vector": self.layers((vectors * weights.unsqueeze(2)).sum(dim=1)), "attention": weights}

@@ -1,35 +1,19 @@
-"""What the fused vector is asked: the heads, their losses, answers and metrics."""
+"""Task heads: their outputs, losses, predictions and metrics."""
 
-from rayfuse.model.custom import custom_options, load_class
 from rayfuse.model.tasks.base import TaskHead
-from rayfuse.model.tasks.classification import ClassificationHead
-from rayfuse.model.tasks.matching import MatchingHead
-from rayfuse.model.tasks.multi_label import MultiLabelHead
-from rayfuse.model.tasks.ordinal import OrdinalHead
-from rayfuse.model.tasks.ranking import RankingHead
-from rayfuse.model.tasks.regression import RegressionHead
-from rayfuse.model.tasks.retrieval import RetrievalHead
-from rayfuse.model.tasks.tagging import TaggingHead
-from rayfuse.spec.tasks import CustomTask, Task
-
-TASKS: dict[str, type[TaskHead]] = {
-    "classification": ClassificationHead,
-    "multi_label": MultiLabelHead,
-    "ordinal": OrdinalHead,
-    "regression": RegressionHead,
-    "tagging": TaggingHead,
-    "matching": MatchingHead,
-    "retrieval": RetrievalHead,
-    "ranking": RankingHead,
-}
+from rayfuse.spec.tasks import TASKS, TaskConfig
 
 
-def build_task(options: Task, dim: int) -> TaskHead:
-    """The head of one task of a job, over a vector `dim` wide."""
-    if isinstance(options, CustomTask):
-        found = load_class(options.type, TaskHead)
-        return found(custom_options(options, found), dim)
-    return TASKS[options.type](options, dim)
+def task_class(options: TaskConfig) -> type[TaskHead]:
+    """Return the head class of a task. Raises SpecError if a custom class cannot be loaded."""
+    found: type[TaskHead] = TASKS.resolve(options)
+    return found
 
 
-__all__ = ["TASKS", "TaskHead", "build_task"]
+def build_task(options: TaskConfig, dim: int) -> TaskHead:
+    """Build the head of a task over a fused vector `dim` wide. Raises SpecError if a custom class cannot be loaded."""
+    head: TaskHead = TASKS.build(options, dim)
+    return head
+
+
+__all__ = ["TaskHead", "build_task", "task_class"]

@@ -1,111 +1,145 @@
-"""What every task offers."""
+"""Interface of a task head: loss, predictions and metrics, and what serving, planning and explanations need."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import nn
 
-from rayfuse.model.tokens import Fused
+from rayfuse.modalities.base import Schema
+from rayfuse.model.tokens import FusedState
+from rayfuse.spec.inputs import Input
+from rayfuse.spec.tasks import Target
 
 
 class TaskHead(nn.Module, ABC):
-    """Answers one task of a job.
+    """Predict one task of a job from the fused inputs.
 
-    Evaluation joins the outputs of many batches: their shapes beyond the first axis may differ, and the shorter ones
-    are padded with NaN.
+    Subclasses implement `forward`, `loss`, `format_predictions` and `metrics`; all else has a default. Evaluation
+    concatenates the outputs of many batches; axes beyond the first may differ in size, and are padded with NaN.
     """
 
-    outputs: int | None = None
-    """Size of the last axis of raw outputs that a fusion may correct; None where they are none that it could."""
-    unit: tuple[float, float] = (0.0, 1.0)
-    """About the mean and deviation of raw outputs."""
-    explained_as: ClassVar[str] = "output"
-    """What the number is that `explained` gives, for people."""
-    mixes: ClassVar[bool] = False
-    """Whether it answers from the fused vector alone, and each sample for itself, so that mixup may mix vectors."""
-    compares: ClassVar[bool] = False
-    """Whether a row's loss looks at other rows, so that it is only asked about whole rows, not about their views."""
+    num_outputs: int | None = None
+    """Size of the last axis of raw outputs that a fusion may correct; None if it cannot correct them."""
+    output_scale: tuple[float, float] = (0.0, 1.0)
+    """Approximate mean and standard deviation of raw outputs."""
+    attribution_score_name: ClassVar[str] = "output"
+    """Name of the number that `attribution_score` returns, for reports."""
+    supports_mixup: ClassVar[bool] = False
+    """Whether each output depends on the fused vector of its sample alone, so that mixup can mix vectors."""
+    cross_sample_loss: ClassVar[bool] = False
+    """Whether a row's loss depends on other rows; such a loss is computed for complete rows, not for input subsets."""
+    labels_words: ClassVar[bool] = False
+    """Whether the task labels single words, so that texts are given as lists of words."""
 
     def __init__(self, options: Any, dim: int) -> None:
         super().__init__()
 
     @abstractmethod
-    def forward(self, fused: Fused) -> torch.Tensor:
-        """Raw outputs, float (batch, …)."""
+    def forward(self, fused: FusedState) -> torch.Tensor:
+        """Compute raw outputs, float (batch, …)."""
 
     @abstractmethod
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Loss of each sample, float32 (batch,). targets: float32 (batch, …), NaN where a sample has fewer."""
+        """Compute the loss of each sample, float32 (batch,). targets: float32 (batch, …), padded with NaN."""
 
-    def idle(self, outputs: torch.Tensor) -> torch.Tensor:
-        """The loss, 0, of a batch of fillers without targets, from which every parameter still gets a gradient.
+    def zero_loss(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Return a loss of 0 for a batch of padding rows without targets, with a gradient for every parameter.
 
-        A head whose loss gathers rows of all workers does so here too, or the others would wait for it.
+        A head whose loss gathers rows of all workers must gather here too; the other workers would wait otherwise.
         """
         return outputs.sum() * 0.0
 
     @abstractmethod
-    def answers(self, outputs: torch.Tensor) -> list[dict[str, Any]]:
-        """What a caller gets for each sample: plain JSON values."""
+    def format_predictions(self, outputs: torch.Tensor) -> list[dict[str, Any]]:
+        """Convert raw outputs to one prediction per sample, of JSON values only."""
 
     @abstractmethod
     def metrics(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-        """The metrics that the task's spec promises, but for the loss."""
+        """Compute the metrics of the task's spec, without the loss."""
 
-    def blend(self, outputs: torch.Tensor, trust: torch.Tensor) -> torch.Tensor:
-        """Raw outputs of several opinions, float (batch, opinions, …), as one: (batch, …).
+    def combine_logits(self, outputs: torch.Tensor, decision_weights: torch.Tensor) -> torch.Tensor:
+        """Combine raw outputs of several decisions, float (batch, decisions, …), into one, (batch, …).
 
-        trust: float (batch, opinions), the weight of each; rows sum to 1, and an opinion of weight 0 must not count.
+        decision_weights: float (batch, decisions); rows sum to 1, and a decision of weight 0 must not count.
         """
-        weights = trust.view(*trust.shape, *[1] * (outputs.ndim - 2))
+        weights = decision_weights.view(*decision_weights.shape, *[1] * (outputs.ndim - 2))
         return (outputs * weights).sum(dim=1)
 
-    def ballots(self, outputs: torch.Tensor) -> torch.Tensor:
-        """The raw outputs of an opinion that has made up its mind, of any shape (…); what it said, where a task
-        has no such thing."""
+    def hard_votes(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Convert raw outputs to those of a confident decision, of the same shape; unchanged by default."""
         return outputs
 
-    def explained(self, outputs: torch.Tensor, answered: torch.Tensor) -> torch.Tensor | None:
-        """How much raw outputs (batch, …) speak for the answer that `answered` gives: a number each, float (batch,).
+    def attribution_score(
+        self, outputs: torch.Tensor, reference_outputs: torch.Tensor
+    ) -> torch.Tensor | None:
+        """Compute how much raw outputs (batch, …) support the prediction of `reference_outputs`, float (batch,).
 
-        The contributions of inputs explain this number (`rayfuse.model.explain`). Here the output itself where there is
-        one per sample; None, which is not explained, where there are more.
+        Contributions of inputs explain this number (`rayfuse.model.explain`). By default it is the output itself if
+        there is one per sample; otherwise None, and the task is not explained.
         """
         return outputs.flatten() if outputs.numel() == len(outputs) else None
 
-    def differentiated(self, outputs: torch.Tensor, answered: torch.Tensor) -> torch.Tensor | None:
-        """The same for saliency, which follows its gradient: a number that does not saturate, float (batch,)."""
-        return self.explained(outputs, answered)
+    def saliency_score(self, outputs: torch.Tensor, reference_outputs: torch.Tensor) -> torch.Tensor | None:
+        """Compute the score whose gradient saliency follows, float (batch,); it should not saturate."""
+        return self.attribution_score(outputs, reference_outputs)
 
     def divergence(self, outputs: torch.Tensor, target_outputs: torch.Tensor) -> torch.Tensor:
-        """How far the outputs of each sample are from others of the same shape, float32 (batch,); 0 where equal.
+        """Compute the divergence of each sample's outputs from others of the same shape, float32 (batch,).
 
-        It falls with the square of the difference, as both distillation and consistency expect. Unless a task says
-        otherwise: the mean of the squared differences.
+        It is 0 where both are equal and quadratic near 0, as distillation and consistency losses expect. By default
+        the mean squared difference.
         """
         return (outputs.float() - target_outputs.float()).square().flatten(1).mean(dim=1)
 
     def details(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
-        """More than single numbers, for reports: plain JSON values."""
+        """Compute report details beyond single numbers, such as a confusion matrix, of JSON values only."""
         return {}
 
     @property
-    def remembers(self) -> int:
-        """How many training rows it wants to be given to `remember`."""
+    def memory_bank_size(self) -> int:
+        """Number of training rows whose outputs `fill_memory_bank` gets."""
         return 0
 
-    def remember(self, outputs: np.ndarray) -> dict[str, np.ndarray]:
-        """Keep what is kept of the outputs of training rows once training is over; the stored buffers it set, by name."""
+    def fill_memory_bank(self, outputs: np.ndarray) -> dict[str, np.ndarray]:
+        """Store outputs of training rows after training. Returns the buffers that were set, by name."""
         return {}
 
     def calibrate(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-        """Fit what is fitted on validation rows once training is over; the stored buffers it set, by name."""
+        """Fit calibration parameters on validation rows after training. Returns the buffers that were set, by name."""
         return {}
 
+    @classmethod
+    def response_schema(cls, config: Any) -> Schema:
+        """Return the JSON Schema of a prediction; any object by default.
 
-def keep_fusion(outputs: torch.Tensor, fused: Fused) -> torch.Tensor:
-    """The same outputs of a head that does not read the fused vector, so that the fusion still gets a gradient."""
+        `config`: the fitted task, or the validated `Options` of a custom one.
+        """
+        return {"type": "object"}
+
+    @classmethod
+    def with_assumed_statistics(cls, config: Any) -> tuple[Any, list[str]]:
+        """Return the task with assumed values for what training rows determine, and notes about the assumptions.
+
+        Resource estimation uses them when it runs without reading the training rows.
+        """
+        return config, []
+
+    @classmethod
+    def dummy_target(cls, config: Any, inputs: Mapping[str, Input]) -> Target:
+        """Return a target of a fitted task, for resource estimation. `inputs`: the job's inputs."""
+        return 1.0
+
+    @classmethod
+    def summarize_prediction(cls, prediction: Mapping[str, Any]) -> str:
+        """Return a prediction as short text, for plots: its label, value or score by default."""
+        value = next((prediction[key] for key in ("label", "value", "score") if key in prediction), "")
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def touch_fusion_params(outputs: torch.Tensor, fused: FusedState) -> torch.Tensor:
+    """Return the outputs unchanged, with a zero gradient to the fusion, for heads that do not read its vector."""
     shape = (len(outputs), *([1] * (outputs.ndim - 1)))
     return outputs + fused["vector"].sum(dim=1).reshape(shape).to(outputs.dtype) * 0.0

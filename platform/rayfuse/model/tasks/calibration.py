@@ -1,4 +1,4 @@
-"""Probabilities that can be believed: a temperature fitted on validation rows, and how far off they are."""
+"""Calibration: temperature scaling fitted on validation rows, and calibration errors."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -9,16 +9,16 @@ import torch
 
 from rayfuse.model.tasks.base import TaskHead
 
-BINS = 15
-_COLDEST, _HOTTEST = 0.05, 20.0
-_EDGE = 1.05
-"""A temperature this near to a bound was not found but only kept from running away."""
+NUM_BINS = 15
+_MIN_TEMPERATURE, _MAX_TEMPERATURE = 0.05, 20.0
+_BOUND_TOLERANCE = 1.05
+"""A temperature within this factor of a bound is not an optimum, and 1 is used instead."""
 
 
 class CalibratedHead(TaskHead):
-    """A head whose logits are divided by a temperature when it answers: 1 until it is fitted (Guo et al., 2017).
+    """A head whose logits are divided by a temperature for predictions: 1 until it is fitted (Guo et al., 2017).
 
-    Losses and raw outputs know nothing of it.
+    Losses and raw outputs do not depend on it.
     """
 
     temperature: torch.Tensor
@@ -28,74 +28,78 @@ class CalibratedHead(TaskHead):
         self.register_buffer("temperature", torch.ones(()))
 
     @abstractmethod
-    def likelihood(self, outputs: np.ndarray, targets: np.ndarray, temperature: float) -> float:
-        """Mean negative log-likelihood of the targets at a temperature, in float64; NaN where there are none."""
+    def negative_log_likelihood(self, outputs: np.ndarray, targets: np.ndarray, temperature: float) -> float:
+        """Compute the mean negative log-likelihood of the targets at a temperature in float64; NaN without targets."""
 
     @abstractmethod
-    def judged(self, outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities that were given, and 1 or 0 for whether each was about something true: float (any,)."""
+    def confidence_and_correctness(
+        self, outputs: np.ndarray, targets: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return predicted probabilities, float (n,), and whether each prediction is correct, 1 or 0 (n,)."""
 
     def calibrate(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-        """Fit the temperature to the likelihood of validation rows."""
-        found = fit_temperature(lambda temperature: self.likelihood(outputs, targets, temperature))
+        """Fit the temperature to the likelihood of the validation rows."""
+        found = fit_temperature(
+            lambda temperature: self.negative_log_likelihood(outputs, targets, temperature)
+        )
         self.temperature.fill_(found)
         return {"temperature": found}
 
-    def error(self, outputs: np.ndarray, targets: np.ndarray) -> float:
-        """The expected calibration error."""
-        return expected_error(*self.judged(outputs, targets))
+    def calibration_error(self, outputs: np.ndarray, targets: np.ndarray) -> float:
+        """Compute the expected calibration error."""
+        return expected_calibration_error(*self.confidence_and_correctness(outputs, targets))
 
     def reliability(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
-        """`temperature`, and `reliability`: for each bin of probability that occurs what was said and what was true."""
-        table = reliability_table(*self.judged(outputs, targets))
+        """Return `temperature`, and `reliability`: see `reliability_table`."""
+        table = reliability_table(*self.confidence_and_correctness(outputs, targets))
         return {"temperature": float(self.temperature), "reliability": table}
 
 
-def fit_temperature(likelihood: Callable[[float], float]) -> float:
-    """The temperature of the least mean negative log-likelihood.
+def fit_temperature(nll: Callable[[float], float]) -> float:
+    """Return the temperature that minimizes the mean negative log-likelihood.
 
-    1 where the rows set it no bound: where all answers are right, the likelihood only grows as it falls.
+    It is 1 if there is no optimum within 0.05 to 20: if all predictions are correct, the likelihood grows without bound
+    as the temperature falls.
     """
     from scipy.optimize import minimize_scalar
 
-    if not np.isfinite(likelihood(1.0)):
+    if not np.isfinite(nll(1.0)):
         return 1.0
-    bounds = (np.log(_COLDEST), np.log(_HOTTEST))
+    bounds = (np.log(_MIN_TEMPERATURE), np.log(_MAX_TEMPERATURE))
     options = {"xatol": 1e-4}
-    found = minimize_scalar(
-        lambda x: likelihood(float(np.exp(x))), bounds=bounds, method="bounded", options=options
-    )
+    found = minimize_scalar(lambda x: nll(float(np.exp(x))), bounds=bounds, method="bounded", options=options)
     temperature = float(np.exp(found.x))
-    return temperature if _COLDEST * _EDGE < temperature < _HOTTEST / _EDGE else 1.0
+    return (
+        temperature
+        if _MIN_TEMPERATURE * _BOUND_TOLERANCE < temperature < _MAX_TEMPERATURE / _BOUND_TOLERANCE
+        else 1.0
+    )
 
 
-def _bins(probabilities: np.ndarray) -> np.ndarray:
-    """The number of each one's bin; a bin holds its upper end."""
-    return np.clip(np.ceil(probabilities * BINS) - 1, 0, BINS - 1).astype(int)
+def _bin_indices(probabilities: np.ndarray) -> np.ndarray:
+    """Return the index of each probability's bin; a bin includes its upper bound."""
+    return np.clip(np.ceil(probabilities * NUM_BINS) - 1, 0, NUM_BINS - 1).astype(int)
 
 
-def expected_error(probabilities: np.ndarray, true: np.ndarray) -> float:
-    """How far probability and truth are apart, the mean over 15 bins of equal width by how many fall into each.
-
-    The expected calibration error (Naeini et al., 2015). 0 where there is nothing to judge.
-    """
+def expected_calibration_error(probabilities: np.ndarray, correct: np.ndarray) -> float:
+    """Compute the expected calibration error (Naeini et al., 2015) over 15 bins of equal width; 0 without rows."""
     if not len(probabilities):
         return 0.0
-    gaps = np.bincount(_bins(probabilities), probabilities - true, BINS)
+    gaps = np.bincount(_bin_indices(probabilities), probabilities - correct, NUM_BINS)
     return float(np.abs(gaps).sum() / len(probabilities))
 
 
-def reliability_table(probabilities: np.ndarray, true: np.ndarray) -> list[dict[str, float]]:
-    """For each bin that occurs: its bounds, how many fall into it, their mean probability, and what share is true."""
-    bins = _bins(probabilities)
+def reliability_table(probabilities: np.ndarray, correct: np.ndarray) -> list[dict[str, float]]:
+    """Return bounds, count, mean probability and fraction of correct predictions of each bin that is not empty."""
+    bins = _bin_indices(probabilities)
     return [
         {
-            "from": i / BINS,
-            "to": (i + 1) / BINS,
+            "from": i / NUM_BINS,
+            "to": (i + 1) / NUM_BINS,
             "count": int((bins == i).sum()),
             "confidence": float(probabilities[bins == i].mean()),
-            "true": float(true[bins == i].mean()),
+            "true": float(correct[bins == i].mean()),
         }
-        for i in range(BINS)
+        for i in range(NUM_BINS)
         if (bins == i).any()
     ]

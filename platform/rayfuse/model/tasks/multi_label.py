@@ -1,57 +1,63 @@
-"""Any number of several classes."""
+"""Multi-label classification: any number of several classes."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from rayfuse.modalities.base import Schema, object_schema
 from rayfuse.model.tasks.calibration import CalibratedHead
-from rayfuse.model.tasks.classification import mean
+from rayfuse.model.tasks.classification import assume_classes, class_scores_schema, mean_or_nan
 from rayfuse.model.tasks.losses import ClassCriterion
-from rayfuse.model.tokens import Fused
-from rayfuse.spec.tasks import MultiLabelTask
+from rayfuse.model.tokens import FusedState
+from rayfuse.spec.inputs import Input
+from rayfuse.spec.tasks import MultiLabelTaskConfig, Target
 
-_DECIDED = 6.9068
+_VOTE_LOGIT = 6.9068
 """Log-odds of 0.999."""
 
 
 class MultiLabelHead(CalibratedHead):
-    """Logits (batch, classes), each yes or no by itself; binary cross-entropy. targets: 0 or 1 (batch, classes)."""
+    """Logits (batch, classes) of independent classes, trained with binary cross-entropy.
 
-    mixes = True
+    targets: 0 or 1 (batch, classes).
+    """
 
-    def __init__(self, options: MultiLabelTask, dim: int) -> None:
+    supports_mixup = True
+
+    def __init__(self, options: MultiLabelTaskConfig, dim: int) -> None:
         super().__init__(options, dim)
         assert options.classes is not None, "the job's tasks are not fitted yet"
         self.classes, self.threshold = options.classes, options.threshold
-        self.outputs = len(options.classes)
-        self.criterion = ClassCriterion(options, options.names)
+        self.num_outputs = len(options.classes)
+        self.criterion = ClassCriterion(options, options.class_names)
         self.linear = nn.Linear(dim, len(options.classes))
 
-    def forward(self, fused: Fused) -> torch.Tensor:
+    def forward(self, fused: FusedState) -> torch.Tensor:
         return self.linear(fused["vector"])
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return self.criterion.binary(outputs, targets).mean(dim=1)
 
-    def blend(self, outputs: torch.Tensor, trust: torch.Tensor) -> torch.Tensor:
-        """The log-odds of the opinions' mean probabilities."""
-        return super().blend(outputs.float().sigmoid(), trust).logit(eps=1e-6)
+    def combine_logits(self, outputs: torch.Tensor, decision_weights: torch.Tensor) -> torch.Tensor:
+        """Return the log-odds of the decisions' mean probabilities."""
+        return super().combine_logits(outputs.float().sigmoid(), decision_weights).logit(eps=1e-6)
 
-    def ballots(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Log-odds of all but 0.001 for what is more probable."""
-        return torch.where(outputs >= 0, _DECIDED, -_DECIDED).to(outputs.dtype)
+    def hard_votes(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Return the log-odds of a probability of 0.999 or 0.001 for each class."""
+        return torch.where(outputs >= 0, _VOTE_LOGIT, -_VOTE_LOGIT).to(outputs.dtype)
 
     def divergence(self, outputs: torch.Tensor, target_outputs: torch.Tensor) -> torch.Tensor:
-        """Kullback-Leibler divergence of each class's yes and no, the mean over classes."""
+        """Compute the Kullback-Leibler divergence of each class's probability, averaged over classes."""
         log = nn.functional.logsigmoid
         found, wanted = outputs.float(), target_outputs.float()
         yes, no = log(wanted) - log(found), log(-wanted) - log(-found)
         return (wanted.sigmoid() * yes + (-wanted).sigmoid() * no).mean(dim=1)
 
-    def answers(self, outputs: torch.Tensor) -> list[dict[str, Any]]:
-        """{"labels": the classes from the threshold on, "scores": {class: probability}}."""
+    def format_predictions(self, outputs: torch.Tensor) -> list[dict[str, Any]]:
+        """Return {"labels": classes at or above the threshold, "scores": {class: probability}} for each sample."""
         names = [str(name) for name in self.classes]
         return [
             {
@@ -62,14 +68,14 @@ class MultiLabelHead(CalibratedHead):
         ]
 
     def metrics(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-        """Share of rows with exactly the right labels; precision, recall and F1; mean average precision; ECE.
+        """Compute the exact match ratio, averaged precision, recall and F1, mean average precision and ECE.
 
         Macro averages and `map` are over the classes that occur.
         """
         from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 
         predicted, true = self._probabilities(outputs) >= self.threshold, targets > 0.5
-        found = {"exact": float((predicted == true).all(axis=1).mean())}
+        found = {"exact_match": float((predicted == true).all(axis=1).mean())}
         occurring = np.flatnonzero(true.any(axis=0))
         for average in ("micro", "macro"):
             labels = None if average == "micro" else occurring
@@ -88,11 +94,11 @@ class MultiLabelHead(CalibratedHead):
         return {
             **found,
             "map": float(np.mean(precisions)) if precisions else 0.0,
-            "ece": self.error(outputs, targets),
+            "ece": self.calibration_error(outputs, targets),
         }
 
     def details(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
-        """`per_class` precision, recall, F1 and support; reliability."""
+        """Return `per_class` precision, recall, F1 and support, and reliability."""
         from sklearn.metrics import precision_recall_fscore_support
 
         predicted, true = self._probabilities(outputs) >= self.threshold, targets > 0.5
@@ -104,23 +110,43 @@ class MultiLabelHead(CalibratedHead):
         }
         return {"per_class": per_class, **self.reliability(outputs, targets)}
 
-    def likelihood(self, outputs: np.ndarray, targets: np.ndarray, temperature: float) -> float:
-        return binary_likelihood(outputs / temperature, targets)
+    def negative_log_likelihood(self, outputs: np.ndarray, targets: np.ndarray, temperature: float) -> float:
+        return binary_negative_log_likelihood(outputs / temperature, targets)
 
-    def judged(self, outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The probability of every class in every row, and whether the row has it."""
+    def confidence_and_correctness(
+        self, outputs: np.ndarray, targets: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the probability of every class of every row, and whether the row has it."""
         return self._probabilities(outputs).ravel(), (targets > 0.5).ravel()
+
+    @classmethod
+    def response_schema(cls, config: MultiLabelTaskConfig) -> Schema:
+        labels = {"type": "array", "items": {"enum": config.classes or []}, "uniqueItems": True}
+        return object_schema({"labels": labels, "scores": class_scores_schema(config)})
+
+    @classmethod
+    def with_assumed_statistics(cls, config: MultiLabelTaskConfig) -> tuple[Any, list[str]]:
+        """Assume 10 classes of equal weight."""
+        return assume_classes(config)
+
+    @classmethod
+    def dummy_target(cls, config: MultiLabelTaskConfig, inputs: Mapping[str, Input]) -> Target:
+        return [0.0] * len(config.classes or ())
+
+    @classmethod
+    def summarize_prediction(cls, prediction: Mapping[str, Any]) -> str:
+        return ", ".join(map(str, prediction["labels"])) or "none"
 
     def _probabilities(self, outputs: np.ndarray) -> np.ndarray:
         return sigmoid(outputs / float(self.temperature))
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """In float64, without overflow."""
+    """Compute the sigmoid in float64, without overflow."""
     return np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
 
 
-def binary_likelihood(logits: np.ndarray, targets: np.ndarray) -> float:
-    """Mean negative log-likelihood of yes (1) and no (0)."""
+def binary_negative_log_likelihood(logits: np.ndarray, targets: np.ndarray) -> float:
+    """Compute the mean negative log-likelihood of binary targets."""
     signed = np.where(targets > 0.5, logits, -logits).astype(np.float64)
-    return mean(np.logaddexp(0, -signed))
+    return mean_or_nan(np.logaddexp(0, -signed))

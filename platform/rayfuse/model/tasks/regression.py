@@ -1,4 +1,4 @@
-"""A number."""
+"""Regression: one number."""
 
 from typing import Any
 
@@ -6,45 +6,44 @@ import numpy as np
 import torch
 from torch import nn
 
+from rayfuse.modalities.base import Schema, object_schema
 from rayfuse.model.tasks.base import TaskHead
-from rayfuse.model.tokens import Fused
-from rayfuse.spec.tasks import RegressionTask
+from rayfuse.model.tokens import FusedState
+from rayfuse.spec.tasks import RegressionTaskConfig
 
 
 class RegressionHead(TaskHead):
-    """Outputs (batch, 1) in the target's own unit; Huber loss in deviations of the training targets."""
+    """Outputs (batch, 1) in the unit of the target, trained with Huber loss on standardized targets."""
 
-    explained_as = "value"
-    mixes = True
+    attribution_score_name = "value"
+    supports_mixup = True
 
-    def __init__(self, options: RegressionTask, dim: int) -> None:
+    def __init__(self, options: RegressionTaskConfig, dim: int) -> None:
         super().__init__(options, dim)
-        assert options.mean is not None and options.deviation is not None, (
-            "the job's tasks are not fitted yet"
-        )
+        assert options.mean is not None and options.std is not None, "the job's tasks are not fitted yet"
         self.mean = options.mean
-        self.deviation = options.deviation
+        self.std = options.std
         self.linear = nn.Linear(dim, 1)
-        self.outputs = 1
-        self.unit = options.mean, options.deviation
+        self.num_outputs = 1
+        self.output_scale = options.mean, options.std
 
-    def forward(self, fused: Fused) -> torch.Tensor:
-        return self.linear(fused["vector"]).float() * self.deviation + self.mean
+    def forward(self, fused: FusedState) -> torch.Tensor:
+        return self.linear(fused["vector"]).float() * self.std + self.mean
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        errors = (outputs[:, 0] - targets) / self.deviation
+        errors = (outputs[:, 0] - targets) / self.std
         return nn.functional.huber_loss(errors, torch.zeros_like(errors), reduction="none")
 
     def divergence(self, outputs: torch.Tensor, target_outputs: torch.Tensor) -> torch.Tensor:
-        """Squared difference, in deviations of the training targets."""
-        return super().divergence(outputs / self.deviation, target_outputs / self.deviation)
+        """Compute the squared difference of standardized outputs."""
+        return super().divergence(outputs / self.std, target_outputs / self.std)
 
-    def answers(self, outputs: torch.Tensor) -> list[dict[str, Any]]:
-        """{"value": the number}."""
+    def format_predictions(self, outputs: torch.Tensor) -> list[dict[str, Any]]:
+        """Return {"value": number} for each sample."""
         return [{"value": value} for value in outputs[:, 0].tolist()]
 
     def metrics(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-        """Mean absolute error, root mean squared error, and the explained share of the variance (R²)."""
+        """Compute the mean absolute error, root mean squared error and R²."""
         targets = targets.astype(np.float64)
         errors = outputs[:, 0] - targets
         spread = float(((targets - targets.mean()) ** 2).sum())
@@ -53,3 +52,14 @@ class RegressionHead(TaskHead):
             "rmse": float(np.sqrt((errors**2).mean())),
             "r2": 1 - float((errors**2).sum()) / spread if spread else 0.0,
         }
+
+    @classmethod
+    def response_schema(cls, config: RegressionTaskConfig) -> Schema:
+        return object_schema({"value": {"type": "number"}})
+
+    @classmethod
+    def with_assumed_statistics(cls, config: RegressionTaskConfig) -> tuple[Any, list[str]]:
+        """Assume mean 0 and standard deviation 1."""
+        assumed = {"mean": 0.0, "std": 1.0}
+        update = {key: value for key, value in assumed.items() if getattr(config, key) is None}
+        return config.model_copy(update=update), []

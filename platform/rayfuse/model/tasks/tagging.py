@@ -1,47 +1,54 @@
-"""A tag for every word of a text."""
+"""Tagging: a tag for every word of a text."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from rayfuse.model.tasks.base import TaskHead, keep_fusion
+from rayfuse.modalities.base import Schema, object_schema
+from rayfuse.model.tasks.base import TaskHead, touch_fusion_params
+from rayfuse.model.tasks.classification import unweighted
 from rayfuse.model.tasks.losses import ClassCriterion
-from rayfuse.model.tokens import Fused
-from rayfuse.spec.tasks import TaggingTask
+from rayfuse.model.tokens import FusedState
+from rayfuse.spec.inputs import Input
+from rayfuse.spec.tasks import TaggingTaskConfig, Target
 
-Chunk = tuple[int, int, str]
-"""First word, word after the last, type."""
+EntitySpan = tuple[int, int, str]
+"""Index of the first word, index after the last word, and type of an entity."""
+
+_ASSUMED_ENTITIES = ["A", "B", "C", "D"]
 
 
 class TaggingHead(TaskHead):
-    """Logits (batch, words, tags), and behind them 1 where the word was read, 0 where it was cut off or is padding.
+    """Logits (batch, words, tags + 1); the last entry is 1 for words that were read, 0 for truncated ones and padding.
 
-    A word is seen through the token with which it begins. targets: indices of tags (batch, words).
+    A word is represented by its first token. targets: indices of tags (batch, words).
     """
 
-    def __init__(self, options: TaggingTask, dim: int) -> None:
+    labels_words = True
+
+    def __init__(self, options: TaggingTaskConfig, dim: int) -> None:
         super().__init__(options, dim)
         assert options.entities is not None, "the job's tasks are not fitted yet"
         self.input, self.tags, self.types = options.input, options.tags, options.entities
         self.criterion = ClassCriterion(options, self.tags)
         self.linear = nn.Linear(dim, len(self.tags))
 
-    def forward(self, fused: Fused) -> torch.Tensor:
+    def forward(self, fused: FusedState) -> torch.Tensor:
         tokens, mask = fused["inputs"][self.input]
-        starts = fused["words"].get(self.input)
+        starts = fused["word_starts"].get(self.input)
         if starts is None:  # no sample of the batch has the input
             starts = torch.full((len(tokens), 1), -1, device=tokens.device)
         inside = starts.clamp(min=0, max=tokens.shape[1] - 1)
         read = (starts >= 0) & mask.gather(1, inside)
         words = tokens.gather(1, inside.unsqueeze(2).expand(-1, -1, tokens.shape[2]))
         logits = self.linear(words).float() * read.unsqueeze(2)
-        return keep_fusion(torch.cat([logits, read.unsqueeze(2).float()], dim=2), fused)
+        return touch_fusion_params(torch.cat([logits, read.unsqueeze(2).float()], dim=2), fused)
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Mean over the words of each sample that were read."""
+        """Compute the mean loss over the words of each sample that were read, float32 (batch,)."""
         words = min(outputs.shape[1], targets.shape[1])
         outputs, targets = outputs[:, :words], targets[:, :words]
         counted = (outputs[:, :, -1] > 0.5) & ~targets.isnan()
@@ -50,59 +57,98 @@ class TaggingHead(TaskHead):
         losses = self.criterion.multiclass(logits, wanted).view(counted.shape) * counted
         return losses.sum(dim=1) / counted.sum(dim=1).clamp(min=1)
 
-    def blend(self, outputs: torch.Tensor, trust: torch.Tensor) -> torch.Tensor:
-        """Any of them: they are made from the words themselves, and so are all the same."""
+    def combine_logits(self, outputs: torch.Tensor, decision_weights: torch.Tensor) -> torch.Tensor:
+        """Return the first decision; all are equal, as outputs depend on the words alone."""
         return outputs[:, 0]
 
     def divergence(self, outputs: torch.Tensor, target_outputs: torch.Tensor) -> torch.Tensor:
-        """Kullback-Leibler divergence of the tags' probabilities, the mean over the words that both have read."""
+        """Compute the Kullback-Leibler divergence of the tags' probabilities, averaged over the words that both read."""
         read = (outputs[:, :, -1] > 0.5) & (target_outputs[:, :, -1] > 0.5)
         found = outputs[:, :, :-1].float().log_softmax(dim=2)
         wanted = target_outputs[:, :, :-1].float().log_softmax(dim=2)
         words = nn.functional.kl_div(found, wanted, reduction="none", log_target=True).sum(dim=2) * read
         return words.sum(dim=1) / read.sum(dim=1).clamp(min=1)
 
-    def answers(self, outputs: torch.Tensor) -> list[dict[str, Any]]:
-        """{"tags": one for each word, "entities": [{"type", "start", "end"}]}: words from `start` to before `end`.
+    def format_predictions(self, outputs: torch.Tensor) -> list[dict[str, Any]]:
+        """Return {"tags": one per word, "entities": [{"type", "start", "end"}]} for each sample.
 
-        Words at the end that were cut off have no tag.
+        An entity spans the words from `start` to before `end`. Truncated words have no tag.
         """
         found = []
-        for chosen, read in zip(*self._chosen(outputs.float().cpu().numpy()), strict=True):
+        for chosen, read in zip(*self._predicted_tags(outputs.float().cpu().numpy()), strict=True):
             length = int(read.nonzero()[0].max()) + 1 if read.any() else 0
             tags = [self.tags[i] for i in chosen[:length]]
-            entities = [{"type": kind, "start": start, "end": end} for start, end, kind in chunks(tags)]
+            entities = [
+                {"type": kind, "start": start, "end": end} for start, end, kind in extract_entities(tags)
+            ]
             found.append({"tags": tags, "entities": entities})
         return found
 
     def metrics(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-        """Accuracy over words; precision, recall and F1 over entities, as conlleval counts them.
+        """Compute accuracy over words, and precision, recall and F1 over entities by the rules of conlleval.
 
-        A word that was cut off counts as answered with O.
+        A truncated word counts as predicted O.
         """
-        predicted, true = self._sequences(outputs, targets)
+        predicted, true = self._tag_sequences(outputs, targets)
         words = [pair for rows in zip(predicted, true, strict=True) for pair in zip(*rows, strict=True)]
-        counts = count_chunks(predicted, true)
+        counts = count_entities(predicted, true)
         return {
             "accuracy": sum(a == b for a, b in words) / max(1, len(words)),
-            **_scores(*(sum(kind[i] for kind in counts.values()) for i in range(3))),
+            **_precision_recall_f1(*(sum(kind[i] for kind in counts.values()) for i in range(3))),
         }
 
     def details(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
-        """`per_class`: precision, recall and F1 of each type of entity, and how many there are (`support`)."""
-        counts = count_chunks(*self._sequences(outputs, targets))
+        """Return `per_class`: precision, recall, F1 and support of each entity type."""
+        counts = count_entities(*self._tag_sequences(outputs, targets))
         rows = {kind: counts.get(kind, (0, 0, 0)) for kind in self.types}
-        return {"per_class": {kind: {**_scores(*row), "support": row[2]} for kind, row in rows.items()}}
+        return {
+            "per_class": {
+                kind: {**_precision_recall_f1(*row), "support": row[2]} for kind, row in rows.items()
+            }
+        }
 
-    def _chosen(self, outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The index of each word's tag, and which words were read. Padding is neither."""
+    @classmethod
+    def response_schema(cls, config: TaggingTaskConfig) -> Schema:
+        place = {"type": "integer", "minimum": 0}
+        entity = object_schema({"type": {"enum": config.entities or []}, "start": place, "end": place})
+        return object_schema(
+            {
+                "tags": {"type": "array", "items": {"enum": config.tags}},
+                "entities": {
+                    "type": "array",
+                    "items": entity,
+                    "description": "words from start to before end",
+                },
+            }
+        )
+
+    @classmethod
+    def with_assumed_statistics(cls, config: TaggingTaskConfig) -> tuple[Any, list[str]]:
+        """Assume 4 entity types of equal weight."""
+        update = {} if config.entities is not None else {"entities": _ASSUMED_ENTITIES}
+        notes = [f"{len(_ASSUMED_ENTITIES)} entities"] if update else []
+        return config.model_copy(update={**update, **unweighted(config)}), notes
+
+    @classmethod
+    def dummy_target(cls, config: TaggingTaskConfig, inputs: Mapping[str, Input]) -> Target:
+        source = inputs[config.input]
+        return [0.0] * getattr(source, source.length_field or "")
+
+    @classmethod
+    def summarize_prediction(cls, prediction: Mapping[str, Any]) -> str:
+        return " ".join(prediction["tags"])
+
+    def _predicted_tags(self, outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the index of each word's tag, and which words were read."""
         read = np.nan_to_num(outputs[:, :, -1]) > 0.5
         best = np.nan_to_num(outputs[:, :, :-1]).argmax(axis=2)
         return np.where(read, best, 0), read
 
-    def _sequences(self, outputs: np.ndarray, targets: np.ndarray) -> tuple[list[list[str]], list[list[str]]]:
-        """Predicted and true tags of each sample's words."""
-        chosen, _ = self._chosen(outputs)
+    def _tag_sequences(
+        self, outputs: np.ndarray, targets: np.ndarray
+    ) -> tuple[list[list[str]], list[list[str]]]:
+        """Return predicted and true tags of each sample's words."""
+        chosen, _ = self._predicted_tags(outputs)
         lengths = (~np.isnan(targets)).sum(axis=1)
         missing = max(0, targets.shape[1] - chosen.shape[1])
         chosen = np.pad(chosen, [(0, 0), (0, missing)])
@@ -113,12 +159,12 @@ class TaggingHead(TaskHead):
         )
 
 
-def chunks(tags: Sequence[str]) -> list[Chunk]:
-    """The entities that tags mean, by conlleval's rules (Tjong Kim Sang and Buchholz, 2000).
+def extract_entities(tags: Sequence[str]) -> list[EntitySpan]:
+    """Return the entities of IOB tags, by the rules of conlleval (Tjong Kim Sang and Buchholz, 2000).
 
-    B always begins one; so does an I after O or after another type.
+    B always starts an entity; so does I after O or after another type.
     """
-    found: list[Chunk] = []
+    found: list[EntitySpan] = []
     start, kind = 0, ""
     for i, tag in enumerate([*tags, "O"]):
         mark, _, of = tag.partition("-")
@@ -130,20 +176,20 @@ def chunks(tags: Sequence[str]) -> list[Chunk]:
     return found
 
 
-def count_chunks(
+def count_entities(
     predicted: Iterable[Sequence[str]], true: Iterable[Sequence[str]]
 ) -> dict[str, tuple[int, int, int]]:
-    """For each type of entity how many were right (same words, same type), how many predicted, how many there are."""
+    """Count, for each entity type, correct (same words and type), predicted and true entities."""
     counts: dict[str, list[int]] = {}
     for guessed, real in zip(predicted, true, strict=True):
-        ours, theirs = set(chunks(guessed)), set(chunks(real))
+        ours, theirs = set(extract_entities(guessed)), set(extract_entities(real))
         for i, part in enumerate((ours & theirs, ours, theirs)):
             for _, _, kind in part:
                 counts.setdefault(kind, [0, 0, 0])[i] += 1
     return {kind: (right, guessed, real) for kind, (right, guessed, real) in counts.items()}
 
 
-def _scores(right: int, predicted: int, true: int) -> dict[str, float]:
+def _precision_recall_f1(right: int, predicted: int, true: int) -> dict[str, float]:
     return {
         "precision": right / max(1, predicted),
         "recall": right / max(1, true),

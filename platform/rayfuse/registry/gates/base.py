@@ -1,41 +1,58 @@
-"""What a gate sees and says. Gates decide; measuring and moving aliases happen elsewhere."""
+"""Base class of gates, their context and their result."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from rayfuse.registry.versions import Version
+from rayfuse.registry.versions import ModelVersion
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Numbers of a model on the rows that it is judged on."""
+class ModelMetrics:
+    """Metrics of a model on the rows that the candidate was evaluated on."""
 
     metrics: Mapping[str, float]
+    """Metrics on all inputs."""
     by_inputs: Mapping[str, Mapping[str, float]]
+    """Metrics by subset of the inputs."""
 
 
 @dataclass(frozen=True)
-class Case:
-    """A candidate, the champion if there is one, and a way to measure the champion on the candidate's rows."""
+class GateContext:
+    """A candidate, the champion if there is one, and a function that evaluates the champion on the candidate's rows."""
 
-    candidate: Version
-    champion: Version | None = None
-    measure_champion: Callable[[], Measured] | None = None
+    candidate: ModelVersion
+    """The version that is to become champion."""
+    champion: ModelVersion | None = None
+    """The current champion."""
+    evaluate_champion: Callable[[], ModelMetrics] | None = None
+    """Evaluates the champion on the candidate's rows, which takes a while."""
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What a gate found."""
+class GateResult:
+    """Result of a gate."""
 
     gate: str
+    """Type of the gate."""
     passed: bool
+    """Whether the candidate passed."""
     reason: str
-    """Which number missed which bound, or why it passed."""
-    numbers: Mapping[str, Any] = field(default_factory=dict)
+    """The metrics that missed a bound, or why it passed."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Values behind the decision: plain JSON values."""
 
 
-class Gate(Protocol):
-    """Judges whether a candidate may become champion."""
+class Gate(ABC):
+    """A rule that a candidate must pass to become champion.
 
-    def judge(self, case: Case) -> Verdict: ...
+    options: the spec model of a built-in gate; the `Options` of a custom one, or the mapping of the spec.
+    """
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    @abstractmethod
+    def evaluate(self, context: GateContext) -> GateResult:
+        """Decide whether the candidate passes. Raises SpecError if it cannot be decided."""

@@ -1,97 +1,135 @@
-"""What encodes one input: built-in networks trained from scratch, and pretrained ones."""
+"""Encoders: networks trained from scratch and pretrained ones, by type of input."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from pydantic import Discriminator, Field, Tag
-
-from rayfuse.spec.custom import builtin_or_custom
-from rayfuse.spec.encoders.adapters import IA3, OFT, Lora
-from rayfuse.spec.encoders.base import CustomEncoder, EncoderPart, LayeredEncoder, Pool
-from rayfuse.spec.encoders.huggingface import HuggingFaceEncoder
-from rayfuse.spec.encoders.pictures import ConvEncoder, PatchTransformerEncoder, ResnetEncoder
-from rayfuse.spec.encoders.steps import (
-    EmbeddingEncoder,
-    GRUEncoder,
-    LSTMEncoder,
-    MelGRUEncoder,
-    MelLSTMEncoder,
-    MelTransformerEncoder,
-    SeriesConvEncoder,
-    SeriesGRUEncoder,
-    SeriesLSTMEncoder,
-    SeriesTransformerEncoder,
-    TransformerEncoder,
+from rayfuse.spec.encoders.adapters import IA3AdapterConfig, LoraAdapterConfig, OFTAdapterConfig
+from rayfuse.spec.encoders.base import BaseEncoderConfig, CustomEncoderConfig, LayeredEncoderConfig, Pool
+from rayfuse.spec.encoders.huggingface import HuggingFaceEncoderConfig
+from rayfuse.spec.encoders.image import ConvEncoderConfig, PatchTransformerEncoderConfig, ResnetEncoderConfig
+from rayfuse.spec.encoders.sequence import (
+    EmbeddingEncoderConfig,
+    GRUEncoderConfig,
+    LSTMEncoderConfig,
+    MelGRUEncoderConfig,
+    MelLSTMEncoderConfig,
+    MelTransformerEncoderConfig,
+    TimeseriesConvEncoderConfig,
+    TimeseriesGRUEncoderConfig,
+    TimeseriesLSTMEncoderConfig,
+    TimeseriesTransformerEncoderConfig,
+    TransformerEncoderConfig,
 )
-from rayfuse.spec.encoders.tables import MLPEncoder
-from rayfuse.spec.encoders.videos import FramesEncoder, ImageEncoder
+from rayfuse.spec.encoders.tabular import MLPEncoderConfig
+from rayfuse.spec.encoders.video import FramesEncoderConfig
+from rayfuse.spec.family import Family, PartOf, families_by_input_type
 
-_Own = Annotated[CustomEncoder, Tag("custom")]
+_ENCODERS = "rayfuse.model.encoders"
 
-_Audio = Annotated[
-    ConvEncoder | ResnetEncoder | MelGRUEncoder | MelLSTMEncoder | MelTransformerEncoder | HuggingFaceEncoder,
-    Field(discriminator="type"),
-]
-AudioEncoder = Annotated[Annotated[_Audio, Tag("builtin")] | _Own, Discriminator(builtin_or_custom)]
+ENCODERS: dict[str, Family[BaseEncoderConfig]] = families_by_input_type(
+    "encoder",
+    {
+        "image": {
+            ConvEncoderConfig: f"{_ENCODERS}.conv_image:ConvImageEncoder",
+            ResnetEncoderConfig: f"{_ENCODERS}.resnet_image:ResnetImageEncoder",
+            PatchTransformerEncoderConfig: f"{_ENCODERS}.transformer_image:PatchTransformerImageEncoder",
+            HuggingFaceEncoderConfig: f"{_ENCODERS}.huggingface:HuggingFaceEncoder",
+        },
+        "audio": {
+            ConvEncoderConfig: f"{_ENCODERS}.conv_audio:ConvAudioEncoder",
+            ResnetEncoderConfig: f"{_ENCODERS}.resnet_audio:ResnetAudioEncoder",
+            MelGRUEncoderConfig: f"{_ENCODERS}.sequence_audio:SequenceAudioEncoder",
+            MelLSTMEncoderConfig: f"{_ENCODERS}.sequence_audio:SequenceAudioEncoder",
+            MelTransformerEncoderConfig: f"{_ENCODERS}.sequence_audio:SequenceAudioEncoder",
+            HuggingFaceEncoderConfig: f"{_ENCODERS}.huggingface:HuggingFaceEncoder",
+        },
+        "video": {
+            FramesEncoderConfig: f"{_ENCODERS}.frames_video:FramesVideoEncoder",
+        },
+        "text": {
+            ConvEncoderConfig: f"{_ENCODERS}.conv_text:ConvTextEncoder",
+            GRUEncoderConfig: f"{_ENCODERS}.sequence_text:SequenceTextEncoder",
+            LSTMEncoderConfig: f"{_ENCODERS}.sequence_text:SequenceTextEncoder",
+            TransformerEncoderConfig: f"{_ENCODERS}.sequence_text:SequenceTextEncoder",
+            HuggingFaceEncoderConfig: f"{_ENCODERS}.huggingface:HuggingFaceEncoder",
+        },
+        "timeseries": {
+            TimeseriesConvEncoderConfig: f"{_ENCODERS}.sequence_timeseries:SequenceTimeseriesEncoder",
+            TimeseriesGRUEncoderConfig: f"{_ENCODERS}.sequence_timeseries:SequenceTimeseriesEncoder",
+            TimeseriesLSTMEncoderConfig: f"{_ENCODERS}.sequence_timeseries:SequenceTimeseriesEncoder",
+            TimeseriesTransformerEncoderConfig: f"{_ENCODERS}.sequence_timeseries:SequenceTimeseriesEncoder",
+        },
+        "tabular": {
+            MLPEncoderConfig: f"{_ENCODERS}.mlp_tabular:MLPTabularEncoder",
+        },
+        "item_sequence": {
+            EmbeddingEncoderConfig: f"{_ENCODERS}.embedding_item_sequence:EmbeddingItemSequenceEncoder",
+            GRUEncoderConfig: f"{_ENCODERS}.sequence_item:SequenceItemEncoder",
+            TransformerEncoderConfig: f"{_ENCODERS}.sequence_item:SequenceItemEncoder",
+        },
+        "custom": {},
+    },
+    custom=CustomEncoderConfig,
+)
+"""The built-in encoders of each type of input; those of `custom`, none, are for custom inputs."""
 
-_Text = Annotated[
-    ConvEncoder | GRUEncoder | LSTMEncoder | TransformerEncoder | HuggingFaceEncoder,
-    Field(discriminator="type"),
-]
-TextEncoder = Annotated[Annotated[_Text, Tag("builtin")] | _Own, Discriminator(builtin_or_custom)]
-
-_Series = Annotated[
-    SeriesConvEncoder | SeriesGRUEncoder | SeriesLSTMEncoder | SeriesTransformerEncoder,
-    Field(discriminator="type"),
-]
-SeriesEncoder = Annotated[Annotated[_Series, Tag("builtin")] | _Own, Discriminator(builtin_or_custom)]
-
-TableEncoder = Annotated[Annotated[MLPEncoder, Tag("builtin")] | _Own, Discriminator(builtin_or_custom)]
-
-_Sequence = Annotated[EmbeddingEncoder | GRUEncoder | TransformerEncoder, Field(discriminator="type")]
-SequenceEncoder = Annotated[Annotated[_Sequence, Tag("builtin")] | _Own, Discriminator(builtin_or_custom)]
-
-VideoEncoder = Annotated[Annotated[FramesEncoder, Tag("builtin")] | _Own, Discriminator(builtin_or_custom)]
+ImageEncoderConfig = Annotated[BaseEncoderConfig, PartOf(lambda: ENCODERS["image"])]
+"""Any encoder of images."""
+AudioEncoderConfig = Annotated[BaseEncoderConfig, PartOf(lambda: ENCODERS["audio"])]
+"""Any encoder of audio."""
+VideoEncoderConfig = Annotated[BaseEncoderConfig, PartOf(lambda: ENCODERS["video"])]
+"""Any encoder of videos."""
+TextEncoderConfig = Annotated[BaseEncoderConfig, PartOf(lambda: ENCODERS["text"])]
+"""Any encoder of text."""
+TimeseriesEncoderConfig = Annotated[BaseEncoderConfig, PartOf(lambda: ENCODERS["timeseries"])]
+"""Any encoder of time series."""
+TabularEncoderConfig = Annotated[BaseEncoderConfig, PartOf(lambda: ENCODERS["tabular"])]
+"""Any encoder of tabular inputs."""
+ItemSequenceEncoderConfig = Annotated[BaseEncoderConfig, PartOf(lambda: ENCODERS["item_sequence"])]
+"""Any encoder of item sequences."""
 
 
-def encoders_in(encoder: EncoderPart) -> Iterator[tuple[tuple[str, ...], EncoderPart]]:
-    """An encoder's block and those inside it, outer ones first, each with its path below the outermost."""
+def iter_encoders(encoder: BaseEncoderConfig) -> Iterator[tuple[tuple[str, ...], BaseEncoderConfig]]:
+    """Yield an encoder and those inside it, outer ones first, each with its path below the outermost."""
     yield (), encoder
-    if isinstance(encoder, FramesEncoder):
-        yield from ((("encoder", *path), part) for path, part in encoders_in(encoder.encoder))
+    for field, inner in encoder.inner_encoders.items():
+        yield from (((field, *path), part) for path, part in iter_encoders(inner))
 
 
-def pretrained_in(encoder: Any) -> Iterator[tuple[tuple[str, ...], HuggingFaceEncoder]]:
-    """The pretrained encoders that an encoder's block names, each with its path below it."""
-    return ((path, part) for path, part in encoders_in(encoder) if isinstance(part, HuggingFaceEncoder))
+def iter_pretrained_encoders(encoder: Any) -> Iterator[tuple[tuple[str, ...], HuggingFaceEncoderConfig]]:
+    """Yield the pretrained encoders of an encoder, itself or inside it, each with its path."""
+    return (
+        (path, part) for path, part in iter_encoders(encoder) if isinstance(part, HuggingFaceEncoderConfig)
+    )
 
 
 __all__ = [
-    "IA3",
-    "OFT",
-    "AudioEncoder",
-    "ConvEncoder",
-    "CustomEncoder",
-    "EmbeddingEncoder",
-    "EncoderPart",
-    "FramesEncoder",
-    "GRUEncoder",
-    "HuggingFaceEncoder",
-    "ImageEncoder",
-    "LSTMEncoder",
-    "LayeredEncoder",
-    "Lora",
-    "MLPEncoder",
-    "PatchTransformerEncoder",
+    "ENCODERS",
+    "AudioEncoderConfig",
+    "BaseEncoderConfig",
+    "ConvEncoderConfig",
+    "CustomEncoderConfig",
+    "EmbeddingEncoderConfig",
+    "FramesEncoderConfig",
+    "GRUEncoderConfig",
+    "HuggingFaceEncoderConfig",
+    "IA3AdapterConfig",
+    "ImageEncoderConfig",
+    "ItemSequenceEncoderConfig",
+    "LSTMEncoderConfig",
+    "LayeredEncoderConfig",
+    "LoraAdapterConfig",
+    "MLPEncoderConfig",
+    "OFTAdapterConfig",
+    "PatchTransformerEncoderConfig",
     "Pool",
-    "ResnetEncoder",
-    "SequenceEncoder",
-    "SeriesConvEncoder",
-    "SeriesEncoder",
-    "TableEncoder",
-    "TextEncoder",
-    "TransformerEncoder",
-    "VideoEncoder",
-    "encoders_in",
-    "pretrained_in",
+    "ResnetEncoderConfig",
+    "TabularEncoderConfig",
+    "TextEncoderConfig",
+    "TimeseriesConvEncoderConfig",
+    "TimeseriesEncoderConfig",
+    "TransformerEncoderConfig",
+    "VideoEncoderConfig",
+    "iter_encoders",
+    "iter_pretrained_encoders",
 ]

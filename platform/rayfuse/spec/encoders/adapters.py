@@ -1,93 +1,102 @@
-"""Small trained additions to a frozen pretrained encoder."""
+"""Adapters: small trained additions to a frozen pretrained encoder, with PEFT's names."""
 
 import re
-from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from rayfuse.spec.base import Part
+from rayfuse.spec.base import JobSection, Problems
+
+if TYPE_CHECKING:
+    from rayfuse.spec.job import Job
 
 _INITS = ("default", "gaussian", "orthogonal", "olora", "mica", "pissa", "eva", "corda", "lora_ga", "loftq")
-_NEED_WHOLE_WEIGHTS = ("corda", "lora_ga", "loftq")
+_REQUIRES_UNSHARDED_WEIGHTS = ("corda", "lora_ga", "loftq")
 
 
-def _known_init(value: str) -> str:
+def _validate_init(value: str) -> str:
     if value in _INITS or re.fullmatch(r"pissa_niter_\d{1,3}", value):
         return value
     known = f"one of: {', '.join(_INITS)}, pissa_niter_N"
-    raise PydanticCustomError("init", "not an initialisation; {known}", {"known": known})
+    raise PydanticCustomError("init", "not an initialization; {known}", {"known": known})
 
 
-class Adapter(Part):
-    """What all adapters share."""
+class BaseAdapterConfig(JobSection):
+    """Options of every adapter."""
 
-    targets: str | list[str] = "all-linear"
+    target_modules: str | list[str] = "all-linear"
     """Modules that get an adapter: names, or `all-linear`."""
-    layers: int | None = Field(None, ge=1)
-    """Adapters in this many of the last layers only, which costs less: gradients stop there. All where absent."""
+    last_n_layers: int | None = Field(None, ge=1)
+    """Number of last layers that get adapters, by default all. Fewer cost less, as gradients stop at the first of them."""
     modules_to_save: list[str] = Field(default_factory=list)
-    """Modules that are trained in full beside the adapters, by the end of their names, such as `LayerNorm`."""
+    """Modules that are trained in full in addition to the adapters, by the end of their names, such as `LayerNorm`."""
 
 
-class Lora(Adapter):
-    """Low-rank adapters on a pretrained encoder (Hu et al., 2021)."""
+class LoraAdapterConfig(BaseAdapterConfig):
+    """Low-rank adapters (LoRA; Hu et al., 2021)."""
 
     r: int = Field(8, ge=1)
     """Rank of each adapter."""
-    alpha: float = Field(16, gt=0)
-    """Scale: an adapter's output is multiplied by alpha / r."""
-    dropout: float = Field(0.0, ge=0, lt=1)
+    lora_alpha: float = Field(16, gt=0)
+    """Scale: the output of an adapter is multiplied by lora_alpha / r."""
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout rate on the inputs of each adapter."""
     rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
-    """Other ranks of some modules, by the end of their names or a regular expression for it."""
+    """Ranks of single modules, by the end of their names or a regular expression for it."""
     alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
-    """Other alphas of some modules, likewise."""
-    dora: bool = False
-    """Learn the length of each weight vector apart from its direction (DoRA, Liu et al., 2024)."""
-    rslora: bool = False
-    """Scale by alpha / √r, which keeps high ranks learning (rsLoRA, Kalajdzievski, 2023)."""
-    init: Annotated[str, AfterValidator(_known_init)] = "default"
-    """How adapters begin: `default` (no change of the output), `gaussian` (the same, drawn otherwise), `orthogonal`,
-    `pissa` (the weights' largest singular vectors; Meng et al., 2024), `pissa_niter_N` (the same, found by N rounds of
-    a faster approximation), `olora` (from a QR decomposition; Büyükakyüz, 2024), `mica` (only A is trained, on the
-    smallest singular vectors), or `loftq` (frozen weights are rounded to 4 bits, and adapters begin as the best repair
-    of their rank; Li et al., 2023). Three look at training rows first: `eva` (A along what the inputs of each map vary
-    in most; Paischer et al., 2024), `corda` (the part of the weights that matters most to those inputs; Yang et al.,
-    2024) and `lora_ga` (along the gradient of the loss; Wang et al., 2024). What pissa, olora, corda and lora_ga take
-    over is subtracted from the frozen weights."""
-    init_rows: int = Field(256, ge=1)
-    """Training rows that eva, corda and lora_ga look at, spread over all of them."""
+    """Values of lora_alpha of single modules, by the end of their names or a regular expression for it."""
+    use_dora: bool = False
+    """Learn the magnitude of each weight vector apart from its direction (DoRA; Liu et al., 2024)."""
+    use_rslora: bool = False
+    """Scale by lora_alpha / √r, which stabilizes high ranks (rsLoRA; Kalajdzievski, 2023)."""
+    init_lora_weights: Annotated[str, AfterValidator(_validate_init)] = "default"
+    """Initialization. `default`: no change of the output; `gaussian`: the same, from a normal distribution;
+    `orthogonal`; `pissa`: the largest singular vectors of the weights (Meng et al., 2024); `pissa_niter_N`: the same by
+    N iterations of a fast approximation; `olora`: a QR decomposition (Büyükakyüz, 2024); `mica`: the smallest singular
+    vectors, and only A is trained; `loftq`: frozen weights are quantized to 4 bits, and adapters approximate the error
+    (Li et al., 2023). With training rows: `eva`: directions of the largest variance of each map's inputs (Paischer et
+    al., 2024); `corda`: the part of the weights that matters most to those inputs (Yang et al., 2024); `lora_ga`: the
+    gradient of the loss (Wang et al., 2024). With pissa, olora, corda and lora_ga, what adapters start with is
+    subtracted from the frozen weights."""
+    init_samples: int = Field(256, ge=1)
+    """Training rows that eva, corda and lora_ga use, evenly spaced."""
 
-    def problems(self, job: Any) -> Iterable[tuple[str, str]]:
+    def validate_in_job(self, job: "Job") -> Problems:
         odd = [rank for rank in (self.r, *self.rank_pattern.values()) if rank % 2]
-        if self.init == "orthogonal" and odd:
-            yield "r", f"rank {odd[0]} is odd, and orthogonal initialisation needs even ones"
-        if self.init == "mica" and self.dora:
-            yield "dora", "does not go with init: mica, which freezes B; choose one of them"
-
-    def stage_problems(self, stage: int) -> Iterable[tuple[str, str]]:
-        """What does not work under a ZeRO stage."""
-        if self.init in _NEED_WHOLE_WEIGHTS and stage == 3:
+        if self.init_lora_weights == "orthogonal" and odd:
             yield (
-                "init",
-                f"{self.init} changes frozen weights, which ZeRO stage 3 leaves no worker whole; write "
-                "train.deepspeed.stage 2 or less, or choose eva",
+                "r",
+                f"{odd[0]} is odd, and init_lora_weights: orthogonal needs even ranks; use {odd[0] + 1}",
+            )
+        if self.init_lora_weights == "mica" and self.use_dora:
+            yield (
+                "use_dora",
+                "true cannot be combined with init_lora_weights: mica, which freezes B; leave one out",
+            )
+
+    def validate_zero_stage(self, stage: int) -> Problems:
+        """Yield an error for each option that does not work under a ZeRO stage."""
+        if self.init_lora_weights in _REQUIRES_UNSHARDED_WEIGHTS and stage == 3:
+            yield (
+                "init_lora_weights",
+                f"{self.init_lora_weights} changes frozen weights, which ZeRO stage 3 shards; use "
+                "train.deepspeed.stage 2 or less, or eva",
             )
 
 
-class IA3(Adapter):
-    """Learned factors on the outputs of a pretrained encoder's linear maps (Liu et al., 2022)."""
+class IA3AdapterConfig(BaseAdapterConfig):
+    """Learned factors on the outputs of linear maps (IA3; Liu et al., 2022)."""
 
-    feedforward: list[str] = Field(default_factory=list)
-    """Targets whose inputs are scaled instead of their outputs, by the end of their names: the second map of each
-    feed-forward block, in the paper."""
+    feedforward_modules: list[str] = Field(default_factory=list)
+    """Targets whose inputs are scaled instead of their outputs, by the end of their names: in the paper, the second map
+    of each feed-forward block."""
 
 
-class OFT(Adapter):
-    """Learned rotations of a pretrained encoder's weights, block by block (Qiu et al., 2023)."""
+class OFTAdapterConfig(BaseAdapterConfig):
+    """Learned block-diagonal rotations of weights (OFT; Qiu et al., 2023)."""
 
-    block_size: int = Field(32, ge=2)
-    """Inputs that are rotated together; it must divide the inputs of every target."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Probability that a block is not rotated in a step of training."""
+    oft_block_size: int = Field(32, ge=2)
+    """Size of the rotated blocks; it must divide the input size of every target."""
+    module_dropout: float = Field(0.0, ge=0, lt=1)
+    """Probability that a block is not rotated in a training step."""

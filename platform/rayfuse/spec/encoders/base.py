@@ -1,64 +1,94 @@
-"""What the options of every encoder share."""
+"""Options that encoders share."""
 
-from collections.abc import Iterable
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from rayfuse.spec.base import Part
-from rayfuse.spec.custom import Custom
+from rayfuse.spec.base import JobSection, Problems
+from rayfuse.spec.family import CustomConfig
+
+if TYPE_CHECKING:
+    from rayfuse.spec.job import Job
 
 Pool = Literal["mean", "first", "last", "max", "attention", "none"]
-"""How tokens become one vector: their mean, first, last or maximum, or their mean with learned weights (attention);
-`none` hands every token to the fusion. Padding never counts."""
+"""How tokens become one vector: their mean, first, last or maximum, or a mean with learned weights (`attention`).
+
+`none` passes all tokens to the fusion. Padding is ignored.
+"""
 
 
-class EncoderPart(Part):
-    """An encoder's block."""
+class BaseEncoderConfig(JobSection):
+    """Options of every encoder."""
 
+    reads_waveforms: ClassVar[bool] = False
+    """Whether an encoder of audio can read waveforms."""
+
+    type: str
+    """Kind of encoder, or the import path of a custom one."""
     lr: float | None = Field(None, gt=0)
-    """Learning rate of this encoder; the optimizer's where absent."""
+    """Learning rate of this encoder; by default the optimizer's."""
 
     @property
     def frozen(self) -> bool:
-        """Whether nothing in it is trained, so that it makes the same of a value every time."""
+        """Whether nothing of it is trained, so that its output for a value never changes."""
         return False
 
+    @property
+    def outputs_tokens(self) -> bool:
+        """Whether a value may become more than one token."""
+        return getattr(self, "pool", "mean") == "none"
 
-class LayeredEncoder(EncoderPart):
-    """An encoder with a stack of layers whose learning rates may fall from top to bottom."""
+    @property
+    def inner_encoders(self) -> Mapping[str, "BaseEncoderConfig"]:
+        """The encoders that it contains, by their field."""
+        return {}
+
+
+class LayeredEncoderConfig(BaseEncoderConfig):
+    """Options of an encoder with a stack of layers, whose learning rates may decay from top to bottom."""
 
     layer_decay: float = Field(1.0, gt=0, le=1)
-    """Learning rate × layer_decay per layer below the last: what pretraining learned first changes least
-    (ELECTRA, Clark et al., 2020; BEiT, Bao et al., 2022). 1 trains all layers alike."""
+    """Factor of the learning rate per layer below the last, so that the layers pretraining learned first change least
+    (ELECTRA, Clark et al., 2020; BEiT, Bao et al., 2022). 1: the same rate for all layers."""
 
 
-class CustomEncoder(Custom, LayeredEncoder):
+class CustomEncoderConfig(CustomConfig, LayeredEncoderConfig):
     """A subclass of rayfuse.model.encoders.Encoder, by import path."""
 
+    base_class: ClassVar[str] = "rayfuse.model.encoders.base:Encoder"
+    reads_waveforms: ClassVar[bool] = True
+
     train: Literal["frozen"] | None = None
-    """`frozen`: nothing of it is trained, it runs as in evaluation, and what it makes of a value is kept by the cache.
-    Absent: the class decides what is trained."""
+    """`frozen`: nothing of it is trained, it runs in evaluation mode, and its outputs are cached. By default the class
+    decides what is trained."""
 
     @property
     def frozen(self) -> bool:
         return self.train == "frozen"
 
-    def problems(self, job: Any) -> Iterable[tuple[str, str]]:
+    @property
+    def outputs_tokens(self) -> bool:
+        return True
+
+    def validate_in_job(self, job: "Job") -> Problems:
         if self.frozen and self.layer_decay != 1:
-            yield "layer_decay", "a frozen encoder has no learning rates; leave it out, or leave `train` out"
+            yield (
+                "layer_decay",
+                f"{self.layer_decay:g} has no effect on a frozen encoder; leave layer_decay out, or leave `train` out",
+            )
 
 
-class WidthInHeads(EncoderPart):
-    """An encoder with attention."""
+class MultiHeadEncoderConfig(BaseEncoderConfig):
+    """Options of an encoder with attention."""
 
-    width: int = Field(64, ge=8, le=4096)
-    """Width of every token."""
+    hidden_size: int = Field(64, ge=8, le=4096)
+    """Width of every token; a multiple of 4."""
     heads: int = Field(4, ge=1, le=64)
-    """Attention heads; they share the width."""
+    """Attention heads; they must divide `hidden_size`."""
 
-    def problems(self, job: Any) -> Iterable[tuple[str, str]]:
-        if self.width % self.heads:
-            yield "heads", f"{self.heads} heads do not divide width {self.width}"
-        elif self.width % 4:
-            yield "width", f"{self.width} is not a multiple of 4, which encoded positions need"
+    def validate_in_job(self, job: "Job") -> Problems:
+        if self.hidden_size % self.heads:
+            yield "heads", f"{self.heads} does not divide hidden_size {self.hidden_size}; use a divisor of it"
+        elif self.hidden_size % 4:
+            yield "hidden_size", f"{self.hidden_size} is not a multiple of 4; use one"

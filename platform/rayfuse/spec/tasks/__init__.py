@@ -1,88 +1,71 @@
-"""What a model answers, and the metrics by which each kind of task is judged."""
+"""Tasks: what a model predicts, and the metrics of each kind of task."""
 
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
-from pydantic import Discriminator, Field, Tag
+from rayfuse.spec.family import Family, PartOf
+from rayfuse.spec.tasks.base import BaseTaskConfig, CellType, ColumnTaskConfig, Mode, Target, TaskRow
+from rayfuse.spec.tasks.classification import ClassificationTaskConfig
+from rayfuse.spec.tasks.custom import CustomTaskConfig
+from rayfuse.spec.tasks.matching import MatchingTaskConfig
+from rayfuse.spec.tasks.multi_label import MultiLabelTaskConfig
+from rayfuse.spec.tasks.ordinal import OrdinalTaskConfig
+from rayfuse.spec.tasks.ranking import RankingTaskConfig
+from rayfuse.spec.tasks.regression import RegressionTaskConfig
+from rayfuse.spec.tasks.retrieval import RetrievalTaskConfig
+from rayfuse.spec.tasks.tagging import TaggingTaskConfig
 
-from rayfuse.spec.custom import builtin_or_custom
-from rayfuse.spec.tasks.base import BaseTask, Cell, ColumnTask, Mode, Target, TaskRow
-from rayfuse.spec.tasks.classification import CLASSIFICATION_METRICS, ClassificationTask
-from rayfuse.spec.tasks.custom import CustomTask
-from rayfuse.spec.tasks.matching import MATCHING_METRICS, MatchingTask
-from rayfuse.spec.tasks.multi_label import MULTI_LABEL_METRICS, MultiLabelTask
-from rayfuse.spec.tasks.ordinal import ORDINAL_METRICS, OrdinalTask
-from rayfuse.spec.tasks.ranking import RANKING_METRICS, RankingTask
-from rayfuse.spec.tasks.regression import REGRESSION_METRICS, RegressionTask
-from rayfuse.spec.tasks.retrieval import RETRIEVAL_METRICS, RetrievalTask
-from rayfuse.spec.tasks.tagging import TAGGING_METRICS, TaggingTask
+TASKS: Family[BaseTaskConfig] = Family(
+    "task",
+    {
+        ClassificationTaskConfig: "rayfuse.model.tasks.classification:ClassificationHead",
+        MultiLabelTaskConfig: "rayfuse.model.tasks.multi_label:MultiLabelHead",
+        OrdinalTaskConfig: "rayfuse.model.tasks.ordinal:OrdinalHead",
+        RegressionTaskConfig: "rayfuse.model.tasks.regression:RegressionHead",
+        TaggingTaskConfig: "rayfuse.model.tasks.tagging:TaggingHead",
+        MatchingTaskConfig: "rayfuse.model.tasks.matching:MatchingHead",
+        RetrievalTaskConfig: "rayfuse.model.tasks.retrieval:RetrievalHead",
+        RankingTaskConfig: "rayfuse.model.tasks.ranking:RankingHead",
+    },
+    custom=CustomTaskConfig,
+)
+"""The built-in tasks."""
 
-_Builtin = Annotated[
-    ClassificationTask
-    | MultiLabelTask
-    | OrdinalTask
-    | RegressionTask
-    | TaggingTask
-    | MatchingTask
-    | RetrievalTask
-    | RankingTask,
-    Field(discriminator="type"),
-]
-Task = Annotated[
-    Annotated[_Builtin, Tag("builtin")] | Annotated[CustomTask, Tag("custom")],
-    Discriminator(builtin_or_custom),
-]
-
-METRICS: dict[str, Mode] = {
-    **CLASSIFICATION_METRICS,
-    **MULTI_LABEL_METRICS,
-    **ORDINAL_METRICS,
-    **REGRESSION_METRICS,
-    **TAGGING_METRICS,
-    **MATCHING_METRICS,
-    **RETRIEVAL_METRICS,
-    **RANKING_METRICS,
-}
-"""Every metric of a built-in task by its name, where the task is not known; no name means two things."""
-
-_WITHOUT_COLUMN = {
-    get_args(kind.model_fields["type"].annotation)[0]
-    for kind in get_args(get_args(_Builtin)[0])
-    if not kind.model_fields["column"].is_required()
-}
-"""Types of tasks that need no column."""
+TaskConfig = Annotated[BaseTaskConfig, PartOf(lambda: TASKS)]
+"""Any task."""
 
 
-def with_default_columns(value: Any) -> Any:
-    """A task that needs a column reads that of its own name unless it says otherwise."""
-    if not isinstance(value, dict):
-        return value
+def with_default_columns(tasks: Any) -> Any:
+    """Set the column of each task that needs one and has none to the task's name."""
+    if not isinstance(tasks, dict):
+        return tasks
     return {
-        name: {"column": name, **task}
-        if isinstance(task, dict) and task.get("type") not in _WITHOUT_COLUMN
-        else task
-        for name, task in value.items()
+        name: {"column": name, **task} if isinstance(task, dict) and _needs_column(task) else task
+        for name, task in tasks.items()
     }
 
 
+def _needs_column(task: dict[str, Any]) -> bool:
+    config = TASKS.config_class(task.get("type"))
+    return config is None or (issubclass(config, BaseTaskConfig) and config.needs_column)
+
+
 __all__ = [
-    "CLASSIFICATION_METRICS",
-    "METRICS",
-    "REGRESSION_METRICS",
-    "BaseTask",
-    "Cell",
-    "ClassificationTask",
-    "ColumnTask",
-    "CustomTask",
-    "MatchingTask",
+    "TASKS",
+    "BaseTaskConfig",
+    "CellType",
+    "ClassificationTaskConfig",
+    "ColumnTaskConfig",
+    "CustomTaskConfig",
+    "MatchingTaskConfig",
     "Mode",
-    "MultiLabelTask",
-    "OrdinalTask",
-    "RankingTask",
-    "RegressionTask",
-    "RetrievalTask",
-    "TaggingTask",
+    "MultiLabelTaskConfig",
+    "OrdinalTaskConfig",
+    "RankingTaskConfig",
+    "RegressionTaskConfig",
+    "RetrievalTaskConfig",
+    "TaggingTaskConfig",
     "Target",
-    "Task",
+    "TaskConfig",
     "TaskRow",
     "with_default_columns",
 ]

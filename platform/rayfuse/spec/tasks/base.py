@@ -1,30 +1,40 @@
-"""What every task of a spec offers: the columns it reads, what a row wants of it, and how it is judged."""
+"""Options and targets that tasks share."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
 
 from pydantic import ConfigDict, Field
 
-from rayfuse.spec.base import Part, column_may_be_left_out
+from rayfuse.spec.base import JobSection, Problems, make_column_optional
+
+if TYPE_CHECKING:
+    from rayfuse.spec.inputs import BaseInput
+    from rayfuse.spec.job import Job
 
 Mode = Literal["max", "min"]
+"""Whether higher or lower values of a metric are better."""
 Target = float | list[float]
-"""What a row wants of a task: a number, or several (NaN for one that it leaves open)."""
-Cell = Literal["whole", "number", "json", "text"]
-"""What a cell of a csv file is read as, which has no types: the text itself where it is none of these.
+"""The target of a row: a number, or several (NaN for one that is not set)."""
+CellType = Literal["int", "float", "json", "str"]
+"""How a cell of a csv file is parsed, which has no types: the text itself if it cannot be parsed so.
 
 `json` is a list or a mapping.
 """
 
 
 class TaskRow(Protocol):
-    """A row as tasks see it."""
+    """A row, as tasks read it."""
 
     @property
-    def values(self) -> Mapping[str, Any]: ...
+    def values(self) -> Mapping[str, Any]:
+        """Values by column."""
+        ...
 
     @property
-    def file(self) -> str: ...
+    def file(self) -> str:
+        """The file that contains it."""
+        ...
 
     @property
     def origin(self) -> str:
@@ -32,80 +42,104 @@ class TaskRow(Protocol):
         ...
 
 
-class BaseTask(Part):
-    """What a model answers."""
+class TaskFitter(ABC):
+    """Accumulator of what a task learns from the training rows, in a single pass."""
 
+    @abstractmethod
+    def partial_fit(self, row: TaskRow) -> None:
+        """Add a training row; one without a valid target is ignored, since validation reports it."""
+
+    @abstractmethod
+    def finalize(self) -> Any:
+        """Return the task, fitted. Raises DataError if the rows do not suffice."""
+
+
+class BaseTaskConfig(JobSection):
+    """Options of every task."""
+
+    needs_column: ClassVar[bool] = False
+    """Whether it needs a `column`, which is by default the task's name."""
+
+    type: str
+    """Kind of task, or the import path of a custom one."""
     weight: Annotated[float, Field(gt=0)] | Literal["learned"] = 1.0
-    """Factor of this task's loss in the sum over all tasks; `learned`: by its own uncertainty (Kendall et al., 2018)."""
+    """Factor of this task's loss in the sum over all tasks; `learned`: by its uncertainty (Kendall et al., 2018)."""
 
     @property
-    def columns(self) -> dict[str, Cell]:
-        """The columns that it reads, and what their cells are in a csv file."""
+    def columns(self) -> dict[str, CellType]:
+        """The columns that it reads → how their cells are parsed in a csv file."""
         raise NotImplementedError
 
     @property
     def target_column(self) -> str | None:
-        """The column whose values the model answers, which can be no input; None where there is none."""
+        """The column whose values the model predicts, which cannot be an input; None if there is none."""
         return None
 
     @property
     def group_column(self) -> str | None:
-        """Rows with the same value there should meet in one batch; None where it does not matter."""
+        """Rows with the same value in this column belong in one batch; None if it does not matter."""
         return None
 
-    def metrics(self) -> dict[str, Mode]:
-        """The metrics that it reports, and whether more or less of each is better."""
+    def metric_modes(self) -> dict[str, Mode]:
+        """Return the metrics that it reports, each with its mode."""
         raise NotImplementedError
 
-    def read(self, values: Mapping[str, Any], inputs: Mapping[str, Any]) -> Target:
-        """The target of a row. Raises BadInput where the row has none that can be used.
+    def read(self, values: Mapping[str, Any], inputs: "Mapping[str, BaseInput]") -> Target:
+        """Return the target of a row. Raises InvalidInputError if it is missing or invalid.
 
-        inputs: the job's inputs, for tasks that compare a target with what its input holds.
+        inputs: the job's inputs, for tasks that compare a target with the value of an input.
         """
         raise NotImplementedError
 
-    def fitted(self, rows: Sequence[TaskRow]) -> Self:
-        """This task with what it learns from the training rows. Raises DataError where they teach nothing."""
-        return self
+    def fitter(self) -> TaskFitter | None:
+        """Return the accumulator of classes and statistics; None if nothing is learned from the training rows."""
+        return None
+
+    def fit(self, rows: Iterable[TaskRow]) -> Self:
+        """Return the task fitted to training rows, which are read once. Raises DataError if they do not suffice."""
+        fitter = self.fitter()
+        if fitter is None:
+            return self
+        for row in rows:
+            fitter.partial_fit(row)
+        fitted: Self = fitter.finalize()
+        return fitted
 
     def describe(self, name: str, rows: Sequence[TaskRow]) -> Iterable[str]:
-        """Lines that tell people of the training rows; `name` is the task's."""
+        """Yield lines that describe the training rows; `name` is the task's."""
         return ()
 
 
-class ColumnTask(BaseTask):
-    """A task whose target stands in one column."""
+class ColumnTaskConfig(BaseTaskConfig):
+    """Options of a task with its target in one column."""
 
-    model_config = ConfigDict(json_schema_extra=column_may_be_left_out)
+    model_config = ConfigDict(json_schema_extra=make_column_optional)
+
+    needs_column: ClassVar[bool] = True
 
     column: str = Field(min_length=1)
-    """Column that holds the target; the task's own name where absent."""
+    """Column with the target; by default the task's name."""
 
     @property
     def target_column(self) -> str | None:
         return self.column
 
-    def read(self, values: Mapping[str, Any], inputs: Mapping[str, Any]) -> Target:
+    def read(self, values: Mapping[str, Any], inputs: "Mapping[str, BaseInput]") -> Target:
         return self.target(values.get(self.column))
 
     def target(self, value: Any) -> Target:
-        """The target that a value of its column means. Raises BadInput where it means none."""
+        """Return the target for a value of the column. Raises InvalidInputError if it is missing or invalid."""
         raise NotImplementedError
 
 
-def input_problems(job: Any, path: str, names: Sequence[str]) -> Iterable[tuple[str, str]]:
-    """What is wrong with the inputs that a task names."""
+def validate_inputs(job: "Job", path: str, names: Sequence[str]) -> Problems:
+    """Yield an error for each name that is not an input of the job."""
     for name in names:
         if name not in job.inputs:
-            yield path, f"no input is called `{name}`; one of: {', '.join(job.inputs)}"
+            yield path, f"no input `{name}`; one of: {', '.join(job.inputs)}"
 
 
-def is_absent(value: Any) -> bool:
-    """Null, or the NaN that tables use for null."""
-    return value is None or value != value
-
-
-def shown(value: Any) -> str:
-    """A value in a message: not too long."""
+def format_value(value: Any) -> str:
+    """Return the repr of a value, cut to 40 characters."""
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:37]}…"

@@ -1,9 +1,9 @@
-"""One of several classes."""
+"""Classification: one of several classes."""
 
 from typing import Any, Literal
 
 from rayfuse.spec.tasks.base import Mode
-from rayfuse.spec.tasks.classes import ClassesTask
+from rayfuse.spec.tasks.classes import BaseClassesTaskConfig
 
 _AVERAGES = ("micro", "macro", "weighted")
 CLASSIFICATION_METRICS: dict[str, Mode] = {
@@ -14,14 +14,14 @@ CLASSIFICATION_METRICS: dict[str, Mode] = {
 }
 
 
-class ClassificationTask(ClassesTask):
+class ClassificationTaskConfig(BaseClassesTaskConfig):
     """One of several classes."""
 
     type: Literal["classification"]
 
-    def metrics(self) -> dict[str, Mode]:
+    def metric_modes(self) -> dict[str, Mode]:
         return CLASSIFICATION_METRICS
 
     def target(self, value: Any) -> int:
-        """The index of a label. Raises BadInput where it is no class."""
-        return self.index(value)
+        """Return the index of a label. Raises InvalidInputError if it is not a class."""
+        return self.class_index(value)

@@ -1,14 +1,18 @@
-"""Whether two inputs belong together."""
+"""Matching: whether two inputs belong together."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from rayfuse.errors import BadInput, DataError
-from rayfuse.spec.tasks.base import Cell, Mode, Target, TaskRow, is_absent, shown
-from rayfuse.spec.tasks.pairs import PairTask
+from rayfuse.errors import DataError, InvalidInputError
+from rayfuse.spec.base import is_missing
+from rayfuse.spec.tasks.base import CellType, Mode, Target, TaskFitter, TaskRow, format_value
+from rayfuse.spec.tasks.pairs import PairTaskConfig
+
+if TYPE_CHECKING:
+    from rayfuse.spec.inputs import BaseInput
 
 MATCHING_METRICS: dict[str, Mode] = {
     "loss": "min",
@@ -21,59 +25,74 @@ MATCHING_METRICS: dict[str, Mode] = {
 }
 
 
-class MatchingTask(PairTask):
-    """Whether two inputs belong together: a sigmoid of the likeness of their vectors (Zhai et al., 2023)."""
+class MatchingTaskConfig(PairTaskConfig):
+    """Whether two inputs belong together: a sigmoid of the similarity of their vectors (Zhai et al., 2023)."""
 
     type: Literal["matching"]
     column: str | None = Field(None, min_length=1)
-    """Column that says whether the row is a true pair: true or false, 1 or 0. Where absent, every row is one, and
-    it is told from pairs of different rows."""
+    """Column with the label of the pair: true or false, 1 or 0. By default every row is a true pair, and pairs of
+    different rows are the negatives."""
 
     @property
-    def columns(self) -> dict[str, Cell]:
-        return {self.column: "whole"} if self.column else {}
+    def columns(self) -> dict[str, CellType]:
+        return {self.column: "int"} if self.column else {}
 
     @property
     def target_column(self) -> str | None:
         return self.column
 
-    def metrics(self) -> dict[str, Mode]:
+    def metric_modes(self) -> dict[str, Mode]:
         return MATCHING_METRICS
 
-    def read(self, values: Mapping[str, Any], inputs: Mapping[str, Any]) -> Target:
+    def read(self, values: Mapping[str, Any], inputs: "Mapping[str, BaseInput]") -> Target:
         if self.column is None:
             return 1.0
         value = values.get(self.column)
-        truth = _truth(value)
+        truth = _parse_label(value)
         if truth is None:
-            raise BadInput(
+            raise InvalidInputError(
                 "the label is missing"
-                if is_absent(value)
-                else f"label {shown(value)} is not true or false, or 1 or 0; correct the row"
+                if is_missing(value)
+                else f"label {format_value(value)} is not true, false, 1 or 0; correct the row"
             )
         return truth
 
-    def fitted(self, rows: Sequence[TaskRow]) -> "MatchingTask":
-        if self.column is not None and len(self._counts(rows)) == 1:
-            [(only, _)] = self._counts(rows).items()
-            raise DataError(
-                f"column `{self.column}`: all training rows are {'true' if only else 'false'} pairs, and both are "
-                "needed; leave `column` out to tell true pairs from pairs of different rows"
-            )
-        return self
+    def fitter(self) -> TaskFitter | None:
+        return _PairCheck(self) if self.column is not None else None
 
     def describe(self, name: str, rows: Sequence[TaskRow]) -> Iterable[str]:
         if self.column is not None:
-            counts = self._counts(rows)
+            counts = self._count_labels(rows)
             yield f"{name}: {counts[1.0]} true and {counts[0.0]} false pairs in train"
 
-    def _counts(self, rows: Sequence[TaskRow]) -> Counter[float]:
-        found = (_truth(row.values.get(str(self.column))) for row in rows)
+    def _count_labels(self, rows: Sequence[TaskRow]) -> Counter[float]:
+        found = (_parse_label(row.values.get(str(self.column))) for row in rows)
         return Counter(truth for truth in found if truth is not None)
 
 
-def _truth(value: Any) -> float | None:
-    """1 or 0 for a label, None for what is neither. csv has no types: its `true` and `false` are texts."""
+def _parse_label(value: Any) -> float | None:
+    """Return 1 or 0 for a label, None for any other value. In csv files `true` and `false` are texts."""
     if isinstance(value, str):
         return {"true": 1.0, "false": 0.0}.get(value.lower())
     return float(value) if isinstance(value, (bool, int, float)) and value in (0, 1) else None
+
+
+class _PairCheck(TaskFitter):
+    """Check that the training rows hold true and false pairs."""
+
+    def __init__(self, task: MatchingTaskConfig) -> None:
+        self._task = task
+        self._labels: set[float] = set()
+
+    def partial_fit(self, row: TaskRow) -> None:
+        label = _parse_label(row.values.get(str(self._task.column)))
+        if label is not None:
+            self._labels.add(label)
+
+    def finalize(self) -> MatchingTaskConfig:
+        if len(self._labels) == 1:
+            raise DataError(
+                f"column `{self._task.column}`: all training rows are {'true' if 1.0 in self._labels else 'false'} "
+                "pairs, and both are needed; leave `column` out to match rows against pairs of different rows"
+            )
+        return self._task

@@ -1,4 +1,4 @@
-"""Any number of several classes."""
+"""Multi-label classification: any number of classes per row."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -6,13 +6,14 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from rayfuse.errors import BadInput
-from rayfuse.spec.tasks.base import Cell, Mode, is_absent, shown
-from rayfuse.spec.tasks.classes import ClassesTask
+from rayfuse.errors import InvalidInputError
+from rayfuse.spec.base import is_missing
+from rayfuse.spec.tasks.base import CellType, Mode, format_value
+from rayfuse.spec.tasks.classes import BaseClassesTaskConfig
 
 MULTI_LABEL_METRICS: dict[str, Mode] = {
     "loss": "min",
-    "exact": "max",
+    "exact_match": "max",
     **{
         f"{kind}_{average}": "max" for kind in ("precision", "recall", "f1") for average in ("micro", "macro")
     },
@@ -21,41 +22,43 @@ MULTI_LABEL_METRICS: dict[str, Mode] = {
 }
 
 
-class MultiLabelTask(ClassesTask):
-    """Any number of several classes, each yes or no: the column holds a list of labels."""
+class MultiLabelTaskConfig(BaseClassesTaskConfig):
+    """Any number of classes per row: the column holds a list of labels."""
 
     type: Literal["multi_label"]
     separator: str | None = Field(None, min_length=1)
-    """What stands between labels where rows hold them as one text, as in csv; an empty text is then no label."""
+    """Separator of labels in one text, as in csv; an empty text then means no labels."""
     threshold: float = Field(0.5, gt=0, lt=1)
-    """Probability from which a class is answered."""
+    """Lowest probability of a predicted class."""
 
     @property
-    def columns(self) -> dict[str, Cell]:
-        return {self.column: "text" if self.separator else "whole"}
+    def columns(self) -> dict[str, CellType]:
+        return {self.column: "str" if self.separator else "int"}
 
-    def metrics(self) -> dict[str, Mode]:
+    def metric_modes(self) -> dict[str, Mode]:
         return MULTI_LABEL_METRICS
 
     def labels(self, value: Any) -> Iterable[Any]:
         if isinstance(value, (list, tuple)):
             return value
         if self.separator is None:
-            return () if is_absent(value) else (value,)
-        parts = [] if is_absent(value) else str(value).split(self.separator)
+            return () if is_missing(value) else (value,)
+        parts = [] if is_missing(value) else str(value).split(self.separator)
         return [part.strip() for part in parts if part.strip()]
 
     def target(self, value: Any) -> list[float]:
-        """1 for each class that the row has, else 0. Raises BadInput where the labels are missing or no classes."""
-        if self.separator is None and is_absent(value):
-            raise BadInput("the labels are missing; write [] where there are none")
+        """Return 1 for each class of the row, else 0. Raises InvalidInputError if labels are missing or not classes."""
+        if self.separator is None and is_missing(value):
+            raise InvalidInputError("the labels are missing; write [] if the row has none")
         if self.separator is None and not isinstance(value, (list, tuple)):
-            raise BadInput(
-                f"{shown(value)} is no list of labels; write a list, or name the `separator` between them"
+            raise InvalidInputError(
+                f"{format_value(value)} is not a list of labels; write a list, or set `separator`"
             )
-        there = {self.index(label) for label in self.labels(value)}
-        return [float(i in there) for i in range(len(self.names))]
+        present = {self.class_index(label) for label in self.labels(value)}
+        return [float(i in present) for i in range(len(self.class_names))]
 
     def balanced_weights(self, counts: Counter[int], rows: int) -> list[float]:
-        """How many rows lack each class for one that has it: the weight of its presence."""
-        return [max(rows - counts[i], 1) / counts[i] if counts[i] else 1.0 for i in range(len(self.names))]
+        """Return the ratio of rows without each class to rows with it: the weight of its presence."""
+        return [
+            max(rows - counts[i], 1) / counts[i] if counts[i] else 1.0 for i in range(len(self.class_names))
+        ]

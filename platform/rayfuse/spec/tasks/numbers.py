@@ -1,41 +1,53 @@
-"""Numbers, and groups that are told by numbers."""
+"""Conversion of values of rows to numbers."""
 
 import hashlib
 import math
-from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
-from rayfuse.spec.tasks.classes import normal
+from rayfuse.spec.tasks.classes import normalize_label
 
-_LARGEST = 3.4e38  # what float32 holds
+_FLOAT32_MAX = 3.4e38
 
 
-def finite(value: Any) -> float | None:
-    """A finite number that float32 can hold, or None."""
+def to_finite_float(value: Any) -> float | None:
+    """Return a value as a finite number in the range of float32; None if it is not one."""
     if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
         return None
     try:
         number = float(value)
-    except OverflowError:  # a whole number of hundreds of digits
+    except OverflowError:  # an integer of hundreds of digits
         return None
-    return number if abs(number) <= _LARGEST else None
+    return number if abs(number) <= _FLOAT32_MAX else None
 
 
-def mean_and_deviation(numbers: Iterable[float]) -> tuple[int, float, float]:
-    """How many numbers there are, their mean and their standard deviation, in one pass (Welford, 1962)."""
-    count, mean, squares = 0, 0.0, 0.0
-    for count, number in enumerate(numbers, start=1):
-        apart = number - mean
-        mean += apart / count
-        squares += apart * (number - mean)
-    return count, mean, math.sqrt(squares / count) if count else 0.0
+class RunningMoments:
+    """Count, mean and standard deviation of a stream of numbers (Welford, 1962)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = 0.0
+        self._sum_squares = 0.0
+
+    def add(self, number: float) -> None:
+        """Add a finite number."""
+        self.count += 1
+        deviation = number - self.mean
+        self.mean += deviation / self.count
+        self._sum_squares += deviation * (number - self.mean)
+
+    @property
+    def std(self) -> float:
+        """Population standard deviation; 0 without numbers."""
+        return math.sqrt(self._sum_squares / self.count) if self.count else 0.0
 
 
-def group_numbers(value: Any) -> list[float]:
-    """Two numbers that stand for a value: the same in every process, and each exact in float32.
+def hash_to_floats(value: Any) -> list[float]:
+    """Return a hash of a value as two numbers: the same in every process, and each exact in float32.
 
-    48 bits of a hash: that any two of a million values are taken for one has a chance of 0.2%.
+    The hash has 48 bits: among a million values, the probability of a collision is 0.2%.
     """
-    digest = hashlib.blake2b(str(normal(value)).encode("utf-8", "surrogatepass"), digest_size=6).digest()
+    digest = hashlib.blake2b(
+        str(normalize_label(value)).encode("utf-8", "surrogatepass"), digest_size=6
+    ).digest()
     return [float(int.from_bytes(digest[:3])), float(int.from_bytes(digest[3:]))]

@@ -1,39 +1,37 @@
-"""One of several classes that have an order."""
+"""Ordinal regression: one of several ordered classes."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from rayfuse.errors import DataError
-from rayfuse.spec.tasks.base import Mode, TaskRow, shown
-from rayfuse.spec.tasks.classes import ClassesTask
+from rayfuse.spec.tasks.base import Mode, format_value
+from rayfuse.spec.tasks.classes import BaseClassesTaskConfig
 
 ORDINAL_METRICS: dict[str, Mode] = {
     "loss": "min",
     "accuracy": "max",
-    "steps": "min",
+    "mae": "min",
     "kappa": "max",
     "ece": "min",
 }
 
 
-class OrdinalTask(ClassesTask):
-    """One of several classes in order, as stars or grades: the proportional odds model (McCullagh, 1980)."""
+class OrdinalTaskConfig(BaseClassesTaskConfig):
+    """One of several ordered classes, such as stars or grades: the proportional odds model (McCullagh, 1980)."""
 
     type: Literal["ordinal"]
 
-    def metrics(self) -> dict[str, Mode]:
+    def metric_modes(self) -> dict[str, Mode]:
         return ORDINAL_METRICS
 
     def target(self, value: Any) -> int:
-        """The index of a label. Raises BadInput where it is no class."""
-        return self.index(value)
+        """Return the index of a label. Raises InvalidInputError if it is not a class."""
+        return self.class_index(value)
 
-    def _found(self, rows: Sequence[TaskRow]) -> list[Any]:
-        found = super()._found(rows)
-        unordered = [label for label in found if isinstance(label, str)]
+    def validate_found_classes(self, classes: Sequence[Any]) -> None:
+        unordered = [label for label in classes if isinstance(label, str)]
         if unordered:
             raise DataError(
-                f"column `{self.column}`: {shown(unordered[0])} is a text, whose place in the order is not known; "
+                f"column `{self.column}`: {format_value(unordered[0])} is a text, whose order is unknown; "
                 "list all classes under `classes`, the lowest first"
             )
-        return found

@@ -1,83 +1,113 @@
-"""A score by which candidates are put in order."""
+"""Ranking: a score that orders the candidates of a query."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from rayfuse.errors import BadInput, DataError
-from rayfuse.spec.tasks.base import Cell, ColumnTask, Mode, Target, TaskRow, is_absent, shown
-from rayfuse.spec.tasks.numbers import finite, group_numbers
+from rayfuse.errors import DataError, InvalidInputError
+from rayfuse.spec.base import Problems, is_missing
+from rayfuse.spec.tasks.base import (
+    CellType,
+    ColumnTaskConfig,
+    Mode,
+    Target,
+    TaskFitter,
+    TaskRow,
+    format_value,
+)
+from rayfuse.spec.tasks.numbers import hash_to_floats, to_finite_float
+
+if TYPE_CHECKING:
+    from rayfuse.spec.inputs import BaseInput
+    from rayfuse.spec.job import Job
 
 RANKING_METRICS: dict[str, Mode] = {"loss": "min", "ndcg": "max", "mrr": "max"}
 
 
-class RankingTask(ColumnTask):
-    """A score by which the candidates of a query are put in order; a row is one candidate, its column the relevance."""
+class RankingTaskConfig(ColumnTaskConfig):
+    """A score that orders the candidates of a query; a row is one candidate, its column the relevance."""
 
     type: Literal["ranking"]
-    group: str = Field(min_length=1)
-    """Column that names the query: rows with the same value there are put in order among each other."""
+    query_column: str = Field(min_length=1)
+    """Column with the query: rows with the same value are ranked against each other."""
     loss: Literal["pairwise", "listwise"] = "listwise"
-    """`pairwise`: RankNet, a logistic loss of each two candidates (Burges et al., 2005). `listwise`: cross-entropy of the
-    softmax over the candidates with their shares of the relevance (Cao et al., 2007; Bruch et al., 2019)."""
-    depth: int = Field(10, ge=1)
-    """The k of NDCG@k."""
+    """`pairwise`: RankNet, a logistic loss of every two candidates (Burges et al., 2005). `listwise`: cross-entropy of the
+    softmax over the candidates with the normalized relevance (Cao et al., 2007; Bruch et al., 2019)."""
+    ndcg_at: int = Field(10, ge=1)
+    """Value of k of the metric NDCG@k."""
 
     @property
-    def columns(self) -> dict[str, Cell]:
-        return {self.column: "number", self.group: "text"}
+    def columns(self) -> dict[str, CellType]:
+        return {self.column: "float", self.query_column: "str"}
 
     @property
     def group_column(self) -> str:
-        return self.group
+        return self.query_column
 
-    def metrics(self) -> dict[str, Mode]:
+    def metric_modes(self) -> dict[str, Mode]:
         return RANKING_METRICS
 
-    def problems(self, job: Any) -> Iterable[tuple[str, str]]:
-        if self.group == self.column:
-            yield "group", f"column `{self.group}` cannot be both the query and the relevance"
-        others = {task.group_column for task in job.tasks.values() if task.group_column} - {self.group}
+    def validate_in_job(self, job: "Job") -> Problems:
+        if self.query_column == self.column:
+            yield "query_column", f"`{self.query_column}` is also `column`, the relevance; use another column"
+        others = {task.group_column for task in job.tasks.values() if task.group_column} - {self.query_column}
         if others:
             yield (
-                "group",
-                f"rows of a query meet in one batch, so a job has one such column, not `{self.group}` and "
-                f"`{min(others)}`",
+                "query_column",
+                f"`{self.query_column}` differs from `{min(others)}` of another task, and batches are grouped by one "
+                "column; use the same column",
             )
 
-    def read(self, values: Mapping[str, Any], inputs: Mapping[str, Any]) -> Target:
-        """[relevance, two numbers that stand for the query]. Raises BadInput where one is missing or wrong."""
-        group = values.get(self.group)
-        if is_absent(group) or isinstance(group, (list, dict)):
-            raise BadInput(f"the query (column {self.group}) is missing, or no text or number")
-        return [self.target(values.get(self.column)), *group_numbers(group)]
+    def read(self, values: Mapping[str, Any], inputs: "Mapping[str, BaseInput]") -> Target:
+        """Return [relevance, two numbers of a hash of the query]. Raises InvalidInputError if one is missing or invalid."""
+        group = values.get(self.query_column)
+        if is_missing(group) or isinstance(group, (list, dict)):
+            raise InvalidInputError(
+                f"the query (column {self.query_column}) is missing, or not a text or number"
+            )
+        return [self.target(values.get(self.column)), *hash_to_floats(group)]
 
     def target(self, value: Any) -> float:
-        """The relevance. Raises BadInput where it is no finite number from 0."""
-        number = finite(value)
+        """Return the relevance. Raises InvalidInputError if it is not a finite number of at least 0."""
+        number = to_finite_float(value)
         if number is None or number < 0:
-            raise BadInput(
+            raise InvalidInputError(
                 "the relevance is missing"
-                if is_absent(value)
-                else f"relevance {shown(value)} is not a finite number from 0; 0 means not relevant"
+                if is_missing(value)
+                else f"relevance {format_value(value)} is not a finite number of at least 0; 0 means not relevant"
             )
         return number
 
-    def fitted(self, rows: Sequence[TaskRow]) -> "RankingTask":
-        found: dict[str, float] = {}
-        for row in rows:
-            number = finite(row.values.get(self.column))
-            if number is not None and found.setdefault(str(row.values.get(self.group)), number) != number:
-                return self
-        raise DataError(
-            f"column `{self.column}`: no query (column `{self.group}`) has training rows of different relevance, "
-            "so there is no order to learn; is it the right column?"
-        )
+    def fitter(self) -> TaskFitter:
+        return _OrderCheck(self)
 
     def describe(self, name: str, rows: Sequence[TaskRow]) -> Iterable[str]:
-        sizes = Counter(str(row.values.get(self.group)) for row in rows)
+        sizes = Counter(str(row.values.get(self.query_column)) for row in rows)
         yield (
-            f"{name}: {len(sizes)} queries in train, of {min(sizes.values())} to {max(sizes.values())} rows"
+            f"{name}: {len(sizes)} queries in train, with {min(sizes.values())} to {max(sizes.values())} rows each"
         )
+
+
+class _OrderCheck(TaskFitter):
+    """Check that a query has training rows of different relevance."""
+
+    def __init__(self, task: RankingTaskConfig) -> None:
+        self._task = task
+        self._relevance: dict[str, float] = {}
+        self._has_order = False
+
+    def partial_fit(self, row: TaskRow) -> None:
+        number = None if self._has_order else to_finite_float(row.values.get(self._task.column))
+        if number is not None:
+            query = str(row.values.get(self._task.query_column))
+            self._has_order = self._relevance.setdefault(query, number) != number
+
+    def finalize(self) -> RankingTaskConfig:
+        if not self._has_order:
+            raise DataError(
+                f"column `{self._task.column}`: no query (column `{self._task.query_column}`) has training rows of "
+                "different relevance, so there is no order to learn; check both columns"
+            )
+        return self._task

@@ -1,55 +1,67 @@
-"""A number."""
+"""Regression: a number."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from pydantic import Field
 
-from rayfuse.errors import BadInput, DataError
-from rayfuse.spec.tasks.base import Cell, ColumnTask, Mode, TaskRow, is_absent, shown
-from rayfuse.spec.tasks.numbers import finite, mean_and_deviation
+from rayfuse.errors import DataError, InvalidInputError
+from rayfuse.spec.base import is_missing
+from rayfuse.spec.tasks.base import CellType, ColumnTaskConfig, Mode, TaskFitter, TaskRow, format_value
+from rayfuse.spec.tasks.numbers import RunningMoments, to_finite_float
 
 REGRESSION_METRICS: dict[str, Mode] = {"loss": "min", "mae": "min", "rmse": "min", "r2": "max"}
 
 
-class RegressionTask(ColumnTask):
-    """A number. It is standardised by the training rows' mean and deviation while training."""
+class RegressionTaskConfig(ColumnTaskConfig):
+    """A number, standardized by the mean and standard deviation of the training rows."""
 
     type: Literal["regression"]
     mean: float | None = None
-    """Of the target; found in the training rows where absent."""
-    deviation: float | None = Field(None, gt=0)
-    """Standard deviation of the target; found in the training rows where absent."""
+    """Mean of the target; by default that of the training rows."""
+    std: float | None = Field(None, gt=0)
+    """Standard deviation of the target; by default that of the training rows."""
 
     @property
-    def columns(self) -> dict[str, Cell]:
-        return {self.column: "number"}
+    def columns(self) -> dict[str, CellType]:
+        return {self.column: "float"}
 
-    def metrics(self) -> dict[str, Mode]:
+    def metric_modes(self) -> dict[str, Mode]:
         return REGRESSION_METRICS
 
     def describe(self, name: str, rows: Sequence[TaskRow]) -> Iterable[str]:
-        yield f"{name}: mean {self.mean:.4g}, deviation {self.deviation:.4g} in train"
+        yield f"{name}: mean {self.mean:.4g}, standard deviation {self.std:.4g} in train"
 
-    def fitted(self, rows: Sequence[TaskRow]) -> Self:
-        """This task with mean and deviation known: those given, else the ones of the rows."""
-        if self.mean is not None and self.deviation is not None:
-            return self
-        found = (finite(row.values.get(self.column)) for row in rows)
-        count, mean, deviation = mean_and_deviation(number for number in found if number is not None)
-        if not count:
-            raise DataError(f"column `{self.column}`: no numbers in the training rows")
-        mean = mean if self.mean is None else self.mean
-        deviation = (deviation or 1.0) if self.deviation is None else self.deviation
-        return self.model_copy(update={"mean": mean, "deviation": deviation})
+    def fitter(self) -> TaskFitter | None:
+        return _MeanStdFitter(self) if self.mean is None or self.std is None else None
 
     def target(self, value: Any) -> float:
-        """The number itself. Raises BadInput where it is not a finite number."""
-        number = finite(value)
+        """Return the number. Raises InvalidInputError if it is missing or not finite."""
+        number = to_finite_float(value)
         if number is None:
-            raise BadInput(
+            raise InvalidInputError(
                 "the number is missing"
-                if is_absent(value)
-                else f"target {shown(value)} is not a finite number"
+                if is_missing(value)
+                else f"target {format_value(value)} is not a finite number"
             )
         return number
+
+
+class _MeanStdFitter(TaskFitter):
+    """Mean and standard deviation of the targets; values that the spec gives are kept."""
+
+    def __init__(self, task: RegressionTaskConfig) -> None:
+        self._task, self._moments = task, RunningMoments()
+
+    def partial_fit(self, row: TaskRow) -> None:
+        number = to_finite_float(row.values.get(self._task.column))
+        if number is not None:
+            self._moments.add(number)
+
+    def finalize(self) -> RegressionTaskConfig:
+        task, moments = self._task, self._moments
+        if not moments.count:
+            raise DataError(f"column `{task.column}`: no numbers in the training rows; check the column")
+        mean = moments.mean if task.mean is None else task.mean
+        std = (moments.std or 1.0) if task.std is None else task.std
+        return task.model_copy(update={"mean": mean, "std": std})

@@ -1,16 +1,33 @@
-"""A tag for every word of a text."""
+"""Tagging: a tag for every word of a text."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from rayfuse.errors import BadInput, DataError
-from rayfuse.spec.base import Key
-from rayfuse.spec.custom import Custom
-from rayfuse.spec.tasks.base import Cell, ColumnTask, Mode, TaskRow, input_problems, is_absent, shown
-from rayfuse.spec.tasks.classes import ClassLoss, balanced, listed, refuse_unknown_weights
+from rayfuse.errors import DataError, InvalidInputError
+from rayfuse.spec.align import ALIGNMENTS
+from rayfuse.spec.base import Key, Problems, is_missing
+from rayfuse.spec.tasks.base import (
+    CellType,
+    ColumnTaskConfig,
+    Mode,
+    TaskFitter,
+    TaskRow,
+    format_value,
+    validate_inputs,
+)
+from rayfuse.spec.tasks.classes import (
+    ClassLossConfig,
+    balanced_class_weights,
+    check_class_weights,
+    format_classes,
+)
+
+if TYPE_CHECKING:
+    from rayfuse.spec.inputs import BaseInput
+    from rayfuse.spec.job import Job
 
 TAGGING_METRICS: dict[str, Mode] = {
     "loss": "min",
@@ -19,106 +36,126 @@ TAGGING_METRICS: dict[str, Mode] = {
     "recall": "max",
     "f1": "max",
 }
-_KEEP_POSITIONS = ("linear", "mlp", "identity")
-"""Alignments whose tokens are those of the encoder."""
 
 
-class TaggingTask(ColumnTask, ClassLoss):
-    """Entities in a text of words: a tag per word, O, B-TYPE or I-TYPE (IOB2; Tjong Kim Sang and Veenstra, 1999)."""
+class TaggingTaskConfig(ColumnTaskConfig, ClassLossConfig):
+    """Entities in a text: a tag per word, O, B-TYPE or I-TYPE (IOB2; Tjong Kim Sang and Veenstra, 1999)."""
 
     type: Literal["tagging"]
     input: Key
-    """The input that holds the words: a text input whose rows are lists of words."""
+    """The input with the words: a text input whose rows are lists of words."""
     entities: list[str] | None = Field(None, min_length=1)
-    """The types of entities; found in the training rows (sorted) where absent."""
+    """Types of entities; by default those of the training rows, sorted."""
 
     @property
-    def columns(self) -> dict[str, Cell]:
-        return {self.column: "text"}
+    def columns(self) -> dict[str, CellType]:
+        return {self.column: "str"}
 
     @property
     def tags(self) -> list[str]:
         """All tags, in the order of the outputs: O, then B- and I- of each type."""
         return ["O", *(f"{mark}-{kind}" for kind in self.entities or () for mark in "BI")]
 
-    def metrics(self) -> dict[str, Mode]:
+    def metric_modes(self) -> dict[str, Mode]:
         return TAGGING_METRICS
 
-    def problems(self, job: Any) -> Iterable[tuple[str, str]]:
-        yield from input_problems(job, "input", [self.input])
+    def validate_in_job(self, job: "Job") -> Problems:
+        yield from validate_inputs(job, "input", [self.input])
         source = job.inputs.get(self.input)
         if source is None:
             return
-        if source.type != "text" or source.max_items > 1:
-            yield "input", f"`{self.input}` is not one text, and tags belong to the words of one"
-        elif not isinstance(source.encoder, Custom) and getattr(source.encoder, "pool", None) != "none":
+        if not source.has_words or source.max_items > 1:
+            yield "input", f"`{self.input}` is not a single text; use a text input with max_items 1"
+        elif not source.encoder.outputs_tokens:
             yield (
                 "input",
-                f"the encoder of `{self.input}` makes one vector of the whole text, and tags need one for each "
-                f"word; write `pool: none` under inputs.{self.input}.encoder (type huggingface)",
+                f"the encoder of `{self.input}` pools the text to one vector, and tagging needs one per word; "
+                f"set `pool: none` under inputs.{self.input}.encoder (type huggingface)",
             )
         align = job.align_of(self.input)
-        if align.type not in _KEEP_POSITIONS:
+        if not align.preserves_positions:
+            known = [name for name, config in ALIGNMENTS.items() if config.preserves_positions]
             yield (
                 "input",
-                f"align.type {align.type} does not keep the places of words; use one of: {', '.join(_KEEP_POSITIONS)}",
+                f"align.type {align.type} does not preserve the positions of words; use one of: {', '.join(known)}",
             )
 
-    def read(self, values: Mapping[str, Any], inputs: Mapping[str, Any]) -> list[float]:
-        """The index of each word's tag. Raises BadInput where the tags are no tags, or not as many as the words."""
-        words = values.get(inputs[self.input].column)
+    def read(self, values: Mapping[str, Any], inputs: "Mapping[str, BaseInput]") -> list[float]:
+        """Return the index of each word's tag.
+
+        Raises InvalidInputError if one is not a tag, or if there are not as many as words.
+        """
+        words = inputs[self.input].read(values)
         target = self.target(values.get(self.column))
-        if is_absent(words):
-            return target  # the input is left out; where it may not be, the row is refused for that
+        if is_missing(words):
+            return target  # a missing input is rejected elsewhere unless it is optional
         if not isinstance(words, (list, tuple)):
-            raise BadInput(f"`{self.input}` is no list of words, and each tag belongs to one")
+            raise InvalidInputError(f"`{self.input}` is not a list of words; write one word per tag")
         if len(words) != len(target):
-            raise BadInput(f"{len(target)} tags for the {len(words)} words of `{self.input}`; one for each")
+            raise InvalidInputError(
+                f"{len(target)} tags for the {len(words)} words of `{self.input}`; write one tag per word"
+            )
         return target
 
     def target(self, value: Any) -> list[float]:
-        """The index of each word's tag. Raises BadInput where one is no tag."""
-        if is_absent(value):
-            raise BadInput("the tags are missing")
+        """Return the index of each word's tag. Raises InvalidInputError if one is not a tag."""
+        if is_missing(value):
+            raise InvalidInputError("the tags are missing")
         if not isinstance(value, (list, tuple)) or not value:
-            raise BadInput(f"{shown(value)} is no list of tags; write one for each word")
+            raise InvalidInputError(f"{format_value(value)} is not a list of tags; write one tag per word")
         index = {tag: float(i) for i, tag in enumerate(self.tags)}
         for tag in value:
             if not isinstance(tag, str) or tag not in index:
-                raise BadInput(
-                    f"tag {shown(tag)} is not one of: {listed(self.tags)}; write O, B-TYPE or I-TYPE, "
-                    "or list the type under `entities`"
+                raise InvalidInputError(
+                    f"tag {format_value(tag)} is not one of: {format_classes(self.tags)}; write O, B-TYPE or I-TYPE, "
+                    "or add its type to `entities`"
                 )
         return [index[tag] for tag in value]
 
-    def fitted(self, rows: Sequence[TaskRow]) -> Self:
-        """This task with its types of entities known: those listed, else all that occur, sorted."""
-        task = self
-        if task.entities is None:
-            found = sorted({tag[2:] for tag in self._all(rows) if _names_entity(tag)})
-            if not found:
-                raise DataError(
-                    f"column `{self.column}`: no tag but O in the training rows; an entity's words have the tags "
-                    "B-TYPE and I-TYPE"
-                )
-            task = self.model_copy(update={"entities": found})
-        refuse_unknown_weights(task.class_weights, task.tags)
-        if task.class_weights != "balanced":
-            return task
-        counts = Counter(tag for tag in task._all(rows) if isinstance(tag, str))
-        weights = balanced([counts[tag] for tag in task.tags])
-        return task.model_copy(update={"class_weights": dict(zip(task.tags, weights, strict=True))})
-
-    def _all(self, rows: Sequence[TaskRow]) -> Iterator[Any]:
-        for row in rows:
-            tags = row.values.get(self.column)
-            yield from tags if isinstance(tags, (list, tuple)) else ()
+    def fitter(self) -> TaskFitter | None:
+        if self.entities is None or self.class_weights == "balanced":
+            return _TagFitter(self)
+        check_class_weights(self.class_weights, self.tags)
+        return None
 
     def describe(self, name: str, rows: Sequence[TaskRow]) -> Iterable[str]:
-        counts = Counter(tag for tag in self._all(rows) if isinstance(tag, str))
-        begun = ", ".join(f"{kind} {counts[f'B-{kind}']}" for kind in self.entities or ())
-        yield f"{name}: {sum(counts.values())} words in train; entities: {begun}"
+        counts = Counter(tag for row in rows for tag in _iter_tags(row, self.column))
+        entities = ", ".join(f"{kind} {counts[f'B-{kind}']}" for kind in self.entities or ())
+        yield f"{name}: {sum(counts.values())} words in train; entities: {entities}"
 
 
-def _names_entity(tag: Any) -> bool:
-    return isinstance(tag, str) and tag[:2] in ("B-", "I-") and len(tag) > 2
+class _TagFitter(TaskFitter):
+    """Entity types: those listed, or all that occur, sorted; and balanced weights of the tags."""
+
+    def __init__(self, task: TaggingTaskConfig) -> None:
+        self._task = task
+        self._counts: Counter[str] = Counter()
+
+    def partial_fit(self, row: TaskRow) -> None:
+        self._counts.update(_iter_tags(row, self._task.column))
+
+    def finalize(self) -> TaggingTaskConfig:
+        task = self._task
+        if task.entities is None:
+            found = sorted({tag[2:] for tag in self._counts if _is_entity_tag(tag)})
+            if not found:
+                raise DataError(
+                    f"column `{task.column}`: all tags in the training rows are O; tag the words of entities "
+                    "B-TYPE and I-TYPE"
+                )
+            task = task.model_copy(update={"entities": found})
+        check_class_weights(task.class_weights, task.tags)
+        if task.class_weights != "balanced":
+            return task
+        weights = balanced_class_weights([self._counts[tag] for tag in task.tags])
+        return task.model_copy(update={"class_weights": dict(zip(task.tags, weights, strict=True))})
+
+
+def _iter_tags(row: TaskRow, column: str) -> Iterator[str]:
+    """Yield the tags of a row that are texts."""
+    tags = row.values.get(column)
+    yield from (tag for tag in tags if isinstance(tag, str)) if isinstance(tags, (list, tuple)) else ()
+
+
+def _is_entity_tag(tag: str) -> bool:
+    return tag[:2] in ("B-", "I-") and len(tag) > 2

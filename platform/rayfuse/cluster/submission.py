@@ -1,0 +1,265 @@
+"""Bundle a spec for submission to a cluster, validated against the environment that it will run in.
+
+A spec is sent with its variables (`${NAME}`) unresolved; the cluster resolves them. For validation they are resolved
+here as they will be there: from the cluster spec's `env` (or `--env`) and the spec's defaults, never from the
+environment of this machine.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, TypeVar
+
+import yaml
+
+from rayfuse.errors import SpecError
+from rayfuse.spec.base import SpecModel
+from rayfuse.spec.cluster import Cluster, is_below
+from rayfuse.spec.job import Job
+from rayfuse.spec.load import read_kind, read_spec, spec_class, substitute, validate_spec
+from rayfuse.spec.paths import ABSENT, get_at
+from rayfuse.spec.search_space import MAX_CHECKED_COMBINATIONS, load_sweep
+from rayfuse.spec.service import Service
+
+COMMANDS = {"job": "train", "sweep": "tune"}
+"""`rayfuse` command that runs a spec, by its kind."""
+
+SUBMITTABLE_KINDS = (*COMMANDS, "service")
+"""Kinds of spec that can be submitted."""
+
+_LOCAL_SCHEME = "here://"
+_LOCAL_BASE = _LOCAL_SCHEME + "folder/" * 30
+"""Artificial base of relative paths, by which they are recognized in a validated spec."""
+
+_TRACKING_URI_ENV = "MLFLOW_TRACKING_URI"
+
+AnySpec = TypeVar("AnySpec", bound=SpecModel)
+
+
+@dataclass(frozen=True)
+class SubmissionBundle:
+    """A validated spec and the files to send with it."""
+
+    kind: str
+    """job, sweep or service."""
+    name: str
+    """Name of the spec."""
+    source_file: str
+    """File of the spec, for messages."""
+    files: dict[str, str]
+    """Content by file name; the spec itself is KIND.yaml."""
+    job: Job | None = None
+    """The job, or the largest trial of a sweep; None for a service."""
+    concurrent_trials: int = 1
+    """Maximum number of trials that run at the same time; 1 for a job."""
+    service: Service | None = None
+    """The service; None for a job or sweep."""
+
+    @property
+    def spec_file(self) -> str:
+        """Name of the spec's file in the bundle."""
+        return f"{self.kind}.yaml"
+
+    @property
+    def digest(self) -> str:
+        """First ten hexadecimal digits of the SHA-256 of all files."""
+        return hashlib.sha256(json.dumps(self.files, sort_keys=True).encode()).hexdigest()[:10]
+
+
+@dataclass(frozen=True)
+class TargetEnvironment:
+    """Environment that a spec will run in."""
+
+    env: Mapping[str, str]
+    """Environment variables, which resolve those of the spec."""
+    env_source: str
+    """Where the user sets them, for messages."""
+    cluster_file: str = ""
+    """File of the cluster spec, for messages."""
+    has_secrets: bool = True
+    """Whether there may be more variables, from Secrets or the nodes, whose values are not known here."""
+    persistent_paths: tuple[str, ...] | None = None
+    """Folders that outlive the job; None: all do."""
+
+    @classmethod
+    def kubernetes(cls, cluster: Cluster, cluster_file: str) -> "TargetEnvironment":
+        """Return the environment of the pods of a cluster spec."""
+        disks = tuple(volume.path for volume in cluster.volumes.values())
+        return cls(cluster.env, f"`env` of {cluster_file}", cluster_file, bool(cluster.secrets.env), disks)
+
+    @classmethod
+    def ray(cls, env: Mapping[str, str]) -> "TargetEnvironment":
+        """Return the environment of the nodes of an existing Ray cluster; `env` is sent with the job."""
+        return cls(env, "--env")
+
+    def substitute_env(self, content: Any, where: str) -> Any:
+        """Resolve the variables in `content`; raise SpecError where one is not set."""
+        try:
+            return substitute(content, self.env, where)
+        except SpecError as error:
+            raise SpecError(
+                f"{error} (variables come from {self.env_source}, not from this machine's environment)"
+            ) from None
+
+    def validate(self, content: dict[str, Any], kind: type[AnySpec], where: str) -> AnySpec:
+        """Return the validated spec; raise SpecError where it is invalid or has a path of this machine."""
+        read = self.substitute_env(content, where)
+        spec = validate_spec(read, kind, where, base=_LOCAL_BASE)
+        self.check_no_local_paths(spec, where, content, read)
+        return spec
+
+    def check_no_local_paths(
+        self, spec: SpecModel, where: str, content: Any = ABSENT, read: Any = ABSENT
+    ) -> None:
+        """Raise SpecError for the paths of this machine in a validated spec.
+
+        `content` is the spec as written, for messages, and `read` the same with its variables resolved.
+        """
+        problems = [
+            f"{where}: {path}: {_display_path(value, get_at(content, path))} is a path of this machine, which the cluster "
+            "cannot read; use a URL, an absolute path on the cluster, or ${DATA:-FOLDER}/FILE with DATA in "
+            f"{self.env_source}"
+            for path, value in _iter_strings(spec.model_dump(mode="json"))
+            if _is_local_path(value, get_at(read, path))
+        ]
+        if problems:
+            raise SpecError("\n".join(problems))
+
+    def check_storage(self, job: Job, where: str) -> None:
+        """Raise SpecError where the results of a job would be deleted with its pods."""
+        if self._is_ephemeral(job.output.storage):
+            raise SpecError(
+                f"{where}: output.storage: {job.output.storage} is deleted with the pod; use a URL, or a path on one of "
+                f"the `volumes` of {self.cluster_file}"
+            )
+        self.check_tracking_uri(job.output.tracking_uri, f"{where}: output.tracking_uri")
+
+    def check_tracking_uri(self, given: str | None, path: str) -> None:
+        """Raise SpecError where the MLflow database would be deleted with its pod."""
+        tracking = given or self.env.get(_TRACKING_URI_ENV)
+        if tracking is None and not self.has_secrets:
+            raise SpecError(
+                f"{path}: missing, and {_TRACKING_URI_ENV} is not set in {self.env_source}; a registered model would be "
+                "deleted with the pod: use the URL of an MLflow server"
+            )
+        if tracking is not None and self._is_ephemeral(tracking):
+            raise SpecError(f"{path}: {tracking} is deleted with the pod; use the URL of an MLflow server")
+
+    def check_api_keys(self, service: Service, keys: Any, where: str) -> None:
+        """Raise SpecError unless API keys come from a Secret: in a pod the endpoint listens on all interfaces."""
+        remedy = (
+            'set keys: "${RAYFUSE_API_KEYS:-}", with RAYFUSE_API_KEYS in a Secret listed under `secrets.env` of '
+            f"{self.cluster_file}"
+        )
+        if service.auth.keys:
+            raise SpecError(f"{where}: auth.keys: API keys must not be part of a submitted spec; {remedy}")
+        if "${" not in str(keys) or not self.has_secrets:
+            raise SpecError(
+                f"{where}: auth.keys: missing, and the endpoint is reachable from other machines; {remedy}"
+            )
+
+    def _is_ephemeral(self, url: str) -> bool:
+        path = _path_in_pod(url)
+        return (
+            path is not None
+            and self.persistent_paths is not None
+            and not any(is_below(path, disk) for disk in self.persistent_paths)
+        )
+
+
+def build_bundle(source: str, overrides: tuple[str, ...], target: TargetEnvironment) -> SubmissionBundle:
+    """Load the spec file `source` with `--set` overrides and validate it for its target environment.
+
+    Raises SpecError with a line per problem: unset variables, files of this machine, storage that is deleted with the
+    pods, missing API keys.
+    """
+    kind = read_kind(source)
+    if kind not in SUBMITTABLE_KINDS:
+        raise SpecError(
+            f"{source}: kind: {kind} cannot be submitted; use one of: {', '.join(SUBMITTABLE_KINDS)}"
+        )
+    content = read_spec(source, spec_class(kind), overrides)
+    if kind == "job":
+        return _bundle_job(source, content, target)
+    if kind == "sweep":
+        return _bundle_sweep(source, content, overrides, target)
+    return _bundle_service(source, content, target)
+
+
+def _bundle_job(source: str, content: dict[str, Any], target: TargetEnvironment) -> SubmissionBundle:
+    job = target.validate(content, Job, source)
+    target.check_storage(job, source)
+    return SubmissionBundle("job", job.name, source, {"job.yaml": _to_yaml(content)}, job=job)
+
+
+def _bundle_sweep(
+    source: str, content: dict[str, Any], overrides: tuple[str, ...], target: TargetEnvironment
+) -> SubmissionBundle:
+    """Bundle a sweep with its job; the cluster must have capacity for its largest trial."""
+    target.substitute_env(content, source)
+    space = load_sweep(source, overrides, target.env)
+    sweep, job_file = space.sweep, space.sweep.job
+    job_content = read_spec(job_file, Job)
+    target.check_storage(target.validate(job_content, Job, job_file), job_file)
+    bundled = replace(space, folder=_LOCAL_BASE)
+    trials = [bundled.trial_job(values) for values in islice(space.combinations(), MAX_CHECKED_COMBINATIONS)]
+    for trial in trials:
+        target.check_no_local_paths(trial, f"{source}: space")
+    sent = {**content, "job": "job.yaml"}
+    files = {"sweep.yaml": _to_yaml(sent), "job.yaml": _to_yaml(job_content)}
+    largest = max(trials, key=_total_resources)
+    concurrency = sweep.concurrency or getattr(sweep.search, "trials", None) or len(space.grid())
+    return SubmissionBundle("sweep", sweep.name, source, files, job=largest, concurrent_trials=concurrency)
+
+
+def _total_resources(job: Job) -> tuple[float, float]:
+    compute = job.compute
+    return compute.max_workers * compute.gpus_per_worker, compute.max_workers * compute.cpus_per_worker
+
+
+def _bundle_service(source: str, content: dict[str, Any], target: TargetEnvironment) -> SubmissionBundle:
+    service = target.validate(content, Service, source)
+    target.check_api_keys(service, get_at(content, "auth.keys"), source)
+    if service.model.startswith("models:"):
+        target.check_tracking_uri(service.tracking_uri, f"{source}: tracking_uri")
+    return SubmissionBundle(
+        "service", service.name, source, {"service.yaml": _to_yaml(content)}, service=service
+    )
+
+
+def _to_yaml(content: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, width=110)
+
+
+def _iter_strings(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield (path, string) for each string below `node`."""
+    if isinstance(node, str):
+        yield path, node
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, inner in items:
+        yield from _iter_strings(inner, f"{path}.{key}" if path else str(key))
+
+
+def _display_path(checked: str, written: Any) -> str:
+    return repr(checked.removeprefix(_LOCAL_BASE) if written is ABSENT else written)
+
+
+def _is_local_path(checked: str, written: Any) -> bool:
+    """Return whether validation resolved a string as a relative path, or one in this user's home."""
+    return checked.startswith(_LOCAL_SCHEME) or (
+        isinstance(written, str) and written.startswith("~") and checked != written
+    )
+
+
+def _path_in_pod(url: str) -> str | None:
+    """Return the path in the pod's file system that a URL refers to; None for other storage."""
+    scheme, separator, rest = url.partition(":")
+    if not separator or url.startswith("/"):
+        return url
+    if scheme == "memory":
+        return "/"
+    if scheme in ("file", "local") or scheme.startswith("sqlite"):
+        return "/" + rest.lstrip("/")
+    return None

@@ -1,0 +1,219 @@
+"""Registration of model folders as versions in MLflow."""
+
+import json
+import logging
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping
+from importlib import metadata as packages
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rayfuse import __version__
+from rayfuse.registry.download import ARTIFACT_PATH, folder_digest
+from rayfuse.registry.mlflow_connection import default_tracking_uri, long_timeout
+from rayfuse.registry.mlflow_errors import is_existing, translate_errors
+from rayfuse.registry.versions import (
+    BY_INPUTS_TAG,
+    CANDIDATE,
+    DIGESTS_TAG,
+    EVALUATION_TAG,
+    FOLDER_DIGEST_TAG,
+    METRICS_TAG,
+    versions,
+)
+from rayfuse.spec.job import Job
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_log = logging.getLogger(__name__)
+
+_CODE = Path(__file__).with_name("model_code.py")
+
+
+def register(
+    client: "MlflowClient",
+    run_id: str,
+    job: Job,
+    folder: Path,
+    metrics: Mapping[str, Mapping[str, float]],
+    evaluation: Mapping[str, Any],
+    digests: Mapping[str, str] | None = None,
+) -> int:
+    """Register a model folder as the next version of the job's model, with the alias `candidate`; return its number.
+
+    `metrics`: by split; `evaluation`: {"split", "metrics", "by_inputs"} on the rows that gates compare; `digests`:
+    content hash of the rows by split. Registering the same folder of the same run again returns the same version, so
+    that an interrupted command can be repeated.
+    """
+    name, digest = job.registered_model_name, folder_digest(folder)
+    with translate_errors(client.tracking_uri), long_timeout(), default_tracking_uri(client.tracking_uri):
+        _ensure_registered_model(client, name)
+        version = _find_registered_version(client, name, run_id, digest)
+        if version is None:
+            model_id = _log_model(client, run_id, job, folder)
+            _log_metrics(client, run_id, model_id, evaluation)
+            tags = _version_tags(job, metrics, evaluation, digests or {}) | {FOLDER_DIGEST_TAG: digest}
+            created = client.create_model_version(
+                name, f"models:/{model_id}", run_id, tags=tags, model_id=model_id
+            )
+            version = int(created.version)
+        client.set_registered_model_alias(name, CANDIDATE, str(version))
+    return version
+
+
+def _version_tags(
+    job: Job,
+    metrics: Mapping[str, Mapping[str, float]],
+    evaluation: Mapping[str, Any],
+    digests: Mapping[str, str],
+) -> dict[str, str]:
+    split = evaluation["split"]
+    settings = {
+        "split": split,
+        "metric": job.selection_metric,
+        "mode": job.metric_modes()[job.selection_metric],
+        "modes": job.metric_modes(),
+        "required": [name for name, options in job.inputs.items() if not options.optional],
+    }
+    return {
+        "rayfuse.version": __version__,
+        EVALUATION_TAG: json.dumps(settings),
+        METRICS_TAG: json.dumps({**metrics, split: evaluation["metrics"]}),
+        BY_INPUTS_TAG: json.dumps(evaluation["by_inputs"]),
+        DIGESTS_TAG: json.dumps(dict(digests)),
+    }
+
+
+def _ensure_registered_model(client: "MlflowClient", name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if not is_existing(error):
+            raise
+
+
+def _find_registered_version(client: "MlflowClient", name: str, run_id: str, digest: str) -> int | None:
+    same = (v for v in versions(client, name) if v.run_id == run_id and v.folder_digest == digest)
+    return next((v.version for v in same), None)
+
+
+def _log_model(client: "MlflowClient", run_id: str, job: Job, folder: Path) -> str:
+    """Log the folder as an MLflow model of the run; return the ID of the model."""
+    from mlflow.entities import LoggedModelOutput
+
+    run = client.get_run(run_id)
+    logged = client.create_logged_model(
+        run.info.experiment_id,
+        name=job.name,
+        source_run_id=run_id,
+        tags={"rayfuse.version": __version__},
+        params=dict(run.data.params),
+        model_type="rayfuse",
+    )
+    model_id = str(logged.model_id)
+    try:
+        with tempfile.TemporaryDirectory(prefix="rayfuse-register-") as work:
+            saved = save_pyfunc(Path(work), job, folder, model_id, run_id)
+            client.log_model_artifacts(model_id, str(saved))
+    except BaseException:
+        client.finalize_logged_model(model_id, "FAILED")
+        raise
+    client.finalize_logged_model(model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+    return model_id
+
+
+def save_pyfunc(
+    work: Path, job: Job, folder: Path, model_id: str | None = None, run_id: str | None = None
+) -> Path:
+    """Write a model folder as an MLflow python function below `work`, with safetensors and no pickle; return its folder."""
+    import mlflow.pyfunc
+    from mlflow.models import Model
+
+    from rayfuse.registry.pyfunc import ARTIFACT, signature
+
+    target, source = work / "mlflow", folder.resolve()
+    name = ARTIFACT_PATH.rpartition("/")[2]
+    if source.name != name:  # MLflow uses the folder's own name, and rejects links
+        source = Path(shutil.copytree(folder, work / name))
+    with warnings.catch_warnings():
+        # MLflow warns that there is no input example, which would be an image or audio file as text.
+        warnings.simplefilter("ignore", UserWarning)
+        mlflow.pyfunc.save_model(
+            target,
+            python_model=str(_CODE),
+            artifacts={ARTIFACT: str(source)},
+            signature=signature(job.inputs),
+            pip_requirements=pip_requirements(),
+            mlflow_model=Model(run_id=run_id, model_uuid=model_id, model_id=model_id),
+        )
+    _strip_local_paths(target)
+    return target
+
+
+def _strip_local_paths(saved: Path) -> None:
+    """Remove the paths of this machine that MLflow has written to `MLmodel`."""
+    from mlflow.models import Model
+    from mlflow.pyfunc import FLAVOR_NAME
+
+    model = Model.load(str(saved))
+    flavor = model.flavors[FLAVOR_NAME]
+    flavor["model_code_path"] = _CODE.name
+    for artifact in flavor["artifacts"].values():
+        artifact["uri"] = artifact["path"]
+    model.save(str(saved / "MLmodel"))
+
+
+def pip_requirements() -> list[str]:
+    """Return what a process needs to load a model: the serving extra in the installed versions, and torch."""
+    names = [*_extra_requirements("serve"), "torch"]
+    pinned = [
+        f"{name}=={version.partition('+')[0]}" for name in names if (version := _installed_version(name))
+    ]
+    return [f"rayfuse=={__version__}", *sorted(set(pinned))]
+
+
+def _extra_requirements(extra: str) -> list[str]:
+    """Return the distributions that an extra of this package requires, directly or through another extra."""
+    from packaging.requirements import Requirement
+
+    try:
+        lines = packages.requires("rayfuse") or []
+    except packages.PackageNotFoundError:  # a checkout that is not installed
+        _log.warning("rayfuse is not installed, so the model has no list of requirements")
+        return []
+    found: list[str] = []
+    for requirement in map(Requirement, lines):
+        if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+            if requirement.name == "rayfuse":
+                found += [name for inner in requirement.extras for name in _extra_requirements(inner)]
+            else:
+                found.append(requirement.name)
+    return found
+
+
+def _installed_version(name: str) -> str | None:
+    try:
+        return packages.version(name)
+    except packages.PackageNotFoundError:
+        return None
+
+
+def _log_metrics(client: "MlflowClient", run_id: str, model_id: str, evaluation: Mapping[str, Any]) -> None:
+    """Log the evaluation to the model and its run."""
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    # The run has validation metrics by epoch; these are of its best checkpoint.
+    prefix = "best_validation" if evaluation["split"] == "validation" else evaluation["split"]
+    metrics = [
+        Metric(f"{prefix}/{name}", float(value), now, 0, model_id=model_id, run_id=run_id)
+        for name, value in evaluation["metrics"].items()
+    ]
+    client.log_batch(run_id, metrics=metrics)
