@@ -179,7 +179,8 @@ def _message(problem: dict[str, Any], owner: Any, node: Any) -> str:
 
 
 def _unknown_key(key: str, owner: Any) -> str:
-    known = list(owner.model_fields) if isinstance(owner, type) and issubclass(owner, BaseModel) else []
+    models = [member for member in _members(owner) if not isinstance(member, PartOf)]
+    known = [name for model in models for name in model.model_fields]
     renamed = _renamed(key, known, RENAMED_KEYS)
     return f"unknown key; {f'did you mean {renamed}?' if renamed else suggest_nearest(key, known)}"
 

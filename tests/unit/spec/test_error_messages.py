@@ -191,6 +191,7 @@ def test_one_error_in_a_service(path: str, value: Any, message: str) -> None:
         ("train.checkpoint", {"every": "1m"}, "train.checkpoint.every: unknown key; did you mean interval?"),
         ("compute.keep_samples", 1, "compute.keep_samples: unknown key; did you mean sample_cache?"),
         ("output.model", "m", "output.model: unknown key; did you mean registered_model?"),
+        ("train.subset_loss", {"draw": "single"}, "train.subset_loss.draw: unknown key; did you mean sampling?"),
         ("inputs.image.type", "series", "inputs.image: unknown type `series`; did you mean timeseries?"),
         ("inputs.image.type", "table", "inputs.image: unknown type `table`; did you mean tabular?"),
         ("inputs.image.type", "sequence", "inputs.image: unknown type `sequence`; did you mean item_sequence?"),
