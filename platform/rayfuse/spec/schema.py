@@ -61,7 +61,8 @@ def _attribute_docstrings(model: type) -> dict[str, str]:
     """Return the strings below the attributes of a class, by the name of the attribute."""
     if model.__module__.startswith("rayfuse."):
         return _docstrings_of_module(model.__module__).get(model.__qualname__, {})
-    return _docstrings_of_custom_class(model) if issubclass(model, BaseModel) else {}
+    is_custom = issubclass(model, BaseModel) and model is not BaseModel
+    return _docstrings_of_custom_class(model) if is_custom else {}
 
 
 def _docstrings_of_custom_class(model: type[BaseModel]) -> dict[str, str]:
