@@ -29,7 +29,7 @@ class InvalidInputError(RayfuseError):
     def __init__(self, reason: str, input_name: str | None = None, row: int | None = None) -> None:
         super().__init__(reason, input_name, row)
         self.reason = reason
-        """What is wrong with the value, without the name of its input."""
+        """Description of the error, without the name of the input."""
         self.input_name = input_name
         """The input or task that the value belongs to; None where the raiser does not know it."""
         self.row = row

@@ -34,7 +34,7 @@ class RayHttp:
 
     @property
     def is_local(self) -> bool:
-        """Whether the dashboard runs on this machine."""
+        """True if the dashboard runs on this machine."""
         return self.host in ("127.0.0.1", "::1", "localhost")
 
     def request(

@@ -38,9 +38,9 @@ class CheckResult:
     status: Literal["ok", "warn", "fail"]
     """ok, warn or fail; the command exits with 1 if one fails."""
     detail: str
-    """What was found."""
+    """Result of the check."""
     remedy: str = ""
-    """What to do about it; empty if ok."""
+    """Remedy; empty if ok."""
 
 
 @click.command()

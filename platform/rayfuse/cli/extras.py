@@ -39,7 +39,7 @@ TORCH_REMEDY = (
     "install the PyTorch build for this machine: `pip install torch` (on Linux with CUDA); "
     "see pytorch.org for CPU-only builds and other CUDA versions"
 )
-"""How to install PyTorch, which no extra installs."""
+"""Instruction for installing PyTorch, which no extra installs."""
 
 
 def missing_modules(extra: str) -> list[str]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class _Cluster:
     dashboard: "Dashboard"
     started_by_rayfuse: bool
-    """Whether Rayfuse started it on this machine, and stops it when it is idle."""
+    """True if Rayfuse started it on this machine, and stops it when it is idle."""
 
     @property
     def dashboard_text(self) -> str:

@@ -1,1 +1,1 @@
-"""Where Ray runs: today a cluster on this machine that outlives the command that started it."""
+"""Ray clusters: a local one, and submission to Kubernetes and to running clusters."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from rayfuse.cluster.jobs import JobInfo, Status
 from rayfuse.cluster.manifests import KIND_LABEL, QUEUE_LABEL
+from rayfuse.formatting import first_line, truncate
 from rayfuse.ray_http import FAILED_SERVE_STATUSES
 
 STOPPED_AT_ANNOTATION = "rayfuse/stopped"
@@ -168,14 +169,9 @@ def _parse_time(text: str | None) -> datetime | None:
 
 
 def _first_line(text: str | None) -> str:
-    lines = (text or "").strip().splitlines()
-    return _truncate(lines[0]) if lines else ""
+    return first_line(text or "", _MAX_MESSAGE_LENGTH)
 
 
 def _last_line(text: str) -> str:
     """Return the last line, which is the exception of a traceback."""
-    return _truncate(text.strip().splitlines()[-1])
-
-
-def _truncate(line: str) -> str:
-    return line if len(line) <= _MAX_MESSAGE_LENGTH else f"{line[: _MAX_MESSAGE_LENGTH - 1]}…"
+    return truncate(text.strip().splitlines()[-1], _MAX_MESSAGE_LENGTH)

@@ -75,11 +75,11 @@ class TargetEnvironment:
     env: Mapping[str, str]
     """Environment variables, which resolve those of the spec."""
     env_source: str
-    """Where the user sets them, for messages."""
+    """Place where the user sets them, for messages."""
     cluster_file: str = ""
     """File of the cluster spec, for messages."""
     has_secrets: bool = True
-    """Whether there may be more variables, from Secrets or the nodes, whose values are not known here."""
+    """True if there may be more variables, from Secrets or the nodes, whose values are not known here."""
     persistent_paths: tuple[str, ...] | None = None
     """Folders that outlive the job; None: all do."""
 

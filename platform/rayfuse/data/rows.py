@@ -55,7 +55,7 @@ class InvalidRow:
     origin: str
     """FILE:LINE."""
     reason: str
-    """Why the row is invalid."""
+    """Reason for rejecting the row."""
 
     def __str__(self) -> str:
         return f"{self.origin}: {self.reason}"

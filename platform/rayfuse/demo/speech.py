@@ -67,7 +67,7 @@ class Clip:
     digit: int
     """The digit, 0 to 9."""
     style: VoiceStyle
-    """How it is spoken."""
+    """Style of the voice."""
     samples: Samples
     """Mono int16 [samples] at SAMPLE_RATE, at most MAX_SECONDS, without silence at the ends."""
 

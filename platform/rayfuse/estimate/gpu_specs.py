@@ -33,7 +33,7 @@ class GpuSpec:
     peak_flops_fp32: float
     """Peak FLOP/s of dense matrix products in float32, without TF32, which torch does not use by default."""
     supports_bf16: bool = True
-    """Whether it has bf16 arithmetic."""
+    """True if it has bf16 arithmetic."""
 
     @property
     def peak_flops_16bit(self) -> float:

@@ -61,9 +61,9 @@ class WorkerFootprint:
     gradient_accumulation_steps: int
     """Micro-batches of an optimizer step."""
     on_gpu: bool
-    """Whether it is a GPU, where all of a buffer takes memory; on a CPU only its written pages do."""
+    """True if it is a GPU, where all of a buffer takes memory; on a CPU only its written pages do."""
     ema: bool = False
-    """Whether there is an exponential moving average of the trainable weights."""
+    """True if there is an exponential moving average of the trainable weights."""
 
     @property
     def stage(self) -> int:

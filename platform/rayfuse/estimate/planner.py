@@ -65,7 +65,7 @@ class Layout:
     stage: int
     """ZeRO stage."""
     offload: str
-    """What is offloaded: `none`, `optimizer` or `optimizer+parameters`."""
+    """Offloaded state: `none`, `optimizer` or `optimizer+parameters`."""
     gradient_accumulation_steps: int
     """Micro-batches of an optimizer step."""
     micro_batch_size: int
@@ -79,7 +79,7 @@ class Layout:
 
     @property
     def fits(self) -> bool:
-        """Whether the peak is within the limit."""
+        """True if the peak is within the limit."""
         return self.phase.total <= self.memory_limit
 
 
@@ -112,7 +112,7 @@ class TimeEstimate:
     flops_per_second: float
     """Assumed FLOP/s of a worker."""
     basis: str
-    """What that assumption is based on."""
+    """Basis of that assumption."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Plan:
     precision: str
     """Precision of training: `fp32`, `bf16` or `fp16`."""
     on_gpu: bool
-    """Whether workers have GPUs."""
+    """True if workers have GPUs."""
     layouts: list[Layout]
     """Every ZeRO stage and offload on all workers."""
     current: Layout
@@ -136,7 +136,7 @@ class Plan:
     time: TimeEstimate | None
     """Training time; None if the speed of the GPU is not known."""
     notes: list[str]
-    """What was read and what was assumed."""
+    """Notes on data that was read and values that were assumed."""
 
 
 class _CachedSimulation:

@@ -13,7 +13,7 @@ Features = dict[str, np.ndarray]
 """Arrays that an encoder gets for one value, by the name of the encoder's argument."""
 
 ValueFormat = Literal["file", "text", "json"]
-"""How a value is given: the bytes of a file, a text, or numbers, lists and mappings as in JSON."""
+"""Format of a value: the bytes of a file, a text, or numbers, lists and mappings as in JSON."""
 
 Schema = dict[str, Any]
 """A JSON Schema (draft 2020-12, as in OpenAPI 3.1)."""
@@ -24,7 +24,7 @@ CLIP_LIMIT = 100.0
 
 @dataclass(frozen=True)
 class SaliencyMap:
-    """How the attributions of an input are grouped into regions, for reports and plots.
+    """Grouping of the attributions of an input into regions, for reports and plots.
 
     The number of axes that remain after `sum_axes` decides how regions are reported and drawn: one axis is a timeline,
     two are an image (height, width), three are the frames of a video (frames, height, width).

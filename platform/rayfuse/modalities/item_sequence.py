@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rayfuse.errors import DataError, InvalidInputError, MissingInputError
+from rayfuse.formatting import truncated_repr
 from rayfuse.modalities.base import Features, InputFitter, Modality, Schema, object_schema, pad
 from rayfuse.modalities.vocabulary import (
     FIRST_KNOWN,
@@ -161,7 +162,7 @@ def _parse_events(items: Sequence[Any]) -> ItemSequence:
 def _parse_event(place: int, item: Any) -> tuple[str, float]:
     if not isinstance(item, Mapping) or sorted(item) != sorted(_EVENT_KEYS):
         raise InvalidInputError(
-            f'item {place}: expected {{"id": …, "time": …}} as in the first item, got {_short_repr(item)}'
+            f'item {place}: expected {{"id": …, "time": …}} as in the first item, got {truncated_repr(item, _MAX_REPR_CHARS)}'
         )
     return _parse_id(place, item["id"]), _parse_time(place, item["time"])
 
@@ -188,7 +189,7 @@ def _parse_time(place: int, value: Any) -> float:
         seconds = math.nan
     if not abs(seconds) <= _MAX_TIME_SECONDS:
         raise InvalidInputError(
-            f"item {place}: expected a time in seconds or ISO 8601, got {_short_repr(value)}"
+            f"item {place}: expected a time in seconds or ISO 8601, got {truncated_repr(value, _MAX_REPR_CHARS)}"
         )
     return seconds
 
@@ -200,8 +201,3 @@ def _iter_ids(values: Iterable[Any]) -> Iterable[str]:
             item = item.get("id") if isinstance(item, Mapping) else item
             if isinstance(item, (str, int, float)) and item == item:
                 yield canonical_name(item)
-
-
-def _short_repr(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _MAX_REPR_CHARS else f"{text[: _MAX_REPR_CHARS - 1]}…"

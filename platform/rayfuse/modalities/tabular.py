@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rayfuse.errors import DataError, InvalidInputError, MissingInputError
+from rayfuse.formatting import truncated_repr
 from rayfuse.modalities.base import CLIP_LIMIT, Features, InputFitter, Modality, Schema
 from rayfuse.modalities.scalers import RobustFitter
 from rayfuse.modalities.vocabulary import UnknownValues, build_vocabulary, canonical_name
@@ -48,7 +49,9 @@ class TabularModality(Modality):
         for name in value:
             if name not in self.options.columns:
                 near = suggest_nearest(str(name), list(self.options.columns))
-                raise InvalidInputError(f"{_short_repr(name)}: not a column of this input; {near}")
+                raise InvalidInputError(
+                    f"{truncated_repr(name, _MAX_REPR_CHARS)}: not a column of this input; {near}"
+                )
         decoded = {name: self._parse_cell(name, value.get(name)) for name in self.options.columns}
         if all(cell is None for cell in decoded.values()):
             raise MissingInputError(f"none of the columns has a value ({', '.join(self.options.columns)})")
@@ -222,7 +225,7 @@ class _ColumnStats:
     def _infer_category(self, value: Any) -> None:
         if self._too_many_categories:
             raise DataError(
-                f"column `{self._name}`: {_short_repr(value)} follows more than {_MAX_INFERRED_CATEGORIES} distinct "
+                f"column `{self._name}`: {truncated_repr(value, _MAX_REPR_CHARS)} follows more than {_MAX_INFERRED_CATEGORIES} distinct "
                 f"numbers; write `{self._name}: category` or `{self._name}: number`"
             )
         self.column, self._is_inferred = CategoryColumn(), False
@@ -261,7 +264,7 @@ def _fit_number_column(name: str, column: NumberColumn, stats: _ColumnStats) -> 
     stats.flush()
     if not stats.scaler.count:
         raise DataError(
-            f"column `{name}`: no training row has a number; the first value is {_short_repr(stats.first_value)}; "
+            f"column `{name}`: no training row has a number; the first value is {truncated_repr(stats.first_value, _MAX_REPR_CHARS)}; "
             f"use `{name}: category`"
         )
     center, scale = stats.scaler.center_and_scale()
@@ -273,7 +276,7 @@ def _fit_number_column(name: str, column: NumberColumn, stats: _ColumnStats) -> 
 
 def _parse_number(value: Any) -> float:
     if not isinstance(value, (bool, int, float, Decimal)):
-        raise InvalidInputError(f"expected a number, got {_short_repr(value)}")
+        raise InvalidInputError(f"expected a number, got {truncated_repr(value, _MAX_REPR_CHARS)}")
     try:
         number = float(value)
     except (OverflowError, ValueError):
@@ -298,8 +301,3 @@ def _category_names(values: Iterable[Any]) -> list[str]:
     """Return the values that can be categories, as text."""
     kinds = (str, bool, int, float)
     return [canonical_name(value) for value in values if isinstance(value, kinds) and not is_missing(value)]
-
-
-def _short_repr(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _MAX_REPR_CHARS else f"{text[: _MAX_REPR_CHARS - 1]}…"

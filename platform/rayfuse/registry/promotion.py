@@ -40,7 +40,7 @@ class PromotionRecord:
     """Record of a decision, stored as a tag of the version and as an artifact of its run."""
 
     decision: Literal["promoted", "forced", "rejected", "rolled_back"]
-    """What was decided."""
+    """The decision."""
     name: str
     """Registered model."""
     version: int

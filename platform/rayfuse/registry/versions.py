@@ -53,7 +53,7 @@ class ModelVersion:
     selection_metric: str = "loss"
     """Selection metric of its job."""
     mode: Mode = "min"
-    """Whether higher or lower values of that metric are better."""
+    """True if higher or lower values of that metric are better."""
     metric_modes: Mapping[str, Mode] = field(default_factory=dict)
     """Every metric that its job reports, each with its mode."""
     required_inputs: tuple[str, ...] = ()

@@ -22,7 +22,7 @@ class BatchResult(Generic[Result]):
     """The result of one item, and the times of its batch."""
 
     result: Result
-    """What `run` returned for the item."""
+    """Result of `run` for the item."""
     queue_seconds: float
     """Seconds between `submit` and the start of the batch."""
     compute_seconds: float
@@ -71,7 +71,7 @@ class Batcher(Generic[Item, Result]):
 
     @property
     def has_crashed(self) -> bool:
-        """Whether the collecting task has ended, so that no item will be processed."""
+        """True if the collecting task has ended, so that no item will be processed."""
         return self._task is not None and self._task.done()
 
     @property

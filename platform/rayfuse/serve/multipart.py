@@ -30,7 +30,7 @@ class Part:
 
     @property
     def is_empty_file(self) -> bool:
-        """Whether this is a file field of a web form in which no file was chosen."""
+        """True if this is a file field of a web form in which no file was chosen."""
         return not self.filename and not self.content
 
 

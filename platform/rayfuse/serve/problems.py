@@ -35,7 +35,7 @@ class ProblemError(Exception):
         self.problem_type = problem_type
         """Key of PROBLEM_TYPES."""
         self.detail = detail
-        """What is wrong with this request, and what to send instead."""
+        """Description of the error and its remedy."""
         self.extensions = extensions
         """Additional members of the body."""
         self.status = PROBLEM_TYPES[problem_type][0]

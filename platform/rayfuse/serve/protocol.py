@@ -37,7 +37,7 @@ class RemoteFile:
     """A file that a request gives by its URL."""
 
     url: str
-    """Where the endpoint fetches it from."""
+    """URL of the file."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class PredictRequest:
     instances: list[Values]
     """Values of each instance."""
     is_batch: bool
-    """Whether the body has `instances`, so that the response has `predictions`."""
+    """True if the body has `instances`, so that the response has `predictions`."""
     explain: bool = False
-    """Whether to explain each prediction."""
+    """True if to explain each prediction."""
 
 
 @dataclass(frozen=True)

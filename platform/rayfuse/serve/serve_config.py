@@ -49,7 +49,7 @@ class EndpointStatus:
     num_api_keys: int
     """Accepted API keys; with 0 it accepts requests from loopback only."""
     message: str
-    """Why the deployment failed; else empty."""
+    """Reason of a failed deployment; otherwise empty."""
     dashboard: str
     """URL of the Ray dashboard."""
 

@@ -16,9 +16,9 @@ class BaseAlignConfig(JobSection):
     """Options of every alignment."""
 
     trainable: ClassVar[bool] = True
-    """Whether training changes how it projects vectors."""
+    """True if training changes how it projects vectors."""
     preserves_positions: ClassVar[bool] = True
-    """Whether it outputs one token for each token of the encoder, in order."""
+    """True if it outputs one token for each token of the encoder, in order."""
 
     type: str
     """Kind of alignment, or the import path of a custom one."""

@@ -6,7 +6,7 @@ from rayfuse.spec.base import Seconds, SpecModel
 
 
 class RetentionPolicy(SpecModel):
-    """How many checkpoints are kept; one that is among the last and the best counts for both."""
+    """Numbers of checkpoints to retain; one that is among the last and the best counts for both."""
 
     last: int = Field(1, ge=1)
     """Number of newest checkpoints, from which a run resumes. With 2, a run survives a corrupt newest one."""
@@ -22,7 +22,7 @@ class CheckpointingConfig(SpecModel):
     every_n_steps: int | None = Field(None, ge=1)
     """Optimizer steps between checkpoints within an epoch; by default only `interval` counts."""
     keep: RetentionPolicy = Field(default_factory=lambda: RetentionPolicy(last=2))
-    """How many checkpoints are kept."""
+    """Numbers of checkpoints to retain."""
 
     def retention_for(self, model_soup: int | None) -> RetentionPolicy:
         """Return the policy with as many best checkpoints as a model soup needs."""

@@ -185,7 +185,7 @@ class Toleration(SpecModel):
     key: str | None = None
     """Key of the taint; by default all keys."""
     operator: Literal["Exists", "Equal"] = "Equal"
-    """How the value is compared."""
+    """Operator of the comparison."""
     value: StringOrNumber | None = None
     """Value of the taint, with operator Equal."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
@@ -266,7 +266,7 @@ class Volume(SpecModel):
 
 
 class Submission(SpecModel):
-    """How KubeRay submits a job, and what happens when it has ended."""
+    """Options of a submitted job: submitter, retries, deadline, and deletion of its cluster."""
 
     mode: Literal["K8sJobMode", "SidecarMode", "HTTPMode"] = "K8sJobMode"
     """Submitter of the job: a separate pod, a sidecar of the head (whose log is deleted with the cluster), or the operator
@@ -278,7 +278,7 @@ class Submission(SpecModel):
     active_deadline: Annotated[Seconds, Field(ge=1)] | None = None
     """Longest time from submission to the end of the job."""
     backoff_limit: int = Field(0, ge=0)
-    """How often a failed job is retried, on a new cluster."""
+    """Number of retries of a failed job, each on a new cluster."""
 
     @model_validator(mode="after")
     def _check(self) -> "Submission":
@@ -301,7 +301,7 @@ def _validate_env(values: dict[str, str]) -> dict[str, str]:
 
 
 class Cluster(SpecModel):
-    """Where on Kubernetes, and with what, submitted specs run."""
+    """Kubernetes namespace, image and resources for submitted specs."""
 
     kind: Literal["cluster"]
     """Kind of spec."""
@@ -330,7 +330,7 @@ class Cluster(SpecModel):
     image_pull_secrets: list[ObjectName] = Field([])
     """Secrets for pulling the image."""
     submission: Submission = Field(default_factory=Submission)
-    """How jobs are submitted."""
+    """Options of submitted jobs."""
 
     @model_validator(mode="after")
     def _check(self) -> "Cluster":

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr, Tag, ValidationError
 
+from rayfuse.formatting import truncated_repr
 from rayfuse.spec.family import PartOf
 
 PLANNED_TYPES = {
@@ -124,7 +125,7 @@ _PYDANTIC_BOILERPLATE = re.compile(
     r"| after validation, not \d+$"
     r"|, (unable to parse|got a number with) .*"
 )
-"""What pydantic's messages contain in addition to the rule."""
+"""Parts of pydantic's messages in addition to the rule."""
 
 _REDACTED_ERROR_TYPES = ("not_built", "credentials", "invalid_key")
 """Types of errors whose message must not contain the value."""
@@ -160,9 +161,9 @@ def _message(problem: dict[str, Any], owner: Any, node: Any) -> str:
     if kind == "union_tag_invalid":
         return _unknown_type(str(context.get("tag")), _tags(node))
     if kind == "literal_error":
-        return f"{_truncated_repr(value)} is not one of: {context['expected']}"
+        return f"{truncated_repr(value)} is not one of: {context['expected']}"
     if kind == "string_pattern_mismatch":
-        return f"{_truncated_repr(value)} does not match {context['pattern']}"
+        return f"{truncated_repr(value)} does not match {context['pattern']}"
     if kind in ("model_type", "model_attributes_type", "dict_type", "union_tag_not_found"):
         message = "must be a mapping"
     elif kind == "invalid_key":
@@ -172,9 +173,9 @@ def _message(problem: dict[str, Any], owner: Any, node: Any) -> str:
     if "path" in context or kind in _REDACTED_ERROR_TYPES or _holds_secret(node):
         return message
     return (
-        f"{_truncated_repr(value)} is {message}"
+        f"{truncated_repr(value)} is {message}"
         if message.startswith("not a")
-        else f"{message}, not {_truncated_repr(value)}"
+        else f"{message}, not {truncated_repr(value)}"
     )
 
 
@@ -212,11 +213,6 @@ def suggest_nearest(given: str, known: list[str]) -> str:
     """Return `did you mean …?` with the known name most similar to a given one, else a list of all."""
     close = difflib.get_close_matches(given, known, n=1, cutoff=0.6)
     return f"did you mean {close[0]}?" if close else f"one of: {', '.join(known)}"
-
-
-def _truncated_repr(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def _walk(loc: tuple[int | str, ...], kind: type[BaseModel]) -> tuple[list[str], Any, Any]:

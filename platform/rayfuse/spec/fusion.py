@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rayfuse.spec.job import Job
 
 Members = Mapping[str, bool]
-"""What a fusion joins, in order: the name of an input or a group → whether it may have more than one token."""
+"""Members of a fusion, in order: the name of an input or a group → whether it may have more than one token."""
 
 
 class BaseFusionConfig(JobSection):
@@ -275,7 +275,7 @@ class FusionGroupConfig(SpecModel):
     members: Annotated[list[Key], Field(min_length=1)]
     """Names of inputs and of other groups."""
     fusion: FlatFusionConfig
-    """How the members are fused."""
+    """Fusion of the members."""
 
 
 class HierarchicalFusionConfig(BaseFusionConfig):
@@ -285,7 +285,7 @@ class HierarchicalFusionConfig(BaseFusionConfig):
     groups: Annotated[dict[Key, FusionGroupConfig], Field(min_length=1)]
     """Groups by name."""
     fusion: FlatFusionConfig
-    """How the groups and inputs that are in no group are fused."""
+    """Fusion of the groups and of the inputs that are in no group."""
 
     def topological_order(self) -> list[str]:
         """Return the names of the groups, inner ones first. Raises CycleError if groups contain each other."""

@@ -28,7 +28,7 @@ class NoRegressionConfig(BaseGateConfig):
 
     type: Literal["no_regression"] = "no_regression"
     tolerance: float = Field(0.01, ge=0)
-    """How much worse the candidate may be, in units of the metric that selects its checkpoint."""
+    """Largest allowed regression of the candidate, in units of the metric that selects its checkpoint."""
 
 
 class CustomGateConfig(CustomConfig, BaseGateConfig):

@@ -41,26 +41,26 @@ class BaseInput(JobSection):
     """Options of every input."""
 
     needs_column: ClassVar[bool] = True
-    """Whether it needs a `column`, which is by default the input's name."""
+    """True if it needs a `column`, which is by default the input's name."""
     length_field: ClassVar[str | None] = None
     """The field that bounds the length of a value; None if all values have one size."""
     length_mask: ClassVar[str | None] = None
     """The feature with one entry per step of a value; None if there is none."""
     pads_to_longest: ClassVar[bool] = False
-    """Whether values are padded to the longest of a batch."""
+    """True if values are padded to the longest of a batch."""
     has_words: ClassVar[bool] = False
-    """Whether a value is a text, which may be given as a list of words."""
+    """True if a value is a text, which may be given as a list of words."""
 
     type: str
     """Kind of input, or the import path of a custom one."""
     encoder: BaseEncoderConfig
-    """How a value is encoded."""
+    """Encoder of this input."""
     optional: bool = False
-    """Whether rows and requests may lack this input."""
+    """True if rows and requests may lack this input."""
     max_items: int = Field(1, ge=1, le=256)
     """Largest number of values per row; above 1, rows and requests contain lists, such as several images."""
     align: AlignConfig | None = None
-    """How this input is projected to the common width; by default as `align` of the job."""
+    """Projection of this input to the common width; by default as `align` of the job."""
     augment: list[CustomOnlyAugment] = Field(default_factory=list)
     """Random changes of training rows, applied in order."""
 
@@ -81,7 +81,7 @@ class BaseInput(JobSection):
 
     @property
     def required_in_request(self) -> bool:
-        """Whether every request must contain it."""
+        """True if every request must contain it."""
         return not self.optional and self.fallback_input is None
 
     def read(self, values: Mapping[str, Any]) -> Any:
@@ -95,7 +95,7 @@ class ColumnInput(BaseInput):
     model_config = ConfigDict(json_schema_extra=make_column_optional)
 
     holds_lists: ClassVar[bool] = False
-    """Whether a single value is a list or a mapping."""
+    """True if a single value is a list or a mapping."""
 
     column: str = Field(min_length=1)
     """Column of the rows; by default the input's name."""
@@ -117,7 +117,7 @@ class ImageInput(ColumnInput):
 
     type: Literal["image"]
     encoder: ImageEncoderConfig
-    """How an image is encoded."""
+    """Encoder of this input."""
     size: int = Field(224, ge=8, le=4096)
     """Side in pixels to which images are resized (with a Hugging Face encoder, its own processor decides)."""
     augment: list[ImageAugment] = Field(default_factory=list)
@@ -134,7 +134,7 @@ class AudioInput(ColumnInput):
 
     type: Literal["audio"]
     encoder: AudioEncoderConfig
-    """How a clip is encoded."""
+    """Encoder of this input."""
     sample_rate: int = Field(16000, ge=1000, le=192000)
     """Samples per second after resampling."""
     max_seconds: float = Field(10.0, gt=0, le=3600)
@@ -193,7 +193,7 @@ class VideoInput(ColumnInput):
 
     type: Literal["video"]
     encoder: VideoEncoderConfig
-    """How a video is encoded."""
+    """Encoder of this input."""
     num_frames: int = Field(8, ge=1, le=512)
     """Frames to sample, each from the middle of an equal part of the clip; fewer if it has fewer."""
     size: int = Field(112, ge=8, le=2048)
@@ -215,7 +215,7 @@ class TextInput(ColumnInput):
 
     type: Literal["text"]
     encoder: TextEncoderConfig
-    """How a text is encoded."""
+    """Encoder of this input."""
     max_tokens: int = Field(128, ge=1, le=32768)
     """Number of tokens after which a text is cut."""
     augment: list[TextAugment] = Field(default_factory=list)
@@ -232,13 +232,13 @@ class TimeseriesInput(ColumnInput):
 
     type: Literal["timeseries"]
     encoder: TimeseriesEncoderConfig
-    """How a time series is encoded."""
+    """Encoder of this input."""
     channels: list[Annotated[str, Field(min_length=1)]] | Annotated[int, Field(ge=1, le=4096)]
     """Names of the channels, or their number."""
     max_steps: int = Field(1024, ge=1, le=1_000_000)
     """Number of steps to which a longer series is cut; the newest are used."""
     scaling: Scaling = "robust"
-    """How center and scale are fitted."""
+    """Method for fitting center and scale."""
     center: list[float] | None = None
     """Subtracted from each channel; by default fitted on the training rows."""
     scale: list[Annotated[float, Field(gt=0)]] | None = None
@@ -326,7 +326,7 @@ class TabularInput(BaseInput):
 
     type: Literal["tabular"]
     encoder: TabularEncoderConfig
-    """How a set of columns is encoded."""
+    """Encoder of this input."""
     columns: Annotated[
         dict[str, Column],
         Field(min_length=1),
@@ -390,7 +390,7 @@ class ItemSequenceInput(ColumnInput):
 
     type: Literal["item_sequence"]
     encoder: ItemSequenceEncoderConfig
-    """How a sequence is encoded."""
+    """Encoder of this input."""
     max_length: int = Field(64, ge=1, le=65536)
     """Number of items to which a longer sequence is cut; the newest are used."""
     min_frequency: int = Field(2, ge=1)
@@ -408,7 +408,7 @@ class CustomInput(CustomConfig, ColumnInput):
     pads_to_longest: ClassVar[bool] = True
 
     encoder: Annotated[BaseEncoderConfig, PartOf(lambda: ENCODERS["custom"])]
-    """How a value is encoded: a custom encoder."""
+    """A custom encoder."""
 
 
 INPUTS: Family[BaseInput] = Family(

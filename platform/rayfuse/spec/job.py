@@ -97,7 +97,7 @@ class ComputeConfig(SpecModel):
     gpus_per_worker: float = Field(0, ge=0)
     """GPUs reserved for each worker; 0 trains on the CPU."""
     max_failures: int = Field(3, ge=0)
-    """How often training resumes from its last checkpoint after a worker dies; preempted nodes are not counted."""
+    """Number of restarts from the last checkpoint after a worker dies; preempted nodes are not counted."""
     hang_timeout: Seconds | None = Field(1800.0, gt=0)
     """Time without progress after which the workers restart; null: no limit."""
     resize_interval: Seconds = Field(60.0, gt=0)
@@ -121,7 +121,7 @@ class ComputeConfig(SpecModel):
 
 
 class OutputConfig(SpecModel):
-    """Where results are stored."""
+    """Storage of runs, MLflow tracking and the registered model."""
 
     storage: Url
     """Folder for checkpoints, logs and the trained model."""
@@ -145,17 +145,17 @@ class Job(SpecModel):
     inputs: Annotated[dict[Key, Input], Field(min_length=1), BeforeValidator(default_columns)]
     """Inputs by name, which is also their name in HTTP requests."""
     align: AlignConfig = Field(default_factory=LinearAlignConfig)
-    """How encoded inputs are projected to a common width."""
+    """Projection of the encoded inputs to a common width."""
     fusion: FusionConfig
-    """How aligned inputs are fused."""
+    """Fusion of the aligned inputs."""
     tasks: Annotated[dict[Key, TaskConfig], Field(min_length=1), BeforeValidator(with_default_columns)]
-    """What the model predicts, by name."""
+    """Prediction tasks, by name."""
     train: TrainConfig = Field(default_factory=TrainConfig)
-    """How the model is trained."""
+    """Training options."""
     compute: ComputeConfig = Field(default_factory=ComputeConfig)
     """Workers and their resources."""
     output: OutputConfig
-    """Where results are stored."""
+    """Storage of runs, MLflow tracking and the registered model."""
 
     @property
     def registered_model_name(self) -> str:

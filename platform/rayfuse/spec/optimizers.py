@@ -15,9 +15,9 @@ class BaseOptimizerConfig(SpecModel):
     """Options of every optimizer."""
 
     unsharded_weights_reason: ClassVar[str | None] = None
-    """Why it needs whole weights, which ZeRO stages above 0 shard; None if it does not."""
+    """Reason to reject ZeRO stages above 0, which shard weights; None if it works with them."""
     separates_matrices: ClassVar[bool] = False
-    """Whether its parameter groups are split by their `matrix`: inner weights of two dimensions, and all others."""
+    """True if its parameter groups are split by their `matrix`: inner weights of two dimensions, and all others."""
 
     type: str
     """Kind of optimizer, or the import path of a custom one."""

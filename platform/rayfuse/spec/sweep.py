@@ -143,9 +143,9 @@ class Sweep(SpecModel):
     mode: Mode | None = None
     """`max` or `min`; by default the metric's own mode, from which it must not differ."""
     search: Search = Field(default_factory=RandomSearch)
-    """How values are chosen."""
+    """Search algorithm."""
     scheduler: Scheduler = Field(default_factory=NoScheduler)
-    """Which trials are stopped early."""
+    """Scheduler that stops trials early."""
     space: Annotated[dict[str, Parameter], Field(min_length=1)]
     """Path of a node of the job (a value or a whole block) → its possible values."""
     trial_overrides: dict[str, Any] = Field({})

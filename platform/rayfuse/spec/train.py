@@ -26,7 +26,7 @@ class EarlyStoppingConfig(SpecModel):
 
 
 SubsetSampling = Literal["random", "single", "each"]
-"""Which subsets of a row's inputs are trained on, in addition to all of them."""
+"""Subsets of a row's inputs to train on, in addition to all of them."""
 
 
 class SubsetLossConfig(SpecModel):
@@ -67,7 +67,7 @@ class DistillationConfig(SpecModel):
 
 
 class TrainConfig(JobSection):
-    """How a job is trained."""
+    """Training options of a job."""
 
     epochs: int = Field(10, ge=1)
     """Passes over the training rows."""
@@ -108,7 +108,7 @@ class TrainConfig(JobSection):
     activation_checkpointing: bool = False
     """Recompute activations of transformer layers in the backward pass instead of storing them (Chen et al., 2016)."""
     checkpoint: CheckpointingConfig = Field(default_factory=CheckpointingConfig)
-    """When checkpoints are saved and how many are kept."""
+    """Schedule and retention of checkpoints."""
     seed: int = Field(0, ge=0)
     """Seed of the weights, the order of rows, and augmentation."""
 

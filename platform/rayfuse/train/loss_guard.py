@@ -24,11 +24,11 @@ class GuardDecision:
     """Decision after a step."""
 
     action: Literal["continue", "stop", "rollback"] = "continue"
-    """What the training loop does next."""
+    """Next action of the training loop."""
     reason: str = ""
-    """What is wrong with the loss or the gradient; empty if training continues."""
+    """Problem of the loss or the gradient; empty if training continues."""
     remedy: str = ""
-    """What the user can change."""
+    """Suggested change for the user."""
     skip_steps: tuple[int, int] = (0, 0)
     """For a rollback, the first and the last optimizer step, counted from 1, whose batches are skipped. The checkpoint
     to restore has fewer steps than the first."""

@@ -21,7 +21,7 @@ class MemoryReport(TypedDict):
     baseline_bytes: int
     """Resident memory before the model was built: the interpreter and its libraries; 0 on a GPU."""
     on_gpu: bool
-    """Whether the worker trains on a GPU."""
+    """True if the worker trains on a GPU."""
 
 
 class PeakMemory:

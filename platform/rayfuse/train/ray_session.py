@@ -25,7 +25,7 @@ class RaySession:
     """A connection to Ray, as returned by `connect`; as a context manager, it closes itself."""
 
     started_by_us: bool
-    """Whether `connect` called `ray.init`, because this process was not connected before."""
+    """True if `connect` called `ray.init`, because this process was not connected before."""
     namespace: str
     """Ray's namespace of the connection, unique unless the caller chose it."""
 
@@ -143,7 +143,7 @@ class FitThread(Generic[T]):
         self._fit = fit
         self._results: list[T] = []
         self.error: BaseException | None = None
-        """What `fit` raised, as Ray raised it."""
+        """Exception from `fit`, as Ray raised it."""
         self._done = threading.Event()
         threading.Thread(target=self._run, name="fit", daemon=True).start()
 

@@ -29,7 +29,7 @@ _LOG = logging.getLogger(__name__)
 
 _ABORT_SECONDS = 20.0
 _SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"
-"""Where Ray Train keeps its list of checkpoints, in the folder of the run."""
+"""File of Ray Train's list of checkpoints, in the folder of the run."""
 
 
 class RayRun:

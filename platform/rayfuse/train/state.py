@@ -51,7 +51,7 @@ class TrainState:
     history: list[dict[str, float]] = field(default_factory=list)
     """Validation metrics of each epoch done."""
     stopped_early: bool = False
-    """Whether early stopping ended the training."""
+    """True if early stopping ended the training."""
     epoch_step: int = 0
     """Optimizer steps done of the epoch that has begun."""
     loss_guard: dict[str, Any] = field(default_factory=dict)

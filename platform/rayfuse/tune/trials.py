@@ -41,7 +41,7 @@ class Trial:
     run_id: str | None = None
     """ID of its MLflow run."""
     sent: bool = False
-    """Whether MLflow has all of its metrics."""
+    """True if MLflow has all of its metrics."""
     history: list[dict[str, float]] = field(default_factory=list)
     """Validation metrics by epoch."""
     seconds: float = 0.0
@@ -53,7 +53,7 @@ class Trial:
 
     @property
     def ended(self) -> bool:
-        """Whether the trial is no longer running."""
+        """True if the trial is no longer running."""
         return self.state != "running"
 
     def best_value(self, metric: str, mode: Mode) -> float | None:

@@ -30,7 +30,7 @@ class SequenceEncoder(Encoder):
     """
 
     has_time_encoding = False
-    """Whether `embed` encodes positions or times; if not, a Transformer gets sinusoidal positions."""
+    """True if `embed` encodes positions or times; if not, a Transformer gets sinusoidal positions."""
 
     def __init__(self, options: Any, source: Any) -> None:
         super().__init__(options, source)

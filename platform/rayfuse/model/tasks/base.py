@@ -28,11 +28,11 @@ class TaskHead(nn.Module, ABC):
     attribution_score_name: ClassVar[str] = "output"
     """Name of the number that `attribution_score` returns, for reports."""
     supports_mixup: ClassVar[bool] = False
-    """Whether each output depends on the fused vector of its sample alone, so that mixup can mix vectors."""
+    """True if each output depends on the fused vector of its sample alone, so that mixup can mix vectors."""
     cross_sample_loss: ClassVar[bool] = False
-    """Whether a row's loss depends on other rows; such a loss is computed for complete rows, not for input subsets."""
+    """True if a row's loss depends on other rows; such a loss is computed for complete rows, not for input subsets."""
     labels_words: ClassVar[bool] = False
-    """Whether the task labels single words, so that texts are given as lists of words."""
+    """True if the task labels single words, so that texts are given as lists of words."""
 
     def __init__(self, options: Any, dim: int) -> None:
         super().__init__()

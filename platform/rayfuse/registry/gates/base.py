@@ -37,7 +37,7 @@ class GateResult:
     gate: str
     """Type of the gate."""
     passed: bool
-    """Whether the candidate passed."""
+    """True if the candidate passed."""
     reason: str
     """The metrics that missed a bound, or why it passed."""
     details: Mapping[str, Any] = field(default_factory=dict)

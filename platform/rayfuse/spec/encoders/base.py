@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rayfuse.spec.job import Job
 
 Pool = Literal["mean", "first", "last", "max", "attention", "none"]
-"""How tokens become one vector: their mean, first, last or maximum, or a mean with learned weights (`attention`).
+"""Pooling of tokens to one vector: their mean, first, last or maximum, or a mean with learned weights (`attention`).
 
 `none` passes all tokens to the fusion. Padding is ignored.
 """
@@ -22,7 +22,7 @@ class BaseEncoderConfig(JobSection):
     """Options of every encoder."""
 
     reads_waveforms: ClassVar[bool] = False
-    """Whether an encoder of audio can read waveforms."""
+    """True if an encoder of audio can read waveforms."""
 
     type: str
     """Kind of encoder, or the import path of a custom one."""
@@ -31,12 +31,12 @@ class BaseEncoderConfig(JobSection):
 
     @property
     def frozen(self) -> bool:
-        """Whether nothing of it is trained, so that its output for a value never changes."""
+        """True if nothing of it is trained, so that its output for a value never changes."""
         return False
 
     @property
     def outputs_tokens(self) -> bool:
-        """Whether a value may become more than one token."""
+        """True if a value may become more than one token."""
         return getattr(self, "pool", "mean") == "none"
 
     @property

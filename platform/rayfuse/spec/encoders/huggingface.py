@@ -32,7 +32,7 @@ class HuggingFaceEncoderConfig(LayeredEncoderConfig):
     model: ModelRef
     """A folder, a URL of one, or an id on the hub."""
     train: TrainScope = "frozen"
-    """What is trained: nothing (`frozen`), the last N layers and what follows them (`last:N`), adapters (`lora`, `ia3`,
+    """Trained parameters: none (`frozen`), the last N layers and what follows them (`last:N`), adapters (`lora`, `ia3`,
     `oft`), or everything (`full`)."""
     lora: LoraAdapterConfig = Field(default_factory=LoraAdapterConfig)
     """Adapters with `train: lora`."""
@@ -41,7 +41,7 @@ class HuggingFaceEncoderConfig(LayeredEncoderConfig):
     oft: OFTAdapterConfig = Field(default_factory=OFTAdapterConfig)
     """Adapters with `train: oft`."""
     pool: Pool = "mean"
-    """How the encoder's outputs become one vector; `none` passes every position to the fusion."""
+    """Pooling of the encoder's outputs to one vector; `none` passes every position to the fusion."""
 
     hidden_states: Annotated[
         tuple[int, ...], Field(min_length=1, max_length=64), AfterValidator(_validate_hidden_states)

@@ -8,7 +8,7 @@ from rayfuse.spec.encoders.base import BaseEncoderConfig
 from rayfuse.spec.encoders.sequence import TransformerEncoderConfig
 
 MapPool = Literal["mean", "max", "attention", "none"]
-"""How the positions of a feature map become one vector; `none` passes every position to the fusion."""
+"""Pooling of the positions of a feature map to one vector; `none` passes every position to the fusion."""
 
 
 class ConvEncoderConfig(BaseEncoderConfig):
@@ -32,7 +32,7 @@ class ResnetEncoderConfig(BaseEncoderConfig):
     dropout: float = Field(0.1, ge=0, lt=1)
     """Dropout rate on the outputs."""
     pool: MapPool = "mean"
-    """How the positions of the last feature map become one vector; `none` passes all to the fusion."""
+    """Pooling of the positions of the last feature map to one vector; `none` passes all to the fusion."""
 
 
 class PatchTransformerEncoderConfig(TransformerEncoderConfig):

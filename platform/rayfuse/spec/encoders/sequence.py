@@ -20,7 +20,7 @@ class RecurrentEncoderConfig(BaseEncoderConfig):
     dropout: float = Field(0.1, ge=0, lt=1)
     """Dropout rate between layers and on the outputs."""
     pool: Pool = "mean"
-    """How the steps become one vector; `none` passes every step to the fusion."""
+    """Pooling of the steps to one vector; `none` passes every step to the fusion."""
 
 
 class GRUEncoderConfig(RecurrentEncoderConfig):
@@ -44,7 +44,7 @@ class TransformerEncoderConfig(MultiHeadEncoderConfig, LayeredEncoderConfig):
     dropout: float = Field(0.1, ge=0, lt=1)
     """Dropout rate in each layer."""
     pool: Pool = "mean"
-    """How the tokens become one vector; `none` passes every token to the fusion."""
+    """Pooling of the tokens to one vector; `none` passes every token to the fusion."""
 
 
 class TemporalConvEncoderConfig(BaseEncoderConfig):
@@ -58,7 +58,7 @@ class TemporalConvEncoderConfig(BaseEncoderConfig):
     dropout: float = Field(0.1, ge=0, lt=1)
     """Dropout rate in each layer."""
     pool: Pool = "mean"
-    """How the steps become one vector; `none` passes every step to the fusion."""
+    """Pooling of the steps to one vector; `none` passes every step to the fusion."""
 
 
 class StridedEncoderConfig(JobSection):
@@ -112,4 +112,4 @@ class EmbeddingEncoderConfig(BaseEncoderConfig):
     dropout: float = Field(0.1, ge=0, lt=1)
     """Dropout rate on the outputs."""
     pool: Literal["mean", "none"] = "mean"
-    """How the items become one vector; `none` passes every item to the fusion."""
+    """Pooling of the items to one vector; `none` passes every item to the fusion."""

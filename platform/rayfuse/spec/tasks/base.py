@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from rayfuse.spec.job import Job
 
 Mode = Literal["max", "min"]
-"""Whether higher or lower values of a metric are better."""
+"""Direction of a metric: higher or lower values are better."""
 Target = float | list[float]
 """The target of a row: a number, or several (NaN for one that is not set)."""
 CellType = Literal["int", "float", "json", "str"]
-"""How a cell of a csv file is parsed, which has no types: the text itself if it cannot be parsed so.
+"""Parser of a cell of a csv file, which has no types: the text itself if it cannot be parsed so.
 
 `json` is a list or a mapping.
 """
@@ -58,7 +58,7 @@ class BaseTaskConfig(JobSection):
     """Options of every task."""
 
     needs_column: ClassVar[bool] = False
-    """Whether it needs a `column`, which is by default the task's name."""
+    """True if it needs a `column`, which is by default the task's name."""
 
     type: str
     """Kind of task, or the import path of a custom one."""

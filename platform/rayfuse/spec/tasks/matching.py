@@ -26,7 +26,7 @@ MATCHING_METRICS: dict[str, Mode] = {
 
 
 class MatchingTaskConfig(PairTaskConfig):
-    """Whether two inputs belong together: a sigmoid of the similarity of their vectors (Zhai et al., 2023)."""
+    """True if two inputs belong together: a sigmoid of the similarity of their vectors (Zhai et al., 2023)."""
 
     type: Literal["matching"]
     column: str | None = Field(None, min_length=1)
