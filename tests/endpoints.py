@@ -6,6 +6,8 @@ from typing import Any
 
 from tiny_jobs import make_model_folder, tiny_job
 
+from rayfuse.serve.serve_config import EndpointStatus
+
 
 def b64(content: bytes) -> dict[str, str]:
     """Return a file in the form of a JSON request."""
@@ -21,6 +23,20 @@ def problem_of(response: Any, status: int, detail: str = "") -> dict[str, Any]:
     assert detail in problem["detail"]
     assert "Traceback" not in response.text
     return problem
+
+
+def running_endpoint(name: str) -> EndpointStatus:
+    """Return the status of a running endpoint at http://host/NAME."""
+    return EndpointStatus(
+        name=name,
+        status="RUNNING",
+        url=f"http://host/{name}",
+        model={},
+        replicas=1,
+        num_api_keys=0,
+        message="",
+        dashboard="http://host",
+    )
 
 
 def make_served_model(folder: Path) -> Path:

@@ -145,13 +145,13 @@ def make_model_folder(folder: Path, steps: int = 60, seed: int = 0, job: Any = N
     torch.manual_seed(seed)
     job, dataset = load_dataset(job or tiny_job(folder / "data"))
     model = FusedModel(job)
-    _fit(model, dataset.splits["train"], job, steps)
+    train_steps(model, dataset.splits["train"], job, steps)
     weights = {name: tensor.detach() for name, tensor in trainable_state_dict(model).items()}
     save_model(folder / "model", job, weights, {"made by": "a test"})
     return folder / "model"
 
 
-def _fit(model: Any, rows: Sequence[Any], job: Any, steps: int) -> None:
+def train_steps(model: Any, rows: Sequence[Any], job: Any, steps: int) -> None:
     import torch
 
     from rayfuse.data.collate import collate

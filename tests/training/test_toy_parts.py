@@ -11,6 +11,7 @@ import pytest
 import ranks
 import tiny_jobs
 import yaml
+from endpoints import running_endpoint
 from starlette.testclient import TestClient
 from toy_parts.alignment import LowRankAlignment
 from toy_parts.encoder import MotifEncoder
@@ -34,7 +35,6 @@ from rayfuse.registry.tracker import Tracker
 from rayfuse.registry.versions import aliases
 from rayfuse.serve.app import build_app
 from rayfuse.serve.engine import InferenceEngine
-from rayfuse.serve.serve_config import EndpointStatus
 from rayfuse.serve.settings import Settings
 from rayfuse.spec.family import load_families
 from rayfuse.spec.job import Job
@@ -196,17 +196,7 @@ def test_an_invalid_value_is_a_problem_of_its_input(client: TestClient) -> None:
 
 
 def test_the_curl_command_sends_an_example(predictor: Predictor) -> None:
-    endpoint = EndpointStatus(
-        name="toys",
-        status="RUNNING",
-        url="http://host/toys",
-        model={},
-        replicas=1,
-        num_api_keys=0,
-        message="",
-        dashboard="http://host",
-    )
-    parts = shlex.split(curl_command(endpoint, predictor.job))
+    parts = shlex.split(curl_command(running_endpoint("toys"), predictor.job))
     assert parts == ["curl", "-F", "gene=GATTACA", "-F", "text=…", "http://host/toys/predict"]
 
 

@@ -1,6 +1,5 @@
 """`rayfuse plan JOB`: memory of each worker, the smallest layout that fits, and training time."""
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +11,6 @@ from rayfuse.formatting import format_bytes
 if TYPE_CHECKING:
     from rayfuse.estimate.planner import Layout, Plan, TimeEstimate
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_UNITS |= {f"{unit}i": 1024**power for power, unit in enumerate("KMGT", start=1)}
 _BAR_WIDTH = 40
 _MEMORY_PARTS = ("process", "samples", "weights", "gathered weights", "master weights", "ema weights", "optimizer",
           "gradients", "buffers", "activations")  # fmt: skip
@@ -27,13 +24,17 @@ class Size(click.ParamType[int]):
 
     def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return the number of bytes. Fails for zero and unknown units."""
+        from rayfuse.spec.base import parse_size
+
         if isinstance(value, int):
             return value
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?i?)B?", str(value), re.IGNORECASE)
-        unit = found and found[2][:1].upper() + found[2][1:].lower()
-        if not found or unit not in _UNITS or not float(found[1]):
+        try:
+            size = parse_size(value)
+        except ValueError:
+            size = 0
+        if not size:
             self.fail(f"{value!r} is not a size; use a number with a unit, such as 24GB or 80GiB", param, ctx)
-        return round(float(found[1]) * _UNITS[unit])
+        return size
 
 
 class Length(click.ParamType[tuple[str, float]]):

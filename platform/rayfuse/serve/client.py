@@ -30,7 +30,7 @@ def predict(
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     try:
         response = httpx.post(
-            target, files=_multipart_fields(values), headers=headers, timeout=timeout, trust_env=False
+            target, files=multipart_fields(values), headers=headers, timeout=timeout, trust_env=False
         )
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
         raise UnavailableError(f"{target} is unreachable ({str(error) or type(error).__name__})") from None
@@ -47,11 +47,12 @@ def predict_url(url: str) -> str:
     return f"{base}/predict"
 
 
-_MultipartField = tuple[str | None, Any, str]
+MultipartField = tuple[str | None, Any, str]
 """A part in httpx's form: (file name, content, media type)."""
 
 
-def _multipart_fields(values: Mapping[str, Any]) -> list[tuple[str, _MultipartField]]:
+def multipart_fields(values: Mapping[str, Any]) -> list[tuple[str, MultipartField]]:
+    """Return the parts of a form, by input; an input with several values has one part each."""
     return [
         (name, _multipart_field(name, one))
         for name, value in values.items()
@@ -59,7 +60,7 @@ def _multipart_fields(values: Mapping[str, Any]) -> list[tuple[str, _MultipartFi
     ]
 
 
-def _multipart_field(name: str, value: Any) -> _MultipartField:
+def _multipart_field(name: str, value: Any) -> MultipartField:
     if isinstance(value, tuple):
         filename, content = value
         return filename, content, mimetypes.guess_type(filename)[0] or "application/octet-stream"

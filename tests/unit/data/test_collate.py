@@ -1,33 +1,13 @@
 """Collation of samples."""
 
-from typing import Any
-
 import numpy as np
 import pytest
-import tiny_jobs
 import torch
-from reading import read_all
 
 from rayfuse.data.collate import collate
 from rayfuse.data.rows import Row
 from rayfuse.data.samples import Preprocessor, Sample
 from rayfuse.errors import DataError
-
-
-@pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    overrides = {"tasks.answer.classes": ["blue", "green", "high", "low", "red", "unknown"]}
-    return tiny_jobs.tiny_job(tmp_path_factory.mktemp("batches"), audio=True, **overrides)
-
-
-@pytest.fixture(scope="module")
-def rows(job: Any) -> list[Row]:
-    return read_all(job.data.train)[0]
-
-
-@pytest.fixture(scope="module")
-def maker(job: Any) -> Preprocessor:
-    return Preprocessor(job.inputs, job.tasks)
 
 
 def text(value: str, target: int = 0) -> Sample:

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_jobs
-from reading import read_all
 
 from rayfuse.data.rows import Row
 from rayfuse.data.sampler import BatchSampler, SampleCache, drop_modalities
@@ -106,22 +104,6 @@ def test_groups_stay_together_in_batches_by_length() -> None:
         assert runs == len(set(batch.tolist())), "a group is in one piece"
         parted += sum(count < 5 for count in Counter(batch.tolist()).values())
     assert parted == 0, "20 rows a batch are whole groups of 5"
-
-
-@pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    overrides = {"tasks.answer.classes": ["blue", "green", "high", "low", "red", "unknown"]}
-    return tiny_jobs.tiny_job(tmp_path_factory.mktemp("batches"), audio=True, **overrides)
-
-
-@pytest.fixture(scope="module")
-def rows(job: Any) -> list[Row]:
-    return read_all(job.data.train)[0]
-
-
-@pytest.fixture(scope="module")
-def maker(job: Any) -> Preprocessor:
-    return Preprocessor(job.inputs, job.tasks)
 
 
 def everywhere(plan: BatchSampler, epoch: int, step: int, world: int) -> list[int]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny_jobs
 import torch
+from endpoints import running_endpoint
 from torch import nn
 
 from rayfuse.cli.serve import curl_command
@@ -32,7 +33,6 @@ from rayfuse.model.predictor import Predictor
 from rayfuse.model.tasks import TaskHead
 from rayfuse.model.tokens import FusedState, Tokens, as_single_token, mean_pool
 from rayfuse.serve.openapi import build_openapi
-from rayfuse.serve.serve_config import EndpointStatus
 from rayfuse.spec.base import SpecModel
 from rayfuse.spec.job import Job
 from rayfuse.spec.tasks import Target
@@ -249,17 +249,7 @@ def test_openapi_documents_them(predictor: Predictor) -> None:
 
 
 def test_the_curl_command_sends_them(predictor: Predictor) -> None:
-    endpoint = EndpointStatus(
-        name="custom",
-        status="RUNNING",
-        url="http://host/custom",
-        model={},
-        replicas=1,
-        num_api_keys=0,
-        message="",
-        dashboard="http://host",
-    )
-    parts = shlex.split(curl_command(endpoint, predictor.job))
+    parts = shlex.split(curl_command(running_endpoint("custom"), predictor.job))
     assert parts == ["curl", "-F", "star=[1.0, 0.5]", "-F", "bare=…", "http://host/custom/predict"]
 
 

@@ -110,7 +110,7 @@ def test_the_temperature_is_saved_with_the_model(tmp_path: Path) -> None:
     batch = collate([maker.from_row(row) for row in dataset.splits["validation"]], maker.modalities)
     torch.manual_seed(0)
     model = FusedModel(job)
-    tiny_jobs._fit(model, dataset.splits["train"], job, 20)
+    tiny_jobs.train_steps(model, dataset.splits["train"], job, 20)
     model.eval()
     heads = task_heads(model)
     [outputs] = collect_outputs(model, heads, [batch])

@@ -133,7 +133,7 @@ def test_harder_negatives_weigh_more() -> None:
     logits = torch.stack([outputs[0, 0, :-1] @ outputs[:, 1, :-1].T])
     own = torch.zeros(1, dtype=torch.int64)
     negatives = torch.tensor([[False] + [True] * 5])
-    found = hard._direction_loss(logits, own, negatives, torch.tensor(1 / 0.07))
+    found = hard.direction_loss(logits, own, negatives, torch.tensor(1 / 0.07))
     torch.testing.assert_close(found[0], forward)
     assert (hard.loss(outputs, targets) > plain.loss(outputs, targets)).float().mean() > 0.5
 

@@ -132,7 +132,7 @@ def test_the_command_line_sends_a_form(
         [f"images=@{folder}/red.png", f"images=@{folder}/green.png", f"clip=@{folder}/dark.mp4"]
     )
     values = {**given, **{name: whole[name] for name in ("sensor", "person", "history", "text")}}
-    assert client.post("/predict", files=http._multipart_fields(values)).json() == answer
+    assert client.post("/predict", files=http.multipart_fields(values)).json() == answer
 
 
 def test_the_python_function(model: Predictor, whole: dict[str, Any], answer: Any, folder: Path) -> None:

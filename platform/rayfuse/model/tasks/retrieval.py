@@ -64,12 +64,12 @@ class RetrievalHead(PairHead):
         negatives[torch.arange(len(own)), own] = False
         scale = all_first.detach().norm(dim=1).mean().clamp(min=1e-6)
         both = [
-            self._direction_loss(logits, own, negatives, scale)
+            self.direction_loss(logits, own, negatives, scale)
             for logits in (first @ all_second.T, second @ all_first.T)
         ]
         return (both[0] + both[1]) / 2 * present
 
-    def _direction_loss(
+    def direction_loss(
         self, logits: torch.Tensor, positive_index: torch.Tensor, negatives: torch.Tensor, scale: torch.Tensor
     ) -> torch.Tensor:
         """Compute the loss of each row as a query.
