@@ -42,7 +42,7 @@ def run() -> None:
     """Print rows per second of all, and the ratios of paired epochs."""
     from rayfuse.data.dataset import load_dataset
     from rayfuse.spec.job import Job
-    from rayfuse.spec.load import load_spec
+    from rayfuse.spec.load import load_spec, parse_overrides
     from rayfuse.train.ray_session import connect
 
     if not (SHARED / "data").is_dir():
@@ -50,7 +50,9 @@ def run() -> None:
         return
     with tempfile.TemporaryDirectory() as storage:
         own = [f"output.storage={storage}", f"compute.cpus_per_worker={os.cpu_count()}"]
-        job, dataset = load_dataset(load_spec(ROOT / "jobs" / "arithmetic.yaml", Job, [*RECIPE, *own]))
+        job, dataset = load_dataset(
+            load_spec(ROOT / "jobs" / "arithmetic.yaml", Job, parse_overrides([*RECIPE, *own]))
+        )
         rows = dataset.splits["train"][:ROWS]
         distinct_questions = [
             replace(row, values={**row.values, "text": f"{number}: {row.values['text']}"})

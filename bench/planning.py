@@ -151,7 +151,7 @@ def _train(path: str) -> dict[str, Any]:
     from rayfuse.train.engine import load_deepspeed_config
 
     torch.set_num_threads(1)
-    job, dataset = load_dataset(load_spec(path, Job, []))
+    job, dataset = load_dataset(load_spec(path, Job))
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     trainer = build_trainer(job, dataset.splits, load_deepspeed_config(job), run=job.output.storage)
     for epoch in range(2):

@@ -27,13 +27,15 @@ def checkpoints() -> None:
     from rayfuse.data.dataset import load_dataset
     from rayfuse.demo.run import prepare
     from rayfuse.spec.job import Job
-    from rayfuse.spec.load import load_spec
+    from rayfuse.spec.load import load_spec, parse_overrides
     from rayfuse.train.ray_session import connect
 
     prepare(ROOT)
     for cpus in dict.fromkeys((max(1, (os.cpu_count() or 1) - 1), os.cpu_count())):
         own = [f"compute.cpus_per_worker={cpus}", "compute.workers=1", "train.deepspeed={stage: 2}"]
-        job, dataset = load_dataset(load_spec(ROOT / "jobs" / "digit_arithmetic.yaml", Job, own))
+        job, dataset = load_dataset(
+            load_spec(ROOT / "jobs" / "digit_arithmetic.yaml", Job, parse_overrides(own))
+        )
         connect(job)
         found = in_worker(_measure, job, dataset.splits["train"][:ROWS])
         _print_checkpoints(found, f"training on {cpus} of {os.cpu_count()} cores")

@@ -104,7 +104,7 @@ def _load(spec: Path, most: int) -> tuple[Any, list[Any]]:
     from rayfuse.spec.load import load_spec
 
     cpus = os.cpu_count()
-    job = load_spec(spec, Job, ["compute.workers=1", f"compute.cpus_per_worker={cpus}"])
+    job = load_spec(spec, Job, {"compute.workers": 1, "compute.cpus_per_worker": cpus})
     job, dataset = load_dataset(job)
     return job, dataset.splits["train"][:most]
 

@@ -148,4 +148,4 @@ def make_job(folder: Path, rows: list[dict[str, Any]] | None = None, **overrides
     }
     path = folder / "job.yaml"
     path.write_text(json.dumps(content))
-    return load_spec(path, Job, [f"{key}={json.dumps(value)}" for key, value in overrides.items()])
+    return load_spec(path, Job, overrides)

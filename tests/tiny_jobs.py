@@ -128,7 +128,7 @@ def tiny_job(folder: Path, audio: bool = False, **overrides: Any) -> Any:
             make_rows(folder, n, name, audio)
     path = folder / "job.yaml"  # JSON is YAML too
     path.write_text(json.dumps(job_content(folder, audio), indent=1))
-    return load_spec(path, Job, [f"{key}={json.dumps(value)}" for key, value in overrides.items()])
+    return load_spec(path, Job, overrides)
 
 
 def make_model_folder(folder: Path, steps: int = 60, seed: int = 0, job: Any = None) -> Path:

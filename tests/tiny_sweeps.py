@@ -37,4 +37,4 @@ def make_space(
         **more,
     }
     (folder / "sweep.yaml").write_text(json.dumps(content))
-    return load_sweep(folder / "sweep.yaml", [], {})
+    return load_sweep(folder / "sweep.yaml", environment={})

@@ -68,7 +68,7 @@ def objects(kube: KubeClient) -> set[str]:
 def rendered(spec: Path, cluster_file: Path, name: str) -> list[dict[str, Any]]:
     cluster = load_spec(cluster_file, Cluster)
     return manifests.render(
-        build_bundle(str(spec), (), TargetEnvironment.kubernetes(cluster, "c.yaml")), cluster, "c.yaml", name
+        build_bundle(str(spec), {}, TargetEnvironment.kubernetes(cluster, "c.yaml")), cluster, "c.yaml", name
     )
 
 

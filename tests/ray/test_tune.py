@@ -215,7 +215,7 @@ class SilentReporter:
 
 def run_in_process(folder: Path, reporter: SilentReporter, **changes: Any) -> Leaderboard:
     path = write_sweep(folder, search={"type": "random", "trials": 3}, concurrency=2, **changes)
-    return run_sweep(load_sweep(path, []), lambda run: True, lambda text: None, reporter, str(path))
+    return run_sweep(load_sweep(path), lambda run: True, lambda text: None, reporter, str(path))
 
 
 def assert_only_the_caller_is_left(callers_object: Any) -> None:

@@ -3,7 +3,7 @@
 import threading
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,7 +23,7 @@ _SPECS = ("jobs/digit_arithmetic.yaml", "serve/digit_arithmetic.yaml")
 )
 @output.set_option
 @output.json_option
-def demo(keep: bool, prepare: bool, overrides: tuple[str, ...]) -> None:
+def demo(keep: bool, prepare: bool, overrides: dict[str, Any]) -> None:
     """Make a data set, train, promote and serve a model, and predict over HTTP. Run it in a checkout of Rayfuse.
 
     --set overrides values of the training job, such as train.epochs=2.

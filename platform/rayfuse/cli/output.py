@@ -34,14 +34,25 @@ def json_option(command: AnyCallable) -> AnyCallable:
 
 
 def set_option(command: AnyCallable) -> AnyCallable:
-    """Add the option `--set`, passed as `overrides: tuple[str, ...]`, for `load_spec`."""
+    """Add the option `--set`, passed as `overrides: dict[str, Any]`, values by path."""
     return click.option(
         "--set",
         "overrides",
         metavar="PATH=VALUE",
         multiple=True,
+        callback=_parse_overrides,
         help="Override a value of the spec, such as train.epochs=3. May be repeated.",
     )(command)
+
+
+def _parse_overrides(
+    context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]
+) -> dict[str, Any]:
+    if not texts:
+        return {}
+    from rayfuse.spec.load import parse_overrides
+
+    return parse_overrides(texts)
 
 
 @contextmanager

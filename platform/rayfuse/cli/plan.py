@@ -74,7 +74,7 @@ class Length(click.ParamType[tuple[str, float]]):
 @output.json_option
 def plan(
     spec: str,
-    overrides: tuple[str, ...],
+    overrides: dict[str, Any],
     gpus: int | None,
     gpu_memory: int | None,
     device: str | None,
@@ -89,8 +89,8 @@ def plan(
     from rayfuse.spec.job import Job
     from rayfuse.spec.load import load_spec
 
-    settings = [*overrides, *([f"train.batch_size={batch}"] if batch else [])]
-    job = load_spec(spec, Job, settings)
+    batch_size = {"train.batch_size": batch} if batch else {}
+    job = load_spec(spec, Job, overrides | batch_size)
     request = PlanRequest(
         gpus, gpu_memory, find_gpu_spec(device) if device else None, memory, rows, dict(lengths)
     )

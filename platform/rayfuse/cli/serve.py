@@ -49,7 +49,7 @@ def serve() -> None:
 @click.argument("spec", metavar="SERVICE")
 @output.set_option
 @output.json_option
-def up(spec: str, overrides: tuple[str, ...]) -> None:
+def up(spec: str, overrides: dict[str, Any]) -> None:
     """Start or update the endpoint of the YAML file SERVICE; returns when it is ready."""
     from rayfuse.model.model_io import load_job
     from rayfuse.registry.download import fetch, resolve_version

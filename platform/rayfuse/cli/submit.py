@@ -59,7 +59,7 @@ def submit(
     wait: bool,
     follow: bool,
     timeout: float | None,
-    overrides: tuple[str, ...],
+    overrides: dict[str, Any],
 ) -> None:
     """Submit the job, sweep or service in the YAML file SPEC to a cluster.
 
@@ -132,7 +132,7 @@ def _check_options(
 
 def _submit_to_kubernetes(
     spec: str,
-    overrides: tuple[str, ...],
+    overrides: dict[str, Any],
     cluster_file: str,
     name: str | None,
     render: bool,
@@ -167,7 +167,7 @@ def _submit_to_kubernetes(
 
 
 def _submit_to_ray(
-    spec: str, overrides: tuple[str, ...], address: str, variables: tuple[str, ...], name: str | None
+    spec: str, overrides: dict[str, Any], address: str, variables: tuple[str, ...], name: str | None
 ) -> _Submission:
     """Submit to a Ray cluster by its Jobs API."""
     from rayfuse.cluster.manifests import job_name

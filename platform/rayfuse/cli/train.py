@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 )
 @output.json_option
 def train(
-    spec: str, overrides: tuple[str, ...], resume: bool | None, profile: bool, profile_steps: int
+    spec: str, overrides: dict[str, Any], resume: bool | None, profile: bool, profile_steps: int
 ) -> None:
     """Train the job in the YAML file JOB and register the model as candidate.
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     help="Train the best trial's job in full, and register the model as candidate.",
 )
 @output.json_option
-def tune(spec: str, overrides: tuple[str, ...], resume: bool | None, register_best: bool) -> None:
+def tune(spec: str, overrides: dict[str, Any], resume: bool | None, register_best: bool) -> None:
     """Run the trials of the sweep in the YAML file SWEEP on Ray Tune, and rank them.
 
     An interrupted sweep is resumed after a prompt; without a terminal it is resumed unless --no-resume is given.

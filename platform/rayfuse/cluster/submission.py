@@ -169,7 +169,7 @@ class TargetEnvironment:
         )
 
 
-def build_bundle(source: str, overrides: tuple[str, ...], target: TargetEnvironment) -> SubmissionBundle:
+def build_bundle(source: str, overrides: Mapping[str, Any], target: TargetEnvironment) -> SubmissionBundle:
     """Load the spec file `source` with `--set` overrides and validate it for its target environment.
 
     Raises SpecError with a line per problem: unset variables, files of this machine, storage that is deleted with the
@@ -195,12 +195,12 @@ def _bundle_job(source: str, content: dict[str, Any], target: TargetEnvironment)
 
 
 def _bundle_sweep(
-    source: str, content: dict[str, Any], overrides: tuple[str, ...], target: TargetEnvironment
+    source: str, content: dict[str, Any], overrides: Mapping[str, Any], target: TargetEnvironment
 ) -> SubmissionBundle:
     """Bundle a sweep with its job; the cluster must have capacity for its largest trial."""
     target.substitute_env(content, source)
     space = load_sweep(source, overrides, target.env)
-    sweep, job_file = space.sweep, space.sweep.job
+    sweep, job_file = space.sweep, str(space.sweep.job)
     job_content = read_spec(job_file, Job)
     target.check_storage(target.validate(job_content, Job, job_file), job_file)
     bundled = replace(space, folder=_LOCAL_BASE)

@@ -38,7 +38,7 @@ def read_splits(
 
 
 def split_urls(job: Job) -> dict[str, str]:
-    """Return the URL of each split that has files."""
+    """Return the URL of each split that has files; rows in memory must be stored before (see rayfuse.data.tables)."""
     urls = {"train": job.data.train, "validation": job.data.validation, "test": job.data.test}
     return {split: url for split, url in urls.items() if isinstance(url, str)}
 

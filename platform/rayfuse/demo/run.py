@@ -4,13 +4,14 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rayfuse.cluster import local
+from rayfuse.data.ingest import split_urls
 from rayfuse.demo.prepare import make_data, make_models
 from rayfuse.demo.services import mlflow_server, ray_cluster, sigterm_as_interrupt
 from rayfuse.pipeline import train_and_register
@@ -78,7 +79,9 @@ def prepare(root: Path) -> None:
 
 
 def run(
-    root: Path, overrides: tuple[str, ...] = (), on_ready: Callable[[Addresses], None] | None = None
+    root: Path,
+    overrides: Mapping[str, Any] | None = None,
+    on_ready: Callable[[Addresses], None] | None = None,
 ) -> DemoResult:
     """Run the demo with the specs in `root`/jobs and `root`/serve; `overrides` change the job.
 
@@ -105,7 +108,7 @@ def run(
             dashboard = Dashboard(cluster.dashboard_url, cluster.token)
             endpoint = _deploy(service, tracking_uri, dashboard)
         with result.timed_step("predict over HTTP"):
-            result.predictions = _predict_example(endpoint.url, Path(job.data.test or job.data.train))
+            result.predictions = _predict_example(endpoint.url, Path(split_urls(job)["test"]))
         if on_ready is not None:
             mlflow = cleanup.enter_context(mlflow_server(tracking_uri))
             token_file = str(local.state_file(state_dir))

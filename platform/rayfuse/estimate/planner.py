@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from rayfuse.data.dataset import fit
-from rayfuse.data.ingest import read_job_rows
+from rayfuse.data.ingest import read_job_rows, split_urls
 from rayfuse.errors import DataError, SpecError, UnavailableError
 from rayfuse.estimate import baseline, gpu_specs
 from rayfuse.estimate.layouts import Phase, WorkerFootprint, offload_names
@@ -402,7 +402,7 @@ def _resolve_request(job: Job, request: PlanRequest) -> tuple[Job, int, PlanRequ
         ]
         return with_lengths(job, request.lengths), request.rows, request, notes
     try:
-        rows, _ = read_job_rows(job.data.train, job)
+        rows, _ = read_job_rows(split_urls(job)["train"], job)
     except (DataError, UnavailableError) as error:
         raise type(error)(
             f"{error}\n  to plan without reading the rows, pass their number: --rows N"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rayfuse.data.collate import Batch, collate
-from rayfuse.data.ingest import read_job_rows, read_splits
+from rayfuse.data.ingest import read_job_rows, read_splits, split_urls
 from rayfuse.data.invalid_rows import InvalidRows, check_invalid_fraction
 from rayfuse.data.rows import InvalidRow, Row
 from rayfuse.data.samples import Preprocessor, Sample
@@ -111,8 +111,9 @@ def _explanation(
 
 def evaluation_rows(job: Job, split: str) -> tuple[Sequence[Row], InvalidRows]:
     """Read the rows that a model of `job` was evaluated on: the test rows, or the held-out validation rows."""
-    if split == "test" and job.data.test is not None:
-        return read_job_rows(job.data.test, job)
+    urls = split_urls(job)
+    if split == "test" and split in urls:
+        return read_job_rows(urls[split], job)
     splits, invalid = read_splits(job)
     return splits[split], invalid.get(split, InvalidRows())
 

@@ -12,6 +12,7 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from rayfuse.data.ingest import split_urls
 from rayfuse.errors import RayfuseError, SpecError, UnavailableError
 from rayfuse.registry.async_sender import AsyncSender, SendJob
 from rayfuse.registry.journal import Journal, Record, read_journal
@@ -214,8 +215,8 @@ class Tracker:
 
     def _data_url(self, split: str) -> str:
         assert isinstance(self.spec, Job)
-        url = getattr(self.spec.data, split, None)
-        return url if isinstance(url, str) else self.spec.data.train
+        urls = split_urls(self.spec)
+        return urls.get(split, urls["train"])
 
 
 def flatten_params(content: Any, path: str = "") -> dict[str, str]:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
@@ -50,6 +50,53 @@ Problems = Iterable[tuple[str, str]]
 """Validation errors: the path below a section, and the message with value, rule and remedy."""
 
 
+class Spec(SpecModel):
+    """A spec of its own kind: loaded from YAML, or built from Python objects.
+
+    In Python `kind` may be left out, sections may be dicts, and relative paths are resolved against the working folder.
+    """
+
+    def __init__(self, **values: Any) -> None:
+        """Build a spec. Raises SpecError with a line per problem."""
+        from rayfuse.spec.load import validate_new
+
+        validate_new(self, values)
+
+    # As in pydantic's RootModel: without it, validation would call `__init__` and lose its context.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, **overrides: Any) -> Self:
+        """Load a spec file, a path or any fsspec URL; `overrides` are values by path, as in `**{"train.epochs": 3}`.
+
+        Raises SpecError with a line for every problem.
+        """
+        from rayfuse.spec.load import load_spec
+
+        return load_spec(path, cls, overrides)
+
+    def override(self, **overrides: Any) -> Self:
+        """Return the spec with other values by path, as in `job.override(**{"train.epochs": 3})`, validated anew.
+
+        Raises SpecError with a line for every problem.
+        """
+        from rayfuse.spec.load import override_spec
+
+        return override_spec(self, overrides)
+
+    def to_yaml(self, path: str | Path | None = None) -> str:
+        """Return the spec as YAML, without defaults, and write it to the file `path` if given; secrets are masked.
+
+        Paths are absolute. Raises SpecError for rows in memory, which YAML cannot hold.
+        """
+        from rayfuse.spec.load import to_yaml
+
+        text = to_yaml(self)
+        if path is not None:
+            Path(path).write_text(text, encoding="utf-8")
+        return text
+
+
 class JobSection(SpecModel):
     """A section of a job with rules that depend on other sections."""
 
@@ -74,7 +121,7 @@ Unimplemented = SkipJsonSchema[Annotated[Any, BeforeValidator(reject_unimplement
 """A field whose feature is not implemented yet; it is not in the JSON Schema."""
 
 
-def _resolve(value: str, info: ValidationInfo) -> str:
+def resolve_url(value: str, info: ValidationInfo) -> str:
     """Resolve a relative path against the folder of the spec's file; return URLs unchanged."""
     if holds_credentials(value):
         raise PydanticCustomError(
@@ -115,10 +162,10 @@ def join_url(folder: str, relative: str) -> str:
 
 def _resolve_model(value: str, info: ValidationInfo) -> str:
     """Resolve a path of a model folder; return ids of a hub, `name` and `org/name`, unchanged."""
-    return _resolve(value, info) if value.startswith((".", "/")) or _SCHEME.match(value) else value
+    return resolve_url(value, info) if value.startswith((".", "/")) or _SCHEME.match(value) else value
 
 
-Url = Annotated[str, Field(min_length=1), AfterValidator(_resolve)]
+Url = Annotated[str, Field(min_length=1), AfterValidator(resolve_url)]
 """A file, folder or glob: a path relative to the spec's file, or any fsspec URL."""
 
 ModelRef = Annotated[str, Field(min_length=1), AfterValidator(_resolve_model)]

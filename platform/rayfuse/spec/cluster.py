@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from rayfuse.spec.base import Seconds, SpecModel, holds_credentials
+from rayfuse.spec.base import Seconds, Spec, SpecModel, holds_credentials
 
 SPEC_FOLDER = "/etc/rayfuse/spec"
 """Folder with the submitted spec in every pod."""
@@ -300,7 +300,7 @@ def _validate_env(values: dict[str, str]) -> dict[str, str]:
     return values
 
 
-class Cluster(SpecModel):
+class Cluster(Spec):
     """Kubernetes namespace, image and resources for submitted specs."""
 
     kind: Literal["cluster"]

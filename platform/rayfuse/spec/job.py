@@ -22,16 +22,16 @@ from rayfuse.spec.base import (
     Name,
     Problems,
     Seconds,
+    Spec,
     SpecModel,
     Url,
-    UrlMember,
-    mapping_or_url,
 )
 from rayfuse.spec.deepspeed import DeepSpeedConfig
 from rayfuse.spec.encoders import LoraAdapterConfig, iter_pretrained_encoders
 from rayfuse.spec.feature_cache import FeatureCache, validate_feature_cache
 from rayfuse.spec.fusion import FusionConfig
 from rayfuse.spec.inputs import Input, default_columns
+from rayfuse.spec.rows import InMemoryRows, Rows, is_table
 from rayfuse.spec.tasks import Mode, TaskConfig, with_default_columns
 from rayfuse.spec.train import TrainConfig
 
@@ -43,19 +43,23 @@ class FractionSplit(SpecModel):
     """Fraction of the rows, between 0 and 1."""
 
 
-FractionSplitOrUrl = Annotated[
-    Annotated[FractionSplit, Tag("mapping")] | UrlMember, Discriminator(mapping_or_url)
+def _fraction_or_rows(value: Any) -> str:
+    return "url" if isinstance(value, (str, InMemoryRows)) or is_table(value) else "mapping"
+
+
+FractionSplitOrRows = Annotated[
+    Annotated[FractionSplit, Tag("mapping")] | Annotated[Rows, Tag("url")], Discriminator(_fraction_or_rows)
 ]
 
 
 class DataConfig(JobSection):
     """The rows of a job."""
 
-    train: Url
+    train: Rows
     """jsonl, csv or parquet: a file, a glob or a folder."""
-    validation: FractionSplitOrUrl = Field(default_factory=lambda: FractionSplit(fraction=0.1))
+    validation: FractionSplitOrRows = Field(default_factory=lambda: FractionSplit(fraction=0.1))
     """Rows that select the best checkpoint: a fraction of the training rows, or a URL."""
-    test: Url | None = None
+    test: Rows | None = None
     """Rows for a single evaluation after training."""
     max_bad_rows: Fraction = 0.01
     """Fraction of invalid rows above which the run stops."""
@@ -123,8 +127,8 @@ class ComputeConfig(SpecModel):
 class OutputConfig(SpecModel):
     """Storage of runs, MLflow tracking and the registered model."""
 
-    storage: Url
-    """Folder for checkpoints, logs and the trained model."""
+    storage: Url = "runs"
+    """Folder for checkpoints, logs and the trained model; by default `runs` next to the spec's file."""
     registered_model: Name | None = None
     """Name of the registered model; by default the job's name."""
     tracking_uri: Url | None = None
@@ -132,8 +136,13 @@ class OutputConfig(SpecModel):
     tensorboard: bool = False
     """Write event files for TensorBoard, too."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve_default_storage(cls, content: Any) -> Any:
+        return {"storage": "runs", **content} if isinstance(content, dict) else content
 
-class Job(SpecModel):
+
+class Job(Spec):
     """Train one model from rows to a registered version."""
 
     kind: Literal["job"]
@@ -154,8 +163,13 @@ class Job(SpecModel):
     """Training options."""
     compute: ComputeConfig = Field(default_factory=ComputeConfig)
     """Workers and their resources."""
-    output: OutputConfig
+    output: OutputConfig = Field(default_factory=OutputConfig)
     """Storage of runs, MLflow tracking and the registered model."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _add_output(cls, content: Any) -> Any:
+        return {"output": {}, **content} if isinstance(content, dict) else content
 
     @property
     def registered_model_name(self) -> str:

@@ -9,9 +9,10 @@ from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from rayfuse.errors import SpecError
-from rayfuse.spec.base import SpecModel
+from rayfuse.spec.base import Spec, SpecModel
 from rayfuse.spec.error_messages import format_errors
 from rayfuse.spec.paths import set_at
 
@@ -26,6 +27,7 @@ KINDS: dict[str, str] = {
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 AnySpec = TypeVar("AnySpec", bound=SpecModel)
+AnyNewSpec = TypeVar("AnyNewSpec", bound=Spec)
 
 
 def spec_class(kind: str) -> type[SpecModel]:
@@ -38,12 +40,12 @@ def spec_class(kind: str) -> type[SpecModel]:
 def load_spec(
     source: str | Path,
     kind: type[AnySpec],
-    overrides: Iterable[str] = (),
+    overrides: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> AnySpec:
     """Load the spec file `source` (a path or fsspec URL) as a spec of `kind`.
 
-    `overrides` are `path.to.key=value` strings, the value in YAML. Raises SpecError with a line for every error, as
+    `overrides` are values by path, as in `{"train.epochs": 3}`. Raises SpecError with a line for every error, as
     `file: path: value, rule, remedy`.
     """
     where = str(source)
@@ -51,15 +53,16 @@ def load_spec(
     return validate_spec(content, kind, where, folder_of(where))
 
 
-def read_spec(source: str | Path, kind: type[SpecModel], overrides: Iterable[str] = ()) -> dict[str, Any]:
+def read_spec(
+    source: str | Path, kind: type[SpecModel], overrides: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Read the content of a spec file, with the overrides applied and every `${VAR}` unchanged.
 
     Raises SpecError if it is not a YAML mapping of this kind; keys and values are not validated.
     """
     where = str(source)
     content = _parse(_read(where), where)
-    for override in overrides:
-        _apply_override(content, override)
+    apply_overrides(content, overrides or {}, where)
     _check_kind(content, kind, where)
     return content
 
@@ -161,7 +164,7 @@ def _yaml_problem(error: yaml.MarkedYAMLError, text: str) -> str:
 
 
 def _check_kind(content: dict[str, Any], kind: type[SpecModel], where: str) -> None:
-    (wanted,) = get_args(kind.model_fields["kind"].annotation)
+    wanted = _kind_of(kind)
     given = content.get("kind")
     if given is None:
         raise SpecError(f"{where}: kind: missing; write `kind: {wanted}`")
@@ -169,18 +172,71 @@ def _check_kind(content: dict[str, Any], kind: type[SpecModel], where: str) -> N
         raise SpecError(f"{where}: kind: this command requires `{wanted}`, the file is `{given}`")
 
 
-def _apply_override(content: dict[str, Any], override: str) -> None:
-    path, equals, value = override.partition("=")
-    if not equals or not path:
-        raise SpecError(f"--set {override}: write --set path.to.key=value")
+def _kind_of(kind: type[SpecModel]) -> str:
+    (name,) = get_args(kind.model_fields["kind"].annotation)
+    return str(name)
+
+
+def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
+    """Parse `path.to.key=value` texts of the option `--set`, whose values are YAML, to values by path.
+
+    Raises SpecError for a text of another form.
+    """
+    overrides: dict[str, Any] = {}
+    for text in texts:
+        path, equals, value = text.partition("=")
+        if not equals or not path:
+            raise SpecError(f"--set {text}: write --set path.to.key=value")
+        try:
+            overrides[path] = yaml.load(value, _StrictLoader)  # noqa: S506 - a SafeLoader
+        except yaml.YAMLError:
+            raise SpecError(f"--set {text}: the value is not YAML") from None
+    return overrides
+
+
+def apply_overrides(content: dict[str, Any], overrides: Mapping[str, Any], where: str) -> None:
+    """Set values by path in the content of a spec. Raises SpecError if a path leads below a value."""
+    for path, value in overrides.items():
+        try:
+            set_at(content, path, value)
+        except ValueError as error:
+            raise SpecError(f"{where}: {path}: {error}") from None
+
+
+def validate_new(spec: Spec, values: Mapping[str, Any]) -> None:
+    """Validate a spec that is built in Python, in place. Raises SpecError with a line per problem."""
+    kind = type(spec)
+    content = {"kind": _kind_of(kind), **values}
     try:
-        parsed = yaml.load(value, _StrictLoader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError:
-        raise SpecError(f"--set {override}: the value is not YAML") from None
+        kind.__pydantic_validator__.validate_python(
+            content, self_instance=spec, context={"base": str(Path.cwd())}
+        )
+    except ValidationError as error:
+        raise SpecError(
+            "\n".join(f"{kind.__name__}: {line}" for line in format_errors(error, kind))
+        ) from None
+
+
+def override_spec(spec: AnyNewSpec, overrides: Mapping[str, Any]) -> AnyNewSpec:
+    """Return a spec with other values by path. Raises SpecError with a line per problem."""
+    if not overrides:
+        return spec
+    content = spec.model_dump(exclude_unset=True)
+    where = type(spec).__name__
+    apply_overrides(content, overrides, where)
+    return validate_spec(content, type(spec), where, str(Path.cwd()))
+
+
+def to_yaml(spec: Spec) -> str:
+    """Return a spec as YAML, without defaults. Raises SpecError for rows in memory."""
     try:
-        set_at(content, path, parsed)
-    except ValueError as error:
-        raise SpecError(f"--set {override}: {error}") from None
+        content = spec.model_dump(mode="json", exclude_unset=True)
+    except PydanticSerializationError as error:
+        raise SpecError(
+            f"{type(spec).__name__}: {str(error).partition('ValueError: ')[2] or error}"
+        ) from None
+    content = {"kind": _kind_of(type(spec)), **content}
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
 
 
 def substitute(node: Any, environment: Mapping[str, str], where: str, path: str = "") -> Any:

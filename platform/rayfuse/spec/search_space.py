@@ -178,24 +178,42 @@ class SearchSpace:
 
 
 def load_sweep(
-    source: str | Path, overrides: Iterable[str] = (), environment: Mapping[str, str] = os.environ
+    source: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] = os.environ,
 ) -> SearchSpace:
     """Load a sweep and its job, and validate every combination as a job.
 
     Raises SpecError with the path in the sweep: for an invalid value, a metric that no task reports, or a node that the
     job does not have.
     """
-    where = str(source)
-    sweep = load_spec(source, Sweep, overrides, environment)
-    content = substitute(read_spec(sweep.job, Job), environment, sweep.job)
-    folder = folder_of(sweep.job)
-    space = SearchSpace(sweep, validate_spec(content, Job, sweep.job, folder), content, folder)
+    return search_space(load_spec(source, Sweep, overrides, environment), str(source), environment)
+
+
+def search_space(
+    sweep: Sweep, where: str = "Sweep", environment: Mapping[str, str] = os.environ
+) -> SearchSpace:
+    """Combine a sweep with its job, and validate every combination as a job. Raises SpecError as `load_sweep` does.
+
+    `where` is the file of the sweep, for errors.
+    """
+    space = _with_job(sweep, environment)
     problems = (
         list(_validate_metric(space)) or space.validate_combinations() or list(_validate_conditions(space))
     )
     if problems:
         raise SpecError("\n".join(f"{where}: {problem}" for problem in _truncate_errors(problems)))
     return space
+
+
+def _with_job(sweep: Sweep, environment: Mapping[str, str]) -> SearchSpace:
+    if isinstance(sweep.job, Job):
+        content = sweep.job.model_dump(exclude_unset=True)
+        return SearchSpace(sweep, sweep.job, content, str(Path.cwd()))
+    assert isinstance(sweep.job, str)
+    content = substitute(read_spec(sweep.job, Job), environment, sweep.job)
+    folder = folder_of(sweep.job)
+    return SearchSpace(sweep, validate_spec(content, Job, sweep.job, folder), content, folder)
 
 
 def format_values(values: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from rayfuse.spec.base import Bytes, Name, Seconds, SpecModel, Unimplemented, Url
+from rayfuse.spec.base import Bytes, Name, Seconds, Spec, SpecModel, Unimplemented, Url
 
 _MODELS_URI = re.compile(r"^models:/[^/@]+(@[A-Za-z0-9_.-]+|/\d+)$")
 
@@ -90,7 +90,7 @@ class Limits(SpecModel):
     """Longest time for a response; slower requests get status 504."""
 
 
-class Service(SpecModel):
+class Service(Spec):
     """Serve a registered model over HTTP."""
 
     kind: Literal["service"]

@@ -2,10 +2,18 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
-from rayfuse.spec.base import Name, Seconds, SpecModel, Url
+from rayfuse.spec.base import Name, Seconds, Spec, SpecModel, resolve_url
 from rayfuse.spec.paths import is_below
 from rayfuse.spec.tasks import Mode
 
@@ -129,14 +137,24 @@ _FIXED_SECTIONS = ("kind", "name", "output")
 """Sections of a job that no trial may change, as they decide where results are stored."""
 
 
-class Sweep(SpecModel):
+def _validate_job(value: Any, info: ValidationInfo) -> str | Spec:
+    if isinstance(value, str) and value:
+        return resolve_url(value, info)
+    if isinstance(value, Spec) and getattr(value, "kind", None) == "job":
+        return value
+    raise PydanticCustomError("job", "not a job; write the path of its spec file, or in Python pass a Job")
+
+
+class Sweep(Spec):
     """Search values for any part of a job."""
 
     kind: Literal["sweep"]
     """Kind of spec."""
     name: Name
     """Name of the sweep."""
-    job: Url
+    job: Annotated[
+        str | Spec, PlainValidator(_validate_job), WithJsonSchema({"type": "string", "minLength": 1})
+    ]
     """Spec file of the job."""
     metric: str
     """TASK/METRIC on the validation rows, or `loss`. The best epoch of a trial counts."""

@@ -57,7 +57,9 @@ def connect(job: Job) -> RaySession:
     if address:
         _join_cluster(address)
     else:
-        ensure_token()  # before ray is imported; an existing cluster has its own
+        # Ray reads the variables when it is imported; after that, `ray.init` itself enables tokens.
+        if "ray" not in sys.modules:
+            ensure_token()
         _start_local(job)
     return RaySession(started_by_us=True, namespace=_namespace())
 

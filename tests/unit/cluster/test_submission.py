@@ -11,7 +11,7 @@ import yaml
 from rayfuse.cluster.submission import SubmissionBundle, TargetEnvironment, build_bundle
 from rayfuse.errors import SpecError
 from rayfuse.spec.cluster import Cluster
-from rayfuse.spec.load import load_spec
+from rayfuse.spec.load import load_spec, parse_overrides
 from rayfuse.spec.search_space import load_sweep
 
 SERVICE = {
@@ -35,7 +35,9 @@ def send(folder: Path, content: dict[str, Any], *overrides: str, **cluster: Any)
     spec.write_text(yaml.safe_dump(content, sort_keys=False))
     file = cluster_specs.write(folder, **cluster)
     return build_bundle(
-        str(spec), overrides, TargetEnvironment.kubernetes(load_spec(file, Cluster), "k8s/c.yaml")
+        str(spec),
+        parse_overrides(overrides),
+        TargetEnvironment.kubernetes(load_spec(file, Cluster), "k8s/c.yaml"),
     )
 
 

@@ -57,7 +57,7 @@ def error_of(spec: dict[str, Any], path: str, value: Any) -> str:
         ("data.validation", {"fraction": 1.5}, "data.validation.fraction: should be less than 1, not 1.5"),
         ("data.validation", 0.1, "data.validation: must be a mapping, not 0.1"),
         ("data.train", LEFT_OUT, "data.train: missing"),
-        ("data.train", "", "data.train: should have at least 1 character, not ''"),
+        ("data.train", "", "data.train: '' is not a table of rows; write the path of jsonl, csv or parquet files, or in Python pass a DataFrame, an Arrow table, a list of dicts, or a dataset of Ray or Hugging Face"),
         ("name", None, "name: should be a valid string, not None"),
         ("name", "a/b", "name: 'a/b' does not match ^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$"),
         ("train.epochs", "many", "train.epochs: should be a valid integer, not 'many'"),

@@ -6,7 +6,7 @@ import pytest
 
 from rayfuse.errors import SpecError
 from rayfuse.spec.job import FractionSplit, Job
-from rayfuse.spec.load import load_spec, read_kind
+from rayfuse.spec.load import load_spec, parse_overrides, read_kind
 from rayfuse.spec.service import Service
 
 JOB = """\
@@ -33,14 +33,14 @@ def job_file(tmp_path: Path) -> Path:
 
 
 def load_job(path: Path, *overrides: str, **environment: str) -> Job:
-    return load_spec(path, Job, overrides, environment)
+    return load_spec(path, Job, parse_overrides(overrides), environment)
 
 
 def error_of(path: Path, text: str, *overrides: str, kind: type = Job, **environment: str) -> str:
     """Return the error message of a spec file with this text, without the path of its folder."""
     path.write_text(text)
     with pytest.raises(SpecError) as caught:
-        load_spec(path, kind, overrides, environment)
+        load_spec(path, kind, parse_overrides(overrides), environment)
     return str(caught.value).replace(f"{path.parent}/", "")
 
 
@@ -68,7 +68,7 @@ def test_relative_paths_are_resolved_against_the_url() -> None:
     with pytest.raises(
         SpecError, match=r"output\.storage: '\.\./\.\./\.\.' is not a path: .* above the root"
     ):
-        load_spec("memory://specs/jobs/tiny.yaml", Job, ["output.storage=../../.."])
+        load_spec("memory://specs/jobs/tiny.yaml", Job, {"output.storage": "../../.."})
 
 
 def test_a_tilde_is_the_home_folder(job_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +131,7 @@ def test_set_reaches_into_lists(job_file: Path) -> None:
     job_file.write_text(listed)
     assert load_job(job_file, "tasks.answer.classes.1=z").tasks["answer"].classes == ["a", "z", "c"]
     assert error_of(job_file, listed, "tasks.answer.classes.3=z") == (
-        "--set tasks.answer.classes.3=z: `tasks.answer.classes.3`: the list has 3 entries; count from 0"
+        "tiny.yaml: tasks.answer.classes.3: `tasks.answer.classes.3`: the list has 3 entries; count from 0"
     )
 
 
@@ -140,8 +140,8 @@ def test_set_reaches_into_lists(job_file: Path) -> None:
     [
         ("train.epochs", "--set train.epochs: write --set path.to.key=value"),
         ("=3", "--set =3: write --set path.to.key=value"),
-        ("name.first=x", "--set name.first=x: `name` is a value, not a mapping"),
-        ("name.a.b=x", "--set name.a.b=x: `name.a`: its parent is a value, not a mapping"),
+        ("name.first=x", "tiny.yaml: name.first: `name` is a value, not a mapping"),
+        ("name.a.b=x", "tiny.yaml: name.a.b: `name.a`: its parent is a value, not a mapping"),
         ("train={epochs: 3", "--set train={epochs: 3: the value is not YAML"),
         ("train.epochs=0", "tiny.yaml: train.epochs: should be greater than or equal to 1, not 0"),
         ("train.epoch=3", "tiny.yaml: train.epoch: unknown key; did you mean epochs?"),
@@ -218,7 +218,7 @@ def test_the_default_route_is_the_name_of_the_service(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     path.write_text("kind: service\nname: digits\nmodel: models:/digits@champion\n")
     assert load_spec(path, Service).route_prefix == "/digits"
-    assert load_spec(path, Service, ["route=/a/b"]).route_prefix == "/a/b"
+    assert load_spec(path, Service, {"route": "/a/b"}).route_prefix == "/a/b"
 
 
 def test_a_service_may_serve_a_folder(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def load(tmp_path: Path) -> Load:
     """Return a loader of a sweep over the tiny job; keywords change it, None removes a key."""
     (tmp_path / "job.yaml").write_text(json.dumps(tiny_jobs.job_content(tmp_path)))
 
-    def load(overrides: list[str] | None = None, **changes: Any) -> SearchSpace:
+    def load(overrides: dict[str, Any] | None = None, **changes: Any) -> SearchSpace:
         content = {
             "kind": "sweep",
             "name": "tiny-sweep",
@@ -39,7 +39,7 @@ def load(tmp_path: Path) -> Load:
         }
         path = tmp_path / "sweep.yaml"
         path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
-        return load_sweep(path, overrides or [], {})
+        return load_sweep(path, overrides, {})
 
     return load
 
@@ -203,7 +203,7 @@ def test_errors_in_the_job_have_the_path_of_its_file(load: Load, tmp_path: Path)
 
 
 def test_overrides_reach_a_parameter_by_its_path(load: Load) -> None:
-    overrides = ["space.train.optimizer.lr.loguniform=[1.0e-4, 1.0e-3]", "search.trials=3"]
+    overrides = {"space.train.optimizer.lr.loguniform": [1.0e-4, 1.0e-3], "search.trials": 3}
     space = load(overrides, search={"type": "random"})
     assert space.sweep.space["train.optimizer.lr"].loguniform == (1e-4, 1e-3)
     assert num_trials(space) == 3
