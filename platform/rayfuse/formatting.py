@@ -1,5 +1,7 @@
 """Formatting of texts and values for messages and reports."""
 
+from collections.abc import Mapping, Sequence
+
 
 def truncate(text: str, limit: int) -> str:
     """Return `text` with at most `limit` characters; a longer one ends with `…`."""
@@ -23,3 +25,37 @@ def format_bytes(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:,.2f} GB"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Format a table with aligned columns: numbers to the right, everything else to the left."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    widths = [max(len(row[i]) for row in [list(header), *cells]) for i in range(len(header))]
+    right = [bool(rows) and all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(header))]
+    lines = (
+        "  ".join(
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, width, number in zip(row, widths, right, strict=True)
+        )
+        for row in [list(header), *cells]
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def metric_table(by_inputs: Mapping[str, Mapping[str, float]]) -> str:
+    """Format a table with a row per subset of inputs and a column per metric, without averages over classes."""
+    shown = [
+        name
+        for name in next(iter(by_inputs.values()))
+        if not name.endswith(("_micro", "_macro", "_weighted"))
+    ]
+    return table(
+        ["inputs", *shown],
+        [[name, *(metrics[metric] for metric in shown)] for name, metrics in by_inputs.items()],
+    )
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -19,7 +19,7 @@ from rayfuse.registry.teacher import fetch_teacher
 from rayfuse.registry.tensorboard import check_installed, event_files
 from rayfuse.registry.tracker import Tracker
 from rayfuse.spec.job import Job
-from rayfuse.train import launch
+from rayfuse.train import launch, ray_session
 from rayfuse.train.distillation import copy_teacher
 from rayfuse.train.export import export_model
 from rayfuse.train.metrics_actor import Record
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 ConfirmResume = Callable[[RunFolder], bool]
 """Decides whether to resume an unfinished run."""
-LogFn = Callable[[str], None]
 
 _METRICS_FILE = "metrics.jsonl"
 _EVALUATION_FILE = "evaluation.json"
@@ -41,15 +40,14 @@ _LOG = logging.getLogger(__name__)
 def train_and_register(
     job: Job,
     confirm_resume: ConfirmResume = lambda run: True,
-    log: LogFn = _LOG.info,
-    progress_line: ProgressLine | None = None,
     spec_file: str | None = None,
     profile_steps: int = 0,
 ) -> dict[str, Any]:
     """Train `job`, log it to MLflow and register the exported model as `candidate`.
 
     An unfinished run of the same job and data is resumed if `confirm_resume` returns true; a run that is trained
-    completely is only registered. `profile_steps` is the number of steps to profile.
+    completely is only registered. `profile_steps` is the number of steps to profile. Progress is logged. A Ray that the
+    caller started is used and left as it was; another one is shut down at the end.
 
     Returns:
         {"run_id", "model", "version", "metrics", "evaluated_on", "by_inputs", "validation", "checkpoint", "run"}
@@ -61,27 +59,25 @@ def train_and_register(
     launch.preflight(job)
     check_installed(job)
     client = connect(resolve_tracking_uri(job.output.tracking_uri, job.output.storage))
-    job, dataset = launch.load_rows(job, log)
-    for warning in dataset.report:
-        log(warning)
-    teacher = fetch_teacher(job, dataset.splits["train"])
-    run, resumed = _open_run(job, dataset, confirm_resume, log)
-    tracker = _start_tracker(client, job, dataset, run, resumed, spec_file, log)
-    log(f"run {run.url}")
-    progress_line = progress_line or ProgressLine(log)
-    with closing(progress_line), record_failure(run, tracker):
-        evaluation = _train(job, dataset, teacher, run, tracker, progress_line, profile_steps)
-        return _register(job, dataset, run, tracker, evaluation)
+    with ray_session.connect(job):
+        job, dataset = launch.load_rows(job, _LOG.info)
+        for warning in dataset.report:
+            _LOG.info("%s", warning)
+        teacher = fetch_teacher(job, dataset.splits["train"])
+        run, resumed = _open_run(job, dataset, confirm_resume)
+        tracker = _start_tracker(client, job, dataset, run, resumed, spec_file)
+        _LOG.info("run %s", run.url)
+        with closing(ProgressLine()) as progress_line, record_failure(run, tracker):
+            evaluation = _train(job, dataset, teacher, run, tracker, progress_line, profile_steps)
+            return _register(job, dataset, run, tracker, evaluation)
 
 
-def _open_run(
-    job: Job, dataset: Dataset, confirm_resume: ConfirmResume, log: LogFn
-) -> tuple[RunFolder, bool]:
+def _open_run(job: Job, dataset: Dataset, confirm_resume: ConfirmResume) -> tuple[RunFolder, bool]:
     """Return the run to train, and whether it is resumed."""
     unfinished = find_unfinished_run(job, dataset.digests)
     if unfinished is None or not confirm_resume(unfinished):
         return create_run(job, dataset.digests), False
-    acquire_run(unfinished, log)
+    acquire_run(unfinished, _LOG.info)
     return unfinished, True
 
 
@@ -92,7 +88,6 @@ def _start_tracker(
     run: RunFolder,
     resumed: bool,
     spec_file: str | None,
-    log: LogFn,
 ) -> Tracker:
     """Start the MLflow run, or continue it, and save its id."""
     tracker = Tracker.start(
@@ -102,7 +97,7 @@ def _start_tracker(
         run.path(_METRICS_FILE),
         run.status.mlflow_run_id,
         spec_file=spec_file,
-        log=log,
+        log=_LOG.info,
     )
     if resumed:
         tracker.resend()

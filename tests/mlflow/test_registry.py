@@ -175,10 +175,10 @@ def test_command_line_errors_have_a_remedy(
     code, data = command(capsys, "models", "list")
     assert code == 4
     assert "train a job first" in data["error"]["message"]
-    code, data = command(capsys, "models", "show", "nothing", "--tracking", server.uri)
+    code, data = command(capsys, "models", "show", "nothing", "--tracking-uri", server.uri)
     assert code == 2
     assert "registered model `nothing` not found" in data["error"]["message"]
-    assert command(capsys, "models", "list", "--tracking", "http://127.0.0.1:9")[0] == 4
+    assert command(capsys, "models", "list", "--tracking-uri", "http://127.0.0.1:9")[0] == 4
 
 
 def test_a_new_database_is_created_without_output(tmp_path: Path) -> None:

@@ -243,7 +243,7 @@ def test_gates_decide_on_promotion(
     register(client, tracker.run_id, fitted, model_folder, {}, measured, {"test": "digest"})
     tracker.finish()
     gate: dict[str, Any] = {"type": "toy_parts.gate:Robustness"}
-    command = ["models", "promote", fitted.name, "--tracking", str(tmp_path / "mlflow")]
+    command = ["models", "promote", fitted.name, "--tracking-uri", str(tmp_path / "mlflow")]
     command += ["--min", "length/coverage_error=0.2", "--gate"]
     assert main([*command, json.dumps(gate)]) == 3
     text = capsys.readouterr().err

@@ -11,7 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from rayfuse.cli.extras import EXTRAS
+from rayfuse.extras import EXTRAS
 
 
 @pytest.fixture(scope="module")

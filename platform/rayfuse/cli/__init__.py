@@ -14,8 +14,8 @@ from contextlib import nullcontext
 import click
 from click.exceptions import NoArgsIsHelpError, NoSuchCommand
 
-from rayfuse import __version__, errors
-from rayfuse.cli import extras, output
+from rayfuse import __version__, console, errors, extras
+from rayfuse.cli import output
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("rayfuse.cli.demo:demo", "Run the whole workflow on this machine, from data to an endpoint."),
@@ -92,7 +92,7 @@ def _wants_json(args: list[str]) -> bool:
 
 def _run(args: list[str]) -> int:
     try:
-        with output.log_to_user(), rayfuse.make_context("rayfuse", args) as context:
+        with console.log_to_user(), rayfuse.make_context("rayfuse", args) as context:
             rayfuse.invoke(context)
     except click.exceptions.Exit as done:
         return done.exit_code

@@ -9,6 +9,7 @@ import click
 
 from rayfuse.cli import output
 from rayfuse.errors import SpecError
+from rayfuse.formatting import table
 
 if TYPE_CHECKING:
     from rayfuse.demo.run import Addresses, DemoResult
@@ -61,6 +62,6 @@ def _summary(result: "DemoResult") -> str:
     seconds = [[name, seconds] for name, seconds in result.seconds.items()]
     total = sum(result.seconds.values())
     return (
-        f"\n{output.table(['inputs', 'test accuracy'], accuracy)}\n\n"
-        f"{output.table(['step', 'seconds'], [*seconds, ['total', total]])}"
+        f"\n{table(['inputs', 'test accuracy'], accuracy)}\n\n"
+        f"{table(['step', 'seconds'], [*seconds, ['total', total]])}"
     )

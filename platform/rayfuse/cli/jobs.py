@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rayfuse.cli import output
+from rayfuse.formatting import table
 
 if TYPE_CHECKING:
     from rayfuse.cluster.jobs import JobClient, JobInfo
@@ -117,7 +118,7 @@ def _connect(
 
 def jobs_table(jobs: "Sequence[JobInfo]", now: datetime) -> str:
     """Format a table of jobs, with ages up to `now`."""
-    return output.table(_HEADER, [_row(job, now) for job in jobs])
+    return table(_HEADER, [_row(job, now) for job in jobs])
 
 
 def _row(job: "JobInfo", now: datetime) -> list[object]:

@@ -1,22 +1,20 @@
 """`rayfuse models list|show|promote|rollback`: registered models and their aliases."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import click
 
 from rayfuse.cli import output
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from mlflow import MlflowClient
+from rayfuse.errors import SpecError
+from rayfuse.formatting import metric_table, table
 
 _ALIASES = ("champion", "candidate", "previous")
 
 
-def _tracking_option(command: "Callable[..., Any]") -> "Callable[..., Any]":
+def _tracking_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
-        "--tracking",
+        "--tracking-uri",
         "tracking_uri",
         metavar="URI",
         help="MLflow server, database file or folder.  [default: MLFLOW_TRACKING_URI, else runs/mlflow.db]",
@@ -33,9 +31,9 @@ def models() -> None:
 @output.json_option
 def list_(tracking_uri: str | None) -> None:
     """List the registered models."""
-    from rayfuse.registry.versions import list_models
+    from rayfuse.api import registry
 
-    found = list_models(_client(tracking_uri))
+    found = registry.list_models(tracking_uri)
     rows = [
         [
             model["name"],
@@ -46,7 +44,7 @@ def list_(tracking_uri: str | None) -> None:
         ]
         for model in found
     ]
-    text = output.table(["name", "versions", *_ALIASES, "metric", "value"], rows)
+    text = table(["name", "versions", *_ALIASES, "metric", "value"], rows)
     output.print_result({"models": found}, text if rows else "no registered models")
 
 
@@ -56,18 +54,16 @@ def list_(tracking_uri: str | None) -> None:
 @output.json_option
 def show(name: str, tracking_uri: str | None) -> None:
     """Show the versions of the model NAME, the newest first."""
-    from rayfuse.registry.versions import describe_model as show_model
+    from rayfuse.api import registry
 
-    found = show_model(_client(tracking_uri), name)
+    found = registry.describe_model(name, tracking_uri)
     parts = [
-        output.table(
-            ["version", "aliases", "created", "decision", "evaluated on", "metric", "value"], _rows(found)
-        )
+        table(["version", "aliases", "created", "decision", "evaluated on", "metric", "value"], _rows(found))
     ]
     champion = next((v for v in found["versions"] if "champion" in v["aliases"]), None)
     newest = champion or next(iter(found["versions"]), None)
     if newest and newest["by_inputs"]:
-        parts.append(f"version {newest['version']} by inputs:\n{by_inputs_table(newest['by_inputs'])}")
+        parts.append(f"version {newest['version']} by inputs:\n{metric_table(newest['by_inputs'])}")
     output.print_result(found, "\n\n".join(parts))
 
 
@@ -110,12 +106,16 @@ def promote(
     The gates require that its metrics reach every --min, and that it is not worse than the champion on the evaluation
     rows and with every subset of inputs that a request may have. If a gate fails, the exit code is 3.
     """
-    from rayfuse.registry.gates import default_gates, parse_gate, parse_thresholds
-    from rayfuse.registry.promotion import promote as decide
+    from rayfuse.api import registry
 
-    thresholds = parse_thresholds(minimum)
-    chosen = default_gates(thresholds, tolerance, [parse_gate(gate) for gate in gates])
-    decision = decide(_client(tracking_uri), name, force=force, log=output.log, gates=chosen)
+    decision = registry.promote(
+        name,
+        thresholds=_parse_thresholds(minimum),
+        tolerance=tolerance,
+        gates=gates,
+        force=force,
+        tracking_uri=tracking_uri,
+    )
     output.print_result(decision.to_dict(), decision.text())
 
 
@@ -125,32 +125,25 @@ def promote(
 @output.json_option
 def rollback(name: str, tracking_uri: str | None) -> None:
     """Restore the previous champion of the model NAME."""
-    from rayfuse.registry.promotion import rollback as decide
+    from rayfuse.api import registry
 
-    decision = decide(_client(tracking_uri), name)
+    decision = registry.rollback(name, tracking_uri=tracking_uri)
     output.print_result(decision.to_dict(), decision.text())
 
 
-def by_inputs_table(by_inputs: "Mapping[str, Mapping[str, float]]") -> str:
-    """Format a table with a row per subset of inputs and a column per metric, without averages over classes."""
-    shown = [
-        name
-        for name in next(iter(by_inputs.values()))
-        if not name.endswith(("_micro", "_macro", "_weighted"))
-    ]
-    return output.table(
-        ["inputs", *shown],
-        [[name, *(found[metric] for metric in shown)] for name, found in by_inputs.items()],
-    )
+def _parse_thresholds(texts: Iterable[str]) -> dict[str, float]:
+    """Parse `("answer/accuracy=0.9", …)` to bounds by metric. Raises SpecError if a text is invalid."""
+    thresholds: dict[str, float] = {}
+    for text in texts:
+        metric, _, bound = text.partition("=")
+        try:
+            thresholds[metric] = float(bound)
+        except ValueError:
+            raise SpecError(f"--min {text}: write --min METRIC=BOUND, as in answer/accuracy=0.9") from None
+    return thresholds
 
 
-def _client(tracking_uri: str | None) -> "MlflowClient":
-    from rayfuse.registry.mlflow_connection import connect, resolve_tracking_uri
-
-    return connect(resolve_tracking_uri(tracking_uri), create=False)
-
-
-def _rows(model: "Mapping[str, Any]") -> list[list[object]]:
+def _rows(model: Mapping[str, Any]) -> list[list[object]]:
     return [
         [
             version["version"],

@@ -10,15 +10,12 @@ import math
 import os
 import select
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import click
-
-if TYPE_CHECKING:
-    from rich.traceback import Traceback
 
 AnyCallable = TypeVar("AnyCallable", bound=Callable[..., Any])
 
@@ -53,24 +50,6 @@ def _parse_overrides(
     from rayfuse.spec.load import parse_overrides
 
     return parse_overrides(texts)
-
-
-@contextmanager
-def log_to_user() -> Iterator[None]:
-    """Show log records of Rayfuse while this lasts: through Rich on a terminal, as plain lines elsewhere.
-
-    Records below WARNING go to standard output (standard error with `--json`), others to standard error.
-    """
-    handler, level, propagate = _UserHandler(), _log.level, _log.propagate
-    _log.addHandler(handler)
-    _log.setLevel(level or logging.INFO)
-    _log.propagate = False
-    try:
-        yield
-    finally:
-        _log.removeHandler(handler)
-        _log.setLevel(level)
-        _log.propagate = propagate
 
 
 def echo(text: str = "") -> None:
@@ -109,21 +88,6 @@ def is_json() -> bool:
     return _json_stream is not None
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Format a table with aligned columns: numbers to the right, everything else to the left."""
-    cells = [[_cell(value) for value in row] for row in rows]
-    widths = [max(len(row[i]) for row in [list(header), *cells]) for i in range(len(header))]
-    right = [bool(rows) and all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(header))]
-    lines = (
-        "  ".join(
-            cell.rjust(width) if number else cell.ljust(width)
-            for cell, width, number in zip(row, widths, right, strict=True)
-        )
-        for row in [list(header), *cells]
-    )
-    return "\n".join(line.rstrip() for line in lines)
-
-
 @contextmanager
 def reserve_stdout_for_json(permanent: bool = False) -> Iterator[None]:
     """Reserve standard output for the JSON object while this lasts, or with `permanent` until the process has ended.
@@ -158,51 +122,6 @@ def handle_broken_pipe() -> bool:
     return bool(closed)
 
 
-class _UserHandler(logging.Handler):
-    """Prints log records; imports Rich only for a terminal."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._terminals: dict[str, logging.Handler] = {}
-
-    def emit(self, record: logging.LogRecord) -> None:
-        is_warning = record.levelno >= logging.WARNING
-        stream = sys.stderr if is_warning else sys.stdout
-        if stream.isatty():
-            if stream.name not in self._terminals:
-                self._terminals[stream.name] = _terminal_handler(stream)
-            self._terminals[stream.name].emit(record)
-        else:
-            prefix = f"{record.levelname.lower()}: " if is_warning else ""
-            print(f"{prefix}{self.format(record)}", file=stream, flush=True)
-
-
-def _terminal_handler(stream: TextIO) -> logging.Handler:
-    from rich.console import Console, ConsoleRenderable
-    from rich.logging import RichHandler
-    from rich.text import Text
-
-    class Handler(RichHandler):
-        """Renders only the message, without the columns of RichHandler, which would wrap paths and tables."""
-
-        def render_message(self, record: logging.LogRecord, message: str) -> ConsoleRenderable:
-            if record.levelno < logging.WARNING:
-                return Text(message)
-            level = record.levelname.lower()
-            return Text.assemble((f"{level}: ", f"logging.level.{level}"), message)
-
-        def render(
-            self,
-            *,
-            record: logging.LogRecord,
-            traceback: "Traceback | None",
-            message_renderable: ConsoleRenderable,
-        ) -> ConsoleRenderable:
-            return message_renderable
-
-    return Handler(console=Console(file=stream, soft_wrap=True, highlight=False))
-
-
 def _write_json(data: Mapping[str, Any]) -> None:
     print(json.dumps(_to_jsonable(data), allow_nan=False), file=_json_stream or sys.stdout, flush=True)
 
@@ -234,12 +153,6 @@ def _reader_has_closed(descriptor: int) -> bool:
     poll = select.poll()
     poll.register(descriptor, 0)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _to_jsonable(value: Any) -> Any:

@@ -5,8 +5,9 @@ import os
 
 import click
 
-from rayfuse.cli.output import json_option, print_result, table
+from rayfuse.cli.output import json_option, print_result
 from rayfuse.errors import SpecError
+from rayfuse.formatting import table
 
 
 @click.command()

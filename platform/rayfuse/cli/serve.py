@@ -13,6 +13,7 @@ import click
 
 from rayfuse.cli import output
 from rayfuse.errors import SpecError
+from rayfuse.formatting import table as format_table
 
 if TYPE_CHECKING:
     from rayfuse.serve.dashboard import Dashboard
@@ -83,7 +84,7 @@ def status() -> None:
     cluster = _find_cluster()
     endpoints = find(cluster.dashboard) if cluster else []
     rows = [[e.name, e.status, _model_version(e), e.replicas, e.url, e.message or "-"] for e in endpoints]
-    table = output.table(["name", "status", "model", "replicas", "url", "problem"], rows)
+    table = format_table(["name", "status", "model", "replicas", "url", "problem"], rows)
     text = f"{table}\n\n{cluster.dashboard_text}" if cluster and endpoints else "no endpoint is up"
     output.print_result({"endpoints": [_to_dict(endpoint) for endpoint in endpoints]}, text)
 

@@ -1,18 +1,12 @@
 """`rayfuse train JOB`: train, evaluate, log and register a model."""
 
 import sys
-import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import click
 
 from rayfuse.cli import output
-from rayfuse.cli.models import by_inputs_table
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from rayfuse.train.runs import RunFolder
 
 
 @click.command()
@@ -42,42 +36,24 @@ def train(
     If there is an unfinished run of the same job and data, the command asks whether to resume it; without a terminal it
     resumes it. --resume and --no-resume skip the question.
     """
-    from rayfuse.pipeline import train_and_register
-    from rayfuse.spec.job import Job
-    from rayfuse.spec.load import load_spec
-    from rayfuse.train.progress import ProgressLine
+    from rayfuse.api import training
 
-    started = time.perf_counter()
-    job = load_spec(spec, Job, overrides)
-    line = ProgressLine(output.log)
     steps = profile_steps if profile else 0
-    data = train_and_register(job, resume_policy(resume), output.log, line, spec, steps)
-    data["seconds"] = round(time.perf_counter() - started, 1)
-    output.print_result(data, format_summary(data))
+    result = training.train(spec, resume=resume_policy(resume), profile_steps=steps, **overrides)
+    text = f"{result}\nnext: rayfuse models promote {result.model}"
+    output.print_result(result.to_dict(), text)
 
 
-def resume_policy(resume: bool | None, what: str = "run") -> "Callable[[RunFolder], bool]":
-    """Return a function that decides whether to resume an unfinished run or sweep (`what`).
+def resume_policy(resume: bool | None, what: str = "run") -> bool | Callable[[str], bool]:
+    """Return `resume`; where it is None, a function that asks the user whether to resume an unfinished run or sweep.
 
-    It returns `resume`; where that is None it asks the user, and without a terminal returns True.
+    Without a terminal, it answers that it should be resumed.
     """
 
-    def confirm(run: "RunFolder") -> bool:
+    def confirm(url: str) -> bool:
         if not sys.stdin.isatty() or output.is_json():
-            output.log(f"resuming the unfinished {what} {run.url}; use --no-resume to start a new one")
+            output.log(f"resuming the unfinished {what} {url}; use --no-resume to start a new one")
             return True
-        return click.confirm(f"Found an unfinished {what}: {run.url}\nResume it?", default=True)
+        return click.confirm(f"Found an unfinished {what}: {url}\nResume it?", default=True)
 
-    return confirm if resume is None else lambda run: bool(resume)
-
-
-def format_summary(data: dict[str, Any]) -> str:
-    """Format the result of a training run: metrics, by inputs, and the registered version."""
-    from rayfuse.train.progress import without_averages
-
-    metrics = "  ".join(f"{name} {value:.4f}" for name, value in without_averages(data["metrics"]).items())
-    return (
-        f"{data['evaluated_on']}: {metrics}\n{by_inputs_table(data['by_inputs'])}\n"
-        f"registered {data['model']} version {data['version']} as candidate in {data['seconds']:.0f} s\n"
-        f"next: rayfuse models promote {data['model']}"
-    )
+    return confirm if resume is None else resume

@@ -7,7 +7,8 @@ from importlib.metadata import version as installed
 import click
 
 from rayfuse import __version__
-from rayfuse.cli.output import json_option, print_result, table
+from rayfuse.cli.output import json_option, print_result
+from rayfuse.formatting import table
 
 PACKAGES = (
     "torch",

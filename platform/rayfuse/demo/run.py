@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rayfuse.api.training import train_job
 from rayfuse.cluster import local
 from rayfuse.data.ingest import split_urls
 from rayfuse.demo.prepare import make_data, make_models
 from rayfuse.demo.services import mlflow_server, ray_cluster, sigterm_as_interrupt
-from rayfuse.pipeline import train_and_register
 from rayfuse.registry.download import fetch, resolve_version
 from rayfuse.registry.mlflow_connection import connect, resolve_tracking_uri
 from rayfuse.registry.promotion import promote
@@ -25,7 +25,6 @@ from rayfuse.serve.serve_config import EndpointStatus
 from rayfuse.spec.job import Job
 from rayfuse.spec.load import load_spec
 from rayfuse.spec.service import Service
-from rayfuse.train.progress import ProgressLine
 
 _METRIC_THRESHOLDS = {"answer/accuracy": 0.95}
 
@@ -119,13 +118,8 @@ def run(
 
 
 def _train(job: Job, job_file: Path, result: DemoResult) -> None:
-    import ray
-
-    line = ProgressLine(_log.info)
-    trained = train_and_register(job, lambda _: False, _log.info, line, str(job_file))
-    result.metrics, result.by_inputs = trained["metrics"], trained["by_inputs"]
-    result.version = trained["version"]
-    ray.shutdown()  # frees the memory of the workers before serving
+    trained = train_job(job, str(job_file), resume=False)
+    result.metrics, result.by_inputs, result.version = trained.metrics, trained.by_inputs, trained.version
 
 
 def _deploy(service: Service, tracking_uri: str, dashboard: Dashboard) -> EndpointStatus:

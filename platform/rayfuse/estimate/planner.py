@@ -13,6 +13,7 @@ from rayfuse.data.ingest import read_job_rows, split_urls
 from rayfuse.errors import DataError, SpecError, UnavailableError
 from rayfuse.estimate import baseline, gpu_specs
 from rayfuse.estimate.layouts import Phase, WorkerFootprint, offload_names
+from rayfuse.estimate.report import format_plan, plan_to_dict
 from rayfuse.estimate.simulation import ModelSizes, OptimizerMemory, Simulation, StepEstimate
 from rayfuse.estimate.synthetic_batch import max_input_lengths, max_lengths, sample_bytes, with_lengths
 from rayfuse.estimate.synthetic_batch import with_assumed_statistics as assume
@@ -51,8 +52,8 @@ class PlanRequest:
     def __post_init__(self) -> None:
         if self.gpus and not (self.gpu_memory or self.gpu_spec):
             raise SpecError(
-                f"--gpus {self.gpus}: the memory of each is missing; pass --gpu-memory, such as 24GB, or --device, such as "
-                "H100"
+                f"gpus: the memory of each of the {self.gpus} is missing; also pass --gpu-memory, such as 24GB, or "
+                "--device, such as H100"
             )
 
 
@@ -137,6 +138,13 @@ class Plan:
     """Training time; None if the speed of the GPU is not known."""
     notes: list[str]
     """Notes on data that was read and values that were assumed."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON, with bytes and seconds."""
+        return plan_to_dict(self)
+
+    def __str__(self) -> str:
+        return "\n".join(format_plan(self))
 
 
 class _CachedSimulation:

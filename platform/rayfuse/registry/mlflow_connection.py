@@ -188,7 +188,7 @@ def _prepare_database(uri: str, create: bool) -> None:
         return
     if not create and not path.exists():
         raise UnavailableError(
-            f"no MLflow database at {path}; train a job first, or set another with --tracking or MLFLOW_TRACKING_URI"
+            f"no MLflow database at {path}; train a job first, or set another with --tracking-uri or MLFLOW_TRACKING_URI"
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -34,14 +34,16 @@ LogFn = Callable[[str], None]
 
 
 def preflight(job: Job) -> None:
-    """Validate what would end the job later: storage, DeepSpeed options, precision, pretrained models.
+    """Validate what would end the job later: storage, files of rows, DeepSpeed options, precision, pretrained models.
 
     Raises:
         SpecError: An option is invalid on this machine.
-        DataError: The folder of a pretrained model is not one.
+        DataError: There are no files of rows, or the folder of a pretrained model is not one.
         ResourceError, UnavailableError: The storage is not writable.
     """
     check_storage(job.output.storage)
+    for url in split_urls(job).values():
+        list_data_files(url)  # fail before a cluster is started
     load_deepspeed_config(job)
     if not job.compute.gpus_per_worker:
         choose_precision(job.train.precision, torch.device("cpu"))
@@ -68,8 +70,6 @@ def load_rows(job: Job, log: LogFn = _LOG.info) -> tuple[Job, Dataset]:
         ResourceError: The workers do not fit on the cluster.
         UnavailableError: The cluster does not respond.
     """
-    for url in split_urls(job).values():
-        list_data_files(url)  # fail before a cluster is started
     connect(job)
     _check_capacity(job)  # without it, reading could wait forever as well
     log("reading and validating all rows")

@@ -1,12 +1,12 @@
-"""Progress of training: a live line on a terminal, plain log lines elsewhere."""
+"""Progress of training: a live line on a terminal and in a notebook, plain log lines elsewhere."""
 
 import logging
-import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
+from rayfuse.console import live_text
 from rayfuse.train.metrics_actor import Record
 
 _LOG = logging.getLogger(__name__)
@@ -19,15 +19,13 @@ LogFn = Callable[[str], None]
 class ProgressLine:
     """Progress output of a run.
 
-    Lines that stay are logged. On a terminal, a live line is drawn below them; elsewhere, the progress is logged
+    Lines that stay are logged. On a terminal and in a notebook, a live line shows the progress; elsewhere, it is logged
     every 15 s.
     """
 
     def __init__(self, log: LogFn = _LOG.info, stream: TextIO | None = None) -> None:
         self._log = log
-        self._stream = stream or sys.stderr
-        self._live = self._stream.isatty()
-        self._width = 0
+        self._live = live_text(stream or sys.stderr)
         self._last = float("-inf")
 
     def update(self, records: list[Record], progress: dict[str, Any]) -> None:
@@ -43,30 +41,20 @@ class ProgressLine:
             if "text" in record:
                 self.write(record["text"])
         if progress and self._live:
-            self._draw(format_progress(progress, shutil.get_terminal_size().columns - 1))
+            self._live.draw(format_progress(progress, self._live.width))
         elif progress and time.monotonic() - self._last > _PLAIN_INTERVAL_SECONDS:
             self._last = time.monotonic()
             self._log(format_progress(progress))
 
     def write(self, text: str) -> None:
         """Log a line, above the live one."""
-        self._clear()
+        self.close()
         self._log(text)
 
     def close(self) -> None:
         """Remove the live line."""
-        self._clear()
-
-    def _draw(self, text: str) -> None:
-        self._stream.write("\r" + text.ljust(self._width))
-        self._stream.flush()
-        self._width = len(text)
-
-    def _clear(self) -> None:
-        if self._width:
-            self._stream.write("\r" + " " * self._width + "\r")
-            self._stream.flush()
-            self._width = 0
+        if self._live:
+            self._live.clear()
 
 
 def format_progress(progress: Mapping[str, Any], width: int | None = None) -> str:

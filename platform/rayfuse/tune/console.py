@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TextIO
 
+from rayfuse.console import in_notebook
 from rayfuse.spec.search_space import format_value
 from rayfuse.spec.sweep import Parameter
 from rayfuse.tune.leaderboard import Leaderboard
@@ -115,8 +116,37 @@ class PlainLines:
         """Do nothing."""
 
 
+class NotebookTable:
+    """Table in the output of a notebook's cell, updated in place."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+        self._shown = ""
+
+    def report(self, board: Leaderboard) -> None:
+        """Show the current leaderboard, if it has changed."""
+        import pandas as pd
+        from IPython.display import display
+
+        frame = pd.DataFrame([row(board, trial) for trial in board.ranked[:_MAX_ROWS]], columns=header(board))
+        content = f"{frame.to_html(index=False)}<p>{_summary(board)}</p>"
+        if content == self._shown:
+            return
+        self._shown = content
+        bundle = {"text/html": content, "text/plain": _summary(board)}
+        if self._handle is None:
+            self._handle = display(bundle, raw=True, display_id=True)
+        else:
+            self._handle.update(bundle, raw=True)
+
+    def close(self) -> None:
+        """Leave the table as it is."""
+
+
 def create_reporter(log: Callable[[str], None], stream: TextIO | None = None) -> ProgressReporter:
-    """Return a live table if `stream` (default: standard error) is a terminal, else plain lines through `log`."""
+    """Return a table for a notebook, or for `stream` (default: standard error) if it is a terminal, else plain lines."""
+    if in_notebook():
+        return NotebookTable()
     stream = stream or sys.stderr
     return LiveTable(stream) if stream.isatty() else PlainLines(log)
 

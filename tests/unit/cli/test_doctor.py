@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from rayfuse.cli import doctor, extras, main
+from rayfuse import extras
+from rayfuse.cli import doctor, main
 
 Usage = namedtuple("Usage", "total used free")
 

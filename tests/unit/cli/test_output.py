@@ -1,9 +1,6 @@
 """Results as text and as JSON, and log records on standard output and standard error."""
 
-import io
 import json
-import logging
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -47,54 +44,6 @@ def test_results_are_text_without_json(capsys: pytest.CaptureFixture[str]) -> No
     output.print_result({"value": 1}, "done")
     assert capsys.readouterr() == ("first\ndone\n", "")
     assert not output.is_json()
-
-
-def test_log_records_are_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    with output.log_to_user():
-        output.log("started")
-        logging.getLogger("rayfuse.data").warning("3 rows skipped")
-        logging.getLogger("rayfuse.data").debug("hidden")
-        logging.getLogger("other").warning("not of Rayfuse")
-    captured = capsys.readouterr()
-    assert captured.out == "started\n"
-    assert captured.err.startswith("warning: 3 rows skipped\n")
-    assert "hidden" not in captured.err
-
-
-def test_log_records_go_to_standard_error_with_json(capsys: pytest.CaptureFixture[str]) -> None:
-    with output.reserve_stdout_for_json(), output.log_to_user():
-        output.log("started")
-        output.print_result({"value": 1}, "done")
-    assert capsys.readouterr() == ('{"value": 1}\n', "started\n")
-
-
-def test_a_terminal_gets_records_through_rich_without_line_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        name = "<stderr>"
-
-        def isatty(self) -> bool:
-            return True
-
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "20")
-    path = "/a/path/that/is/longer/than/the/terminal [bold]"
-    with output.log_to_user():
-        output.warn(path)
-    assert "warning" in terminal.getvalue()
-    assert "\x1b[" in terminal.getvalue()
-    assert f"{path}\n" in terminal.getvalue()
-
-
-def test_logging_of_the_caller_is_restored(caplog: pytest.LogCaptureFixture) -> None:
-    logger = logging.getLogger("rayfuse")
-    before = (list(logger.handlers), logger.level, logger.propagate)
-    with output.log_to_user():
-        pass
-    assert (list(logger.handlers), logger.level, logger.propagate) == before
-    output.warn("to the handlers of the application")
-    assert caplog.messages == ["to the handlers of the application"]
 
 
 def test_standard_output_is_restored(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,7 @@
 """Gates: rules that a candidate model must pass to become champion."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -40,31 +40,21 @@ def default_gates(
     return [build_gate(gate) for gate in [*(gate for gate in chosen if gate.type not in given), *gates]]
 
 
-def parse_gate(text: str) -> BaseGateConfig:
-    """Parse a gate: its type, the import path of a custom one, or a JSON block. Raises SpecError if it is invalid."""
+def parse_gate(gate: str | Mapping[str, Any]) -> BaseGateConfig:
+    """Parse a gate: its type, the import path of a custom one, or a block, which may be JSON. Raises SpecError."""
+    block: Any = gate
     try:
-        block: Any = json.loads(text) if text.lstrip().startswith("{") else {"type": text}
+        if isinstance(gate, str):
+            block = json.loads(gate) if gate.lstrip().startswith("{") else {"type": gate}
     except json.JSONDecodeError as error:
-        raise SpecError(f"--gate {text}: not JSON: {error.msg} at character {error.pos}") from None
+        raise SpecError(f"gate {gate}: not JSON: {error.msg} at character {error.pos}") from None
     try:
-        gate: BaseGateConfig = TypeAdapter(GateConfig).validate_python(block)
+        config: BaseGateConfig = TypeAdapter(GateConfig).validate_python(block)
     except ValidationError as error:
         raise SpecError(
-            "\n".join(f"--gate {text}: {line}" for line in format_errors(error, GateConfig))
+            "\n".join(f"gate {gate}: {line}" for line in format_errors(error, GateConfig))
         ) from None
-    return gate
-
-
-def parse_thresholds(texts: Iterable[str]) -> dict[str, float]:
-    """Parse `("answer/accuracy=0.9", …)` to thresholds by metric. Raises SpecError if a text is invalid."""
-    thresholds: dict[str, float] = {}
-    for text in texts:
-        metric, _, threshold = text.partition("=")
-        try:
-            thresholds[metric] = float(threshold)
-        except ValueError:
-            raise SpecError(f"--min {text}: write --min METRIC=BOUND, as in answer/accuracy=0.9") from None
-    return thresholds
+    return config
 
 
 __all__ = [
@@ -77,5 +67,4 @@ __all__ = [
     "build_gate",
     "default_gates",
     "parse_gate",
-    "parse_thresholds",
 ]
