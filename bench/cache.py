@@ -43,7 +43,7 @@ def run() -> None:
     from rayfuse.data.dataset import load_dataset
     from rayfuse.spec.job import Job
     from rayfuse.spec.load import load_spec, parse_overrides
-    from rayfuse.train.ray_session import connect
+    from rayfuse.training.ray_session import connect
 
     if not (SHARED / "data").is_dir():
         print(f"cache       skipped: requires {SHARED}/data/avmnist_smil; set SHARED")
@@ -84,8 +84,8 @@ def _measure(config: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
 
 
 def _rates(job: Any, rows: list[Any]) -> dict[str, list[float]]:
-    from rayfuse.train.build_trainer import build_trainer
-    from rayfuse.train.engine import load_deepspeed_config
+    from rayfuse.training.build_trainer import build_trainer
+    from rayfuse.training.engine import load_deepspeed_config
 
     off = job.model_copy(update={"data": job.data.model_copy(update={"feature_cache": "off"})})
     cached = build_trainer(job, {"train": rows}, load_deepspeed_config(job))
@@ -109,7 +109,7 @@ class _Bare:
 
         from rayfuse.data.collate import collate
         from rayfuse.model.fused import FusedModel
-        from rayfuse.train.param_groups import build_param_groups
+        from rayfuse.training.param_groups import build_param_groups
 
         self.worker, store = worker, worker.data.sample_caches["train"]
         whole = collate([store[number] for number in range(len(store))], worker.data.modalities)
@@ -128,7 +128,7 @@ class _Bare:
         import torch
 
         from rayfuse.data.collate import Batch, EncoderBatch
-        from rayfuse.train.precision import DTYPES
+        from rayfuse.training.precision import DTYPES
 
         plan, dtype = self.worker.data.sampler, DTYPES[self.worker.precision]
         for step in range(plan.steps_per_epoch):

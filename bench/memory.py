@@ -115,7 +115,7 @@ def write(kind: str, count: str, folder: str) -> dict[str, Any]:
 
 def drive(kind: str, count: str, folder: str) -> dict[str, Any]:
     """Load the rows on a local Ray, as a driver does; then build batches of them in a worker."""
-    from rayfuse.train import launch
+    from rayfuse.training import launch
 
     started = time.perf_counter()
     job, dataset = launch.load_rows(_job(Path(folder, f"rows.{kind}"), folder), lambda text: None)

@@ -147,8 +147,8 @@ def _train(path: str) -> dict[str, Any]:
     from rayfuse.data.dataset import load_dataset
     from rayfuse.spec.job import Job
     from rayfuse.spec.load import load_spec
-    from rayfuse.train.build_trainer import build_trainer
-    from rayfuse.train.engine import load_deepspeed_config
+    from rayfuse.training.build_trainer import build_trainer
+    from rayfuse.training.engine import load_deepspeed_config
 
     torch.set_num_threads(1)
     job, dataset = load_dataset(load_spec(path, Job))

@@ -28,7 +28,7 @@ def checkpoints() -> None:
     from rayfuse.demo.run import prepare
     from rayfuse.spec.job import Job
     from rayfuse.spec.load import load_spec, parse_overrides
-    from rayfuse.train.ray_session import connect
+    from rayfuse.training.ray_session import connect
 
     prepare(ROOT)
     for cpus in dict.fromkeys((max(1, (os.cpu_count() or 1) - 1), os.cpu_count())):
@@ -58,11 +58,11 @@ def _measure(config: dict[str, Any]) -> dict[str, float]:
     from rayfuse.model.fused import trainable_parameters
     from rayfuse.spec.job import Job
     from rayfuse.spec.load import validate_spec
-    from rayfuse.train.build_trainer import build_trainer
-    from rayfuse.train.checkpoint_trigger import CheckpointTrigger
-    from rayfuse.train.checkpoints import list_checkpoints
-    from rayfuse.train.distributed import DistributedContext
-    from rayfuse.train.engine import load_deepspeed_config
+    from rayfuse.training.build_trainer import build_trainer
+    from rayfuse.training.checkpoint_trigger import CheckpointTrigger
+    from rayfuse.training.checkpoints import list_checkpoints
+    from rayfuse.training.distributed import DistributedContext
+    from rayfuse.training.engine import load_deepspeed_config
 
     job = validate_spec(json.loads(config["job"]), Job, "job")
     torch.set_num_threads(int(job.compute.cpus_per_worker))

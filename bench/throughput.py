@@ -115,7 +115,7 @@ def in_worker(measure: Callable[[dict[str, Any]], dict[str, Any]], job: Any, row
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from rayfuse.train.ray_session import connect
+    from rayfuse.training.ray_session import connect
 
     connect(job)
     with tempfile.TemporaryDirectory() as storage:
@@ -146,8 +146,8 @@ def _job_and_rows(config: dict[str, Any]) -> tuple[Any, Any]:
 
 def _worker(job: Any, rows: list[Any], stage: int) -> Any:
     from rayfuse.spec.deepspeed import DeepSpeedConfig
-    from rayfuse.train.build_trainer import build_trainer
-    from rayfuse.train.engine import load_deepspeed_config
+    from rayfuse.training.build_trainer import build_trainer
+    from rayfuse.training.engine import load_deepspeed_config
 
     train = job.train.model_copy(update={"deepspeed": DeepSpeedConfig(stage=stage)})
     job = job.model_copy(update={"train": train})
@@ -187,7 +187,7 @@ def _measure_bare(config: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from rayfuse.model.fused import FusedModel
-    from rayfuse.train.param_groups import build_param_groups
+    from rayfuse.training.param_groups import build_param_groups
 
     job, rows = _job_and_rows(config)
     workers = {stage: _worker(job, rows, stage) for stage in (0, 1, 2, 3)}
@@ -204,7 +204,7 @@ def _bare_epoch(worker: Any, model: Any, optimizer: Any, epoch: int) -> None:
     """Train in bare PyTorch on the same batches."""
     import torch
 
-    from rayfuse.train.precision import DTYPES
+    from rayfuse.training.precision import DTYPES
 
     model.train()
     dtype = DTYPES[worker.precision]

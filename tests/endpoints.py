@@ -6,7 +6,7 @@ from typing import Any
 
 from tiny_jobs import make_model_folder, tiny_job
 
-from rayfuse.serve.serve_config import EndpointStatus
+from rayfuse.serving.serve_config import EndpointStatus
 
 
 def b64(content: bytes) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
-IMPORTED = ["deepspeed", "peft", "transformers.integrations.deepspeed", "rayfuse.train.build_trainer"]
+IMPORTED = ["deepspeed", "peft", "transformers.integrations.deepspeed", "rayfuse.training.build_trainer"]
 """Modules that the fork server imports once for all ranks, as imports take longer than the tests."""
 
 

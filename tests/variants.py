@@ -12,9 +12,9 @@ from rayfuse.data.dataset import load_dataset
 from rayfuse.data.samples import Preprocessor
 from rayfuse.model.fused import FusedModel, trainable_state_dict
 from rayfuse.model.model_io import load_model, load_weights, save_model
-from rayfuse.train.adapter_init import initial_adapter_tensors
-from rayfuse.train.distributed import DistributedContext
-from rayfuse.train.param_groups import build_param_groups
+from rayfuse.training.adapter_init import initial_adapter_tensors
+from rayfuse.training.distributed import DistributedContext
+from rayfuse.training.param_groups import build_param_groups
 
 STEPS = 2
 

@@ -26,7 +26,34 @@ _MODULES = {
 """Public names by module."""
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = ["__version__", *_MODULE_OF]
+__all__ = [
+    "Cluster",
+    "Endpoint",
+    "EvaluationResult",
+    "Job",
+    "Model",
+    "RemoteModel",
+    "Service",
+    "SubmittedJob",
+    "Sweep",
+    "SweepResult",
+    "TrainResult",
+    "__version__",
+    "describe_model",
+    "doctor",
+    "evaluate",
+    "list_endpoints",
+    "list_models",
+    "load_model",
+    "plan",
+    "promote",
+    "rollback",
+    "serve",
+    "stop_endpoint",
+    "submit",
+    "train",
+    "tune",
+]
 
 if TYPE_CHECKING:
     from rayfuse.api.diagnosis import doctor

@@ -19,12 +19,12 @@ from rayfuse.registry.teacher import fetch_teacher
 from rayfuse.registry.tensorboard import check_installed, event_files
 from rayfuse.registry.tracker import Tracker
 from rayfuse.spec.job import Job
-from rayfuse.train import launch, ray_session
-from rayfuse.train.distillation import copy_teacher
-from rayfuse.train.export import export_model
-from rayfuse.train.metrics_actor import Record
-from rayfuse.train.progress import ProgressLine, without_averages
-from rayfuse.train.runs import RunFolder, acquire_run, create_run, find_unfinished_run, heartbeat
+from rayfuse.training import launch, ray_session
+from rayfuse.training.distillation import copy_teacher
+from rayfuse.training.export import export_model
+from rayfuse.training.metrics_actor import Record
+from rayfuse.training.progress import ProgressLine, without_averages
+from rayfuse.training.runs import RunFolder, acquire_run, create_run, find_unfinished_run, heartbeat
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -44,7 +44,7 @@ def _create(rank: int, folder: Path, content: Any) -> None:
     from rayfuse.data.dataset import load_dataset
     from rayfuse.spec.job import Job
     from rayfuse.spec.load import validate_spec
-    from rayfuse.train.engine import create_model, load_deepspeed_config
+    from rayfuse.training.engine import create_model, load_deepspeed_config
 
     job, _ = load_dataset(validate_spec(content, Job, "job"))
     torch.manual_seed(0)
@@ -70,11 +70,11 @@ def _train(rank: int, folder: Path, content: Any) -> None:
     from rayfuse.data.dataset import load_dataset
     from rayfuse.spec.job import Job
     from rayfuse.spec.load import validate_spec
-    from rayfuse.train.build_trainer import build_trainer
-    from rayfuse.train.data_dependent_init import initialize_from_data
-    from rayfuse.train.distributed import DistributedContext
-    from rayfuse.train.engine import load_deepspeed_config
-    from rayfuse.train.train_step import seed_everything
+    from rayfuse.training.build_trainer import build_trainer
+    from rayfuse.training.data_dependent_init import initialize_from_data
+    from rayfuse.training.distributed import DistributedContext
+    from rayfuse.training.engine import load_deepspeed_config
+    from rayfuse.training.train_step import seed_everything
 
     job, dataset = load_dataset(validate_spec(content, Job, "job"))
     context = DistributedContext(rank, world_size=2)
@@ -93,9 +93,9 @@ def _train(rank: int, folder: Path, content: Any) -> None:
 
 
 def _write(trainer: Any, folder: Path) -> None:
-    from rayfuse.train.optimizer_state import gather_optimizer_state
-    from rayfuse.train.pinned_buffers import copy_to_cpu
-    from rayfuse.train.state import gather_model, write_checkpoint
+    from rayfuse.training.optimizer_state import gather_optimizer_state
+    from rayfuse.training.pinned_buffers import copy_to_cpu
+    from rayfuse.training.state import gather_model, write_checkpoint
 
     model, state = (
         copy_to_cpu(gather_model(trainer.engine)),

@@ -12,10 +12,10 @@ import tiny_jobs
 import torch
 
 from rayfuse.spec.checkpointing import CheckpointingConfig
-from rayfuse.train.checkpoint_trigger import CheckpointTrigger
-from rayfuse.train.distributed import DistributedContext
-from rayfuse.train.telemetry import Telemetry
-from rayfuse.train.trainer import NullEpochReporter
+from rayfuse.training.checkpoint_trigger import CheckpointTrigger
+from rayfuse.training.distributed import DistributedContext
+from rayfuse.training.telemetry import Telemetry
+from rayfuse.training.trainer import NullEpochReporter
 
 EPOCHS = 3
 AIDS = {
@@ -107,8 +107,8 @@ def _rank(
     from rayfuse.data.dataset import load_dataset
     from rayfuse.spec.job import Job
     from rayfuse.spec.load import validate_spec
-    from rayfuse.train.build_trainer import build_trainer
-    from rayfuse.train.engine import load_deepspeed_config
+    from rayfuse.training.build_trainer import build_trainer
+    from rayfuse.training.engine import load_deepspeed_config
 
     job, dataset = load_dataset(validate_spec(json.loads(job_json), Job, "job"))
     context, telemetry = DistributedContext(rank, world), Losses(poisoned)

@@ -9,7 +9,7 @@ import ranks
 import tiny_jobs
 import torch
 
-from rayfuse.train.telemetry import Telemetry
+from rayfuse.training.telemetry import Telemetry
 
 EPOCHS = 2
 
@@ -37,13 +37,13 @@ def _rank(rank: int, world: int, job_json: str, stop: int, start: Path | None, f
     from rayfuse.data.dataset import load_dataset
     from rayfuse.spec.job import Job
     from rayfuse.spec.load import validate_spec
-    from rayfuse.train.build_trainer import build_trainer
-    from rayfuse.train.data_dependent_init import initialize_from_data
-    from rayfuse.train.distributed import DistributedContext
-    from rayfuse.train.engine import load_deepspeed_config
-    from rayfuse.train.optimizer_state import gather_optimizer_state
-    from rayfuse.train.pinned_buffers import copy_to_cpu
-    from rayfuse.train.state import gather_model, write_checkpoint
+    from rayfuse.training.build_trainer import build_trainer
+    from rayfuse.training.data_dependent_init import initialize_from_data
+    from rayfuse.training.distributed import DistributedContext
+    from rayfuse.training.engine import load_deepspeed_config
+    from rayfuse.training.optimizer_state import gather_optimizer_state
+    from rayfuse.training.pinned_buffers import copy_to_cpu
+    from rayfuse.training.state import gather_model, write_checkpoint
 
     job, dataset = load_dataset(validate_spec(json.loads(job_json), Job, "job"))
     steps: list[tuple[float, ...]] = []

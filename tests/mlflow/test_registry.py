@@ -21,7 +21,7 @@ from rayfuse.registry.tracker import Tracker
 SERVING_ONLY = """
 import json, sys
 for name in ("deepspeed", "ray", "sklearn", "matplotlib", "datasets", "optuna", "psutil", "sqlalchemy", "alembic",
-             "flask", "docker", "rayfuse.train", "rayfuse.tune"):
+             "flask", "docker", "rayfuse.training", "rayfuse.tuning"):
     sys.modules[name] = None  # as if it were not installed
 import mlflow.pyfunc, pandas
 model = mlflow.pyfunc.load_model(sys.argv[1])

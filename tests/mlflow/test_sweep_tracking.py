@@ -11,12 +11,12 @@ from tiny_sweeps import make_space
 from rayfuse.registry.journal import read_journal
 from rayfuse.registry.mlflow_connection import connect
 from rayfuse.registry.tracker import Tracker
-from rayfuse.train.runs import RunFolder, RunStatus
-from rayfuse.tune.leaderboard import Leaderboard
-from rayfuse.tune.mlflow_runs import send_pending_trials
-from rayfuse.tune.recorder import Recorder
-from rayfuse.tune.search import ResumableSearcher, create_strategy
-from rayfuse.tune.trials import Trial, Trials
+from rayfuse.training.runs import RunFolder, RunStatus
+from rayfuse.tuning.leaderboard import Leaderboard
+from rayfuse.tuning.mlflow_runs import send_pending_trials
+from rayfuse.tuning.recorder import Recorder
+from rayfuse.tuning.search import ResumableSearcher, create_strategy
+from rayfuse.tuning.trials import Trial, Trials
 
 
 def epoch(number: int, accuracy: float) -> dict[str, Any]:

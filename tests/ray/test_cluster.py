@@ -8,7 +8,7 @@ import pytest
 from rayfuse.cluster import local
 from rayfuse.cluster.local import LocalCluster
 from rayfuse.errors import UnavailableError
-from rayfuse.serve.dashboard import connect
+from rayfuse.serving.dashboard import connect
 
 
 def test_a_driver_with_its_environment_connects(ray_cluster: LocalCluster) -> None:

@@ -17,10 +17,10 @@ from rayfuse.data.dataset import Dataset
 from rayfuse.errors import DataError, RunInterruptedError
 from rayfuse.ray_http import RayHttp
 from rayfuse.spec.job import Job
-from rayfuse.train import launch
-from rayfuse.train.checkpoints import list_checkpoints
-from rayfuse.train.ray_session import connect
-from rayfuse.train.runs import RunFolder, create_run
+from rayfuse.training import launch
+from rayfuse.training.checkpoints import list_checkpoints
+from rayfuse.training.ray_session import connect
+from rayfuse.training.runs import RunFolder, create_run
 
 pytestmark = pytest.mark.ray
 EPOCHS = 30

@@ -28,9 +28,9 @@ from rayfuse.errors import ResourceError, SpecError, UnavailableError
 from rayfuse.model.predictor import Predictor
 from rayfuse.ray_http import FAILED_SERVE_STATUSES
 from rayfuse.registry.download import ModelSource
-from rayfuse.serve import deploy, serve_config
-from rayfuse.serve.dashboard import Dashboard
-from rayfuse.serve.serve_config import EndpointStatus
+from rayfuse.serving import deploy, serve_config
+from rayfuse.serving.dashboard import Dashboard
+from rayfuse.serving.serve_config import EndpointStatus
 from rayfuse.spec.load import validate_spec
 from rayfuse.spec.service import Service
 
@@ -311,7 +311,7 @@ def put(dashboard: Dashboard, spec: Path, port: int, environment: dict[str, str]
     application = {
         "name": "on-kuberay",
         "route_prefix": "/on-kuberay",
-        "import_path": "rayfuse.serve.endpoint:from_spec",
+        "import_path": "rayfuse.serving.endpoint:from_spec",
         "args": {"spec": str(spec), "digest": hashlib.sha256(spec.read_bytes()).hexdigest()},
         "runtime_env": {"env_vars": environment},
     }
@@ -395,7 +395,7 @@ def test_a_service_that_cannot_run_has_its_reason(
     options: dict[str, Any],
     expected_message: str,
 ) -> None:
-    from rayfuse.serve.endpoint import SpecArgs, from_spec
+    from rayfuse.serving.endpoint import SpecArgs, from_spec
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", registry)
     with pytest.raises(SpecError, match=expected_message):
@@ -405,7 +405,7 @@ def test_a_service_that_cannot_run_has_its_reason(
 def test_a_cluster_waits_for_an_mlflow_that_is_still_starting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from rayfuse.serve import endpoint
+    from rayfuse.serving import endpoint
 
     server = Server(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)

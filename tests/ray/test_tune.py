@@ -22,8 +22,8 @@ from nodes import Nodes
 from rayfuse.cluster.local import LocalCluster
 from rayfuse.errors import RunInterruptedError
 from rayfuse.spec.search_space import load_sweep
-from rayfuse.tune.leaderboard import Leaderboard
-from rayfuse.tune.sweep import run_sweep
+from rayfuse.tuning.leaderboard import Leaderboard
+from rayfuse.tuning.sweep import run_sweep
 
 RAYFUSE = [sys.executable, "-c", "import sys; from rayfuse.cli import main; sys.exit(main())"]
 

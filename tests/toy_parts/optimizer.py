@@ -4,7 +4,7 @@ import torch
 from pydantic import Field
 
 from rayfuse.spec.base import SpecModel
-from rayfuse.train.optimizers import Optimizer, ParamGroup
+from rayfuse.training.optimizers import Optimizer, ParamGroup
 
 
 class RMSprop(Optimizer):

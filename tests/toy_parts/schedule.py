@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from rayfuse.spec.base import SpecModel
-from rayfuse.train.schedule import Schedule
+from rayfuse.training.schedule import Schedule
 
 
 class Polynomial(Schedule):

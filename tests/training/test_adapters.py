@@ -17,7 +17,7 @@ from rayfuse.model.encoders.adapters import apply_adapters
 from rayfuse.model.fused import FusedModel, trainable_state_dict
 from rayfuse.model.model_io import load_model
 from rayfuse.spec.encoders import IA3AdapterConfig, LoraAdapterConfig, OFTAdapterConfig
-from rayfuse.train.precision import cast_frozen_weights
+from rayfuse.training.precision import cast_frozen_weights
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "gaussian": {"train": "lora", "lora": {"r": 2, "init_lora_weights": "gaussian"}},

@@ -22,7 +22,7 @@ from rayfuse.model.fused import FusedModel, task_heads
 from rayfuse.model.outputs import LossOutput
 from rayfuse.model.tasks import TaskHead
 from rayfuse.model.tokens import FusedState, Tokens
-from rayfuse.serve.openapi import build_openapi
+from rayfuse.serving.openapi import build_openapi
 from rayfuse.spec.base import SpecModel
 from rayfuse.spec.tasks import TASKS
 

@@ -33,12 +33,12 @@ from rayfuse.registry.mlflow_connection import connect, resolve_tracking_uri
 from rayfuse.registry.registration import register
 from rayfuse.registry.tracker import Tracker
 from rayfuse.registry.versions import aliases
-from rayfuse.serve.app import build_app
-from rayfuse.serve.engine import InferenceEngine
-from rayfuse.serve.settings import Settings
+from rayfuse.serving.app import build_app
+from rayfuse.serving.engine import InferenceEngine
+from rayfuse.serving.settings import Settings
 from rayfuse.spec.family import load_families
 from rayfuse.spec.job import Job
-from rayfuse.train.schedule import lr_factor
+from rayfuse.training.schedule import lr_factor
 
 PAGE = (Path(__file__).parents[2] / "docs/extending.md").read_text()
 [SPEC] = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]
@@ -129,8 +129,8 @@ def test_the_schedule_follows_the_warm_up(job: Job) -> None:
 
 def _train(rank: int, world: int, job_json: str, folder: Path) -> None:
     from rayfuse.spec.load import validate_spec
-    from rayfuse.train.build_trainer import build_trainer
-    from rayfuse.train.engine import load_deepspeed_config
+    from rayfuse.training.build_trainer import build_trainer
+    from rayfuse.training.engine import load_deepspeed_config
 
     job, dataset = load_dataset(validate_spec(json.loads(job_json), Job, "job"))
     trainer = build_trainer(job, dataset.splits, load_deepspeed_config(job), run=str(folder / "run"))

@@ -7,7 +7,7 @@ import pytest
 
 from rayfuse.errors import DataError, RunInterruptedError, UnavailableError
 from rayfuse.pipeline import record_failure
-from rayfuse.train.runs import RunFolder, RunStatus
+from rayfuse.training.runs import RunFolder, RunStatus
 
 
 class Ended(list[str]):

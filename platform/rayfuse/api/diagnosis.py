@@ -78,7 +78,7 @@ def check_torch() -> CheckResult:
         import torch
     except (ImportError, OSError) as error:
         return CheckResult("torch", "fail", f"cannot be imported: {error}", extras.TORCH_REMEDY)
-    from rayfuse.train.precision import supports_bf16
+    from rayfuse.training.precision import supports_bf16
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = "bf16" if supports_bf16(device) else "fp32 (bf16 is only emulated, and slow)"
@@ -147,7 +147,7 @@ def check_shared_memory(free: float, memory: float) -> CheckResult:
 
 def check_extension_locks(environment: Mapping[str, str], home: Path) -> CheckResult:
     """Check for locks of killed extension builds, on which torch and DeepSpeed would wait forever."""
-    from rayfuse.train.extension_locks import find_stale_locks
+    from rayfuse.training.extension_locks import find_stale_locks
 
     stale = find_stale_locks(environment, home)
     if not stale:

@@ -13,7 +13,7 @@ from rayfuse.spec.job import Job
 
 if TYPE_CHECKING:
     from rayfuse.api.models import Model
-    from rayfuse.train.runs import RunFolder
+    from rayfuse.training.runs import RunFolder
 
 Resume = bool | Callable[[str], bool]
 """Whether to resume an unfinished run of the same job and data; a function is asked with the URL of its folder."""

@@ -18,7 +18,7 @@ from rayfuse.spec.sweep import Sweep
 if TYPE_CHECKING:
     import pandas as pd
 
-    from rayfuse.tune.leaderboard import Leaderboard
+    from rayfuse.tuning.leaderboard import Leaderboard
 
 _log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class SweepResult:
         return content | ({"registered": self.registered.to_dict()} if self.registered else {})
 
     def __str__(self) -> str:
-        from rayfuse.tune.console import header, row
+        from rayfuse.tuning.console import header, row
 
         lines = [
             table(header(self.board), [row(self.board, trial) for trial in self.board.ranked]),
@@ -129,8 +129,8 @@ def tune(
         RunInterruptedError: Ctrl-C, or the interrupted kernel of a notebook; the same call resumes the sweep.
     """
     from rayfuse.spec.search_space import search_space
-    from rayfuse.tune.console import create_reporter
-    from rayfuse.tune.sweep import run_sweep
+    from rayfuse.tuning.console import create_reporter
+    from rayfuse.tuning.sweep import run_sweep
 
     started = time.perf_counter()
     with show_log(verbose):

@@ -52,7 +52,7 @@ def parse_values(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _append_value(before: Any, one: Any) -> Any:
-    from rayfuse.serve.client import MultipleValues
+    from rayfuse.serving.client import MultipleValues
 
     return MultipleValues([*(before if isinstance(before, MultipleValues) else [before]), one])
 
@@ -83,7 +83,7 @@ def _is_endpoint(model: str) -> bool:
 
 
 def _predict_endpoint(url: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    from rayfuse.serve.client import predict
+    from rayfuse.serving.client import predict
 
     try:
         return predict(url, given, os.environ.get("RAYFUSE_API_KEY"))
@@ -111,7 +111,7 @@ def to_model_inputs(given: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict
     Raises SpecError for invalid JSON, and for several values of an input that takes one.
     """
     from rayfuse.modalities import modality_class
-    from rayfuse.serve.client import MultipleValues
+    from rayfuse.serving.client import MultipleValues
 
     values = {}
     for name, value in given.items():

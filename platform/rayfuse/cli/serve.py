@@ -16,8 +16,8 @@ from rayfuse.errors import SpecError
 from rayfuse.formatting import table as format_table
 
 if TYPE_CHECKING:
-    from rayfuse.serve.dashboard import Dashboard
-    from rayfuse.serve.serve_config import EndpointStatus
+    from rayfuse.serving.dashboard import Dashboard
+    from rayfuse.serving.serve_config import EndpointStatus
     from rayfuse.spec.job import Job
     from rayfuse.spec.service import Service
 
@@ -54,7 +54,7 @@ def up(spec: str, overrides: dict[str, Any]) -> None:
     """Start or update the endpoint of the YAML file SERVICE; returns when it is ready."""
     from rayfuse.model.model_io import load_job
     from rayfuse.registry.download import fetch, resolve_version
-    from rayfuse.serve.deploy import deploy
+    from rayfuse.serving.deploy import deploy
     from rayfuse.spec.load import load_spec
     from rayfuse.spec.service import Service
 
@@ -79,7 +79,7 @@ def up(spec: str, overrides: dict[str, Any]) -> None:
 @output.json_option
 def status() -> None:
     """List the endpoints."""
-    from rayfuse.serve.deploy import list_endpoints as find
+    from rayfuse.serving.deploy import list_endpoints as find
 
     cluster = _find_cluster()
     endpoints = find(cluster.dashboard) if cluster else []
@@ -94,8 +94,8 @@ def status() -> None:
 @output.json_option
 def down(name: str | None) -> None:
     """Stop the endpoint NAME, which may be a service's YAML file; optional if there is only one endpoint."""
-    from rayfuse.serve.deploy import delete
-    from rayfuse.serve.deploy import list_endpoints as find
+    from rayfuse.serving.deploy import delete
+    from rayfuse.serving.deploy import list_endpoints as find
 
     cluster = _find_cluster()
     names = [endpoint.name for endpoint in find(cluster.dashboard)] if cluster else []
@@ -118,7 +118,7 @@ def _ensure_cluster(service: "Service") -> _Cluster:
     if found is not None:
         return found
     from rayfuse.cluster import local
-    from rayfuse.serve.dashboard import Dashboard
+    from rayfuse.serving.dashboard import Dashboard
 
     replicas = service.replicas
     wanted = math.ceil((replicas.max + 1) * replicas.num_cpus)
@@ -129,7 +129,7 @@ def _ensure_cluster(service: "Service") -> _Cluster:
 
 def _find_cluster() -> _Cluster | None:
     """Return the cluster of RAY_ADDRESS, or else the local one if it is running."""
-    from rayfuse.serve.dashboard import Dashboard, connect
+    from rayfuse.serving.dashboard import Dashboard, connect
 
     address = os.environ.get("RAY_ADDRESS")
     if address:

@@ -19,7 +19,7 @@ from rayfuse.spec.job import Job
 from rayfuse.spec.service import Service
 
 API_VERSION = "ray.io/v1"
-IMPORT_PATH = "rayfuse.serve.endpoint:from_spec"
+IMPORT_PATH = "rayfuse.serving.endpoint:from_spec"
 KIND_LABEL = "rayfuse/kind"
 NAME_LABEL = "rayfuse/name"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"

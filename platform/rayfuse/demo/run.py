@@ -18,10 +18,10 @@ from rayfuse.demo.services import mlflow_server, ray_cluster, sigterm_as_interru
 from rayfuse.registry.download import fetch, resolve_version
 from rayfuse.registry.mlflow_connection import connect, resolve_tracking_uri
 from rayfuse.registry.promotion import promote
-from rayfuse.serve.client import predict
-from rayfuse.serve.dashboard import Dashboard
-from rayfuse.serve.deploy import deploy
-from rayfuse.serve.serve_config import EndpointStatus
+from rayfuse.serving.client import predict
+from rayfuse.serving.dashboard import Dashboard
+from rayfuse.serving.deploy import deploy
+from rayfuse.serving.serve_config import EndpointStatus
 from rayfuse.spec.job import Job
 from rayfuse.spec.load import load_spec
 from rayfuse.spec.service import Service

@@ -29,8 +29,8 @@ def _run_dummy_training() -> int:
     import ray.train.torch  # noqa: F401
     import torch
 
-    import rayfuse.train.worker  # noqa: F401
-    from rayfuse.train.memory import preload_libraries, resident_bytes
+    import rayfuse.training.worker  # noqa: F401
+    from rayfuse.training.memory import preload_libraries, resident_bytes
 
     preload_libraries()
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)

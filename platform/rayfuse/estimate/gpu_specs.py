@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from rayfuse.errors import SpecError
 from rayfuse.spec.error_messages import suggest_nearest
-from rayfuse.train.flops import peak_flops
+from rayfuse.training.flops import peak_flops
 
 GIB = 1 << 30
 """Bytes of a GiB."""
@@ -39,7 +39,7 @@ class GpuSpec:
     def peak_flops_16bit(self) -> float:
         """Peak FLOP/s of dense matrix products in 16 bits."""
         peak = peak_flops(self.name)
-        assert peak is not None, f"{self.name} has no peak in rayfuse.train.flops"
+        assert peak is not None, f"{self.name} has no peak in rayfuse.training.flops"
         return peak
 
 

@@ -18,8 +18,8 @@ from rayfuse.estimate.simulation import ModelSizes, OptimizerMemory, Simulation,
 from rayfuse.estimate.synthetic_batch import max_input_lengths, max_lengths, sample_bytes, with_lengths
 from rayfuse.estimate.synthetic_batch import with_assumed_statistics as assume
 from rayfuse.spec.job import FractionSplit, Job
-from rayfuse.train.engine import build_deepspeed_config, load_deepspeed_config, zero_stage
-from rayfuse.train.precision import choose_precision
+from rayfuse.training.engine import build_deepspeed_config, load_deepspeed_config, zero_stage
+from rayfuse.training.precision import choose_precision
 
 _EVALUATION_BATCH = 256
 _PREFETCHED_BATCHES = 3

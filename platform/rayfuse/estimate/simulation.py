@@ -29,10 +29,10 @@ from rayfuse.model.encoders.networks import Recurrent
 from rayfuse.model.fused import FusedModel, trainable_parameters
 from rayfuse.spec.feature_cache import cached_inputs
 from rayfuse.spec.job import Job
-from rayfuse.train.activation_checkpointing import checkpoint_activations
-from rayfuse.train.optimizers import build_optimizer
-from rayfuse.train.param_groups import build_param_groups
-from rayfuse.train.precision import DTYPES, cast_frozen_weights
+from rayfuse.training.activation_checkpointing import checkpoint_activations
+from rayfuse.training.optimizers import build_optimizer
+from rayfuse.training.param_groups import build_param_groups
+from rayfuse.training.precision import DTYPES, cast_frozen_weights
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from rayfuse.data.rows import Row
 from rayfuse.registry.download import fetch
 from rayfuse.registry.mlflow_connection import resolve_tracking_uri
 from rayfuse.spec.job import Job
-from rayfuse.train.distillation import check_teacher
+from rayfuse.training.distillation import check_teacher
 
 
 def fetch_teacher(job: Job, rows: Sequence[Row]) -> Path | None:

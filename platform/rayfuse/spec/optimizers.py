@@ -118,9 +118,9 @@ class MuonConfig(BaseOptimizerConfig):
 
 
 class CustomOptimizerConfig(CustomConfig, BaseOptimizerConfig):
-    """A subclass of rayfuse.train.optimizers.Optimizer, by import path."""
+    """A subclass of rayfuse.training.optimizers.Optimizer, by import path."""
 
-    base_class: ClassVar[str] = "rayfuse.train.optimizers:Optimizer"
+    base_class: ClassVar[str] = "rayfuse.training.optimizers:Optimizer"
 
 
 OptimizerConfig = Annotated[BaseOptimizerConfig, PartOf(lambda: OPTIMIZERS)]
@@ -129,11 +129,11 @@ OptimizerConfig = Annotated[BaseOptimizerConfig, PartOf(lambda: OPTIMIZERS)]
 OPTIMIZERS: Family[BaseOptimizerConfig] = Family(
     "optimizer",
     {
-        AdamWConfig: "rayfuse.train.optimizers:AdamW",
-        SGDConfig: "rayfuse.train.optimizers:SGD",
-        AdafactorConfig: "rayfuse.train.optimizers:Adafactor",
-        LionConfig: "rayfuse.train.optimizers:Lion",
-        MuonConfig: "rayfuse.train.optimizers:Muon",
+        AdamWConfig: "rayfuse.training.optimizers:AdamW",
+        SGDConfig: "rayfuse.training.optimizers:SGD",
+        AdafactorConfig: "rayfuse.training.optimizers:Adafactor",
+        LionConfig: "rayfuse.training.optimizers:Lion",
+        MuonConfig: "rayfuse.training.optimizers:Muon",
     },
     custom=CustomOptimizerConfig,
     default="adamw",

@@ -88,9 +88,9 @@ class WSDScheduleConfig(DecayScheduleConfig):
 
 
 class CustomScheduleConfig(CustomConfig, BaseScheduleConfig):
-    """A subclass of rayfuse.train.schedule.Schedule, by import path."""
+    """A subclass of rayfuse.training.schedule.Schedule, by import path."""
 
-    base_class: ClassVar[str] = "rayfuse.train.schedule:Schedule"
+    base_class: ClassVar[str] = "rayfuse.training.schedule:Schedule"
 
 
 ScheduleConfig = Annotated[BaseScheduleConfig, PartOf(lambda: SCHEDULES)]
@@ -99,10 +99,10 @@ ScheduleConfig = Annotated[BaseScheduleConfig, PartOf(lambda: SCHEDULES)]
 SCHEDULES: Family[BaseScheduleConfig] = Family(
     "schedule",
     {
-        CosineScheduleConfig: "rayfuse.train.schedule:Cosine",
-        LinearScheduleConfig: "rayfuse.train.schedule:Linear",
-        ConstantScheduleConfig: "rayfuse.train.schedule:Constant",
-        WSDScheduleConfig: "rayfuse.train.schedule:WarmupStableDecay",
+        CosineScheduleConfig: "rayfuse.training.schedule:Cosine",
+        LinearScheduleConfig: "rayfuse.training.schedule:Linear",
+        ConstantScheduleConfig: "rayfuse.training.schedule:Constant",
+        WSDScheduleConfig: "rayfuse.training.schedule:WarmupStableDecay",
     },
     custom=CustomScheduleConfig,
     default="cosine",

@@ -156,7 +156,7 @@ def test_a_service_has_its_name_and_autoscaling(rendered: Render) -> None:
             {
                 "name": "tiny",
                 "route_prefix": "/tiny",
-                "import_path": "rayfuse.serve.endpoint:from_spec",
+                "import_path": "rayfuse.serving.endpoint:from_spec",
                 "args": {"spec": "/etc/rayfuse/spec/service.yaml", "digest": digest},
             }
         ],

@@ -14,9 +14,9 @@ from rayfuse.data.ingest import read_job_rows
 from rayfuse.estimate.simulation import Simulation
 from rayfuse.estimate.synthetic_batch import make_synthetic_batch, sample_bytes
 from rayfuse.model.fused import FusedModel, trainable_parameters
-from rayfuse.train.optimizers import build_optimizer
-from rayfuse.train.param_groups import build_param_groups
-from rayfuse.train.precision import cast_frozen_weights
+from rayfuse.training.optimizers import build_optimizer
+from rayfuse.training.param_groups import build_param_groups
+from rayfuse.training.precision import cast_frozen_weights
 
 ROWS = 16
 

@@ -32,11 +32,11 @@ from rayfuse.model.encoders import Encoder
 from rayfuse.model.predictor import Predictor
 from rayfuse.model.tasks import TaskHead
 from rayfuse.model.tokens import FusedState, Tokens, as_single_token, mean_pool
-from rayfuse.serve.openapi import build_openapi
+from rayfuse.serving.openapi import build_openapi
 from rayfuse.spec.base import SpecModel
 from rayfuse.spec.job import Job
 from rayfuse.spec.tasks import Target
-from rayfuse.train.step_metrics import MetricReducer, StepPosition
+from rayfuse.training.step_metrics import MetricReducer, StepPosition
 
 BINS = 6
 

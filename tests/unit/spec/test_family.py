@@ -27,8 +27,8 @@ from rayfuse.spec.inputs import Input
 from rayfuse.spec.optimizers import OptimizerConfig
 from rayfuse.spec.schedules import ScheduleConfig
 from rayfuse.spec.schema import custom_part_schema
-from rayfuse.train.optimizers import Optimizer, ParamGroup, build_optimizer
-from rayfuse.train.schedule import Schedule, lr_factor
+from rayfuse.training.optimizers import Optimizer, ParamGroup, build_optimizer
+from rayfuse.training.schedule import Schedule, lr_factor
 
 FAMILIES = [family for families in load_families().values() for family in families]
 

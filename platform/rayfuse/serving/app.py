@@ -1,0 +1,192 @@
+"""The ASGI application of an endpoint, built from its loaded model. Runs without Ray."""
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from rayfuse.serving import problems, protocol, swagger_ui
+from rayfuse.serving.engine import InferenceEngine
+from rayfuse.serving.openapi import build_openapi
+from rayfuse.serving.problems import ProblemError, to_json
+
+_NOT_FOUND_DETAIL = (
+    "this endpoint has POST /predict and GET /docs, /openapi.json, /v2/health/live, /v2/health/ready"
+)
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+_log = logging.getLogger(__name__)
+
+
+def build_app(engine: InferenceEngine) -> Starlette:
+    """Build the ASGI application of an engine; its routes are relative to the path that it is mounted at."""
+    endpoint = _Routes(engine)
+    pages = {
+        "/v2/health/live": endpoint.live,
+        "/v2/health/ready": endpoint.ready,
+        "/openapi.json": endpoint.openapi,
+        "/docs": endpoint.docs,
+        "/docs/{file}": endpoint.docs_file,
+        "/": endpoint.root,
+    }
+    return Starlette(
+        routes=[
+            Route("/predict", _handle_errors(endpoint.predict), methods=["POST"]),
+            *(Route(path, _handle_errors(page), methods=["GET"]) for path, page in pages.items()),
+        ],
+        exception_handlers={HTTPException: _http_problem_response},
+    )
+
+
+class _Routes:
+    """The handlers of an endpoint's routes."""
+
+    def __init__(self, engine: InferenceEngine) -> None:
+        self.engine = engine
+
+    async def predict(self, request: Request) -> Response:
+        self._authorize(request)
+        content_type = request.headers.get("content-type")
+        protocol.resolve_media_type(content_type, request.headers.get("content-encoding"))
+        settings = self.engine.settings
+        if self.engine.active_requests >= settings.max_in_flight:
+            raise ProblemError(
+                "overloaded",
+                f"{settings.max_queued_requests} requests are queued already (limits.max_queued_requests); retry later",
+            )
+        self.engine.active_requests += 1
+        body_received = False
+        try:
+            async with asyncio.timeout(settings.request_timeout):
+                body = await _read_body(request, settings.max_body_size)
+                body_received = True
+                parsed = await self.engine.parse(body, content_type or "")
+                del body
+                response, timing = await self.engine.predict(parsed)
+        except TimeoutError:
+            raise _timeout_problem(body_received, settings.request_timeout) from None
+        finally:
+            self.engine.active_requests -= 1
+        return _json_response(response, headers={"Server-Timing": timing.server_timing_header})
+
+    async def live(self, _: Request) -> Response:
+        return _json_response({"live": True})
+
+    async def ready(self, _: Request) -> Response:
+        try:
+            self.engine.check_health()
+        except RuntimeError as error:
+            return _json_response({"ready": False, "reason": str(error)}, status=503)
+        return _json_response({"ready": True})
+
+    async def openapi(self, request: Request) -> Response:
+        engine = self.engine
+        root = request.scope.get("root_path", "")
+        return _json_response(
+            build_openapi(engine.predictor.job, engine.model, root, bool(engine.settings.keys))
+        )
+
+    async def docs(self, request: Request) -> Response:
+        title = f"{self.engine.model['name']} – Rayfuse"
+        page = swagger_ui.render_page(title, request.scope.get("root_path", ""))
+        return Response(page, media_type="text/html", headers=swagger_ui.HEADERS)
+
+    async def docs_file(self, request: Request) -> Response:
+        name = request.path_params["file"]
+        if name == swagger_ui.INITIALIZER_FILE:
+            return Response(swagger_ui.INITIALIZER_SCRIPT, media_type="text/javascript")
+        path = swagger_ui.asset_path(name)
+        if path is None:
+            raise HTTPException(404)
+        return FileResponse(path, headers={"Cache-Control": "max-age=3600"})
+
+    async def root(self, request: Request) -> Response:
+        return RedirectResponse(f"{request.scope.get('root_path', '')}/docs")
+
+    def _authorize(self, request: Request) -> None:
+        settings = self.engine.settings
+        if settings.keys:
+            scheme, _, key = request.headers.get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not settings.is_valid_key(key.strip()):
+                raise ProblemError(
+                    "unauthorized", "send a valid API key in the header `Authorization: Bearer KEY`"
+                )
+        elif not _is_loopback(request):
+            raise ProblemError(
+                "forbidden",
+                "without API keys this endpoint accepts requests from loopback only; set auth.keys in its spec",
+            )
+
+
+async def _read_body(request: Request, limit: int) -> bytes:
+    """Return the body; raise ProblemError as soon as it exceeds `limit` bytes."""
+    too_large = ProblemError("too-large", f"the body exceeds {limit} bytes (limits.max_body_size)")
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise too_large
+    body = bytearray()
+    async for chunk in request.stream():
+        if len(body) + len(chunk) > limit:
+            raise too_large
+        body.extend(chunk)
+    return bytes(body)
+
+
+def _timeout_problem(body_received: bool, seconds: float) -> ProblemError:
+    if body_received:
+        return ProblemError("timeout", f"no response within {seconds:g} s (limits.request_timeout)")
+    return ProblemError(
+        "request-timeout", f"the body was not received within {seconds:g} s (limits.request_timeout)"
+    )
+
+
+def _handle_errors(handler: Handler) -> Handler:
+    """Wrap a handler to respond with a problem for any exception; unexpected ones are logged and become a 500."""
+
+    async def handle(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except ProblemError as problem:
+            return _problem_response(problem)
+        except HTTPException as error:
+            return _http_problem_response(request, error)
+        except ClientDisconnect:
+            return Response(status_code=400)  # not sent: the client has disconnected
+        except Exception:  # noqa: BLE001 - logged with its traceback
+            _log.exception("%s %s failed", request.method, request.url.path)
+            return _problem_response(ProblemError("internal", "see the endpoint's log"))
+
+    return handle
+
+
+def _problem_response(problem: ProblemError) -> Response:
+    return Response(to_json(problem.body), problem.status, problem.headers, problems.MEDIA_TYPE)
+
+
+def _http_problem_response(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    detail = _NOT_FOUND_DETAIL if error.status_code in (404, 405) else error.detail
+    content = to_json(problems.http_problem(error.status_code, detail))
+    return Response(content, error.status_code, error.headers, problems.MEDIA_TYPE)
+
+
+def _json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(to_json(content), status, headers, protocol.JSON)
+
+
+def _is_loopback(request: Request) -> bool:
+    """Return whether the client's address is a loopback address, or the connection has no address."""
+    if request.client is None:
+        return True
+    try:
+        return ipaddress.ip_address(request.client.host).is_loopback
+    except ValueError:
+        return False

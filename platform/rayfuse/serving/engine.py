@@ -1,0 +1,257 @@
+"""The inference engine of an endpoint: fetches, preprocesses and batches requests within the endpoint's limits."""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from rayfuse.data.samples import Sample
+from rayfuse.errors import DataError, InvalidInputError, SpecError
+from rayfuse.model.explain import check_explainable, num_forward_passes
+from rayfuse.model.predictor import Predictor
+from rayfuse.serving import protocol, url_fetcher
+from rayfuse.serving.batcher import Batcher, BatchResult
+from rayfuse.serving.problems import ProblemError
+from rayfuse.serving.protocol import ModelSignature, PredictRequest, RemoteFile, Values
+from rayfuse.serving.settings import Settings
+
+MAX_EXPLAIN_INSTANCES = 16
+"""Maximum number of instances in a request with `explain`."""
+
+_FETCH_TIMEOUT_SECONDS = 10.0
+_MAX_CONCURRENT_FETCHES = 8
+_MAX_CONSECUTIVE_FAILURES = 5
+_STALL_SECONDS = 60.0
+
+_log = logging.getLogger("rayfuse.serving")
+
+
+@dataclass
+class Timing:
+    """Seconds that a request spent in each stage. A batch counts with its slowest instance."""
+
+    preprocess_seconds: float = 0.0
+    """Decoding and preprocessing."""
+    queue_seconds: float = 0.0
+    """Waiting for a batch."""
+    compute_seconds: float = 0.0
+    """Forward passes of the model."""
+    batch_size: int = 0
+    """Largest batch that the request was part of."""
+
+    def add(self, results: Sequence[BatchResult[Any]], preprocess_seconds: float) -> None:
+        """Add the times of one batch of the request."""
+        self.preprocess_seconds += preprocess_seconds
+        self.queue_seconds += max(one.queue_seconds for one in results)
+        self.compute_seconds += max(one.compute_seconds for one in results)
+        self.batch_size = max(self.batch_size, *(one.batch_size for one in results))
+
+    @property
+    def server_timing_header(self) -> str:
+        """Value of a `Server-Timing` header, in milliseconds."""
+        stages = {
+            "prepare": self.preprocess_seconds,
+            "queue": self.queue_seconds,
+            "model": self.compute_seconds,
+        }
+        parts = [f"{name};dur={seconds * 1000:.1f}" for name, seconds in stages.items()]
+        return f'{", ".join(parts)};desc="batch of {self.batch_size}"'
+
+
+class InferenceEngine:
+    """A loaded model that serves concurrent requests. All methods run in one event loop."""
+
+    def __init__(self, predictor: Predictor, settings: Settings, num_threads: int = 2) -> None:
+        self.predictor = predictor
+        self.signature = ModelSignature(predictor.job.inputs, predictor.preprocessor.modalities)
+        self.pool = ThreadPoolExecutor(num_threads, thread_name_prefix="prepare")
+        self.settings = settings
+        self.active_requests = 0
+        """Requests between their first byte and their response."""
+        self.active_explain_passes = 0
+        """Forward passes of the explanations in progress."""
+        self.batcher: Batcher[Sample, dict[str, Any]] = Batcher(
+            predictor.predict_samples, settings.max_batch_size, settings.batch_wait_timeout
+        )
+        # In a separate thread, one at a time, so that predictions need not wait for explanations.
+        self._explainer: Batcher[Sample, dict[str, Any]] = Batcher(
+            partial(predictor.predict_samples, explain=True), max_batch_size=1, batch_wait_timeout=0.0
+        )
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """`name` and `version` of the model, for responses."""
+        name = self.settings.model or self.predictor.job.registered_model_name
+        return {"name": name, "version": self.settings.version}
+
+    def update_settings(self, settings: Settings) -> None:
+        """Replace the limits, batching and keys; active requests finish with those that they started with."""
+        self.settings = settings
+        self.batcher.max_batch_size, self.batcher.batch_wait_timeout = (
+            settings.max_batch_size,
+            settings.batch_wait_timeout,
+        )
+
+    async def parse(self, body: bytes, content_type: str) -> PredictRequest:
+        """Parse and validate a request body in a thread; raise ProblemError where it is invalid."""
+        request: PredictRequest = await self._in_thread(protocol.parse, body, content_type, self.signature)
+        protocol.check_required(request, self.signature)
+        return request
+
+    async def predict(self, request: PredictRequest) -> tuple[dict[str, Any], Timing]:
+        """Return the response body of a request and its timing; raise ProblemError for an invalid input."""
+        if request.explain:
+            check_explain_request(request, self.signature)
+        await self._fetch_remote_files(request)
+        predictions: list[dict[str, Any]] = []
+        timing = Timing()
+        size = self.batcher.max_batch_size
+        for start in range(0, len(request.instances), size):
+            started = time.monotonic()
+            samples = await self._preprocess(request, range(start, min(start + size, len(request.instances))))
+            preprocess_seconds = time.monotonic() - started
+            if request.explain:
+                results = await self._run_explanations(samples)
+            else:
+                results = await asyncio.gather(*(self.batcher.submit(sample) for sample in samples))
+            timing.add(results, preprocess_seconds)
+            predictions.extend(one.result for one in results)
+        _check_finite(predictions)
+        return protocol.build_response(request, predictions, self.model), timing
+
+    async def _run_explanations(self, samples: Sequence[Sample]) -> list[BatchResult[dict[str, Any]]]:
+        """Predict with explanations. Every forward pass counts towards `max_in_flight`.
+
+        A request is always accepted while no other is being explained: else one above the limit never would be.
+        """
+        modalities = self.predictor.preprocessor.modalities
+        cost = sum(num_forward_passes(sample, modalities) for sample in samples)
+        if self.active_explain_passes and self.active_explain_passes + cost > self.settings.max_in_flight:
+            raise ProblemError("overloaded", "too many explanations are in progress; retry later")
+        self.active_explain_passes += cost
+        try:
+            return await asyncio.gather(*(self._explainer.submit(sample) for sample in samples))
+        finally:
+            self.active_explain_passes -= cost
+
+    def check_health(self) -> None:
+        """Raise RuntimeError where the replica must be restarted."""
+        if self.batcher.consecutive_failures >= _MAX_CONSECUTIVE_FAILURES:
+            raise RuntimeError(f"the model failed {self.batcher.consecutive_failures} times in a row")
+        if self.batcher.has_crashed or self._explainer.has_crashed:
+            raise RuntimeError("the batcher has stopped")
+        if self.batcher.busy_seconds > max(_STALL_SECONDS, 2 * self.settings.request_timeout):
+            raise RuntimeError(f"a forward pass has been running for {self.batcher.busy_seconds:.0f} s")
+
+    async def close(self) -> None:
+        """Stop the batchers and their threads; queued requests are cancelled."""
+        await self.batcher.close()
+        await self._explainer.close()
+        self.pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _in_thread(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self.pool, call, *arguments)
+
+    async def _preprocess(self, request: PredictRequest, indices: range) -> list[Sample]:
+        calls = (self._in_thread(self.predictor.preprocess, request.instances[index]) for index in indices)
+        samples: list[Sample] = []
+        for index, result in zip(indices, await asyncio.gather(*calls, return_exceptions=True), strict=True):
+            if isinstance(result, BaseException):
+                raise self._to_problem(result, request, index)
+            samples.append(result)
+        return samples
+
+    def _to_problem(self, error: BaseException, request: PredictRequest, index: int) -> BaseException:
+        """Preprocessing depends on the request alone, so any exception in it is a client error."""
+        if not isinstance(error, Exception):
+            return error
+        if not isinstance(error, InvalidInputError):
+            _log.error("preprocessing failed", exc_info=error)
+            error = InvalidInputError(f"these inputs cannot be processed ({type(error).__name__})")
+        return protocol.to_problem(error, request, index)
+
+    async def _fetch_remote_files(self, request: PredictRequest) -> None:
+        """Replace every `RemoteFile` of a request by its content."""
+        files = [
+            (index, name, holder, key)
+            for index, values in enumerate(request.instances)
+            for name, given in values.items()
+            for holder, key in _find_remote_files(values, name, given)
+        ]
+        budget = url_fetcher.ByteBudget(self.settings.max_body_size)
+        slots = asyncio.Semaphore(_MAX_CONCURRENT_FETCHES)
+
+        async def fetch(index: int, name: str, holder: Any, key: Any) -> None:
+            remote: RemoteFile = holder[key]
+            async with slots:
+                try:
+                    content = await url_fetcher.fetch(remote.url, budget, _FETCH_TIMEOUT_SECONDS)
+                except InvalidInputError as error:
+                    reason = f"{protocol.truncate(remote.url)}: {error.reason}"
+                    raise protocol.to_problem(InvalidInputError(reason, name), request, index) from None
+            holder[key] = content
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for file in files:
+                    group.create_task(fetch(*file))
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+
+
+def _find_remote_files(values: Values, name: str, given: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield (container, key) of each `RemoteFile` of an input."""
+    if isinstance(given, RemoteFile):
+        yield values, name
+    elif isinstance(given, list):
+        yield from ((given, index) for index, item in enumerate(given) if isinstance(item, RemoteFile))
+
+
+def warm_up(predictor: Predictor) -> None:
+    """Predict on dummy features, with all inputs and with the required ones only, before the first request.
+
+    Raises DataError where a prediction is NaN or infinite.
+    """
+    dummies: Values = {
+        name: modality.dummy_features() for name, modality in predictor.preprocessor.modalities.items()
+    }
+    required = {name for name, options in predictor.job.inputs.items() if not options.optional}
+    for names in (set(dummies), required or set(dummies)):
+        features = {name: [value] for name, value in dummies.items() if name in names}
+        keys = {name: [b"dummy"] for name in features}
+        if not _all_finite(predictor.predict_samples([Sample(features, keys, {})])):
+            raise DataError("the model predicts NaN or infinity for dummy inputs; its weights are invalid")
+
+
+def check_explain_request(request: PredictRequest, signature: ModelSignature) -> None:
+    """Raise ProblemError where the model has too many inputs to explain, or the request too many instances."""
+    try:
+        check_explainable(list(signature.inputs))
+    except SpecError as error:
+        raise ProblemError("explanation-unavailable", str(error)) from None
+    if len(request.instances) > MAX_EXPLAIN_INSTANCES:
+        raise ProblemError(
+            "too-large",
+            f"instances: {len(request.instances)} exceeds the maximum of {MAX_EXPLAIN_INSTANCES} with `explain`; "
+            "send several requests",
+        )
+
+
+def _check_finite(predictions: list[dict[str, Any]]) -> None:
+    if not _all_finite(predictions):
+        raise ProblemError(
+            "invalid-input", "the prediction is NaN or infinite; check the inputs for extreme values"
+        )
+
+
+def _all_finite(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, Mapping):
+        return all(map(_all_finite, value.values()))
+    return not isinstance(value, (list, tuple)) or all(map(_all_finite, value))

@@ -1,0 +1,168 @@
+"""The driver of a training run: preflight checks, rows, workers, and the exported model."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rayfuse.data.dataset import Dataset, load_dataset
+from rayfuse.data.ingest import split_urls
+from rayfuse.data.ray_tasks import map_on_ray
+from rayfuse.data.readers import list_data_files
+from rayfuse.data.store import RowDataset, RowStore
+from rayfuse.errors import DataError, ResourceError, RunInterruptedError
+from rayfuse.spec.encoders import iter_pretrained_encoders
+from rayfuse.spec.job import Job
+from rayfuse.training.engine import load_deepspeed_config
+from rayfuse.training.metrics_actor import Record
+from rayfuse.training.precision import choose_precision
+from rayfuse.training.ray_session import connect
+from rayfuse.training.runs import RunFolder, check_storage
+
+if TYPE_CHECKING:
+    from rayfuse.training.ray_trainer import RayRun
+
+_LOG = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.5
+_INTERRUPTED_MESSAGE = "interrupted; the last checkpoint is in {}; run the same command again to resume"
+
+LogFn = Callable[[str], None]
+
+
+def preflight(job: Job) -> None:
+    """Validate what would end the job later: storage, files of rows, DeepSpeed options, precision, pretrained models.
+
+    Raises:
+        SpecError: An option is invalid on this machine.
+        DataError: There are no files of rows, or the folder of a pretrained model is not one.
+        ResourceError, UnavailableError: The storage is not writable.
+    """
+    check_storage(job.output.storage)
+    for url in split_urls(job).values():
+        list_data_files(url)  # fail before a cluster is started
+    load_deepspeed_config(job)
+    if not job.compute.gpus_per_worker:
+        choose_precision(job.train.precision, torch.device("cpu"))
+    for name, options in job.inputs.items():
+        for path, encoder in iter_pretrained_encoders(options.encoder):
+            _check_pretrained(".".join(["inputs", name, "encoder", *path, "model"]), encoder.model)
+
+
+def _check_pretrained(path: str, model: str) -> None:
+    if model.startswith("/") and not Path(model, "config.json").is_file():
+        raise DataError(
+            f"{path}: {model} is not a Hugging Face model: it has no config.json; check the path, or run "
+            "`rayfuse demo --prepare` for the models of the demo"
+        )
+
+
+def load_rows(job: Job, log: LogFn = _LOG.info) -> tuple[Job, Dataset]:
+    """Read and validate the rows of a job on the Ray cluster; return the fitted job and its dataset.
+
+    The rows are stored below `rows` in the job's storage until this process no longer needs them.
+
+    Raises:
+        DataError: The rows cannot be used.
+        ResourceError: The workers do not fit on the cluster.
+        UnavailableError: The cluster does not respond.
+    """
+    connect(job)
+    _check_capacity(job)  # without it, reading could wait forever as well
+    log("reading and validating all rows")
+    return load_dataset(job, RowStore.create_in(f"{job.output.storage}/rows"), map_on_ray)
+
+
+OnUpdate = Callable[[list[Record], dict[str, Any]], None]
+"""Receives new records and the latest progress about twice a second."""
+
+
+def train(
+    job: Job,
+    splits: Mapping[str, RowDataset],
+    run: RunFolder,
+    on_update: OnUpdate,
+    evaluate: bool = True,
+    teacher: str | None = None,
+    profile_steps: int = 0,
+) -> dict[str, Any]:
+    """Train `job` on the splits of a dataset, in the folder of `run`, from its last checkpoint if it has one.
+
+    `on_update` is called about twice a second. Without `evaluate`, the summary has the validation metrics only.
+    `teacher` is the URL that `copy_teacher` returned; `profile_steps` the number of steps to profile.
+
+    Returns:
+        The summary of rank 0, with the URL of the best checkpoint, or of the soup, as `checkpoint`.
+
+    Raises:
+        RayfuseError: The error of the worker that ended the training; complete checkpoints remain.
+        RunInterruptedError: Ctrl-C. The run's own actors and placement group are removed, Ray continues.
+    """
+    connect(job)
+    _check_capacity(job)
+    from rayfuse.training.ray_trainer import RayRun
+
+    config: dict[str, Any] = {"evaluate": evaluate, "teacher": teacher, "profile_steps": profile_steps}
+    config |= {"job": job.model_dump_json(), "deepspeed": load_deepspeed_config(job), "splits": dict(splits)}
+    ray_run = RayRun(job, run, {**config, "run": run.url})
+    try:
+        _follow(ray_run, on_update)
+        return ray_run.summary()
+    except BaseException as error:
+        ray_run.abort()
+        if isinstance(error, KeyboardInterrupt):
+            raise RunInterruptedError(_INTERRUPTED_MESSAGE.format(run.url)) from None
+        raise
+    finally:
+        ray_run.close()
+
+
+def _follow(ray_run: "RayRun", on_update: OnUpdate) -> None:
+    """Pass on what the workers report until the run has ended."""
+    seen, ended = 0, False
+    while not ended:
+        ended = ray_run.wait(_POLL_SECONDS)
+        records, progress = ray_run.pull(seen)
+        seen += len(records)
+        on_update(records, progress)
+
+
+def max_concurrent_jobs(job: Job) -> int:
+    """Return how many runs of `job`, with the minimum of workers each, fit on the nodes of the cluster at a time."""
+    import ray
+
+    each = {"CPU": job.compute.cpus_per_worker, "GPU": job.compute.gpus_per_worker}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    workers = sum(
+        min(int(node.get(name, 0) / amount) for name, amount in each.items() if amount) for node in nodes
+    )
+    return workers // job.compute.min_workers
+
+
+def _check_capacity(job: Job) -> None:
+    """Raise ResourceError if the minimum of workers does not fit on the cluster, where they would wait forever."""
+    if not max_concurrent_jobs(job):
+        raise ResourceError(f"compute.workers: {capacity_message(job)}")
+
+
+def capacity_message(job: Job) -> str:
+    """Return why the workers of `job` do not fit on the cluster, and the remedy."""
+    import ray
+
+    total, compute = ray.cluster_resources(), job.compute
+    each = f"{compute.cpus_per_worker:g} CPUs" + (
+        f" and {compute.gpus_per_worker:g} GPUs" if compute.gpus_per_worker else ""
+    )
+    return (
+        f"{compute.min_workers} workers with {each} each do not fit on the cluster, whose nodes have "
+        f"{total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs; lower compute.workers, "
+        "compute.cpus_per_worker or compute.gpus_per_worker"
+    )
+
+
+def make_record(step: int, metrics: Mapping[str, float]) -> Record:
+    """Return a record of the driver."""
+    return {"time": time.time(), "step": step, "metrics": dict(metrics)}

@@ -1,0 +1,105 @@
+"""The optimizer step of one rank over its part of a global batch."""
+
+import random
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from rayfuse.data.collate import Batch
+from rayfuse.spec.job import Job
+from rayfuse.training.distributed import DistributedContext
+from rayfuse.training.ema import Ema
+from rayfuse.training.engine import set_learning_rate
+from rayfuse.training.schedule import lr_factor
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
+
+
+class StepResult(NamedTuple):
+    """Losses and gradient norm of an optimizer step."""
+
+    loss: torch.Tensor
+    """Total loss summed over this rank's rows, float32 ()."""
+    loss_terms: dict[str, torch.Tensor]
+    """Losses summed over this rank's rows, by the names of `LossOutput.to_metrics`."""
+    gradient_norm: torch.Tensor | float | None
+    """Norm of the gradient over all ranks before clipping; None where it is not computed (ZeRO stage 0, no clipping)."""
+
+
+class TrainStep:
+    """Forward and backward passes, optimizer and weight average of one step.
+
+    Random numbers of a step depend on the seed, the step and the rank alone, so that resumed runs draw the same.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        engine: "DeepSpeedEngine",
+        context: DistributedContext,
+        total_steps: int,
+        ema: Ema | None = None,
+    ) -> None:
+        """`total_steps` is the number of steps of the whole run, which the learning rate schedule spans."""
+        self.job, self.engine, self.context = job, engine, context
+        self.total_steps, self.ema = total_steps, ema
+
+    def run(self, batches: Sequence[Batch], rows: int, step: int) -> StepResult:
+        """Take optimizer step `step`, counted from 0, over this rank's micro-batches of a global batch of `rows` rows.
+
+        DeepSpeed averages over ranks and micro-batches, while the loss of a global batch is a mean over its rows: each
+        loss is scaled by the ratio.
+        """
+        seed_everything(self.job.train.seed, step, self.context.rank)
+        set_learning_rate(self.engine, self._lr_factor(step))
+        scale = self.context.world_size * len(batches) / rows
+        total = torch.zeros((), device=self.context.device)
+        terms: dict[str, torch.Tensor] = {}
+        for batch in batches:
+            moved = batch.to(self.context.device)
+            losses = self.engine.module.losses(self.engine(moved), moved)
+            loss = self.engine.module.total_loss(losses, moved)
+            self.engine.backward(loss * scale)
+            self.engine.step()
+            total += loss.detach().float()
+            for name, term in losses.to_metrics().items():
+                terms[name] = terms.get(name, 0.0) + term.detach().float()
+        if self.ema:
+            self.ema.update(step + 1)
+        return StepResult(total, terms, self.engine.get_global_grad_norm())
+
+    def run_noop(self, batch: Batch) -> None:
+        """Take a step with gradients and a learning rate of zero; `batch` must hold filler samples only.
+
+        DeepSpeed creates its optimizer state at the first step, so a restore takes one before it.
+        """
+        self.engine.train()
+        set_learning_rate(self.engine, 0.0)
+        moved = batch.to(self.context.device)
+        for _ in range(self.job.train.gradient_accumulation_steps):
+            losses = self.engine.module.losses(self.engine(moved), moved)
+            self.engine.backward(self.engine.module.total_loss(losses, moved))
+            self.engine.step()
+
+    def averaged_weights(self) -> AbstractContextManager[None]:
+        """Return a context in which the model has its averaged weights, in jobs with `train.ema`."""
+        return self.ema.average_parameters() if self.ema else nullcontext()
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of step `step`, counted from 0, for parameters without their own rate."""
+        return self.job.train.optimizer.lr * self._lr_factor(step)
+
+    def _lr_factor(self, step: int) -> float:
+        return lr_factor(self.job.train.schedule, step, self.total_steps)
+
+
+def seed_everything(seed: int, *keys: int) -> None:
+    """Seed Python, NumPy and PyTorch with a number derived from `seed` and `keys`."""
+    [derived] = np.random.SeedSequence([seed, *keys]).generate_state(1).tolist()
+    random.seed(derived)
+    np.random.seed(derived)
+    torch.manual_seed(derived)

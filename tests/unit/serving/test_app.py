@@ -1,0 +1,314 @@
+"""The ASGI application with a real model."""
+
+import asyncio
+import io
+import json
+import random
+import threading
+import wave
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from endpoints import b64, problem_of
+from starlette.testclient import TestClient
+
+from rayfuse.model.predictor import Predictor
+from rayfuse.serving.settings import hash_api_key
+
+Build = Callable[..., TestClient]
+
+
+def predict(client: TestClient, inputs: Any, **options: Any) -> Any:
+    return client.post("/predict", json={"inputs": inputs}, **options)
+
+
+def test_json_responses_equal_the_predictions_of_the_model(
+    client: TestClient, predictor: Predictor, whole: dict[str, Any], png: bytes, clip: bytes
+) -> None:
+    [expected] = predictor.predict([{"image": png, "audio": clip, "text": whole["text"]}])
+    answer = predict(client, whole).json()
+    assert answer["inputs_used"] == ["image", "text", "audio"]
+    assert answer["model"] == {"name": "tiny", "version": 3}
+    assert answer["outputs"]["answer"]["label"] == expected["outputs"]["answer"]["label"]
+    for label, score in expected["outputs"]["answer"]["scores"].items():
+        assert answer["outputs"]["answer"]["scores"][label] == pytest.approx(score, abs=1e-4)
+
+
+def test_multipart_responses_equal_json_responses(
+    client: TestClient, whole: dict[str, Any], png: bytes, clip: bytes
+) -> None:
+    files = {"image": ("a.png", png), "audio": ("a.wav", clip, "audio/wav")}
+    response = client.post("/predict", data={"text": whole["text"]}, files=files)
+    assert response.json() == predict(client, whole).json()
+
+
+def test_an_optional_input_may_be_left_out(client: TestClient, whole: dict[str, Any]) -> None:
+    without = predict(client, {**whole, "audio": None}).json()
+    assert without["inputs_used"] == ["image", "text"]
+    assert without["outputs"] != predict(client, whole).json()["outputs"]
+
+
+def test_predictions_of_several_instances_are_in_order(build: Build, whole: dict[str, Any]) -> None:
+    client = build(max_batch_size=4, batch_wait_timeout=0.0)
+    texts = [f"colour number {i}?" for i in range(11)]
+    instances = [{"inputs": {**whole, "text": text}} for text in texts]
+    reply = client.post("/predict", json={"instances": instances}).json()
+    assert reply["model"]["name"] == "tiny"
+    for text, found in zip(texts, reply["predictions"], strict=True):
+        alone = predict(client, {**whole, "text": text}).json()
+        assert found["inputs_used"] == alone["inputs_used"]
+        assert found["outputs"]["answer"]["scores"] == pytest.approx(
+            alone["outputs"]["answer"]["scores"], abs=1e-5
+        )
+
+
+def test_concurrent_requests_share_a_batch(build: Build, whole: dict[str, Any]) -> None:
+    client = build(max_batch_size=8, batch_wait_timeout=0.5)
+    texts = [f"question {i}" for i in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        responses = list(pool.map(lambda text: predict(client, {**whole, "text": text}), texts))
+    assert {response.headers["server-timing"].rpartition("desc=")[2] for response in responses} == {
+        '"batch of 8"'
+    }
+    lonely = build(max_batch_size=1, batch_wait_timeout=0.0)
+    for text, response in zip(texts, responses, strict=True):
+        alone = predict(lonely, {**whole, "text": text}).json()
+        assert response.json()["outputs"]["answer"]["scores"] == pytest.approx(
+            alone["outputs"]["answer"]["scores"], abs=1e-5
+        )
+
+
+def test_a_missing_required_input_is_rejected(client: TestClient) -> None:
+    problem = problem_of(predict(client, {"text": "hi"}), 422, "image: missing")
+    assert problem["input"] == "image"
+
+
+@pytest.mark.parametrize("content", [b"", b"a text file", b"\x89PNG\r\n\x1a\n broken"])
+def test_a_corrupt_image_is_named(client: TestClient, whole: dict[str, Any], content: bytes) -> None:
+    assert problem_of(predict(client, {**whole, "image": b64(content)}), 422)["input"] == "image"
+
+
+def silent_wave(rate: int = 8000, frames: bytes = b"") -> bytes:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setparams((1, 1, rate, 0, "NONE", ""))
+        writer.writeframes(frames)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("content", [b"", b"a text file", silent_wave()])
+def test_a_corrupt_clip_is_named(client: TestClient, whole: dict[str, Any], content: bytes) -> None:
+    assert problem_of(predict(client, {**whole, "audio": b64(content)}), 422)["input"] == "audio"
+
+
+def test_extreme_audio_samples_are_never_a_500(
+    client: TestClient, whole: dict[str, Any], tmp_path: Any
+) -> None:
+    import numpy as np
+    import soundfile
+
+    soundfile.write(tmp_path / "huge.wav", np.full(800, 3e38, dtype=np.float32), 8000, subtype="FLOAT")
+    response = predict(client, {**whole, "audio": b64((tmp_path / "huge.wav").read_bytes())})
+    assert response.status_code in (200, 422)
+
+
+@pytest.mark.parametrize("text", [5, 1e300, True, ["a", 5], {"b64": "aGk="}, {}])
+def test_a_text_of_another_type_is_named(client: TestClient, whole: dict[str, Any], text: Any) -> None:
+    assert problem_of(predict(client, {**whole, "text": text}), 422)["input"] == "text"
+
+
+def test_loopback_urls_are_not_fetched(client: TestClient, whole: dict[str, Any]) -> None:
+    response = predict(client, {**whole, "image": {"url": "http://127.0.0.1:1/x.png"}})
+    assert problem_of(response, 422, "does not have a public address")["input"] == "image"
+
+
+def test_a_body_above_the_limit_is_rejected(build: Build, whole: dict[str, Any]) -> None:
+    client = build(max_body_size=1000)
+    assert problem_of(predict(client, {**whole, "text": "x" * 2000}), 413, "1000 bytes")
+
+
+def test_a_body_without_content_length_is_limited(build: Build) -> None:
+    read = []
+
+    def body() -> Iterator[bytes]:
+        for _ in range(100):
+            read.append(1)
+            yield b"x" * 100
+
+    response = build(max_body_size=1000).post(
+        "/predict", content=body(), headers={"content-type": "application/json"}
+    )
+    problem_of(response, 413)
+
+
+def test_api_keys_allow_remote_clients(build: Build, whole: dict[str, Any]) -> None:
+    client = build(host="203.0.113.9", keys=(hash_api_key("right"), hash_api_key("also")))
+    for headers in (
+        {},
+        {"authorization": "Bearer wrong"},
+        {"authorization": "Basic right"},
+        {"authorization": "é"},
+    ):
+        response = predict(client, whole, headers={k: v.encode() for k, v in headers.items()})
+        problem_of(response, 401)
+        assert response.headers["www-authenticate"] == "Bearer"
+    for key in ("right", "also"):
+        assert predict(client, whole, headers={"authorization": f"bearer {key}"}).status_code == 200
+    assert client.get("/v2/health/ready").status_code == 200
+
+
+def test_without_keys_only_loopback_clients_are_allowed(build: Build, whole: dict[str, Any]) -> None:
+    problem_of(predict(build(host="203.0.113.9"), whole), 403, "auth.keys")
+    assert predict(build(host="::1"), whole).status_code == 200
+
+
+def slow(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Hold the model until the event is set."""
+    go = threading.Event()
+    batcher = client.engine.batcher  # type: ignore[attr-defined]
+    run = batcher.run
+    monkeypatch.setattr(batcher, "run", lambda items: (go.wait(10), run(items))[1])
+    return go
+
+
+def test_requests_above_the_queue_limit_are_rejected(
+    build: Build, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = build(max_queued_requests=1, max_batch_size=1, batch_wait_timeout=0.0)
+    go = slow(client, monkeypatch)
+    with ThreadPoolExecutor(2) as pool:
+        pending = [pool.submit(predict, client, whole) for _ in range(2)]
+        while client.engine.active_requests < 2:  # type: ignore[attr-defined]
+            pass
+        response = predict(client, whole)
+        go.set()
+        assert [one.result().status_code for one in pending] == [200, 200]
+    problem_of(response, 503, "1 requests are queued already")
+    assert response.headers["retry-after"] == "1"
+    assert predict(client, whole).status_code == 200
+
+
+def test_requests_time_out(build: Build, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    client = build(request_timeout=0.1)
+    go = slow(client, monkeypatch)
+    problem_of(predict(client, whole), 504, "0.1 s")
+    go.set()
+    client.engine.update_settings(client.engine.settings.__class__())  # type: ignore[attr-defined]
+    assert predict(client, whole).status_code == 200
+
+
+def test_a_failing_model_is_a_500_and_becomes_unhealthy(
+    client: TestClient,
+    whole: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(_: Any) -> Any:
+        raise ValueError("secret detail")
+
+    monkeypatch.setattr(client.engine.batcher, "run", fail)  # type: ignore[attr-defined]
+    for _ in range(5):
+        response = predict(client, whole)
+        assert "secret" not in problem_of(response, 500)["detail"]
+    assert "secret detail" in caplog.text
+    assert client.get("/v2/health/live").json() == {"live": True}
+    ready = client.get("/v2/health/ready")
+    assert (ready.status_code, ready.json()["ready"]) == (503, False)
+
+
+def test_unknown_paths_list_the_routes(client: TestClient) -> None:
+    problem_of(client.get("/nothing"), 404, "POST /predict")
+    problem_of(client.get("/predict"), 405, "POST /predict")
+    problem_of(client.get("/docs/nothing.js"), 404)
+
+
+def test_health_is_ok(client: TestClient) -> None:
+    assert client.get("/v2/health/live").json() == {"live": True}
+    assert client.get("/v2/health/ready").json() == {"ready": True}
+
+
+def test_invalid_requests_are_never_a_500(client: TestClient, whole: dict[str, Any]) -> None:
+    chance = random.Random(0)
+    odd = [
+        None,
+        True,
+        0,
+        -1,
+        1e308,
+        "",
+        "x",
+        [],
+        {},
+        [[]],
+        {"b64": ""},
+        {"b64": None},
+        {"url": "x"},
+        "\U0001f600",
+    ]
+    for _ in range(300):
+        inputs: Any = {name: chance.choice([value, *odd]) for name, value in whole.items()}
+        content: Any = (
+            {"inputs": inputs} if chance.random() < 0.8 else {"instances": [{"inputs": inputs}, {}]}
+        )
+        body = json.dumps(chance.choice([content, content, chance.choice(odd)]))
+        response = client.post("/predict", content=body, headers={"content-type": "application/json"})
+        assert response.status_code in (200, 400, 422), (inputs, response.text)
+        if response.status_code != 200:
+            problem_of(response, response.status_code)
+
+
+@pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=x"])
+def test_random_and_damaged_bytes_are_rejected(
+    client: TestClient, kind: str, whole: dict[str, Any], png: bytes
+) -> None:
+    chance = random.Random(1)
+    good = client.build_request("POST", "/predict", data={"text": "hi"}, files={"image": ("a.png", png)})
+    good_form = good.read().replace(good.headers["content-type"].partition("boundary=")[2].encode(), b"x")
+    good_json = client.build_request("POST", "/predict", json={"inputs": whole}).read()
+    source = good_json if "json" in kind else good_form
+    for _ in range(200):
+        body = bytearray(source if chance.random() < 0.8 else chance.randbytes(chance.randrange(300)))
+        for _ in range(chance.randrange(1, 8)):
+            if body:
+                body[chance.randrange(len(body))] = chance.randrange(256)
+        response = client.post("/predict", content=bytes(body), headers={"content-type": kind})
+        assert response.status_code in (200, 400, 415, 422), (bytes(body), response.text)
+
+
+def test_changed_settings_apply_at_once(client: TestClient, whole: dict[str, Any]) -> None:
+    engine = client.engine  # type: ignore[attr-defined]
+    engine.update_settings(engine.settings.__class__(max_body_size=10))
+    problem_of(predict(client, whole), 413)
+
+
+def test_a_slow_body_is_a_client_error(build: Build) -> None:
+    client = build(request_timeout=0.05)
+
+    async def never() -> Any:
+        yield b"{"
+        await asyncio.sleep(5)
+
+    async def post() -> int:
+        sent: list[Any] = []
+        chunks = never()
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": await anext(chunks), "more_body": True}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        headers = [(b"content-type", b"application/json")]
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/predict",
+            "headers": headers,
+            "client": ("127.0.0.1", 1),
+        }
+        await client.app({**scope, "query_string": b"", "root_path": ""}, receive, send)
+        return int(sent[0]["status"])
+
+    assert asyncio.run(post()) == 408

@@ -1,0 +1,45 @@
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tiny_sweeps import CONCAT, make_space
+
+from rayfuse.training.runs import RunFolder, RunStatus
+from rayfuse.tuning.trial_runner import EPOCH, VALUE, validation_metrics
+from rayfuse.tuning.trials import Trial, Trials
+from rayfuse.tuning.tuner import build_scheduler
+
+ASHA = {"type": "asha", "grace_period": 1, "reduction_factor": 2}
+
+
+def trials_with(folder: Path, *ended: Trial) -> Trials:
+    trials = Trials(RunFolder(str(folder / "sweep"), RunStatus("sweep", "")))
+    for trial in ended:
+        trials.run_folder(trial).create()
+        trials.save(trial)
+    return trials
+
+
+@pytest.mark.parametrize(("value", "decision"), [(0.1, "STOP"), (0.9, "CONTINUE")])
+def test_asha_compares_with_trials_of_an_earlier_driver(tmp_path: Path, value: float, decision: str) -> None:
+    space = make_space(
+        tmp_path, {"type": "random", "trials": 4}, scheduler=ASHA, trial_overrides={"train.epochs": 4}
+    )
+    ended = Trial(1, {"fusion": CONCAT}, "finished", history=[{"answer/accuracy": 0.5}] * 4)
+    scheduler: Any = build_scheduler(space, trials_with(tmp_path, ended))
+    assert scheduler.set_search_properties("best/answer/accuracy", "max")
+    trial = SimpleNamespace(trial_id="new")
+    scheduler.on_trial_add(None, trial)
+    assert scheduler.on_trial_result(None, trial, {"state": "running"}) == "CONTINUE"
+    assert scheduler.on_trial_result(None, trial, {EPOCH: 1, VALUE: value}) == decision
+
+
+def test_without_asha_there_is_no_scheduler(tmp_path: Path) -> None:
+    space = make_space(tmp_path, {"type": "random", "trials": 4}, scheduler={"type": "none"})
+    assert build_scheduler(space, trials_with(tmp_path)) is None
+
+
+def test_validation_metrics_have_no_prefix() -> None:
+    record: dict[str, Any] = {"epoch": 1, "metrics": {"validation/loss": 0.5, "train/loss": 0.4}}
+    assert validation_metrics(record) == {"loss": 0.5}
