@@ -1,6 +1,6 @@
 import pytest
 
-from rayfuse.formatting import first_line, format_bytes, truncate, truncated_repr
+from rayfuse.formatting import first_line, format_bytes, metric_table, table, truncate, truncated_repr
 
 
 def test_truncated_text_has_the_limit() -> None:
@@ -20,3 +20,23 @@ def test_first_line() -> None:
 )
 def test_format_bytes(count: float, text: str) -> None:
     assert format_bytes(count) == text
+
+
+def test_a_table_aligns_words_left_and_numbers_right() -> None:
+    text = table(["name", "rows", "note"], [["a", 5, None], ["longer", 1000, "x"]])
+    assert text.splitlines() == [
+        "name    rows  note",
+        "a          5  -",
+        "longer  1000  x",
+    ]
+    assert table(["name"], []) == "name"
+
+
+def test_the_table_of_metrics_leaves_out_averages_over_classes() -> None:
+    metrics = {"loss": 1.0, "a_task/accuracy": 0.5, "a_task/f1_macro": 0.25}
+    text = metric_table({"image+text": metrics, "text": {**metrics, "a_task/accuracy": 0.125}})
+    assert text.splitlines() == [
+        "inputs      loss  a_task/accuracy",
+        "image+text     1              0.5",
+        "text           1            0.125",
+    ]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rayfuse.training.runs import RunFolder
 
 Resume = bool | Callable[[str], bool]
-"""Whether to resume an unfinished run of the same job and data; a function is asked with the URL of its folder."""
+"""Whether to resume an unfinished run of the same job and data; a function decides by the URL of its folder."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def train(
 
     Args:
         job: The path or URL of a YAML file, a Job, or a dict.
-        resume: Whether to resume an unfinished run of the same job and data, or a function that is asked with its URL.
+        resume: Whether to resume an unfinished run of the same job and data, or a function that decides by its URL.
         profile_steps: Number of steps to profile: a trace and a table of operators in the run's folder.
         verbose: Show log lines and progress, unless the application has configured logging.
         **overrides: Values of the spec by path, as in `**{"train.epochs": 3}`.

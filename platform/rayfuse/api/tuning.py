@@ -118,7 +118,7 @@ def tune(
 
     Args:
         sweep: The path or URL of a YAML file, a Sweep (whose `job` may be a Job), or a dict.
-        resume: Whether to resume an unfinished sweep of the same spec and data, or a function that is asked with its URL.
+        resume: Whether to resume an unfinished sweep of the same spec and data, or a function that decides by its URL.
         register_best: Train the best trial's job in full, and register the model as `candidate`.
         verbose: Show log lines and progress, unless the application has configured logging.
         **overrides: Values of the sweep by path, as in `**{"search.trials": 20}`.

@@ -52,7 +52,7 @@ class PlanRequest:
     def __post_init__(self) -> None:
         if self.gpus and not (self.gpu_memory or self.gpu_spec):
             raise SpecError(
-                f"gpus: the memory of each of the {self.gpus} is missing; also pass --gpu-memory, such as 24GB, or "
+                f"gpus {self.gpus}: the memory of each is missing; also pass --gpu-memory, such as 24GB, or "
                 "--device, such as H100"
             )
 

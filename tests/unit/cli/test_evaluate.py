@@ -55,21 +55,3 @@ def test_the_text_has_a_table(capsys: pytest.CaptureFixture[str], command: list[
 def test_the_number_of_rows_may_be_left_out(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
     found = run(capsys, *command, "--explain")
     assert len(found["explain"]["plots"]) == 6
-
-
-def test_the_table_of_a_training_shows_every_subset() -> None:
-    from rayfuse.cli.train import format_summary
-
-    metrics = {"loss": 1.0, "a_task/accuracy": 0.5, "a_task/f1_macro": 0.25}
-    data = {
-        "evaluated_on": "test",
-        "metrics": metrics,
-        "by_inputs": {"image+text": metrics, "text": {**metrics, "a_task/accuracy": 0.125}},
-        "model": "m",
-        "version": 1,
-        "seconds": 2.0,
-    }
-    text = format_summary(data)
-    assert "a_task/accuracy" in text
-    assert "0.125" in text
-    assert "f1_macro" not in text

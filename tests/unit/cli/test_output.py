@@ -54,13 +54,3 @@ def test_standard_output_is_restored(capsys: pytest.CaptureFixture[str]) -> None
     captured = capsys.readouterr()
     assert captured.out == "again\n"
     assert captured.err == "aside\n"
-
-
-def test_a_table_aligns_words_left_and_numbers_right() -> None:
-    text = output.table(["name", "rows", "note"], [["a", 5, None], ["longer", 1000, "x"]])
-    assert text.splitlines() == [
-        "name    rows  note",
-        "a          5  -",
-        "longer  1000  x",
-    ]
-    assert output.table(["name"], []) == "name"

@@ -49,7 +49,7 @@ def test_json_has_bytes(job: str, capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--gpu-memory", "much"], "'much' is not a size; use a number with a unit, such as 24GB or 80GiB"),
         (["--length", "text"], "'text' is not INPUT=NUMBER; use a number, as in text=128"),
-        (["--gpus", "2"], "--gpus 2: the memory of each is missing"),
+        (["--gpus", "2"], "gpus 2: the memory of each is missing"),
         (["--length", "text=9"], "allows more than 0 and up to 8"),
     ],
 )

@@ -17,6 +17,10 @@ OUTCOME = {
     "metrics": {"answer/accuracy": 0.5},
     "evaluated_on": "test",
     "by_inputs": {"text": {"answer/accuracy": 0.5}},
+    "run_id": "a1",
+    "validation": {"loss": 1.0},
+    "checkpoint": "runs/tiny/checkpoints/best",
+    "run": "runs/tiny",
 }
 
 
@@ -29,7 +33,7 @@ def test_profile_option(
     handed: list[Any] = []
 
     def train_and_register(*given: Any) -> dict[str, Any]:
-        handed.append(given[5])
+        handed.append(given[3])
         return dict(OUTCOME)
 
     monkeypatch.setitem(

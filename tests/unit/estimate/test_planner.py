@@ -113,9 +113,9 @@ def test_invalid_requests(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match="absent.jsonl.*\n.*--rows N"):
         Planner.from_job(absent, PlanRequest())
-    with pytest.raises(SpecError, match="--gpus 4: the memory of each is missing"):
+    with pytest.raises(SpecError, match="gpus 4: the memory of each is missing"):
         PlanRequest(gpus=4)
-    with pytest.raises(SpecError, match="--device H10: not a known GPU; did you mean h100"):
+    with pytest.raises(SpecError, match="device H10: not a known GPU; did you mean h100"):
         gpu_specs.find_gpu_spec("H10")
     encoder = {"type": "huggingface", "model": str(tmp_path / "nowhere")}
     with pytest.raises(DataError, match="nowhere: "):

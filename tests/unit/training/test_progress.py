@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rayfuse.training import progress as module
+from rayfuse import console
 from rayfuse.training.progress import ProgressLine, format_progress
 
 METRICS = {
@@ -118,7 +118,7 @@ def test_a_file_gets_plain_lines_at_intervals() -> None:
 
 
 def test_a_terminal_gets_a_live_line_that_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.shutil, "get_terminal_size", lambda: os.terminal_size((200, 20)))
+    monkeypatch.setattr(console.shutil, "get_terminal_size", lambda: os.terminal_size((200, 20)))
     lines: list[str] = []
     stream = Terminal()
     line = ProgressLine(lines.append, stream)
@@ -135,7 +135,7 @@ def test_a_terminal_gets_a_live_line_that_leaves_nothing_behind(monkeypatch: pyt
 
 
 def test_the_live_line_never_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.shutil, "get_terminal_size", lambda: os.terminal_size((60, 20)))
+    monkeypatch.setattr(console.shutil, "get_terminal_size", lambda: os.terminal_size((60, 20)))
     stream = Terminal()
     ProgressLine(lambda _: None, stream).update([], progress())
     assert 20 < len(stream.getvalue().strip("\r")) < 60

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from rayfuse import extras
-from rayfuse.cli import doctor, main
+from rayfuse.api import diagnosis
+from rayfuse.cli import main
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -67,7 +68,7 @@ def test_a_failure_is_exit_code_1(
 
 def test_a_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(extras.EXTRAS, "train", ("json", "no_such_module"))
-    finding = doctor.check_extra("train")
+    finding = diagnosis.check_extra("train")
     assert (finding.status, finding.detail) == ("warn", "missing no_such_module")
     assert finding.remedy == "pip install 'rayfuse[train]'"
 
@@ -83,19 +84,19 @@ def test_a_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_disk(monkeypatch: pytest.MonkeyPatch, usage: Usage, status: str, word: str) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
-    finding = doctor.check_disk("disk", Path("/x"))
+    finding = diagnosis.check_disk("disk", Path("/x"))
     assert finding.status == status
     assert word in finding.detail
 
 
 @pytest.mark.parametrize(("free", "status"), [(16e9, "ok"), (2e9, "warn"), (0.5e9, "fail")])
 def test_memory(free: float, status: str) -> None:
-    assert doctor.check_memory(free).status == status
+    assert diagnosis.check_memory(free).status == status
 
 
 def test_shared_memory_must_hold_rays_objects() -> None:
-    assert doctor.check_shared_memory(free=10e9, memory=30e9).status == "ok"
-    finding = doctor.check_shared_memory(free=64e6, memory=30e9)
+    assert diagnosis.check_shared_memory(free=10e9, memory=30e9).status == "ok"
+    finding = diagnosis.check_shared_memory(free=64e6, memory=30e9)
     assert finding.status == "warn"
     assert "--shm-size=9g" in finding.remedy
 
@@ -108,28 +109,28 @@ def test_memory_is_what_the_container_may_use(tmp_path: Path, limit: str, free: 
     group.mkdir(parents=True)
     (group / "memory.max").write_text(f"{limit}\n")
     (group / "memory.current").write_text("1000000000\n")
-    assert doctor.available_memory(tmp_path) == free
+    assert diagnosis.available_memory(tmp_path) == free
 
 
 def test_the_lock_of_a_killed_build(tmp_path: Path) -> None:
-    assert doctor.check_extension_locks({}, tmp_path).status == "ok"
+    assert diagnosis.check_extension_locks({}, tmp_path).status == "ok"
     lock = tmp_path / ".cache/torch_extensions/py311_cpu/async_io/lock"
     lock.parent.mkdir(parents=True)
     lock.touch()
     for path in (lock, lock.parent):
         os.utime(path, (0, 0))
-    finding = doctor.check_extension_locks({}, tmp_path)
+    finding = diagnosis.check_extension_locks({}, tmp_path)
     assert (finding.status, finding.remedy) == ("warn", f"rm {lock}")
     assert lock.exists()
 
 
 def test_no_tracking_server_is_fine() -> None:
-    assert doctor.check_mlflow({}).status == "ok"
+    assert diagnosis.check_mlflow({}).status == "ok"
 
 
 def test_a_database(tmp_path: Path) -> None:
-    assert doctor.check_mlflow({"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}).status == "ok"
-    finding = doctor.check_mlflow({"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/no/mlflow.db"})
+    assert diagnosis.check_mlflow({"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}).status == "ok"
+    finding = diagnosis.check_mlflow({"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/no/mlflow.db"})
     assert (finding.status, finding.remedy) == ("fail", f"mkdir -p {tmp_path}/no")
 
 
@@ -144,7 +145,7 @@ def test_a_database(tmp_path: Path) -> None:
 )
 def test_a_server(server: HTTPServer, answer: int, status: str, word: str) -> None:
     server.status = answer
-    finding = doctor.check_mlflow({"MLFLOW_TRACKING_URI": address(server)})
+    finding = diagnosis.check_mlflow({"MLFLOW_TRACKING_URI": address(server)})
     assert finding.status == status
     assert word in finding.detail
 
@@ -152,13 +153,13 @@ def test_a_server(server: HTTPServer, answer: int, status: str, word: str) -> No
 def test_a_server_with_a_password(server: HTTPServer) -> None:
     server.password_required = True
     environment = {"MLFLOW_TRACKING_URI": address(server)}
-    assert doctor.check_mlflow(environment).status == "fail"
-    assert doctor.check_mlflow(environment | {"MLFLOW_TRACKING_USERNAME": "ann"}).status == "ok"
-    assert doctor.check_mlflow(environment | {"MLFLOW_TRACKING_TOKEN": "t"}).status == "ok"
+    assert diagnosis.check_mlflow(environment).status == "fail"
+    assert diagnosis.check_mlflow(environment | {"MLFLOW_TRACKING_USERNAME": "ann"}).status == "ok"
+    assert diagnosis.check_mlflow(environment | {"MLFLOW_TRACKING_TOKEN": "t"}).status == "ok"
 
 
 def test_no_server_and_no_password_shown() -> None:
-    finding = doctor.check_mlflow({"MLFLOW_TRACKING_URI": "http://ann:hush@127.0.0.1:1"})
+    finding = diagnosis.check_mlflow({"MLFLOW_TRACKING_URI": "http://ann:hush@127.0.0.1:1"})
     assert finding.status == "fail"
     assert finding.detail.startswith("http://…@127.0.0.1:1 is unreachable: ")
     assert "hush" not in f"{finding}"
@@ -166,7 +167,7 @@ def test_no_server_and_no_password_shown() -> None:
 
 def test_ray_auth(tmp_path: Path) -> None:
     def status(**environment: str) -> str:
-        return doctor.check_ray_auth(environment, tmp_path).status
+        return diagnosis.check_ray_auth(environment, tmp_path).status
 
     assert status() == "ok"
     assert status(RAY_AUTH_TOKEN="t") == "ok"

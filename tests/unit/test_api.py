@@ -1,0 +1,36 @@
+"""The public names of `import rayfuse`."""
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import rayfuse
+
+HEAVY = ("torch", "ray", "mlflow", "transformers", "numpy", "pandas", "pyarrow", "pydantic")
+
+
+def test_import_is_light() -> None:
+    code = f"import rayfuse, sys; print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", [name for name in rayfuse.__all__ if name != "__version__"])
+def test_every_public_name_loads_and_is_documented(name: str) -> None:
+    value = getattr(rayfuse, name)
+    assert callable(value), f"rayfuse.{name} is hidden by a module of the same name"
+    assert inspect.getdoc(value)
+
+
+def test_functions_are_not_hidden_by_packages_of_the_same_name() -> None:
+    code = "import rayfuse, rayfuse.pipeline, rayfuse.tuning.sweep, rayfuse.serving.deploy\n"
+    code += "assert callable(rayfuse.train) and callable(rayfuse.tune) and callable(rayfuse.serve)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_unknown_names() -> None:
+    assert set(rayfuse.__all__) <= set(dir(rayfuse))
+    with pytest.raises(AttributeError, match="has no attribute 'trian'"):
+        rayfuse.trian  # noqa: B018
