@@ -6,6 +6,8 @@ The public names load when they are used: `import rayfuse` imports neither torch
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from rayfuse import errors
+
 __version__ = "0.1.0"
 
 _MODULES = {
@@ -41,6 +43,7 @@ __all__ = [
     "__version__",
     "describe_model",
     "doctor",
+    "errors",
     "evaluate",
     "list_endpoints",
     "list_models",

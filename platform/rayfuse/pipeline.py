@@ -66,7 +66,7 @@ def train_and_register(
         teacher = fetch_teacher(job, dataset.splits["train"])
         run, resumed = _open_run(job, dataset, confirm_resume)
         tracker = _start_tracker(client, job, dataset, run, resumed, spec_file)
-        _LOG.info("run %s", run.url)
+        _LOG.info("%srun %s", "resuming " if resumed else "", run.url)
         with closing(ProgressLine()) as progress_line, record_failure(run, tracker):
             evaluation = _train(job, dataset, teacher, run, tracker, progress_line, profile_steps)
             return _register(job, dataset, run, tracker, evaluation)
