@@ -44,8 +44,8 @@ def running_endpoint(name: str) -> EndpointStatus:
 
 
 @contextmanager
-def serve_in_thread(predictor: Any, route: str, **settings: Any) -> Iterator[str]:
-    """Serve a model on a real HTTP server without Ray, and yield the URL of its route."""
+def serve_in_thread(predictor: Any, route: str, *more_routes: str, **settings: Any) -> Iterator[str]:
+    """Serve a model on a real HTTP server without Ray, and yield the URL of its (first) route."""
     import uvicorn
     from starlette.applications import Starlette
     from starlette.routing import Mount
@@ -57,7 +57,7 @@ def serve_in_thread(predictor: Any, route: str, **settings: Any) -> Iterator[str
 
     [port] = free_ports(1)
     app = build_app(InferenceEngine(predictor, Settings(**{"batch_wait_timeout": 0.0, **settings})))
-    below = Starlette(routes=[Mount(route, app=app)])
+    below = Starlette(routes=[Mount(each, app=app) for each in (route, *more_routes)])
     running = uvicorn.Server(uvicorn.Config(below, port=port, log_level="error", lifespan="off"))
     thread = threading.Thread(target=running.run, daemon=True)
     thread.start()
