@@ -17,7 +17,7 @@ _MODULES = {
     "rayfuse.api.planning": ("plan",),
     "rayfuse.api.registry": ("describe_model", "list_models", "promote", "rollback"),
     "rayfuse.api.serving": ("Endpoint", "list_endpoints", "serve", "stop_endpoint"),
-    "rayfuse.api.submission": ("SubmittedJob", "submit"),
+    "rayfuse.api.submission": ("SubmittedJob", "get_job", "list_jobs", "render", "submit"),
     "rayfuse.api.training": ("TrainResult", "train"),
     "rayfuse.api.tuning": ("SweepResult", "tune"),
     "rayfuse.spec.cluster": ("Cluster",),
@@ -45,11 +45,14 @@ __all__ = [
     "doctor",
     "errors",
     "evaluate",
+    "get_job",
     "list_endpoints",
+    "list_jobs",
     "list_models",
     "load_model",
     "plan",
     "promote",
+    "render",
     "rollback",
     "serve",
     "stop_endpoint",
@@ -65,7 +68,7 @@ if TYPE_CHECKING:
     from rayfuse.api.planning import plan
     from rayfuse.api.registry import describe_model, list_models, promote, rollback
     from rayfuse.api.serving import Endpoint, list_endpoints, serve, stop_endpoint
-    from rayfuse.api.submission import SubmittedJob, submit
+    from rayfuse.api.submission import SubmittedJob, get_job, list_jobs, render, submit
     from rayfuse.api.training import TrainResult, train
     from rayfuse.api.tuning import SweepResult, tune
     from rayfuse.spec.cluster import Cluster

@@ -107,7 +107,7 @@ def test_a_running_job_is_stopped(
     assert jobs.stop("stops") == info
     code, answer, stderr = submit(capsys, spec, "--cluster", place.file, "--name", "stops")
     assert (code, answer["error"]["type"]) == (2, "SpecError")
-    assert "RayJob stops: already exists; choose another --name" in stderr
+    assert "RayJob stops: already exists; choose another name" in stderr
 
 
 @pytest.mark.slow

@@ -88,7 +88,7 @@ def test_invalid_cluster_specs_are_not_sent(
 @pytest.mark.parametrize(
     ("options", "expected_message"),
     [
-        (["--name", "n" * 48], "--name: "),
+        (["--name", "n" * 48], "name: "),
         (
             ["--set", "compute={workers: 16, cpus_per_worker: 2}"],
             "compute.workers: 16 workers with 2 CPUs each do not fit",
@@ -192,7 +192,7 @@ def test_services_of_others_are_not_changed(jobs: KubernetesJobClient, tmp_path:
     unlabelled["spec"] = {**service["spec"], "suspend": True}
     made = jobs.kube.create(unlabelled)
     with pytest.raises(
-        SpecError, match="RayService theirs: exists and is not managed by Rayfuse; choose another --name"
+        SpecError, match="RayService theirs: exists and is not managed by Rayfuse; choose another name"
     ):
         jobs.submit([spec_map, service])
     with pytest.raises(SpecError, match="theirs: no such job; "):

@@ -484,3 +484,114 @@ def test_up_predict_status_down(
     finally:
         local.stop(state)
     assert not any(os.scandir(state)) or {entry.name for entry in os.scandir(state)} == {"cluster.lock"}
+
+
+def run_script(script: str, *arguments: object, environment: dict[str, str]) -> dict[str, Any]:
+    """Run a Python script, as a notebook would, and return the JSON object in its last line."""
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+ON_A_LOCAL_CLUSTER = """
+import json, pathlib, sys
+from rayfuse.api.serving import list_endpoints, serve
+
+folder, port, image = sys.argv[1:]
+row = {"image": pathlib.Path(image).read_bytes(), "text": "which colour is it?"}
+with serve({"name": "by-script", "model": folder, "port": int(port)}) as endpoint:
+    found = [(each.name, each.url) for each in list_endpoints()]
+    answers = endpoint.predict([row, row])
+endpoint.stop()
+print(json.dumps({"found": found, "url": endpoint.url, "answers": answers, "left": list_endpoints()}))
+"""
+
+
+def test_serving_in_python_starts_and_stops_a_local_cluster(
+    outside_ray: dict[str, str], folder: Path, files: dict[str, Path], tmp_path: Path
+) -> None:
+    environment = {**outside_ray, "XDG_STATE_HOME": str(tmp_path / "state")}
+    [port] = local.free_ports(1)
+    try:
+        result = run_script(ON_A_LOCAL_CLUSTER, folder, port, files["image"], environment=environment)
+        assert local.find(local.default_state_dir(environment)) is None
+    finally:
+        local.stop(local.default_state_dir(environment))
+    assert result["url"] == f"http://127.0.0.1:{port}/by-script"
+    assert result["found"] == [["by-script", result["url"]]]
+    assert result["left"] == []
+    expected = Predictor(folder).predict(
+        [{"image": files["image"].read_bytes(), "text": "which colour is it?"}]
+    )
+    for answer in result["answers"]:
+        assert answer["outputs"]["answer"]["scores"] == pytest.approx(
+            expected[0]["outputs"]["answer"]["scores"], abs=1e-4
+        )
+
+
+ON_THE_CALLERS_RAY = """
+import _thread, json, logging, pathlib, sys
+
+import httpx, ray
+from ray import serve as ray_serve
+
+from rayfuse.api.serving import list_endpoints, serve
+
+folder, port, image = sys.argv[1:]
+row = {"image": pathlib.Path(image).read_bytes(), "text": "which colour is it?"}
+context = ray.init(num_cpus=3, include_dashboard=True, dashboard_port=0, log_to_driver=False)
+
+@ray_serve.deployment(num_replicas=1)
+class Theirs:
+    def __call__(self):
+        return "theirs"
+
+class InterruptOnce(logging.Handler):
+    done = False
+
+    def emit(self, record):
+        if not self.done and "replicas" in record.getMessage():
+            self.done = True
+            _thread.interrupt_main()
+
+ray_serve.start(http_options={"port": int(port)})
+ray_serve.run(Theirs.bind(), name="theirs", route_prefix="/theirs")
+endpoint = serve({"name": "ours", "model": folder, "port": int(port)})
+result = {"dashboards": [endpoint.dashboard_url, f"http://{context.dashboard_url}"]}
+
+log = logging.getLogger("rayfuse")
+log.setLevel(logging.INFO)
+log.addHandler(InterruptOnce())
+try:
+    serve({"name": "ours", "model": folder, "port": int(port), "replicas": {"num_cpus": 0.5}})
+except KeyboardInterrupt:
+    result["interrupted"] = True
+endpoint.predict(row)
+result["found"] = [(each.name, each.status().status) for each in list_endpoints()]
+
+endpoint.stop()
+result["left"] = [each.name for each in list_endpoints()]
+result["theirs"] = httpx.get(f"http://127.0.0.1:{port}/theirs", trust_env=False).text
+result["is_initialized"] = ray.is_initialized()
+print(json.dumps(result))
+"""
+
+
+def test_serving_in_python_uses_the_callers_ray_and_leaves_it_running(
+    outside_ray: dict[str, str], folder: Path, files: dict[str, Path], tmp_path: Path
+) -> None:
+    environment = {**outside_ray, "XDG_STATE_HOME": str(tmp_path / "state")}
+    [port] = local.free_ports(1)
+    result = run_script(ON_THE_CALLERS_RAY, folder, port, files["image"], environment=environment)
+    used, callers = result.pop("dashboards")
+    assert used == callers
+    assert result == {
+        "interrupted": True,
+        "found": [["ours", "RUNNING"]],
+        "left": [],
+        "theirs": "theirs",
+        "is_initialized": True,
+    }
+    assert not (tmp_path / "state").exists()

@@ -20,8 +20,8 @@ from toy_parts.modality import DNA
 from toy_parts.task import QuantileHead
 from variants import train_and_reload
 
+from rayfuse.api.serving import curl_command
 from rayfuse.cli import main
-from rayfuse.cli.serve import curl_command
 from rayfuse.data.dataset import load_dataset
 from rayfuse.data.ingest import read_job_rows
 from rayfuse.data.samples import Preprocessor

@@ -9,6 +9,9 @@ from rayfuse.spec.base import Spec
 
 AnySpec = TypeVar("AnySpec", bound=Spec)
 
+SpecSource = Spec | Mapping[str, Any] | str | Path
+"""A spec, its values as a dict, or the path or URL of its YAML file."""
+
 
 def as_spec(source: Any, kind: type[AnySpec], overrides: Mapping[str, Any]) -> AnySpec:
     """Return a spec of `kind` with overrides by path, such as `{"train.epochs": 3}`.

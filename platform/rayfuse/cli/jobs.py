@@ -1,6 +1,5 @@
 """`rayfuse jobs list|status|logs|stop`: jobs on Kubernetes or a Ray cluster."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -31,7 +30,10 @@ def _cluster_options(command: Callable[..., None]) -> Callable[..., None]:
     def run(
         address: str | None, cluster: str | None, namespace: str | None, context: str | None, **options: Any
     ) -> None:
-        command(_connect(address, cluster, namespace, context), **options)
+        from rayfuse.api.submission import connect_jobs
+
+        client = connect_jobs(address=address, cluster=cluster, namespace=namespace, context=context)
+        command(client, **options)
 
     for option in reversed(_OPTIONS):
         run = option(run)
@@ -90,30 +92,6 @@ def stop(jobs: "JobClient", name: str) -> None:
     """Stop the job NAME and wait until it has ended."""
     found = jobs.stop(name)
     output.print_result(to_dict(found), jobs_table([found], datetime.now(UTC)))
-
-
-def _connect(
-    address: str | None, cluster: str | None, namespace: str | None, context: str | None
-) -> "JobClient":
-    given = [name for name, value in (("--address", address), ("--cluster", cluster)) if value]
-    given += ["--namespace or --context"] if namespace or context else []
-    if len(given) > 1:
-        raise click.UsageError(f"{' and '.join(given)} are mutually exclusive; pass one of them.")
-    if not given and os.environ.get("RAY_ADDRESS", "").startswith(("http://", "https://")):
-        address = os.environ["RAY_ADDRESS"]
-    if address:
-        from rayfuse.cluster.rayjobs import RayJobClient
-
-        return RayJobClient.connect(address)
-    from rayfuse.cluster.kubernetes import KubernetesJobClient
-
-    if cluster:
-        from rayfuse.spec.cluster import Cluster
-        from rayfuse.spec.load import load_spec
-
-        spec = load_spec(cluster, Cluster)
-        namespace, context = spec.namespace, spec.context
-    return KubernetesJobClient.connect(namespace, context)
 
 
 def jobs_table(jobs: "Sequence[JobInfo]", now: datetime) -> str:

@@ -36,6 +36,12 @@ class JobInfo:
     dashboard_url: str = ""
     """URL of the Ray dashboard, as reported by the cluster."""
 
+    @property
+    def summary(self) -> str:
+        """Name, status, exit code of a failed job and message, in one line."""
+        code = f" with exit code {self.exit_code}" if self.exit_code else ""
+        return f"{self.name}: {self.status}{code}" + (f"  {self.message}" if self.message else "")
+
 
 class JobClient(Protocol):
     """Client of the jobs of one cluster.

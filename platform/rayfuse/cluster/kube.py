@@ -178,7 +178,7 @@ def _to_error(error: httpx2.HTTPStatusError, where: str, kind: str, name: str) -
         return SpecError(f"{what}: {message}")
     if code == 409 and status.get("reason") == "AlreadyExists":
         return SpecError(
-            f"{what}: already exists; choose another --name, or `kubectl delete {kind.lower()} {name}`"
+            f"{what}: already exists; choose another name, or `kubectl delete {kind.lower()} {name}`"
         )
     if code == 409:
         return SpecError(f"{what}: conflict with a concurrent change: {message}; try again")

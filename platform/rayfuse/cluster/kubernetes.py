@@ -116,7 +116,7 @@ class KubernetesJobClient:
             found = self.kube.find("RayService", name)
             if found and not _is_managed(found):
                 raise SpecError(
-                    f"RayService {name}: exists and is not managed by Rayfuse; choose another --name"
+                    f"RayService {name}: exists and is not managed by Rayfuse; choose another name"
                 )
         send = self.kube.create if manifest["kind"] == "RayJob" else self.kube.apply
         dropped = list(_dropped_fields(manifest["spec"], send(manifest, dry_run=True)["spec"], "spec"))

@@ -30,6 +30,7 @@ SUBMITTER_CONTAINER = "ray-job-submitter"
 MAX_NAME_LENGTH = 47
 """Maximum length of the name of a RayJob or RayService, to which KubeRay appends."""
 
+_GIVEN_NAME = "name"
 _SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"  # as Kubernetes' own, without vowels
 _SPEC_VOLUME = "rayfuse-spec"
 _ACCELERATOR_LABEL = "ray.io/accelerator-type"
@@ -97,7 +98,7 @@ def object_name(bundle: SubmissionBundle, given: str | None) -> str:
     Raises SpecError where the name is not valid for KubeRay.
     """
     if given is not None:
-        return _validate_name(given, "--name")
+        return _validate_name(given, _GIVEN_NAME)
     if bundle.service is not None:
         return _validate_name(bundle.name, f"{bundle.source_file}: name")
     return job_name(bundle)
@@ -115,7 +116,7 @@ def _validate_name(name: str, path: str) -> str:
     if not is_dns1035(name, MAX_NAME_LENGTH):
         raise SpecError(
             f"{path}: {name!r} is not valid for KubeRay; use at most {MAX_NAME_LENGTH} of a-z, 0-9 and -, starting "
-            "with a letter" + ("" if path == "--name" else ", or pass such a --name")
+            "with a letter" + ("" if path == _GIVEN_NAME else ", or pass such a name (`--name`)")
         )
     return name
 

@@ -122,7 +122,7 @@ def submit(
     response = ray.request("POST", "/api/jobs/", allowed_statuses=_ANY_ERROR_STATUS, json=job)
     if not response.is_success:
         if _NAME_TAKEN_MESSAGE in response.text:
-            raise SpecError(f"{name}: a job of this name exists on {ray.url}; choose another --name")
+            raise SpecError(f"{name}: a job of this name exists on {ray.url}; choose another name")
         raise ResourceError(f"Ray at {ray.url} rejected {name}: {error_reason(response)}")
     return str(response.json()["submission_id"])
 

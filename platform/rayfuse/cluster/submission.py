@@ -1,8 +1,8 @@
 """Bundle a spec for submission to a cluster, validated against the environment that it will run in.
 
 A spec is sent with its variables (`${NAME}`) unresolved; the cluster resolves them. For validation they are resolved
-here as they will be there: from the cluster spec's `env` (or `--env`) and the spec's defaults, never from the
-environment of this machine.
+here as they will be there: from the cluster spec's `env` (or `env` of the submission) and the spec's defaults, never
+from the environment of this machine.
 """
 
 import hashlib
@@ -10,18 +10,20 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
 from rayfuse.errors import SpecError
-from rayfuse.spec.base import SpecModel
+from rayfuse.spec.base import Spec, SpecModel
 from rayfuse.spec.cluster import Cluster, is_below
 from rayfuse.spec.job import Job
-from rayfuse.spec.load import read_kind, read_spec, spec_class, substitute, validate_spec
+from rayfuse.spec.load import folder_of, read_kind, read_spec, spec_class, substitute, validate_spec
 from rayfuse.spec.paths import ABSENT, get_at
-from rayfuse.spec.search_space import MAX_CHECKED_COMBINATIONS, load_sweep
+from rayfuse.spec.search_space import MAX_CHECKED_COMBINATIONS, search_space
 from rayfuse.spec.service import Service
+from rayfuse.spec.sweep import Sweep
 
 COMMANDS = {"job": "train", "sweep": "tune"}
 """`rayfuse` command that runs a spec, by its kind."""
@@ -32,6 +34,12 @@ SUBMITTABLE_KINDS = (*COMMANDS, "service")
 _LOCAL_SCHEME = "here://"
 _LOCAL_BASE = _LOCAL_SCHEME + "folder/" * 30
 """Artificial base of relative paths, by which they are recognized in a validated spec."""
+
+_SWEPT_JOB_FILE = "job.yaml"
+"""File of a sweep's job in the bundle."""
+
+_SWEPT_JOB_PATH = "job"
+"""Path in a sweep of the file of its job, which is sent with it."""
 
 _TRACKING_URI_ENV = "MLFLOW_TRACKING_URI"
 
@@ -92,7 +100,7 @@ class TargetEnvironment:
     @classmethod
     def ray(cls, env: Mapping[str, str]) -> "TargetEnvironment":
         """Return the environment of the nodes of an existing Ray cluster; `env` is sent with the job."""
-        return cls(env, "--env")
+        return cls(env, "`env` (--env)")
 
     def substitute_env(self, content: Any, where: str) -> Any:
         """Resolve the variables in `content`; raise SpecError where one is not set."""
@@ -123,6 +131,23 @@ class TargetEnvironment:
             f"{self.env_source}"
             for path, value in _iter_strings(spec.model_dump(mode="json"))
             if _is_local_path(value, get_at(read, path))
+        ]
+        if problems:
+            raise SpecError("\n".join(problems))
+
+    def check_no_working_folder(self, spec: Spec, where: str) -> None:
+        """Raise SpecError for paths below the working folder in a spec that was built in Python, where pods have none.
+
+        Relative paths of such a spec were resolved when it was built, so that `check_no_local_paths` does not find them.
+        """
+        if self.persistent_paths is None:
+            return
+        folder = str(Path.cwd())
+        problems = [
+            f"{where}: {path}: {value} is a path of this machine, which the cluster cannot read; use a URL, or a path on "
+            f"one of the `volumes` of {self.cluster_file}"
+            for path, value in _iter_strings(spec.model_dump(mode="json"))
+            if path != _SWEPT_JOB_PATH and is_below(value, folder) and self._is_ephemeral(value)
         ]
         if problems:
             raise SpecError("\n".join(problems))
@@ -169,23 +194,55 @@ class TargetEnvironment:
         )
 
 
-def build_bundle(source: str, overrides: Mapping[str, Any], target: TargetEnvironment) -> SubmissionBundle:
-    """Load the spec file `source` with `--set` overrides and validate it for its target environment.
+def build_bundle(
+    source: str, overrides: Mapping[str, Any] | None, target: TargetEnvironment
+) -> SubmissionBundle:
+    """Load the spec file `source` with overrides by path and validate it for its target environment.
 
     Raises SpecError with a line per problem: unset variables, files of this machine, storage that is deleted with the
     pods, missing API keys.
     """
     kind = read_kind(source)
-    if kind not in SUBMITTABLE_KINDS:
-        raise SpecError(
-            f"{source}: kind: {kind} cannot be submitted; use one of: {', '.join(SUBMITTABLE_KINDS)}"
-        )
-    content = read_spec(source, spec_class(kind), overrides)
+    _check_submittable(kind, source)
+    return _bundle(kind, source, read_spec(source, spec_class(kind), overrides), target)
+
+
+def bundle_spec(spec: Spec, target: TargetEnvironment) -> SubmissionBundle:
+    """Validate a spec that was built in Python for its target environment. Raises SpecError as `build_bundle` does."""
+    where, job_content = type(spec).__name__, None
+    if isinstance(spec, Sweep) and isinstance(spec.job, Job):
+        target.check_no_working_folder(spec.job, f"{where}: job")
+        job_content = _content_of(spec.job)
+        spec = spec.model_copy(update={"job": _SWEPT_JOB_FILE})
+    content = _content_of(spec)
+    _check_submittable(content["kind"], where)
+    target.check_no_working_folder(spec, where)
+    if job_content is not None:
+        return _bundle_sweep(where, content, target, job_content)
+    return _bundle(content["kind"], where, content, target)
+
+
+def _bundle(kind: str, source: str, content: dict[str, Any], target: TargetEnvironment) -> SubmissionBundle:
     if kind == "job":
         return _bundle_job(source, content, target)
     if kind == "sweep":
-        return _bundle_sweep(source, content, overrides, target)
+        return _bundle_sweep(source, content, target)
     return _bundle_service(source, content, target)
+
+
+def _check_submittable(kind: str, where: str) -> None:
+    if kind not in SUBMITTABLE_KINDS:
+        raise SpecError(
+            f"{where}: kind: {kind} cannot be submitted; use one of: {', '.join(SUBMITTABLE_KINDS)}"
+        )
+
+
+def _content_of(spec: Spec) -> dict[str, Any]:
+    """Return a spec as written to YAML, but with its API keys, which are then checked to be variables."""
+    content: dict[str, Any] = yaml.safe_load(spec.to_yaml())
+    if isinstance(spec, Service) and spec.auth.keys:
+        content["auth"]["keys"] = ",".join(key.get_secret_value() for key in spec.auth.keys)
+    return content
 
 
 def _bundle_job(source: str, content: dict[str, Any], target: TargetEnvironment) -> SubmissionBundle:
@@ -195,20 +252,29 @@ def _bundle_job(source: str, content: dict[str, Any], target: TargetEnvironment)
 
 
 def _bundle_sweep(
-    source: str, content: dict[str, Any], overrides: Mapping[str, Any], target: TargetEnvironment
+    source: str,
+    content: dict[str, Any],
+    target: TargetEnvironment,
+    job_content: dict[str, Any] | None = None,
 ) -> SubmissionBundle:
-    """Bundle a sweep with its job; the cluster must have capacity for its largest trial."""
-    target.substitute_env(content, source)
-    space = load_sweep(source, overrides, target.env)
-    sweep, job_file = space.sweep, str(space.sweep.job)
-    job_content = read_spec(job_file, Job)
-    target.check_storage(target.validate(job_content, Job, job_file), job_file)
+    """Bundle a sweep with its job, or `job_content`; the cluster must have capacity for its largest trial."""
+    read = target.substitute_env(content, source)
+    if job_content is not None:
+        read = {**read, "job": target.validate(job_content, Job, f"{source}: job")}
+    sweep = validate_spec(read, Sweep, source, folder_of(source))
+    space = search_space(sweep, source, target.env)
+    job_source = sweep.job if isinstance(sweep.job, str) else f"{source}: job"
+    if job_content is None:
+        job_content = read_spec(job_source, Job)
+    target.check_storage(target.validate(job_content, Job, job_source), job_source)
     bundled = replace(space, folder=_LOCAL_BASE)
     trials = [bundled.trial_job(values) for values in islice(space.combinations(), MAX_CHECKED_COMBINATIONS)]
     for trial in trials:
         target.check_no_local_paths(trial, f"{source}: space")
-    sent = {**content, "job": "job.yaml"}
-    files = {"sweep.yaml": _to_yaml(sent), "job.yaml": _to_yaml(job_content)}
+    files = {
+        "sweep.yaml": _to_yaml({**content, "job": _SWEPT_JOB_FILE}),
+        _SWEPT_JOB_FILE: _to_yaml(job_content),
+    }
     largest = max(trials, key=_total_resources)
     concurrency = sweep.concurrency or getattr(sweep.search, "trials", None) or len(space.grid())
     return SubmissionBundle("sweep", sweep.name, source, files, job=largest, concurrent_trials=concurrency)

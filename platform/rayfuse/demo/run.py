@@ -6,22 +6,18 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rayfuse.api.serving import Endpoint, serve
 from rayfuse.api.training import train_job
 from rayfuse.cluster import local
 from rayfuse.data.ingest import split_urls
 from rayfuse.demo.prepare import make_data, make_models
 from rayfuse.demo.services import mlflow_server, ray_cluster, sigterm_as_interrupt
-from rayfuse.registry.download import fetch, resolve_version
 from rayfuse.registry.mlflow_connection import connect, resolve_tracking_uri
 from rayfuse.registry.promotion import promote
-from rayfuse.serving.client import predict
-from rayfuse.serving.dashboard import Dashboard
-from rayfuse.serving.deploy import deploy
-from rayfuse.serving.serve_config import EndpointStatus
 from rayfuse.spec.job import Job
 from rayfuse.spec.load import load_spec
 from rayfuse.spec.service import Service
@@ -104,10 +100,9 @@ def run(
             record = promote(connect(tracking_uri), job.registered_model_name, thresholds=_METRIC_THRESHOLDS)
             _log.info("%s", record.text())
         with result.timed_step("serve with Ray Serve"):
-            dashboard = Dashboard(cluster.dashboard_url, cluster.token)
-            endpoint = _deploy(service, tracking_uri, dashboard)
+            endpoint = serve(service, tracking_uri=service.tracking_uri or tracking_uri)
         with result.timed_step("predict over HTTP"):
-            result.predictions = _predict_example(endpoint.url, Path(split_urls(job)["test"]))
+            result.predictions = _predict_example(endpoint, Path(split_urls(job)["test"]))
         if on_ready is not None:
             mlflow = cleanup.enter_context(mlflow_server(tracking_uri))
             token_file = str(local.state_file(state_dir))
@@ -122,22 +117,12 @@ def _train(job: Job, job_file: Path, result: DemoResult) -> None:
     result.metrics, result.by_inputs, result.version = trained.metrics, trained.by_inputs, trained.version
 
 
-def _deploy(service: Service, tracking_uri: str, dashboard: Dashboard) -> EndpointStatus:
-    source = resolve_version(service.model, service.tracking_uri or tracking_uri)
-    folder = fetch(source.model, source.tracking_uri).folder
-    return deploy(service, replace(source, model=str(folder)), dashboard)
-
-
-def _predict_example(url: str, rows: Path) -> list[dict[str, Any]]:
+def _predict_example(endpoint: Endpoint, rows: Path) -> list[dict[str, Any]]:
     """Predict a test row with all inputs, and without audio, of which a sum cannot be right."""
     with rows.open(encoding="utf-8") as file:
         row: dict[str, Any] = next(row for row in map(json.loads, file) if row["op"] == "sum")
-    files = {
-        name: (Path(row[name]).name, (rows.parent / row[name]).read_bytes()) for name in ("image", "audio")
-    }
-    values = {**files, "text": row["text"]}
-    without_audio = {name: value for name, value in values.items() if name != "audio"}
-    predictions = [predict(url, values), predict(url, without_audio)]
+    values = {"image": rows.parent / row["image"], "audio": rows.parent / row["audio"], "text": row["text"]}
+    predictions = endpoint.predict([values, {**values, "audio": None}])
     for prediction in predictions:
         _log.info("%s", _format_prediction(row, prediction))
     return predictions

@@ -1,7 +1,9 @@
-"""Client of the Ray dashboard's HTTP API for Ray Serve. Imports Ray only to resolve a `host:port` address."""
+"""Client of the Ray dashboard's HTTP API for Ray Serve. Imports Ray only to resolve a `host:port`."""
 
+import logging
 import os
 import socket
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +13,8 @@ from rayfuse.ray_http import RayHttp
 
 _APPLICATIONS = "/api/serve/applications/"
 _PROBE_SECONDS = 5.0
+
+_log = logging.getLogger(__name__)
 
 
 class Dashboard(RayHttp):
@@ -52,6 +56,28 @@ def connect(address: str, environment: Mapping[str, str] = os.environ) -> Dashbo
     if address.startswith(("http://", "https://")):
         return Dashboard(address, token(environment))
     return Dashboard(_resolve_dashboard_url(address), token(environment))
+
+
+def connect_current(environment: Mapping[str, str] = os.environ) -> Dashboard | None:
+    """Connect to the dashboard of the Ray that this process is connected to; None without one. Does not import Ray."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return None
+    address = _current_dashboard_address()
+    if not address:
+        _log.info(
+            "the Ray of this process is not used, as it has no dashboard; ray.init(include_dashboard=True) adds it"
+        )
+        return None
+    return Dashboard(f"http://{address}", token(environment))
+
+
+def _current_dashboard_address() -> str | None:
+    """Return the address that `ray.init` returned; calling it again would change the caller's handler of SIGTERM."""
+    from ray._private.worker import get_dashboard_url
+    from ray.util.client import ray as ray_client
+
+    return None if ray_client.is_connected() else get_dashboard_url()
 
 
 def _resolve_dashboard_url(address: str) -> str:

@@ -222,6 +222,7 @@ def override_spec(spec: AnyNewSpec, overrides: Mapping[str, Any]) -> AnyNewSpec:
     if not overrides:
         return spec
     content = spec.model_dump(exclude_unset=True)
+    content |= {name: value for name, value in spec if isinstance(value, Spec)}  # the job of a sweep
     where = type(spec).__name__
     apply_overrides(content, overrides, where)
     return validate_spec(content, type(spec), where, str(Path.cwd()))

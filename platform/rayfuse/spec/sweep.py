@@ -5,7 +5,9 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     Field,
+    PlainSerializer,
     PlainValidator,
+    SerializationInfo,
     ValidationInfo,
     WithJsonSchema,
     field_validator,
@@ -145,6 +147,12 @@ def _validate_job(value: Any, info: ValidationInfo) -> str | Spec:
     raise PydanticCustomError("job", "not a job; write the path of its spec file, or in Python pass a Job")
 
 
+def _serialize_job(value: str | Spec, info: SerializationInfo) -> Any:
+    if isinstance(value, Spec):
+        return value.model_dump(mode=info.mode, exclude_unset=info.exclude_unset)
+    return value
+
+
 class Sweep(Spec):
     """Search values for any part of a job."""
 
@@ -153,7 +161,10 @@ class Sweep(Spec):
     name: Name
     """Name of the sweep."""
     job: Annotated[
-        str | Spec, PlainValidator(_validate_job), WithJsonSchema({"type": "string", "minLength": 1})
+        str | Spec,
+        PlainValidator(_validate_job),
+        PlainSerializer(_serialize_job),
+        WithJsonSchema({"type": "string", "minLength": 1}),
     ]
     """Spec file of the job."""
     metric: str

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from rayfuse.cli import main, serve
-from rayfuse.errors import SpecError
+from rayfuse.cli import main
 
 
 @pytest.fixture(autouse=True)
@@ -60,14 +59,3 @@ def test_an_unresponsive_cluster_is_unreachable(
     code, answer = run(capsys, command)
     assert code == 4
     assert address in answer["error"]["message"]
-
-
-def test_selection_of_an_endpoint(tmp_path: Path) -> None:
-    spec = tmp_path / "s.yaml"
-    spec.write_text(f"kind: service\nname: b\nmodel: {tmp_path}\n")
-    assert serve.select_endpoint(None, []) is None
-    assert serve.select_endpoint(None, ["a"]) == "a"
-    assert serve.select_endpoint("b", ["a", "b"]) == "b"
-    assert serve.select_endpoint(str(spec), ["a", "b"]) == "b"
-    with pytest.raises(SpecError, match="pass the name of one: a, b"):
-        serve.select_endpoint(None, ["a", "b"])

@@ -91,7 +91,7 @@ def test_a_job_is_not_a_cluster_spec(job: str, capsys: pytest.CaptureFixture[str
         ),
         (["--address", "h:1", "--render"], "require --cluster"),
         (["--address", "h:1", "--env", "A"], "--env A: use the form --env NAME=VALUE"),
-        (["--address", "h:1", "--env", "API_KEY=b"], "--env API_KEY: appears to be a secret"),
+        (["--address", "h:1", "--env", "API_KEY=b"], "env API_KEY: appears to be a secret"),
     ],
 )
 def test_invalid_address_or_cluster(

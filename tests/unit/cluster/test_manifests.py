@@ -203,7 +203,7 @@ def test_job_names_are_valid_for_kuberay(kind: str, name: str, pattern: str) -> 
 
 @pytest.mark.parametrize("name", ["a" * 48, "Tiny", "2d", "tiny-", "a.b", ""])
 def test_invalid_names_are_rejected(rendered: Render, job: dict[str, Any], name: str) -> None:
-    with pytest.raises(SpecError, match=r"^--name: .* is not valid for KubeRay; use at most 47 of a-z"):
+    with pytest.raises(SpecError, match=r"^name: .* is not valid for KubeRay; use at most 47 of a-z"):
         rendered(job, name)
     if name:
         with pytest.raises(SpecError, match=r"spec\.yaml: name: "):

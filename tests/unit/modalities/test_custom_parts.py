@@ -13,7 +13,7 @@ import torch
 from endpoints import running_endpoint
 from torch import nn
 
-from rayfuse.cli.serve import curl_command
+from rayfuse.api.serving import curl_command
 from rayfuse.data.collate import collate
 from rayfuse.data.ingest import read_job_rows
 from rayfuse.errors import InvalidInputError, SpecError

@@ -90,3 +90,10 @@ def test_every_kind_can_be_built() -> None:
     assert sweep.job is job
     with pytest.raises(SpecError, match="Sweep: job: 5 is not a job; write the path of its spec file"):
         Sweep(name="s", job=5, metric="loss", space={"train.epochs": {"choice": [1, 2]}})
+
+
+def test_a_sweep_keeps_the_job_that_it_was_given() -> None:
+    job = Job(**JOB | {"data": {"train": "/data/rows.csv"}})
+    sweep = Sweep(name="s", job=job, metric="stars/accuracy", space={"align.dim": {"choice": [8, 16]}})
+    assert sweep.override(concurrency=2).job is job
+    assert sweep.model_dump(mode="json")["job"] == job.model_dump(mode="json")
