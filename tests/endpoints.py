@@ -1,6 +1,10 @@
 """Helpers for tests of endpoints, with and without Ray."""
 
 import base64
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +41,31 @@ def running_endpoint(name: str) -> EndpointStatus:
         message="",
         dashboard="http://host",
     )
+
+
+@contextmanager
+def serve_in_thread(predictor: Any, route: str, **settings: Any) -> Iterator[str]:
+    """Serve a model on a real HTTP server without Ray, and yield the URL of its route."""
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.routing import Mount
+
+    from rayfuse.cluster.local import free_ports
+    from rayfuse.serving.app import build_app
+    from rayfuse.serving.engine import InferenceEngine
+    from rayfuse.serving.settings import Settings
+
+    [port] = free_ports(1)
+    app = build_app(InferenceEngine(predictor, Settings(**{"batch_wait_timeout": 0.0, **settings})))
+    below = Starlette(routes=[Mount(route, app=app)])
+    running = uvicorn.Server(uvicorn.Config(below, port=port, log_level="error", lifespan="off"))
+    thread = threading.Thread(target=running.run, daemon=True)
+    thread.start()
+    while not running.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{port}{route}"
+    running.should_exit = True
+    thread.join()
 
 
 def make_served_model(folder: Path) -> Path:

@@ -1,26 +1,37 @@
 """`rayfuse predict MODEL NAME=VALUE …`: one prediction, from a model or an endpoint."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rayfuse.cli import output
 from rayfuse.errors import InvalidInputError, SpecError
 
+if TYPE_CHECKING:
+    from rayfuse.api.models import InputDescription
+
 _TOP_K = 3
 """Number of a classification's scores that are printed."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """One value of an argument."""
+
+    content: str | bytes
+    """The text, or the bytes of a file."""
+    filename: str = ""
+    """Name of the file; empty for a text."""
 
 
 @click.command()
 @click.argument("model", metavar="MODEL")
 @click.argument("values", metavar="NAME=VALUE...", nargs=-1)
-@click.option(
-    "--tracking-uri", "tracking_uri", metavar="URI", help="MLflow server or database, for models:/…"
-)
+@click.option("--tracking", "tracking_uri", metavar="URI", help="MLflow server or database, for models:/…")
 @output.json_option
 def predict(model: str, values: tuple[str, ...], tracking_uri: str | None) -> None:
     """Predict with MODEL: models:/NAME@ALIAS, a model folder, or the URL of an endpoint.
@@ -29,32 +40,30 @@ def predict(model: str, values: tuple[str, ...], tracking_uri: str | None) -> No
     columns and item sequences are JSON, as in patient='{"age": 61}'; repeat the name of an input that takes several
     values. Set RAYFUSE_API_KEY for an endpoint with API keys.
     """
+    from rayfuse.api.models import load_model
+
     given = parse_values(values)
-    prediction = (
-        _predict_endpoint(model, given) if _is_endpoint(model) else _predict_model(model, given, tracking_uri)
-    )
+    loaded = load_model(model, tracking_uri=tracking_uri)
+    try:
+        prediction = loaded.predict(to_row(given, loaded.inputs))
+    except InvalidInputError as error:
+        raise SpecError(str(error)) from None
     output.print_result(prediction, format_prediction(prediction))
 
 
-def parse_values(arguments: Sequence[str]) -> dict[str, Any]:
-    """Parse NAME=VALUE arguments; a file is parsed to (file name, bytes), a repeated name to MultipleValues.
+def parse_values(arguments: Sequence[str]) -> dict[str, list[Given]]:
+    """Parse NAME=VALUE arguments to the values of each name.
 
     Raises SpecError for an argument of another form, and for a file that cannot be read.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, list[Given]] = {}
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if not equals or not name:
             raise SpecError(f"{argument}: expected NAME=VALUE, or NAME=@FILE to read a file")
-        one = _read_file(name, value[1:]) if value.startswith("@") else value
-        values[name] = _append_value(values[name], one) if name in values else one
+        one = _read_file(name, value[1:]) if value.startswith("@") else Given(value)
+        values.setdefault(name, []).append(one)
     return values
-
-
-def _append_value(before: Any, one: Any) -> Any:
-    from rayfuse.serving.client import MultipleValues
-
-    return MultipleValues([*(before if isinstance(before, MultipleValues) else [before]), one])
 
 
 def format_prediction(prediction: Mapping[str, Any]) -> str:
@@ -78,60 +87,42 @@ def _format_output(task_output: Mapping[str, Any]) -> str:
     return f"{chosen}  ({', '.join(f'{label} {score:.1%}' for label, score in best)})"
 
 
-def _is_endpoint(model: str) -> bool:
-    return model.startswith(("http://", "https://"))
+def to_row(given: Mapping[str, Sequence[Given]], inputs: Mapping[str, "InputDescription"]) -> dict[str, Any]:
+    """Convert parsed arguments to a row: bytes of files, texts, and parsed JSON for the rest.
 
-
-def _predict_endpoint(url: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    from rayfuse.serving.client import predict
-
-    try:
-        return predict(url, given, os.environ.get("RAYFUSE_API_KEY"))
-    except InvalidInputError as error:
-        raise SpecError(_with_hint(error, given)) from None
-
-
-def _predict_model(model: str, given: Mapping[str, Any], tracking_uri: str | None) -> dict[str, Any]:
-    from rayfuse.model.predictor import Predictor
-    from rayfuse.registry.download import fetch
-
-    found = fetch(model, tracking_uri)
-    predictor = Predictor(found.folder)
-    try:
-        [prediction] = predictor.predict([to_model_inputs(given, predictor.job.inputs)])
-    except InvalidInputError as error:
-        raise SpecError(_with_hint(error, given)) from None
-    about = {"name": found.name or predictor.job.registered_model_name, "version": found.version}
-    return {**prediction, "model": about}
-
-
-def to_model_inputs(given: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert parsed arguments to a model's values: bytes of files, texts, and parsed JSON for the rest.
-
-    Raises SpecError for invalid JSON, and for several values of an input that takes one.
+    Raises SpecError for an unknown name, invalid JSON, and several values of an input that takes one.
     """
-    from rayfuse.modalities import modality_class
-    from rayfuse.serving.client import MultipleValues
-
-    values = {}
-    for name, value in given.items():
-        several = isinstance(value, MultipleValues)
-        if several and name in inputs and inputs[name].max_items == 1:
+    row = {}
+    for name, values in given.items():
+        described = _find_input(name, inputs)
+        if len(values) > 1 and described.max_items == 1:
             raise SpecError(f"{name}: given twice; this input takes one value")
-        forms = modality_class(inputs[name]).value_formats if name in inputs else ()
-        read = [_to_model_input(name, one, forms) for one in (value if several else [value])]
-        takes_list = name in inputs and inputs[name].max_items > 1
-        values[name] = read if takes_list else read[0]
-    return values
+        formats = described.formats if name in inputs else ()
+        items = [_to_value(name, one, formats) for one in values]
+        row[name] = items if described.max_items > 1 else items[0]
+    return row
 
 
-def _to_model_input(name: str, value: Any, forms: Sequence[str]) -> Any:
-    filename, content = value if isinstance(value, tuple) else ("", value)
-    if isinstance(content, bytes) and "file" not in forms:
+def _find_input(name: str, inputs: Mapping[str, "InputDescription"]) -> "InputDescription":
+    """Return the input that is named, or that has the named column."""
+    found = inputs.get(name) or next((one for one in inputs.values() if name in one.columns), None)
+    if found is None:
+        from rayfuse.spec.error_messages import suggest_nearest
+
+        known = [*inputs, *(column for one in inputs.values() for column in one.columns)]
+        raise SpecError(f"{name}: not an input of this model; {suggest_nearest(name, known)}")
+    return found
+
+
+def _to_value(name: str, given: Given, formats: Sequence[str]) -> Any:
+    content = given.content
+    if isinstance(content, bytes) and formats and "file" not in formats:
         content = _decode_text(name, content)
-    if isinstance(content, bytes) or "json" not in forms:
+    if isinstance(content, bytes) or "json" not in formats:
         return content
-    return _parse_json(name, content) if "text" not in forms or filename.endswith(".json") else content
+    return (
+        _parse_json(name, content) if "text" not in formats or given.filename.endswith(".json") else content
+    )
 
 
 def _parse_json(name: str, text: str) -> Any:
@@ -148,25 +139,16 @@ def _decode_text(name: str, content: bytes) -> str:
         raise SpecError(f"{name}: not valid UTF-8 (byte {error.start})") from None
 
 
-def _read_file(name: str, source: str) -> tuple[str, bytes]:
+def _read_file(name: str, source: str) -> Given:
     filename = source.rstrip("/").rpartition("/")[2]
     try:
         if "://" not in source:
-            return filename, Path(source).expanduser().read_bytes()
+            return Given(Path(source).expanduser().read_bytes(), filename)
         import fsspec
 
         with fsspec.open(source, "rb") as file:
-            return filename, file.read()
+            return Given(file.read(), filename)
     except FileNotFoundError:
         raise SpecError(f"{name}: {source}: file not found") from None
     except Exception as error:  # noqa: BLE001 - each filesystem raises its own errors
         raise SpecError(f"{name}: {source}: cannot read the file: {type(error).__name__}: {error}") from None
-
-
-def _with_hint(error: InvalidInputError, given: Mapping[str, Any]) -> str:
-    """Suggest @ if a value is the name of an existing file."""
-    name = error.input_name or ""
-    value = given.get(name)
-    if isinstance(value, str) and Path(value).expanduser().is_file():
-        return f"{error}; did you mean {name}=@{value}?"
-    return str(error)

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from rayfuse.data.invalid_rows import InvalidRows, no_valid_rows_message
-from rayfuse.data.readers import CellParser, float_or_str, int_or_str, json_or_str, list_data_files, read_rows
+from rayfuse.data.readers import CELL_PARSERS, list_data_files, read_rows
 from rayfuse.data.rows import InvalidRow
 from rayfuse.data.store import RowDataset, RowShard, RowStore, ShardWriter
 from rayfuse.errors import DataError
@@ -18,14 +18,6 @@ WorkItem = dict[str, Any]
 """An item of work, or its result: integers, texts and bytes by name. `index` identifies the item."""
 MapFn = Callable[[Callable[[WorkItem], WorkItem], Sequence[WorkItem]], Iterable[WorkItem]]
 """Map over items of work, here (`map`) or on a cluster (`ray_tasks.map_on_ray`); results come in any order."""
-
-_CELL_PARSERS: dict[CellType, CellParser] = {
-    "int": int_or_str,
-    "float": float_or_str,
-    "json": json_or_str,
-    "str": str,
-}
-"""Parsers of the cells of a csv file."""
 
 
 def read_splits(
@@ -107,7 +99,7 @@ def ingest_file(
     writers = {name: ShardWriter(store, f"{name}-{item['index']:06d}", file) for name in names}
     invalid = InvalidRows()
     columns: set[str] = set()
-    for row in read_rows(file, {column: _CELL_PARSERS[kind] for column, kind in column_kinds.items()}):
+    for row in read_rows(file, {column: CELL_PARSERS[kind] for column, kind in column_kinds.items()}):
         if isinstance(row, InvalidRow):
             invalid.add(row)
             continue

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 from rayfuse.data.files import filesystem, normalized_url, open_url, to_read_error
 from rayfuse.data.rows import InvalidRow, Row
 from rayfuse.errors import DataError
+from rayfuse.spec.tasks import CellType
 
 CellParser = Callable[[str], Any]
 """Parser of the text of a csv cell."""
@@ -46,6 +47,15 @@ def json_or_str(cell: str) -> Any:
         return json.loads(cell)
     except (ValueError, RecursionError):
         return cell
+
+
+CELL_PARSERS: dict[CellType, CellParser] = {
+    "int": int_or_str,
+    "float": float_or_str,
+    "json": json_or_str,
+    "str": str,
+}
+"""Parsers of the text of a csv cell, by the type of its column."""
 
 
 def read_rows(file: str, cell_parsers: Mapping[str, CellParser] | None = None) -> Iterator[Row | InvalidRow]:

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rayfuse.data.files import read_file, resolve_relative
+from rayfuse.data.references import file_reference, read_reference
+from rayfuse.data.row_adapter import explain_unknown_input
 from rayfuse.data.rows import Row
 from rayfuse.errors import InvalidInputError, MissingInputError
 from rayfuse.modalities import Features, Modality, build_modality, modality_class
@@ -88,7 +89,7 @@ class Preprocessor:
         """
         for name in values:
             if name not in self.inputs:
-                raise InvalidInputError(f"not an input of this model; it has: {', '.join(self.inputs)}", name)
+                raise InvalidInputError(explain_unknown_input(name, self.inputs), name)
         return self._sample({name: self._value_or_fallback(name, values) for name in self.inputs}, {})
 
     def fingerprint(self, row: Row, with_length: bool = False) -> RowFingerprint:
@@ -123,8 +124,8 @@ class Preprocessor:
         if not _reads_files(options):
             return self._split_items(name, value)[position]
         references = value if options.max_items > 1 and isinstance(value, (list, tuple)) else [value]
-        present = [item for item in map(_file_reference, references) if not is_missing(item)]
-        return _to_builtin(_read_reference(name, present[position], row.folder))
+        present = [item for item in map(file_reference, references) if not is_missing(item)]
+        return _to_builtin(read_reference(name, present[position], row.folder))
 
     def _value_or_fallback(self, name: str, values: Mapping[str, Any]) -> Any:
         """Return the value of an input in a request: an audio track is in its video unless it is given itself."""
@@ -223,8 +224,8 @@ def row_value(name: str, options: Input, row: Row) -> Any:
     if not _reads_files(options):
         return value
     if options.max_items > 1 and isinstance(value, (list, tuple)):
-        return [_read_reference(name, _file_reference(item), row.folder) for item in value]
-    return _read_reference(name, _file_reference(value), row.folder)
+        return [read_reference(name, file_reference(item), row.folder) for item in value]
+    return read_reference(name, file_reference(value), row.folder)
 
 
 def content_key(value: Any) -> bytes:
@@ -235,27 +236,6 @@ def content_key(value: Any) -> bytes:
 
 def _reads_files(options: Input) -> bool:
     return "file" in modality_class(options).value_formats
-
-
-def _file_reference(value: Any) -> Any:
-    """Return the content or path of a file in the table layout of Hugging Face; other values unchanged."""
-    if isinstance(value, dict) and {"bytes", "path"} >= value.keys():
-        return value.get("bytes") or value.get("path")
-    return value
-
-
-def _read_reference(name: str, value: Any, folder: str) -> Any:
-    """Read the file of a path, which is relative to the row's folder; other values are returned unchanged."""
-    if not isinstance(value, str):
-        return value
-    if not value:
-        raise InvalidInputError("the path is empty; write null for an absent input", name)
-    try:
-        return read_file(resolve_relative(folder, value))
-    except FileNotFoundError:
-        raise InvalidInputError(f"{value}: no such file", name) from None
-    except Exception as error:  # noqa: BLE001 - each store has its own errors
-        raise InvalidInputError(f"{value}: cannot be read: {type(error).__name__}: {error}", name) from None
 
 
 def _to_builtin(value: Any) -> Any:

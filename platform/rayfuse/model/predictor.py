@@ -7,20 +7,32 @@ from typing import Any
 import torch
 
 from rayfuse.data.collate import collate
+from rayfuse.data.row_adapter import RowAdapter, describe_inputs
 from rayfuse.data.samples import Preprocessor, Sample
+from rayfuse.errors import InvalidInputError, SpecError
 from rayfuse.model import explain as explaining
 from rayfuse.model.fused import task_heads
 from rayfuse.model.model_io import load_model
+
+ROWS_PER_BATCH = 32
+"""Rows of a batch of `Predictor.predict_rows`."""
 
 
 class Predictor:
     """Model of a folder with its preprocessing; `preprocess` may run in several threads."""
 
-    def __init__(self, folder: Path, device: str | None = None) -> None:
-        self.job, model = load_model(folder)
+    def __init__(self, folder: str | Path, device: str | None = None) -> None:
+        """Load a model folder; `device` is by default a GPU if there is one.
+
+        Raises DataError if it is not a model folder, SpecError for the URI of a registered model.
+        """
+        if str(folder).startswith("models:"):
+            raise SpecError(f"{folder}: not a folder; load a registered model with rayfuse.load_model")
+        self.job, model = load_model(Path(folder))
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.to(self.device)
         self.preprocessor = Preprocessor(self.job.inputs)
+        self.row_adapter = RowAdapter(describe_inputs(self.job.inputs))
 
     def preprocess(self, values: Mapping[str, Any]) -> Sample:
         """Compute the features of one request: {input: bytes of a file, or the value itself}.
@@ -58,6 +70,31 @@ class Predictor:
             }
             for i, sample in enumerate(samples)
         ]
+
+    def predict_rows(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        folder: str | None = ".",
+        batch_size: int = ROWS_PER_BATCH,
+        explain: bool = False,
+    ) -> list[dict[str, Any]]:
+        """Predict rows with the training columns or a value per input, in batches.
+
+        Paths are relative to `folder`; with None, files that rows name are not read. Raises InvalidInputError with the
+        number of the row, from 0.
+        """
+        predictions: list[dict[str, Any]] = []
+        for start in range(0, len(rows), batch_size):
+            numbered = enumerate(rows[start : start + batch_size], start)
+            samples = [self._preprocess_row(number, row, folder) for number, row in numbered]
+            predictions += self.predict_samples(samples, explain)
+        return predictions
+
+    def _preprocess_row(self, number: int, row: Mapping[str, Any], folder: str | None) -> Sample:
+        try:
+            return self.preprocess(self.row_adapter.read(row, folder))
+        except InvalidInputError as error:
+            raise error.in_row(number) from None
 
     def predict(self, requests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Preprocess and predict several requests in one batch."""

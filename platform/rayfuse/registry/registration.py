@@ -136,7 +136,7 @@ def save_pyfunc(
     import mlflow.pyfunc
     from mlflow.models import Model
 
-    from rayfuse.registry.pyfunc import ARTIFACT, signature
+    from rayfuse.registry.pyfunc import ARTIFACT, MEDIA_FOLDER, signature
 
     target, source = work / "mlflow", folder.resolve()
     name = ARTIFACT_PATH.rpartition("/")[2]
@@ -149,7 +149,8 @@ def save_pyfunc(
             target,
             python_model=str(_CODE),
             artifacts={ARTIFACT: str(source)},
-            signature=signature(job.inputs),
+            signature=signature(job),
+            model_config={MEDIA_FOLDER: None},
             pip_requirements=pip_requirements(),
             mlflow_model=Model(run_id=run_id, model_uuid=model_id, model_id=model_id),
         )

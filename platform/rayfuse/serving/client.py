@@ -12,31 +12,57 @@ from rayfuse.errors import InvalidInputError, RayfuseError, SpecError, Unavailab
 _UNAVAILABLE_STATUSES = (401, 403, 404, 405)
 
 
+MODEL_EXTENSION = "x-rayfuse-model"
+"""Member of an endpoint's OpenAPI document that describes its model for clients."""
+
+
 class MultipleValues(list[Any]):
     """Several values of one input whose `max_items` is above 1."""
 
 
 def predict(
-    url: str, values: Mapping[str, Any], api_key: str | None = None, timeout: float = 120.0
+    url: str,
+    values: Mapping[str, Any],
+    api_key: str | None = None,
+    timeout: float = 120.0,
+    explain: bool = False,
 ) -> dict[str, Any]:
     """POST one instance as multipart/form-data to an endpoint and return the response body.
 
     `url` is the endpoint's route or its /predict. `values` maps input names to bytes or (file name, bytes) for files, a
-    text, or a JSON value, and to MultipleValues of these for an input with max_items above 1. Raises InvalidInputError
-    where the endpoint rejects an input, SpecError where it rejects the request, UnavailableError where it is
-    unreachable or denies access.
+    text, or a JSON value, and to MultipleValues of these for an input with max_items above 1. With `explain` the body
+    also has an explanation. Raises InvalidInputError where the endpoint rejects an input, SpecError where it rejects
+    the request, UnavailableError where it is unreachable or denies access.
     """
+    fields = multipart_fields(values)
+    if explain:
+        fields.append(("explain", (None, b"true", "text/plain")))
     target = predict_url(url)
+    content = _parse_response(target, _request("POST", target, api_key, timeout, files=fields))
+    if "outputs" not in content:
+        raise _not_an_endpoint(target)
+    return content
+
+
+def describe_model(url: str, api_key: str | None = None, timeout: float = 30.0) -> dict[str, Any]:
+    """Return the model of an endpoint: `name`, `version`, `inputs` and `tasks`. Raises UnavailableError as `predict`."""
+    target = predict_url(url).removesuffix("/predict") + "/openapi.json"
+    content = _parse_response(target, _request("GET", target, api_key, timeout))
+    if not isinstance(content.get(MODEL_EXTENSION), dict):
+        raise _not_an_endpoint(target)
+    described: dict[str, Any] = content[MODEL_EXTENSION]
+    return described
+
+
+def _request(method: str, target: str, api_key: str | None, timeout: float, **options: Any) -> httpx.Response:
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     try:
-        response = httpx.post(
-            target, files=multipart_fields(values), headers=headers, timeout=timeout, trust_env=False
-        )
+        response = httpx.request(method, target, headers=headers, timeout=timeout, trust_env=False, **options)
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
         raise UnavailableError(f"{target} is unreachable ({str(error) or type(error).__name__})") from None
     if not response.is_success:
         raise _to_error(target, response, bool(api_key))
-    return _parse_response(target, response)
+    return response
 
 
 def predict_url(url: str) -> str:
@@ -101,6 +127,10 @@ def _parse_response(target: str, response: httpx.Response) -> dict[str, Any]:
         content = response.json()
     except ValueError:
         content = None
-    if not isinstance(content, dict) or "outputs" not in content:
-        raise UnavailableError(f"{target}: not an endpoint of Rayfuse; check the URL")
+    if not isinstance(content, dict):
+        raise _not_an_endpoint(target)
     return content
+
+
+def _not_an_endpoint(target: str) -> UnavailableError:
+    return UnavailableError(f"{target}: not an endpoint of Rayfuse; check the URL")

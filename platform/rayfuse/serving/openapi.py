@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from rayfuse import __version__
+from rayfuse.data.row_adapter import describe_inputs
 from rayfuse.modalities import build_modality
 from rayfuse.modalities.base import Schema, object_schema
-from rayfuse.model.tasks import task_class
+from rayfuse.model.prediction_schema import output_schemas
+from rayfuse.serving.client import MODEL_EXTENSION
 from rayfuse.serving.problems import MEDIA_TYPE, PROBLEM_TYPES
 from rayfuse.serving.protocol import EXPLAIN, JSON, MAX_INSTANCES, MULTIPART
-from rayfuse.spec.family import part_options
 from rayfuse.spec.inputs import Input
 from rayfuse.spec.job import Job
 
@@ -31,12 +32,19 @@ def build_openapi(job: Job, model: Mapping[str, Any], root: str, requires_api_ke
         "servers": [{"url": root or "/", "description": f"model {described}"}],
         "paths": {"/predict": {"post": _predict_operation(job)}, **_health_paths()},
         "components": {"schemas": _schemas(job)},
+        MODEL_EXTENSION: _model_extension(job, model),
     }
     if requires_api_key:
         scheme = {"type": "http", "scheme": "bearer", "description": "one of the endpoint's API keys"}
         document["components"]["securitySchemes"] = {"key": scheme}
         document["paths"]["/predict"]["post"]["security"] = [{"key": []}]
     return document
+
+
+def _model_extension(job: Job, model: Mapping[str, Any]) -> Schema:
+    """Return what clients need to convert rows to requests: `name`, `version`, `inputs` and the types of the `tasks`."""
+    inputs = {name: one.to_json() for name, one in describe_inputs(job.inputs).items()}
+    return {**model, "inputs": inputs, "tasks": {name: task.type for name, task in job.tasks.items()}}
 
 
 def example_request(job: Job) -> dict[str, Any]:
@@ -131,7 +139,7 @@ def _schemas(job: Job) -> Schema:
     request = {**one, "properties": {**one["properties"], EXPLAIN: _explain_option()}}
     requests = _list_schema("instances", one, maxItems=MAX_INSTANCES)
     requests["properties"][EXPLAIN] = _explain_option()
-    outputs = {name: task_class(task).response_schema(part_options(task)) for name, task in job.tasks.items()}
+    outputs = output_schemas(job)
     response = {
         "outputs": {"type": "object", "properties": outputs, "required": list(outputs)},
         "inputs_used": {"type": "array", "items": {"enum": list(job.inputs)}},

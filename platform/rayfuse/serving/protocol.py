@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from rayfuse.data.row_adapter import explain_unknown_input
 from rayfuse.errors import InvalidInputError, MissingInputError
 from rayfuse.modalities import Modality
 from rayfuse.serving.multipart import Part, parse_header, split_parts
@@ -349,10 +350,14 @@ def _check_media_type(part: Part, modality: Modality) -> None:
 
 def _check_name(name: str, signature: ModelSignature, location: _ErrorLocation) -> None:
     if name not in signature.inputs:
+        is_column = any(name in options.source_columns for options in signature.inputs.values())
         near = suggest_nearest(name, list(signature.inputs))
-        location.raise_problem(
-            "unknown-input", f"{truncate(name)}: not an input of this model; {near}", input=truncate(name)
+        reason = (
+            explain_unknown_input(name, signature.inputs)
+            if is_column
+            else f"not an input of this model; {near}"
         )
+        location.raise_problem("unknown-input", f"{truncate(name)}: {reason}", input=truncate(name))
 
 
 def _describe_type(value: Any) -> str:

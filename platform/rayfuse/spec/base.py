@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
@@ -250,7 +251,9 @@ Fraction = Annotated[
 
 
 def is_missing(value: Any) -> bool:
-    """Return whether a value is null, or the NaN that tables use for null."""
+    """Return whether a value is null, or what data frames use for null: NaN, NaT or NA."""
+    if value is None or type(value).__name__ == "NAType":  # of pandas, which specs do not import
+        return True
     if isinstance(value, Decimal):
         return value.is_nan()
-    return value is None or (isinstance(value, float) and value != value)
+    return isinstance(value, (float, datetime)) and value != value

@@ -1,21 +1,15 @@
 """A real model behind the real application, without Ray."""
 
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
-from endpoints import b64, make_served_model
-from starlette.applications import Starlette
-from starlette.routing import Mount
+from endpoints import b64, make_served_model, serve_in_thread
 from starlette.testclient import TestClient
 from tiny_jobs import write_audio, write_image
 
-from rayfuse.cluster.local import free_ports
 from rayfuse.model.predictor import Predictor
 from rayfuse.serving.app import build_app
 from rayfuse.serving.engine import InferenceEngine
@@ -71,19 +65,5 @@ def whole(png: bytes, clip: bytes) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def server(predictor: Predictor) -> Iterator[str]:
     """Return the URL of an endpoint below /tiny on a real HTTP server."""
-    [port] = free_ports(1)
-    app = build_app(
-        InferenceEngine(
-            predictor, Settings(version=3, batch_wait_timeout=0.0, max_body_size=200_000, request_timeout=2.0)
-        )
-    )
-    below = Starlette(routes=[Mount("/tiny", app=app)])
-    config = uvicorn.Config(below, port=port, log_level="error", lifespan="off")
-    running = uvicorn.Server(config)
-    thread = threading.Thread(target=running.run, daemon=True)
-    thread.start()
-    while not running.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{port}/tiny"
-    running.should_exit = True
-    thread.join()
+    with serve_in_thread(predictor, "/tiny", version=3, max_body_size=200_000, request_timeout=2.0) as url:
+        yield url

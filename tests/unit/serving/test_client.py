@@ -45,7 +45,7 @@ def test_other_errors_are_failures(server: str, monkeypatch: pytest.MonkeyPatch)
     ]
     for status, content, kind in answers:
         response = httpx.Response(status, json=content)
-        monkeypatch.setattr(httpx, "post", lambda *_, response=response, **__: response)
+        monkeypatch.setattr(httpx, "request", lambda *_, response=response, **__: response)
         with pytest.raises(kind) as caught:
             predict(server, {})
         assert type(caught.value) is kind

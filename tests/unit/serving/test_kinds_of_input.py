@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from tiny_clips import make_clip
 from tiny_jobs import make_model_folder
 
-from rayfuse.cli.predict import parse_values, to_model_inputs
+from rayfuse.cli.predict import parse_values, to_row
 from rayfuse.errors import SpecError
 from rayfuse.model.predictor import Predictor
 from rayfuse.registry.pyfunc import FusedPythonModel, signature
@@ -110,28 +110,28 @@ def test_the_command_line(model: Predictor, whole: dict[str, Any], answer: Any, 
             f"text=@{folder}/text.json",
         ]
     )
-    [found] = model.predict([to_model_inputs(given, model.job.inputs)])
+    inputs = model.row_adapter.inputs
+    [found] = model.predict([to_row(given, inputs)])
     assert found["outputs"]["answer"]["scores"] == pytest.approx(
         answer["outputs"]["answer"]["scores"], abs=1e-5
     )
     assert found["inputs_used"] == ALL
     alone = parse_values([f"images=@{folder}/red.png", "text=a", f"sensor={json.dumps(whole['sensor'])}"])
-    values = to_model_inputs(alone, model.job.inputs)
+    values = to_row(alone, inputs)
     assert values["images"] == [(folder / "red.png").read_bytes()]
     assert values["sensor"] == whole["sensor"]
     with pytest.raises(SpecError, match="text: given twice"):
-        to_model_inputs(parse_values(["text=a", "text=b"]), model.job.inputs)
+        to_row(parse_values(["text=a", "text=b"]), inputs)
     with pytest.raises(SpecError, match="person: invalid JSON"):
-        to_model_inputs(parse_values(["person={"]), model.job.inputs)
+        to_row(parse_values(["person={"]), inputs)
 
 
-def test_the_command_line_sends_a_form(
+def test_the_client_sends_a_form(
     client: TestClient, whole: dict[str, Any], answer: Any, folder: Path
 ) -> None:
-    given = parse_values(
-        [f"images=@{folder}/red.png", f"images=@{folder}/green.png", f"clip=@{folder}/dark.mp4"]
-    )
-    values = {**given, **{name: whole[name] for name in ("sensor", "person", "history", "text")}}
+    images = [(folder / name).read_bytes() for name in ("red.png", "green.png")]
+    files = {"clip": (folder / "dark.mp4").read_bytes(), "images": http.MultipleValues(images)}
+    values = {**files, **{name: whole[name] for name in ("sensor", "person", "history", "text")}}
     assert client.post("/predict", files=http.multipart_fields(values)).json() == answer
 
 
@@ -148,14 +148,14 @@ def test_the_python_function(model: Predictor, whole: dict[str, Any], answer: An
         "text": "dark or bright?",
     }
     table = pd.DataFrame([row, {**dict.fromkeys(row), "text": "dark?"}])
-    checked = _enforce_schema(table, signature(model.job.inputs).inputs)
+    checked = _enforce_schema(table, signature(model.job).inputs)
     table["sensor"] = [np.array(whole["sensor"], dtype=float), None]
     for frame in (table, checked):
-        first, second = function.predict(None, frame)  # type: ignore[arg-type]
-        assert first["inputs_used"] == ALL
-        assert second["inputs_used"] == ["text"]
+        found = function.predict(None, frame)  # type: ignore[arg-type]
+        assert list(found.columns) == ["answer/label", "answer/scores", "inputs_used"]
+        assert list(found["inputs_used"]) == [ALL, ["text"]]
         words = answer["outputs"]["answer"]["scores"]  # the same text, as one
-        assert first["outputs"]["answer"]["scores"] == pytest.approx(words, abs=1e-5)
+        assert found["answer/scores"][0] == pytest.approx(words, abs=1e-5)
 
 
 def test_the_examples_of_the_document_are_valid(client: TestClient) -> None:

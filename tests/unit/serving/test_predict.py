@@ -78,12 +78,15 @@ def test_invalid_inputs_have_exit_code_2(
     assert expected_message in answer["error"]["message"]
 
 
-def test_a_missing_at_sign_is_suggested(
+def test_a_path_is_read_with_and_without_at_sign(
     capsys: pytest.CaptureFixture[str], model: str, given: list[str], tmp_path: Path
 ) -> None:
-    code, answer = run(capsys, model, f"image={tmp_path}/a.png", given[2])
-    assert code == 2
-    assert answer["error"]["message"].endswith(f"did you mean image=@{tmp_path}/a.png?")
+    _, with_sign = run(capsys, model, *given)
+    code, without = run(capsys, model, f"image={tmp_path}/a.png", *given[1:])
+    assert code == 0
+    assert without == with_sign
+    code, answer = run(capsys, model, "image=nope.png", given[2])
+    assert (code, answer["error"]["message"]) == (2, "image: nope.png: no such file")
 
 
 def test_corrupt_files_are_named(
