@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import ray.data
 
-    from rayfuse.data.row_adapter import InputDescription
+    from rayfuse.data.row_adapter import InputDescription as InputDescription  # also for the command line
     from rayfuse.model.predictor import Predictor
     from rayfuse.spec.job import Job
 

@@ -12,7 +12,7 @@ from rayfuse.cli import output
 from rayfuse.errors import InvalidInputError, SpecError
 
 if TYPE_CHECKING:
-    from rayfuse.data.row_adapter import InputDescription
+    from rayfuse.api.models import InputDescription
 
 _TOP_K = 3
 """Number of a classification's scores that are printed."""

@@ -1,7 +1,10 @@
 """Models from folders and endpoints, and every form of rows."""
 
 import io
+import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -113,6 +116,26 @@ def test_an_endpoint_predicts_the_same(remote: Model, model: Model, rows: list[d
     assert (remote.inputs, remote.tasks) == (model.inputs, model.tasks)
     with pytest.raises(SpecError, match="does not publish its job"):
         _ = remote.job
+
+
+def test_the_client_of_an_endpoint_needs_the_core_only(folder: Path) -> None:
+    code = """if True:
+        import json, sys
+        for name in ("numpy", "pandas", "torch", "ray", "mlflow", "transformers", "PIL", "rayfuse.modalities"):
+            sys.modules[name] = None  # as if it were not installed
+        import rayfuse
+        model = rayfuse.load_model(sys.argv[1])
+        print(json.dumps(model.predict([{"note": "a", "film": "dark.mp4", "age": 3}, {"text": "b"}])))
+    """
+    with serve_in_thread(Predictor(folder / "model"), "/kinds") as url:
+        done = subprocess.run(
+            [sys.executable, "-c", code, url], capture_output=True, text=True, check=False, cwd=folder
+        )
+    assert done.returncode == 0, done.stderr
+    assert [one["inputs_used"] for one in json.loads(done.stdout)] == [
+        ["clip", "sound", "person", "text"],
+        ["text"],
+    ]
 
 
 def test_predictions_name_the_model(model: Model, folder: Path) -> None:
