@@ -8,6 +8,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from rayfuse.data.frames import INPUTS_USED, prediction_frame
 from rayfuse.data.row_adapter import InputDescription, describe_inputs
+from rayfuse.modalities import build_modality
 from rayfuse.model.prediction_schema import column_schemas
 from rayfuse.spec.job import Job
 
@@ -81,6 +82,22 @@ def signature(job: Job) -> "ModelSignature":
     ]
     outputs.append(ColSpec(Array(DataType.string), INPUTS_USED))
     return ModelSignature(inputs=Schema(list(columns.values())), outputs=Schema(outputs))
+
+
+def example_rows(job: Job) -> pd.DataFrame | None:
+    """Return a row of training columns as an example; None if a required input is a file, which would be stored as text."""
+    row: dict[str, Any] = {}
+    for name, described in describe_inputs(job.inputs).items():
+        value = build_modality(job.inputs[name]).example()
+        if described.formats == ("file",) or value is None:
+            if described.optional or described.fallback_input is not None:
+                continue
+            return None
+        if described.is_flat:
+            row |= value
+        else:
+            row |= dict.fromkeys(described.columns, value if described.max_items == 1 else [value])
+    return pd.DataFrame([row])
 
 
 def _is_required(name: str, described: InputDescription) -> bool:

@@ -136,20 +136,21 @@ def save_pyfunc(
     import mlflow.pyfunc
     from mlflow.models import Model
 
-    from rayfuse.registry.pyfunc import ARTIFACT, MEDIA_FOLDER, signature
+    from rayfuse.registry.pyfunc import ARTIFACT, MEDIA_FOLDER, example_rows, signature
 
     target, source = work / "mlflow", folder.resolve()
     name = ARTIFACT_PATH.rpartition("/")[2]
     if source.name != name:  # MLflow uses the folder's own name, and rejects links
         source = Path(shutil.copytree(folder, work / name))
     with warnings.catch_warnings():
-        # MLflow warns that there is no input example, which would be an image or audio file as text.
+        # MLflow warns if there is no input example, as for models that require an image or another file.
         warnings.simplefilter("ignore", UserWarning)
         mlflow.pyfunc.save_model(
             target,
             python_model=str(_CODE),
             artifacts={ARTIFACT: str(source)},
             signature=signature(job),
+            input_example=example_rows(job),
             model_config={MEDIA_FOLDER: None},
             pip_requirements=pip_requirements(),
             mlflow_model=Model(run_id=run_id, model_uuid=model_id, model_id=model_id),

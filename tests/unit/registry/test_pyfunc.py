@@ -10,7 +10,7 @@ import pytest
 from kinds_of_input import make_job, make_rows
 from mlflow.types import DataType
 from mlflow.types.schema import AnyType, Array, Map, Object, Property
-from tiny_jobs import make_model_folder, write_rows
+from tiny_jobs import make_model_folder, tiny_job, write_rows
 
 from rayfuse.errors import InvalidInputError
 from rayfuse.model.model_io import load_job
@@ -67,6 +67,7 @@ def test_a_csv_that_the_model_was_trained_on(table_folder: Path, tmp_path: Path)
     found = function.predict(frame)
     assert list(found["label/label"]) == list(frame["label"])
     assert [spec.name for spec in function.metadata.signature.outputs.inputs] == list(found.columns)
+    assert list(function.predict(function.input_example)["inputs_used"]) == [["facts"]]
     without_label = function.predict(frame.drop(columns="label"))
     by_input = function.predict(pd.DataFrame({"facts": frame[["age", "zip", "city"]].to_dict("records")}))
     pd.testing.assert_frame_equal(without_label, found)
@@ -81,11 +82,23 @@ def test_rows_of_every_kind(tmp_path: Path) -> None:
     rows = make_rows(tmp_path)
     make_model_folder(tmp_path, steps=0, job=make_job(tmp_path, rows))
     function = load(tmp_path / "model", tmp_path / "closed")
+    assert list(function.predict(function.input_example)["inputs_used"]) == [
+        ["sensor", "person", "history", "text"]
+    ]
     row = {**rows[1], "images": [(tmp_path / "red.png").read_bytes()]}
     frame = pd.DataFrame([{**row, "clip": (tmp_path / "dark.mp4").read_bytes()}, rows[0] | {"clip": None}])
     frame.at[1, "images"] = None
     used = ["clip", "sound", "sensor", "person", "history", "images", "text"]
     assert list(function.predict(frame)["inputs_used"]) == [used, ["sensor", "person", "text"]]
+
+
+def test_a_model_that_requires_a_file_has_no_example(tmp_path: Path) -> None:
+    make_model_folder(
+        tmp_path,
+        steps=0,
+        job=tiny_job(tmp_path / "data", **{"inputs.image.optional": False, "data.max_bad_rows": 1.0}),
+    )
+    assert load(tmp_path / "model", tmp_path / "saved").input_example is None
 
 
 def test_files_that_rows_name_are_read_from_the_media_folder_only(tmp_path: Path) -> None:

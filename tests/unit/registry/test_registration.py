@@ -39,9 +39,11 @@ def test_the_stored_files_are_text_and_safetensors(tiny: Path, job: Any, tmp_pat
         "artifacts/model/rayfuse.json",
         "artifacts/model/weights.safetensors",
         "conda.yaml",
+        "input_example.json",
         "model_code.py",
         "python_env.yaml",
         "requirements.txt",
+        "serving_input_example.json",
     ]
     description = (saved / "MLmodel").read_text()
     assert str(tiny) not in description
