@@ -230,17 +230,17 @@ class RemoteModel(Model):
         raise SpecError(f"{self.url}: an endpoint does not publish its job; load the model by its name")
 
     def _predict_rows(self, rows: Sequence[Row], explain: bool = False) -> list[Prediction]:
-        """Send one request per row, several at a time, as the endpoint forms batches itself."""
-        if len(rows) == 1:
-            return [self._request(0, rows[0], explain)]
+        """Send one request per row, several at a time, as the endpoint forms batches; explanations one at a time."""
+        if len(rows) == 1 or explain:
+            return [self._request(number, row, explain) for number, row in enumerate(rows)]
         with ThreadPoolExecutor(_CONCURRENT_REQUESTS, thread_name_prefix="predict") as pool:
-            futures = [pool.submit(self._request, number, row, explain) for number, row in enumerate(rows)]
+            futures = [pool.submit(self._request, number, row) for number, row in enumerate(rows)]
             try:
                 return [future.result() for future in futures]
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _request(self, number: int, row: Row, explain: bool) -> Prediction:
+    def _request(self, number: int, row: Row, explain: bool = False) -> Prediction:
         from rayfuse.serving.client import predict
 
         try:

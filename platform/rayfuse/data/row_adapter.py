@@ -231,6 +231,6 @@ def _decode_request_file(name: str, value: Any) -> Any:
     if key == "url":
         return content
     try:
-        return base64.b64decode(content, validate=True)
+        return base64.b64decode("".join(content.splitlines()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise InvalidInputError(f"b64: not base64: {error}", name) from None

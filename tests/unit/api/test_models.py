@@ -18,6 +18,7 @@ from PIL import Image
 from tiny_jobs import make_model_folder, tiny_job
 
 from rayfuse.api.models import Model, load_model
+from rayfuse.cli import main
 from rayfuse.data.ingest import read_job_rows
 from rayfuse.data.samples import Preprocessor
 from rayfuse.errors import DataError, InvalidInputError, MissingInputError, SpecError, UnavailableError
@@ -136,6 +137,18 @@ def test_the_client_of_an_endpoint_needs_the_core_only(folder: Path) -> None:
         ["clip", "sound", "person", "text"],
         ["text"],
     ]
+
+
+def test_the_command_line_takes_columns(
+    model: Model, remote: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = model.predict({"age": 30.0, "city": "Rome", "text": "a", "clip": "dark.mp4"})
+    for uri in ("model", remote.url):  # type: ignore[attr-defined]
+        assert main(["predict", uri, "age=30", "city=Rome", "note=a", "film=@dark.mp4", "--json"]) == 0
+        assert_same([json.loads(capsys.readouterr().out.splitlines()[-1])], [expected])
+    assert main(["predict", "model", "agee=30", "--json"]) == 2
+    message = json.loads(capsys.readouterr().out.splitlines()[-1])["error"]["message"]
+    assert message == "agee: not an input of this model; did you mean age?"
 
 
 def test_predictions_name_the_model(model: Model, folder: Path) -> None:
@@ -285,7 +298,7 @@ def test_explanations(model: Model, remote: Model, tiny: Model) -> None:
     assert set(explained["explain"]["tasks"]["answer"]["contributions"]) == {"image", "text"}
     assert tiny.explain([row, row]) == [explained, explained]
     assert tiny.explain(pd.DataFrame([row])) == [explained]
-    over_http = remote.explain({"note": "a", "age": 30})
+    [over_http, _] = remote.explain([{"note": "a", "age": 30}, {"text": "b"}])
     contributions = model.explain({"note": "a", "age": 30})["explain"]["tasks"]["answer"]["contributions"]
     assert over_http["explain"]["tasks"]["answer"]["contributions"] == pytest.approx(contributions, abs=1e-3)
 
