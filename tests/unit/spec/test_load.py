@@ -143,7 +143,7 @@ def test_set_reaches_into_lists(job_file: Path) -> None:
         ("name.first=x", "tiny.yaml: name.first: `name` is a value, not a mapping"),
         ("name.a.b=x", "tiny.yaml: name.a.b: `name.a`: its parent is a value, not a mapping"),
         ("train={epochs: 3", "--set train={epochs: 3: the value is not YAML"),
-        ("train.epochs=0", "tiny.yaml: train.epochs: should be greater than or equal to 1, not 0"),
+        ("train.epochs=0", "tiny.yaml: train.epochs: must be at least 1, not 0"),
         ("train.epoch=3", "tiny.yaml: train.epoch: unknown key; did you mean epochs?"),
     ],
 )
