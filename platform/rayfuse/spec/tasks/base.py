@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, S
 
 from pydantic import ConfigDict, Field
 
+from rayfuse.formatting import truncated_repr
 from rayfuse.spec.base import JobSection, Problems, make_column_optional
 
 if TYPE_CHECKING:
@@ -140,6 +141,5 @@ def validate_inputs(job: "Job", path: str, names: Sequence[str]) -> Problems:
 
 
 def format_value(value: Any) -> str:
-    """Return the repr of a value, cut to 40 characters."""
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}…"
+    """Return the repr of a value, with at most 40 characters."""
+    return truncated_repr(value, 40)
