@@ -127,21 +127,39 @@ def _check_invalid_rows(dataset: Dataset, limit: float) -> None:
 
 
 def describe(dataset: Dataset, job: Job, stats: Mapping[str, SplitStats]) -> Iterable[str]:
-    """Return the lines of `Dataset.report`, without those about duplicates."""
+    """Return the lines of `Dataset.report`, without those about duplicates; the rows are read once."""
     sizes = ", ".join(f"{name} {len(rows)}" for name, rows in dataset.splits.items())
     num_invalid = sum(map(len, dataset.invalid.values()))
     yield f"rows: {sizes}" + (f"; {num_invalid} skipped" if num_invalid else "")
     for rows in dataset.invalid.values():
         yield from rows.skipped_lines()
-    for name, task in job.tasks.items():
-        yield from task.describe(name, dataset.splits["train"])
+    task_lines, input_lines = _summarize(dataset.splits, job)
+    yield from task_lines
     yield from _missing_value_report(dataset, job, stats)
-    for name, options in job.inputs.items():
-        modality = build_modality(options)
-        for split, usable in dataset.splits.items():
-            values = (value for row in usable for value in _input_values(name, options, row))
-            found = modality.data_warnings(values)
-            yield from (f"{name}, {split}: {line}" for line in found)
+    yield from input_lines
+
+
+def _summarize(splits: Mapping[str, Iterable[Row]], job: Job) -> tuple[list[str], list[str]]:
+    """Return the lines about the targets of the training rows, and those about the inputs of all splits."""
+    tasks = [summary for name, task in job.tasks.items() if (summary := task.summary(name))]
+    lines: dict[str, list[str]] = {name: [] for name in job.inputs}
+    for split, rows in splits.items():
+        inputs = {
+            name: summary
+            for name, options in job.inputs.items()
+            if (summary := build_modality(options).summary())
+        }
+        tasks_of_split = tasks if split == "train" else []
+        for row in rows if inputs or tasks_of_split else ():
+            for task_summary in tasks_of_split:
+                task_summary.update(row)
+            for name, input_summary in inputs.items():
+                for value in _input_values(name, job.inputs[name], row):
+                    input_summary.update(value)
+        for name, summary in inputs.items():
+            lines[name] += [f"{name}, {split}: {line}" for line in summary.lines()]
+    task_lines = [line for summary in tasks for line in summary.lines()]
+    return task_lines, [line for of_input in lines.values() for line in of_input]
 
 
 def _missing_value_report(dataset: Dataset, job: Job, stats: Mapping[str, SplitStats]) -> Iterable[str]:

@@ -21,6 +21,7 @@ from rayfuse.modalities.vocabulary import (
     canonical_name,
 )
 from rayfuse.spec.inputs import ItemSequenceInput
+from rayfuse.spec.summary import Summary
 
 _EVENT_KEYS = ("id", "time")
 _NUM_EXAMPLES = 3
@@ -115,16 +116,26 @@ class ItemSequenceModality(Modality):
         """Pad on the right to the longest row: (rows, steps)."""
         return {name: pad([row[name] for row in rows], 0, PADDING) for name in rows[0]}
 
-    def data_warnings(self, values: Iterable[Any]) -> Iterable[str]:
-        unknown = UnknownValues(self.options.vocabulary or ())
-        for item in _iter_ids(values):
-            unknown.add(item)
-        if unknown.count:
-            yield str(unknown)
+    def summary(self) -> Summary:
+        return _ItemSummary(self.options)
 
     @cached_property
     def _codes(self) -> dict[str, int]:
         return {item: code for code, item in enumerate(self.options.vocabulary or (), FIRST_KNOWN)}
+
+
+class _ItemSummary(Summary):
+    """Items that are not in the vocabulary."""
+
+    def __init__(self, options: ItemSequenceInput) -> None:
+        self._unknown = UnknownValues(options.vocabulary or ())
+
+    def update(self, value: Any) -> None:
+        for item in _iter_ids([value]):
+            self._unknown.add(item)
+
+    def lines(self) -> list[str]:
+        return [str(self._unknown)] if self._unknown.count else []
 
 
 class _VocabularyFitter(InputFitter):

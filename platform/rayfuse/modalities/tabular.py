@@ -17,6 +17,7 @@ from rayfuse.modalities.vocabulary import UnknownValues, build_vocabulary, canon
 from rayfuse.spec.base import is_missing
 from rayfuse.spec.error_messages import suggest_nearest
 from rayfuse.spec.inputs import CategoryColumn, Column, InferredColumn, NumberColumn, TabularInput
+from rayfuse.spec.summary import Summary
 
 _UNKNOWN, _MISSING, _FIRST_KNOWN = 0, 1, 2
 _MAX_REPR_CHARS = 40
@@ -94,24 +95,8 @@ class TabularModality(Modality):
     def description(self) -> str:
         return f"values of the columns {', '.join(self.options.columns)}; null or left out where missing"
 
-    def data_warnings(self, values: Iterable[Any]) -> Iterable[str]:
-        rows = 0
-        missing: Counter[str] = Counter()
-        unknown = {
-            name: UnknownValues(vocabulary) for name, vocabulary in self.options.category_vocabularies.items()
-        }
-        for row in _iter_mappings(values):
-            rows += 1
-            missing.update(name for name in self.options.columns if is_missing(row.get(name)))
-            for name, column in unknown.items():
-                for category in _category_names([row.get(name)]):
-                    column.add(category)
-        for name in self.options.columns:
-            if missing[name]:
-                yield f"column {name} is missing in {missing[name]} of {rows} rows"
-        for name, column in unknown.items():
-            if column.count:
-                yield f"column {name}: {column}"
+    def summary(self) -> Summary:
+        return _ColumnSummary(self.options)
 
     def _parse_cell(self, name: str, value: Any) -> Any:
         if is_missing(value):
@@ -166,6 +151,34 @@ def _is_fitted(column: Column) -> bool:
 
 def _iter_mappings(values: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
     return (value for value in values if isinstance(value, Mapping))
+
+
+class _ColumnSummary(Summary):
+    """Missing values and unknown categories of each column."""
+
+    def __init__(self, options: TabularInput) -> None:
+        self._columns = tuple(options.columns)
+        self._rows = 0
+        self._missing: Counter[str] = Counter()
+        self._unknown = {
+            name: UnknownValues(vocabulary) for name, vocabulary in options.category_vocabularies.items()
+        }
+
+    def update(self, value: Any) -> None:
+        for row in _iter_mappings([value]):
+            self._rows += 1
+            self._missing.update(name for name in self._columns if is_missing(row.get(name)))
+            for name, column in self._unknown.items():
+                for category in _category_names([row.get(name)]):
+                    column.add(category)
+
+    def lines(self) -> Iterator[str]:
+        for name in self._columns:
+            if self._missing[name]:
+                yield f"column {name} is missing in {self._missing[name]} of {self._rows} rows"
+        for name, column in self._unknown.items():
+            if column.count:
+                yield f"column {name}: {column}"
 
 
 class _TableFitter(InputFitter):

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import tiny_jobs
 
-from rayfuse.data.dataset import Dataset, fit, load_dataset
+from rayfuse.data.dataset import Dataset, describe, fit, load_dataset
 from rayfuse.data.ingest import read_job_rows, read_splits
 from rayfuse.data.invalid_rows import InvalidRows
 from rayfuse.data.rows import InvalidRow, Row
+from rayfuse.data.validation import SplitStats
 from rayfuse.errors import DataError
 
 
@@ -272,6 +273,37 @@ def test_report(tmp_path: Path) -> None:
     assert f"duplicates: 2 rows of {side} are copies of other rows of it" in found
     assert f"of test are also in {side}; its metrics are too optimistic" in found
     assert "missing: image in 3 of 3 test rows (100.0%)" in found
+
+
+class ReadOnce(list[Row]):
+    """Rows that can be iterated once."""
+
+    def __iter__(self) -> Iterator[Row]:
+        assert not vars(self), "the rows are read again"
+        self.was_read = True
+        return super().__iter__()
+
+
+def test_the_report_takes_one_pass(tmp_path: Path) -> None:
+    tabular = {"type": "tabular", "columns": ["n", "m"], "encoder": {"type": "mlp"}, "optional": True}
+    parity = {"type": "classification", "column": "parity"}
+    overrides = {"data.test": None, "data.validation.fraction": 0.5, "tasks.other": parity}
+    job = tiny_jobs.tiny_job(tmp_path, **{"inputs.numbers": tabular, **overrides})
+    rows = [{**row, "parity": row["n"] % 2, "n": row["n"] or None, "m": 1.5} for row in texts(40)]
+    tiny_jobs.write_rows(tmp_path / "train.jsonl", rows)
+    job, dataset = load_dataset(
+        job.model_copy(update={"inputs": {name: job.inputs[name] for name in ("text", "numbers")}})
+    )
+    again = Dataset(
+        {name: ReadOnce(rows) for name, rows in dataset.splits.items()},  # type: ignore[arg-type]
+        dataset.invalid,
+        dataset.digests,
+    )
+    stats = {name: SplitStats(name, tmp_path) for name in dataset.splits}
+    lines = list(describe(again, job, stats))
+    assert lines == dataset.report
+    assert sum("classes in train" in line for line in lines) == 2
+    assert sum("column n is missing in 1 of" in line for line in lines) == 1
 
 
 def test_copies_under_another_name_are_duplicates(tmp_path: Path) -> None:

@@ -87,7 +87,10 @@ def test_rare_categories_are_unknown_and_reported() -> None:
     rows = [{"a": name} for name in ["x"] * 5 + ["y"] * 2 + ["z", "w", None]]
     modality = fitted({"a": "category"}, rows, min_frequency=2)
     assert modality.options.category_vocabularies == {"a": ["x", "y"]}
-    assert list(modality.data_warnings(rows)) == [
+    summary = modality.summary()
+    for row in [*rows, "no mapping"]:
+        summary.update(row)
+    assert list(summary.lines()) == [
         "column a is missing in 1 of 10 rows",
         "column a: 2 of 9 values are unknown: 'z' (1), 'w' (1)",
     ]

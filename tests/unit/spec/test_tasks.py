@@ -351,3 +351,47 @@ def test_targets_of_custom_tasks(value: Any, target: Any) -> None:
     for wrong in ("a", [1, "a"], [], None):
         with pytest.raises(InvalidInputError):
             task.target(wrong)
+
+
+@pytest.mark.parametrize(
+    ("task", "training_rows", "lines"),
+    [
+        (
+            classification(["a", "b", "c"]),
+            rows(["a", "b", "a", None, "x"]),
+            [
+                "answer: 2 classes in train; most common 'a' (66.7%), least 'b' (33.3%), ratio 2.0",
+                "WARNING answer: no valid train row has class 'c'",
+            ],
+        ),
+        (
+            MatchingTaskConfig(type="matching", inputs=("a", "b"), column="label"),
+            rows([True, 0, "true", None]),
+            ["answer: 2 true and 1 false pairs in train"],
+        ),
+        (
+            RegressionTaskConfig(type="regression", column="label", mean=1, std=2),
+            rows([1, 2]),
+            ["answer: mean 1, standard deviation 2 in train"],
+        ),
+        (
+            RankingTaskConfig(type="ranking", column="label", query_column="label"),
+            rows(["x", "y", "x"]),
+            ["answer: 2 queries in train, with 1 to 2 rows each"],
+        ),
+        (
+            TaggingTaskConfig(type="tagging", column="label", input="text", entities=["x"]),
+            rows([["O", "B-x"], ["B-x", "I-x", 3], None]),
+            ["answer: 4 words in train; entities: x 2"],
+        ),
+    ],
+)
+def test_summaries_of_training_rows(task: Any, training_rows: list[Row], lines: list[str]) -> None:
+    summary = task.summary("answer")
+    for row in training_rows:
+        summary.update(row)
+    assert list(summary.lines()) == lines
+
+
+def test_tasks_without_a_column_have_no_summary() -> None:
+    assert MatchingTaskConfig(type="matching", inputs=("a", "b")).summary("pair") is None

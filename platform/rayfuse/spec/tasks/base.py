@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field
 
 from rayfuse.formatting import truncated_repr
 from rayfuse.spec.base import JobSection, Problems, make_column_optional
+from rayfuse.spec.summary import Summary
 
 if TYPE_CHECKING:
     from rayfuse.spec.inputs import BaseInput
@@ -106,9 +107,9 @@ class BaseTaskConfig(JobSection):
         fitted: Self = fitter.finalize()
         return fitted
 
-    def describe(self, name: str, rows: Sequence[TaskRow]) -> Iterable[str]:
-        """Yield lines that describe the training rows; `name` is the task's."""
-        return ()
+    def summary(self, name: str) -> Summary | None:
+        """Return the accumulator of training rows for the log, None if there is none; `name` is the task's."""
+        return None
 
 
 class ColumnTaskConfig(BaseTaskConfig):
