@@ -66,10 +66,11 @@ def fit(job: Job, rows: Iterable[Row]) -> Job:
     suffice.
     """
     inputs, tasks = _fitters(job)
+    unreadable: dict[str, str] = {}
     if inputs or tasks:
         for row in rows:
             for name, input_fitter in inputs.items():
-                for value in _input_values(name, job.inputs[name], row):
+                for value in _input_values(name, job.inputs[name], row, unreadable):
                     with _prefix_errors(f"inputs.{name}"):
                         input_fitter.partial_fit(value)
             for name, task_fitter in tasks.items():
@@ -77,7 +78,7 @@ def fit(job: Job, rows: Iterable[Row]) -> Job:
                     task_fitter.partial_fit(row)
     fitted_inputs, fitted_tasks = dict(job.inputs), dict(job.tasks)
     for name, input_fitter in inputs.items():
-        with _prefix_errors(f"inputs.{name}"):
+        with _prefix_errors(f"inputs.{name}", unreadable.get(name, "")):
             fitted_inputs[name] = input_fitter.finalize()
     for name, task_fitter in tasks.items():
         with _prefix_errors(f"tasks.{name}"):
@@ -99,18 +100,25 @@ def _fitters(job: Job) -> tuple[dict[str, InputFitter], dict[str, TaskFitter]]:
 
 
 @contextmanager
-def _prefix_errors(path: str) -> Iterator[None]:
+def _prefix_errors(path: str, cause: str = "") -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        raise DataError(f"{path}: {error}") from None
+        raise DataError(f"{path}: {error}{cause and '; '}{cause}") from None
 
 
-def _input_values(name: str, options: Input, row: Row) -> Iterator[Any]:
-    """Yield the values of an input in a row; none if the row is invalid, since validation reports it."""
+def _input_values(
+    name: str, options: Input, row: Row, unreadable: dict[str, str] | None = None
+) -> Iterator[Any]:
+    """Yield the values of an input in a row; none if the row is invalid, since validation reports it.
+
+    The first reason of each input is added to `unreadable`.
+    """
     try:
         value = row_value(name, options, row)
-    except InvalidInputError:
+    except InvalidInputError as error:
+        if unreadable is not None:
+            unreadable.setdefault(name, f"{row.origin}: {error}")
         return
     is_list = options.max_items > 1 and isinstance(value, (list, tuple))
     yield from (item for item in (value if is_list else [value]) if not is_missing(item))

@@ -144,13 +144,18 @@ class _VocabularyFitter(InputFitter):
     def __init__(self, options: ItemSequenceInput) -> None:
         self._options = options
         self._counts: Counter[str] = Counter()
+        self._first_value = ""
 
     def partial_fit(self, value: Any) -> None:
+        self._first_value = self._first_value or truncated_repr(value, _MAX_REPR_CHARS)
         self._counts.update(_iter_ids([value]))
 
     def finalize(self) -> ItemSequenceInput:
         if not self._counts:
-            raise DataError("no training row has an item; check the column, or leave the input out")
+            found = f"the first value is {self._first_value}; write lists of ids" if self._first_value else ""
+            raise DataError(
+                f"no training row has an item; {found or 'check the column, or leave the input out'}"
+            )
         vocabulary = build_vocabulary(self._counts, self._options.min_frequency)
         if not vocabulary:
             raise DataError(

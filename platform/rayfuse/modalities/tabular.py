@@ -191,14 +191,21 @@ class _TableFitter(InputFitter):
             for name, column in options.columns.items()
             if not _is_fitted(column)
         }
+        self._invalid = ""
 
     def partial_fit(self, value: Any) -> None:
-        for row in _iter_mappings([value]):
-            for name, column in self._columns.items():
-                if not is_missing(row.get(name)):
-                    column.add(row[name])
+        if not isinstance(value, Mapping):
+            self._invalid = self._invalid or truncated_repr(value, _MAX_REPR_CHARS)
+            return
+        for name, column in self._columns.items():
+            if not is_missing(value.get(name)):
+                column.add(value[name])
 
     def finalize(self) -> TabularInput:
+        if self._invalid and not any(column.has_values for column in self._columns.values()):
+            raise DataError(
+                f"no training row has a mapping {{column: value}}; the first value is {self._invalid}"
+            )
         fitted = {name: _fit_column(name, column, self._options) for name, column in self._columns.items()}
         return self._options.model_copy(update={"columns": {**self._options.columns, **fitted}})
 
@@ -264,6 +271,11 @@ def _fit_column(name: str, stats: _ColumnStats, options: TabularInput) -> Column
     if isinstance(column, NumberColumn):
         return _fit_number_column(name, column, stats)
     assert isinstance(column, CategoryColumn)
+    if not stats.categories:
+        raise DataError(
+            f"column `{name}`: no training row has a text or number; the first value is "
+            f"{truncated_repr(stats.first_value, _MAX_REPR_CHARS)}"
+        )
     vocabulary = build_vocabulary(stats.categories, options.min_frequency)
     if not vocabulary:
         raise DataError(
@@ -276,9 +288,10 @@ def _fit_column(name: str, stats: _ColumnStats, options: TabularInput) -> Column
 def _fit_number_column(name: str, column: NumberColumn, stats: _ColumnStats) -> NumberColumn:
     stats.flush()
     if not stats.scaler.count:
+        remedy = f"use `{name}: category`" if _category_names([stats.first_value]) else "correct the column"
         raise DataError(
-            f"column `{name}`: no training row has a number; the first value is {truncated_repr(stats.first_value, _MAX_REPR_CHARS)}; "
-            f"use `{name}: category`"
+            f"column `{name}`: no training row has a number; the first value is "
+            f"{truncated_repr(stats.first_value, _MAX_REPR_CHARS)}; {remedy}"
         )
     center, scale = stats.scaler.center_and_scale()
     given = {"center": column.center, "scale": column.scale}

@@ -124,12 +124,16 @@ def test_rare_reasons_are_counted() -> None:
             [{"txt": "a", "label": "x"}],
             r"no column `text` \(inputs.text.column\); did you mean txt\?\n.*: label, txt",
         ),
+        (
+            [{"text;label": "a;x"}],
+            r"no column `text` \(inputs.text.column\); the file is separated by semicolons; save it with commas",
+        ),
         ([{"text": "a", "answer": 1}], r"no column `label` \(tasks.answer.column\); one of: answer, text"),
         (
             texts(20, label=1.5),
-            "column `label`: 0 classes in the training rows, at least 2 are needed; a class is a",
+            "column `label`: no class in the training rows, at least 2 are needed; a class is a text, an integer, or true and false, not 1.5",
         ),
-        (texts(20, label="a"), r"tasks.answer: column `label`: 1 classes \('a'\) in the training rows"),
+        (texts(20, label="a"), r"tasks.answer: column `label`: one class \('a'\) in the training rows"),
         (
             texts(8) + texts(8, label=1) + texts(8, label="1"),
             r"holds 1 \(.*train.jsonl:\d+\) and '1' \(.*:\d+\), one class in two types; write one of them everywhere",
@@ -142,6 +146,17 @@ def test_data_that_cannot_be_used_for_training(
 ) -> None:
     with pytest.raises(DataError, match=problem):
         load_dataset(job_with(tmp_path, rows))
+
+
+def test_an_input_whose_files_are_absent(tmp_path: Path) -> None:
+    sensor = {"type": "timeseries", "channels": 2, "encoder": {"type": "conv"}}
+    job = tiny_jobs.tiny_job(tmp_path, **{"inputs.sensor": sensor, "data.test": None})
+    tiny_jobs.write_rows(tmp_path / "train.jsonl", [{**row, "sensor": "a.csv"} for row in texts(20)])
+    with pytest.raises(
+        DataError,
+        match=r"inputs.sensor: no training row has a valid .*; .*train.jsonl:\d+: sensor: a.csv: no such file",
+    ):
+        load_dataset(job)
 
 
 def test_a_file_without_valid_lines(tmp_path: Path) -> None:

@@ -109,8 +109,12 @@ def test_an_empty_sequence_is_missing() -> None:
 
 
 def test_fit_rejects_rows_without_frequent_items() -> None:
-    with pytest.raises(DataError, match="no training row has an item"):
-        modality([[], None])
+    with pytest.raises(DataError, match="no training row has an item; check the column"):
+        modality([])
+    with pytest.raises(
+        DataError, match="no training row has an item; the first value is 'a,b'; write lists of ids"
+    ):
+        modality(["a,b", "b"])
     with pytest.raises(
         DataError,
         match="min_frequency: none of the 2 items occurs 2 times in the training rows; use a lower value",

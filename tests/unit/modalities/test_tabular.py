@@ -119,6 +119,18 @@ def test_columns_without_values_are_rejected(columns: Any, problem: str) -> None
         fitted(columns)
 
 
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ([1, 2], r"no training row has a mapping {column: value}; the first value is \[1, 2\]"),
+        ({"a": ["x"]}, r"column `a`: no training row has a text or number; the first value is \['x'\]"),
+    ],
+)
+def test_values_without_categories_are_rejected(value: Any, problem: str) -> None:
+    with pytest.raises(DataError, match=problem):
+        fitted({"a": "category"}, [value])
+
+
 def test_columns_of_rare_categories_are_rejected() -> None:
     with pytest.raises(
         DataError,

@@ -127,13 +127,18 @@ class ClassesFitter(TaskFitter):
             )
         _reject_mixed_types(column, self._types)
         if len(found) < 2:
-            only = f" ({format_value(found[0])})" if found else ""
+            number = f"one class ({format_value(found[0])})" if found else "no class"
             raise DataError(
-                f"column `{column}`: {len(found)} classes{only} in the training rows, at least 2 are needed; "
-                "a class is a text, an integer, or true and false"
+                f"column `{column}`: {number} in the training rows, at least 2 are needed; "
+                f"a class is a text, an integer, or true and false{self._format_invalid_label()}"
             )
         self._task.validate_found_classes(found)
         return found
+
+    def _format_invalid_label(self) -> str:
+        labels = [label for of_file in self._types.values() for label, _ in of_file.values()]
+        invalid = [label for label in labels if not _is_valid_label(label)]
+        return f", not {format_value(invalid[0])}" if invalid else ""
 
 
 def _reject_mixed_types(column: str, kinds: Mapping[str, Mapping[type, LabeledRow]]) -> None:

@@ -72,7 +72,7 @@ class TaggingTaskConfig(ColumnTaskConfig, ClassLossConfig):
             yield (
                 "input",
                 f"the encoder of `{self.input}` pools the text to one vector, and tagging needs one per word; "
-                f"set `pool: none` under inputs.{self.input}.encoder (type huggingface)",
+                f"set `pool: none` under inputs.{self.input}.encoder, which all types but `conv` have",
             )
         align = job.align_of(self.input)
         if not align.preserves_positions:
@@ -144,8 +144,8 @@ class _TagFitter(TaskFitter):
             found = sorted({tag[2:] for tag in self._counts if _is_entity_tag(tag)})
             if not found:
                 raise DataError(
-                    f"column `{task.column}`: all tags in the training rows are O; tag the words of entities "
-                    "B-TYPE and I-TYPE"
+                    f"column `{task.column}`: no tag in the training rows is B-TYPE or I-TYPE; tag the first word of an "
+                    "entity B-TYPE, its others I-TYPE and all other words O"
                 )
             task = task.model_copy(update={"entities": found})
         check_class_weights(task.class_weights, task.tags)
