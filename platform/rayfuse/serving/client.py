@@ -33,7 +33,10 @@ def predict(
             target, files=multipart_fields(values), headers=headers, timeout=timeout, trust_env=False
         )
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
-        raise UnavailableError(f"{target} is unreachable ({str(error) or type(error).__name__})") from None
+        reason = str(error) or type(error).__name__
+        raise UnavailableError(
+            f"{target} is unreachable ({reason}); check the URL, or `rayfuse serve status` for those that are up"
+        ) from None
     if not response.is_success:
         raise _to_error(target, response, bool(api_key))
     return _parse_response(target, response)

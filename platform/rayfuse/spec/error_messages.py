@@ -34,6 +34,9 @@ _REWORDINGS = (
 _PYDANTIC_ERROR_TYPES = frozenset(get_args(ErrorType))
 """Types of pydantic's own errors; all others are raised by validators of Rayfuse, whose messages are complete."""
 
+TOP_LEVEL = "(top level)"
+"""Path of an error that is about a spec as a whole."""
+
 _MAX_SUGGESTIONS = 3
 _MAX_SUGGESTION_DEPTH = 3
 
@@ -69,7 +72,7 @@ def _locate(problem: dict[str, Any], kind: type[BaseModel]) -> tuple[str, str]:
         message = _unknown_key(path, owner, kind)
     else:
         message = _message(problem, node)
-    return ".".join(path) or "(top level)", message
+    return ".".join(path) or TOP_LEVEL, message
 
 
 def _message(problem: dict[str, Any], node: Any) -> str:
