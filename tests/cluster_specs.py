@@ -16,7 +16,7 @@ RIGHT: dict[str, Any] = {
 }
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "no image": ({"image": None}, "image: should be a valid string, not None"),
+    "no image": ({"image": None}, "image: must be a string, not null"),
     "an image with a space": ({"image": "ray fuse"}, "image: 'ray fuse' is not an image; write REGISTRY/NAME:TAG"),
     "a namespace in capitals": ({"namespace": "ML"}, "namespace: 'ML' is not a name on Kubernetes"),
     "an unknown field": ({"head.cpus": 4}, "head.cpus: unknown key; did you mean cpu?"),
@@ -35,13 +35,13 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "labels for ray start": ({"head.ray": {"labels": "a=b"}}, "head.ray.labels: KubeRay rejects it here"),
     "an option that KubeRay sets": ({"head.ray": {"block": True}}, "head.ray.block: KubeRay sets it; leave it out"),
-    "an option with two values": ({"head.ray": {"a": [1]}}, "head.ray.a: should be a valid string, not [1]"),
+    "an option with two values": ({"head.ray": {"a": [1]}}, "head.ray.a: must be a string, not [1]"),
     "an accelerator without GPUs": (
         {"workers.cpu.accelerator": "H100"},
         "workers.cpu.accelerator: H100 without `gpus`; write how many, or leave it out",
     ),
     "min above max": ({"workers.cpu.min": 5}, "workers.cpu.max: 4 is less than min 5"),
-    "a negative min": ({"workers.cpu.min": -1}, "workers.cpu.min: should be greater than or equal to 0, not -1"),
+    "a negative min": ({"workers.cpu.min": -1}, "workers.cpu.min: must be at least 0, not -1"),
     "a group's name in capitals": (
         {"workers": {"GPU_1": {"max": 1, "cpu": 1, "memory": "1Gi"}}},
         "workers.GPU_1: 'GPU_1' is not a group name; write at most 63 of a-z, 0-9 and -",
@@ -56,7 +56,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "an unknown submission mode": (
         {"submission.mode": "InteractiveMode"},
-        "submission.mode: 'InteractiveMode' is not one of: 'K8sJobMode', 'SidecarMode' or 'HTTPMode'",
+        "submission.mode: 'InteractiveMode' is not one of: K8sJobMode, SidecarMode, HTTPMode",
     ),
     "a time to live without shutdown": (
         {"submission.shutdown": False, "submission.ttl": "10m"},
@@ -64,11 +64,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a deadline of nothing": (
         {"submission.active_deadline": "0s"},
-        "submission.active_deadline: should be greater than or equal to 1, not '0s'",
+        "submission.active_deadline: must be at least 1, not '0s'",
     ),
     "negative retries": (
         {"submission.backoff_limit": -1},
-        "submission.backoff_limit: should be greater than or equal to 0, not -1",
+        "submission.backoff_limit: must be at least 0, not -1",
     ),
     "a queue without shutdown": (
         {"kueue_queue": "team-a", "submission.shutdown": False},
@@ -82,7 +82,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a password in a URL": ({"env.DATABASE": "postgresql://ann:hush@db/x"}, "env.DATABASE: looks like a secret"),
     "an invalid variable name": ({"env.MY-DATA": "/data"}, "env.MY-DATA: not a variable name"),
     "a variable that KubeRay sets": ({"env.RAY_ADDRESS": "auto"}, "env.RAY_ADDRESS: KubeRay sets it in every pod"),
-    "a boolean variable": ({"env.FAST": True}, "env.FAST: should be a valid string, not True"),
+    "a boolean variable": ({"env.FAST": True}, "env.FAST: must be a string, not true"),
     "a Ray without tokens": ({"ray_version": "2.40.0"}, "ray_version: '2.40.0' is not a version with token authentication"),
     "an invalid Ray version": ({"ray_version": "latest"}, "ray_version: 'latest' is not a Ray version"),
     "a Secret given twice": ({"secrets.env": ["a", "a"]}, "secrets.env.1: a is given twice"),

@@ -3,9 +3,15 @@
 from collections.abc import Mapping, Sequence
 
 
-def truncate(text: str, limit: int) -> str:
+def truncate(text: str, limit: int = 80) -> str:
     """Return `text` with at most `limit` characters; a longer one ends with `…`."""
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def truncate_middle(text: str, limit: int) -> str:
+    """Return `text` with at most `limit` characters; a longer one keeps its beginning and end, which often differ."""
+    end = limit // 3
+    return text if len(text) <= limit else f"{text[: limit - end - 1]}…{text[-end:]}"
 
 
 def truncated_repr(value: object, limit: int = 60) -> str:

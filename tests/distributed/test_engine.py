@@ -94,8 +94,7 @@ def _train(rank: int, folder: Path, content: Any) -> None:
 
 def _write(trainer: Any, folder: Path) -> None:
     from rayfuse.training.optimizer_state import gather_optimizer_state
-    from rayfuse.training.pinned_buffers import copy_to_cpu
-    from rayfuse.training.state import gather_model, write_checkpoint
+    from rayfuse.training.state import copy_to_cpu, gather_model, write_checkpoint
 
     model, state = (
         copy_to_cpu(gather_model(trainer.engine)),

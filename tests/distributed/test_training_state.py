@@ -42,8 +42,7 @@ def _rank(rank: int, world: int, job_json: str, stop: int, start: Path | None, f
     from rayfuse.training.distributed import DistributedContext
     from rayfuse.training.engine import load_deepspeed_config
     from rayfuse.training.optimizer_state import gather_optimizer_state
-    from rayfuse.training.pinned_buffers import copy_to_cpu
-    from rayfuse.training.state import gather_model, write_checkpoint
+    from rayfuse.training.state import copy_to_cpu, gather_model, write_checkpoint
 
     job, dataset = load_dataset(validate_spec(json.loads(job_json), Job, "job"))
     steps: list[tuple[float, ...]] = []

@@ -36,7 +36,7 @@ def test_documented_custom_encoder_trains(page: str, tmp_path: Path) -> None:
     assert type(model.encoders["image"]).__name__ == "ColourHistogram"
     assert model.encoders["image"].shades == 16
     wrong = tiny_jobs.tiny_job(tmp_path, **{"inputs.image.encoder": {**block, "options": {"shades": 1}}})
-    with pytest.raises(SpecError, match="options.shades: Input should be greater than or equal to 2"):
+    with pytest.raises(SpecError, match="options.shades: must be at least 2"):
         train_and_reload(tmp_path, wrong)
 
 

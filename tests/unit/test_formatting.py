@@ -1,12 +1,26 @@
 import pytest
 
-from rayfuse.formatting import first_line, format_bytes, metric_table, table, truncate, truncated_repr
+from rayfuse.formatting import (
+    first_line,
+    format_bytes,
+    metric_table,
+    table,
+    truncate,
+    truncate_middle,
+    truncated_repr,
+)
 
 
 def test_truncated_text_has_the_limit() -> None:
     assert truncate("abc", 3) == "abc"
     assert truncate("abcd", 3) == "ab…"
     assert truncated_repr(["a" * 100], 8) == "['aaaaa…"
+
+
+def test_the_middle_of_a_long_text_is_cut() -> None:
+    assert truncate_middle("customer is angry about invoice 17", 24) == "customer is ang…voice 17"
+    assert truncate_middle("a short name", 24) == "a short name"
+    assert len(truncate_middle("x" * 100, 24)) == 24
 
 
 def test_first_line() -> None:

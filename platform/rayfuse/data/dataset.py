@@ -66,10 +66,11 @@ def fit(job: Job, rows: Iterable[Row]) -> Job:
     suffice.
     """
     inputs, tasks = _fitters(job)
+    unreadable: dict[str, str] = {}
     if inputs or tasks:
         for row in rows:
             for name, input_fitter in inputs.items():
-                for value in _input_values(name, job.inputs[name], row):
+                for value in _input_values(name, job.inputs[name], row, unreadable):
                     with _prefix_errors(f"inputs.{name}"):
                         input_fitter.partial_fit(value)
             for name, task_fitter in tasks.items():
@@ -77,7 +78,7 @@ def fit(job: Job, rows: Iterable[Row]) -> Job:
                     task_fitter.partial_fit(row)
     fitted_inputs, fitted_tasks = dict(job.inputs), dict(job.tasks)
     for name, input_fitter in inputs.items():
-        with _prefix_errors(f"inputs.{name}"):
+        with _prefix_errors(f"inputs.{name}", unreadable.get(name, "")):
             fitted_inputs[name] = input_fitter.finalize()
     for name, task_fitter in tasks.items():
         with _prefix_errors(f"tasks.{name}"):
@@ -99,18 +100,25 @@ def _fitters(job: Job) -> tuple[dict[str, InputFitter], dict[str, TaskFitter]]:
 
 
 @contextmanager
-def _prefix_errors(path: str) -> Iterator[None]:
+def _prefix_errors(path: str, cause: str = "") -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        raise DataError(f"{path}: {error}") from None
+        raise DataError(f"{path}: {error}{cause and '; '}{cause}") from None
 
 
-def _input_values(name: str, options: Input, row: Row) -> Iterator[Any]:
-    """Yield the values of an input in a row; none if the row is invalid, since validation reports it."""
+def _input_values(
+    name: str, options: Input, row: Row, unreadable: dict[str, str] | None = None
+) -> Iterator[Any]:
+    """Yield the values of an input in a row; none if the row is invalid, since validation reports it.
+
+    The first reason of each input is added to `unreadable`.
+    """
     try:
         value = row_value(name, options, row)
-    except InvalidInputError:
+    except InvalidInputError as error:
+        if unreadable is not None:
+            unreadable.setdefault(name, f"{row.origin}: {error}")
         return
     is_list = options.max_items > 1 and isinstance(value, (list, tuple))
     yield from (item for item in (value if is_list else [value]) if not is_missing(item))
@@ -127,21 +135,39 @@ def _check_invalid_rows(dataset: Dataset, limit: float) -> None:
 
 
 def describe(dataset: Dataset, job: Job, stats: Mapping[str, SplitStats]) -> Iterable[str]:
-    """Return the lines of `Dataset.report`, without those about duplicates."""
+    """Return the lines of `Dataset.report`, without those about duplicates; the rows are read once."""
     sizes = ", ".join(f"{name} {len(rows)}" for name, rows in dataset.splits.items())
     num_invalid = sum(map(len, dataset.invalid.values()))
     yield f"rows: {sizes}" + (f"; {num_invalid} skipped" if num_invalid else "")
     for rows in dataset.invalid.values():
         yield from rows.skipped_lines()
-    for name, task in job.tasks.items():
-        yield from task.describe(name, dataset.splits["train"])
+    task_lines, input_lines = _summarize(dataset.splits, job)
+    yield from task_lines
     yield from _missing_value_report(dataset, job, stats)
-    for name, options in job.inputs.items():
-        modality = build_modality(options)
-        for split, usable in dataset.splits.items():
-            values = (value for row in usable for value in _input_values(name, options, row))
-            found = modality.data_warnings(values)
-            yield from (f"{name}, {split}: {line}" for line in found)
+    yield from input_lines
+
+
+def _summarize(splits: Mapping[str, Iterable[Row]], job: Job) -> tuple[list[str], list[str]]:
+    """Return the lines about the targets of the training rows, and those about the inputs of all splits."""
+    tasks = [summary for name, task in job.tasks.items() if (summary := task.summary(name))]
+    lines: dict[str, list[str]] = {name: [] for name in job.inputs}
+    for split, rows in splits.items():
+        inputs = {
+            name: summary
+            for name, options in job.inputs.items()
+            if (summary := build_modality(options).summary())
+        }
+        tasks_of_split = tasks if split == "train" else []
+        for row in rows if inputs or tasks_of_split else ():
+            for task_summary in tasks_of_split:
+                task_summary.update(row)
+            for name, input_summary in inputs.items():
+                for value in _input_values(name, job.inputs[name], row):
+                    input_summary.update(value)
+        for name, summary in inputs.items():
+            lines[name] += [f"{name}, {split}: {line}" for line in summary.lines()]
+    task_lines = [line for summary in tasks for line in summary.lines()]
+    return task_lines, [line for of_input in lines.values() for line in of_input]
 
 
 def _missing_value_report(dataset: Dataset, job: Job, stats: Mapping[str, SplitStats]) -> Iterable[str]:

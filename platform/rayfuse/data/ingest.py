@@ -125,11 +125,19 @@ def _check_columns(url: str, job: Job, columns: set[str]) -> None:
     needed += [(f"tasks.{name}.column", column) for name, t in job.tasks.items() for column in t.columns]
     for path, column in needed:
         if column not in columns:
-            known = sorted(columns)
             raise DataError(
-                f"{url}: no column `{column}` ({path}); {suggest_nearest(column, known)}\n"
-                f"  its columns: {', '.join(known)}"
+                f"{url}: no column `{column}` ({path}); {_column_remedy(column, sorted(columns))}"
             )
+
+
+def _column_remedy(column: str, known: list[str]) -> str:
+    """Suggest a column, or another separator if a csv file seems to have one."""
+    for name, separator in (("semicolons", ";"), ("tabs", "\t")):
+        if len(known) == 1 and column in known[0].split(separator):
+            return f"the file is separated by {name}; save it with commas"
+    suggestion = suggest_nearest(column, known)
+    is_complete = suggestion.startswith("one of")
+    return suggestion if is_complete else f"{suggestion}\n  its columns: {', '.join(known)}"
 
 
 def _columns_required_by_inputs(job: Job, columns: set[str]) -> Iterator[tuple[str, str]]:

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 from rayfuse.data.files import filesystem, normalized_url, open_url, to_read_error
 from rayfuse.data.rows import InvalidRow, Row
 from rayfuse.errors import DataError
+from rayfuse.formatting import first_line
 from rayfuse.spec.tasks import CellType
 
 CellParser = Callable[[str], Any]
@@ -129,12 +130,15 @@ def _read_jsonl(
         try:
             values = json.loads(line)
         except (ValueError, RecursionError) as error:
-            yield InvalidRow(f"{file}:{number}", f"not JSON: {error}")
+            yield InvalidRow(f"{file}:{number}", f"not JSON: {error}; write one object per line")
             continue
         if isinstance(values, dict):
             yield Row(values, file, number)
         else:
-            yield InvalidRow(f"{file}:{number}", f"expected a JSON object, not {type(values).__name__}")
+            yield InvalidRow(
+                f"{file}:{number}",
+                f"expected a JSON object, not {type(values).__name__}; write one object per line",
+            )
 
 
 def _read_csv(
@@ -213,7 +217,7 @@ def _read_parquet(
                     number += 1
                     yield Row(values, file, number)
         except (ArrowException, OSError, ValueError) as error:
-            reason = str(error).partition("\n")[0]
+            reason = first_line(str(error)).removesuffix(".")
             raise DataError(
                 f"{file}: incomplete or corrupt parquet file: {reason}; write or upload it again"
             ) from None

@@ -26,5 +26,7 @@ def read_reference(name: str, value: Any, folder: str) -> Any:
         return read_file(resolve_relative(folder, value))
     except FileNotFoundError:
         raise InvalidInputError(f"{value}: no such file", name) from None
+    except IsADirectoryError:
+        raise InvalidInputError(f"{value}: a folder, not a file", name) from None
     except Exception as error:  # noqa: BLE001 - each store has its own errors
         raise InvalidInputError(f"{value}: cannot be read: {type(error).__name__}: {error}", name) from None

@@ -70,7 +70,7 @@ def find_gpu_spec(name: str) -> GpuSpec:
     if normalized not in known:
         near = suggest_nearest(normalized, list(known))
         raise SpecError(
-            f"device {name}: not a known GPU; {near}; for any other, pass --gpu-memory instead of --device"
+            f"device {name}: not a known GPU; {near} (for any other GPU, pass its memory instead)"
         )
     return GPU_SPECS[known[normalized]]
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from rayfuse.formatting import truncate_middle
 from rayfuse.spec.tasks import Mode
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def draw_confusion(path: Path, counts: Sequence[Sequence[int]], classes: Sequenc
     table = np.asarray(counts, dtype=float)
     sums = table.sum(axis=1, keepdims=True)
     fractions = np.divide(table, sums, out=np.zeros_like(table), where=sums > 0)
-    names = [truncate_label(name) for name in classes]
+    names = [truncate_middle(name, _MAX_LABEL_LENGTH) for name in classes]
     annotated = len(names) <= _MAX_ANNOTATED_CLASSES
     cell = 0.62 if len(names) <= 12 else 0.42 if annotated else 0.22
     longest = max(map(len, names))
@@ -260,11 +261,3 @@ def _smoothed(curve: Curve, fraction: float = 0.05) -> Curve:
 
 def _columns(curve: Curve) -> tuple[list[int], list[float]]:
     return [step for step, _ in curve], [value for _, value in curve]
-
-
-def truncate_label(name: str) -> str:
-    """Shorten a long name in its middle: beginning and end, which often differ, stay."""
-    if len(name) <= _MAX_LABEL_LENGTH:
-        return name
-    end = _MAX_LABEL_LENGTH // 3
-    return f"{name[: _MAX_LABEL_LENGTH - end - 1]}…{name[-end:]}"

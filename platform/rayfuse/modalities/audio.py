@@ -52,7 +52,9 @@ class AudioModality(Modality):
     def decode(self, value: Any) -> np.ndarray:
         """Decode the bytes of an audio or video file to float32 (samples,) at `sample_rate`, at most `max_seconds` long."""
         if not isinstance(value, bytes):
-            raise InvalidInputError(f"expected the bytes of an audio file, got {type(value).__name__}")
+            raise InvalidInputError(
+                f"expected the bytes of an audio file, or its path in a row, got {type(value).__name__}"
+            )
         if not value:
             raise InvalidInputError("the audio file is empty (0 bytes)")
         _check_not_truncated(value)

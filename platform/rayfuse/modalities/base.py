@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from rayfuse.errors import DataError
+from rayfuse.spec.summary import Summary
 
 Features = dict[str, np.ndarray]
 """Arrays that an encoder gets for one value, by the name of the encoder's argument."""
@@ -104,9 +105,9 @@ class Modality(ABC):
         """Return the length of a decoded value along which batches are padded; 0 if all values have one size."""
         return 0
 
-    def data_warnings(self, values: Iterable[Any]) -> Iterable[str]:
-        """Return one line for each peculiarity of the raw values of some rows, such as unknown categories."""
-        return ()
+    def summary(self) -> Summary | None:
+        """Return the accumulator of raw values for warnings such as unknown categories; None if there are none."""
+        return None
 
     def collate(self, rows: list[Features]) -> Features:
         """Stack the features of several samples along a new first axis."""

@@ -31,7 +31,9 @@ class ImageModality(Modality):
         from PIL import Image, ImageOps
 
         if not isinstance(value, bytes):
-            raise InvalidInputError(f"expected the bytes of an image file, got {type(value).__name__}")
+            raise InvalidInputError(
+                f"expected the bytes of an image file, or its path in a row, got {type(value).__name__}"
+            )
         if not value:
             raise InvalidInputError("the image file is empty (0 bytes)")
         try:

@@ -21,6 +21,7 @@ from rayfuse.modalities.vocabulary import (
     canonical_name,
 )
 from rayfuse.spec.inputs import ItemSequenceInput
+from rayfuse.spec.summary import Summary
 
 _EVENT_KEYS = ("id", "time")
 _NUM_EXAMPLES = 3
@@ -115,16 +116,26 @@ class ItemSequenceModality(Modality):
         """Pad on the right to the longest row: (rows, steps)."""
         return {name: pad([row[name] for row in rows], 0, PADDING) for name in rows[0]}
 
-    def data_warnings(self, values: Iterable[Any]) -> Iterable[str]:
-        unknown = UnknownValues(self.options.vocabulary or ())
-        for item in _iter_ids(values):
-            unknown.add(item)
-        if unknown.count:
-            yield str(unknown)
+    def summary(self) -> Summary:
+        return _ItemSummary(self.options)
 
     @cached_property
     def _codes(self) -> dict[str, int]:
         return {item: code for code, item in enumerate(self.options.vocabulary or (), FIRST_KNOWN)}
+
+
+class _ItemSummary(Summary):
+    """Items that are not in the vocabulary."""
+
+    def __init__(self, options: ItemSequenceInput) -> None:
+        self._unknown = UnknownValues(options.vocabulary or ())
+
+    def update(self, value: Any) -> None:
+        for item in _iter_ids([value]):
+            self._unknown.add(item)
+
+    def lines(self) -> list[str]:
+        return [str(self._unknown)] if self._unknown.count else []
 
 
 class _VocabularyFitter(InputFitter):
@@ -133,13 +144,18 @@ class _VocabularyFitter(InputFitter):
     def __init__(self, options: ItemSequenceInput) -> None:
         self._options = options
         self._counts: Counter[str] = Counter()
+        self._first_value = ""
 
     def partial_fit(self, value: Any) -> None:
+        self._first_value = self._first_value or truncated_repr(value, _MAX_REPR_CHARS)
         self._counts.update(_iter_ids([value]))
 
     def finalize(self) -> ItemSequenceInput:
         if not self._counts:
-            raise DataError("no training row has an item; check the column, or leave the input out")
+            found = f"the first value is {self._first_value}; write lists of ids" if self._first_value else ""
+            raise DataError(
+                f"no training row has an item; {found or 'check the column, or leave the input out'}"
+            )
         vocabulary = build_vocabulary(self._counts, self._options.min_frequency)
         if not vocabulary:
             raise DataError(

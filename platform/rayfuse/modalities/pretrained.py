@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rayfuse.errors import DataError
+from rayfuse.modalities.huggingface_errors import load_error_reason
 
 SAFE_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".jinja")
 """Suffixes of the files that are downloaded: weights, settings, vocabularies and templates, but no code or pickles."""
@@ -19,10 +20,18 @@ WHISPER_STRIDE = 320
 
 
 def load_tokenizer(model: str) -> Any:
-    """Load the tokenizer of a pretrained model. Raises DataError if it cannot be read."""
+    """Load the tokenizer of a pretrained model. Raises DataError if it cannot be read, or has no vocabulary."""
     from transformers import AutoTokenizer
 
-    return _load(AutoTokenizer, model, "tokenizer")
+    tokenizer = _load(AutoTokenizer, model, "tokenizer")
+    if len(tokenizer) <= len(
+        tokenizer.all_special_tokens
+    ):  # made up from config.json, where files are missing
+        raise DataError(
+            f"{model}: cannot load the tokenizer: it has no vocabulary; save it there with "
+            "`tokenizer.save_pretrained`"
+        )
+    return tokenizer
 
 
 def load_image_processor(model: str) -> Any:
@@ -113,6 +122,5 @@ def _load(auto_class: Any, model: str, component: str, **options: Any) -> Any:
     folder = resolve_model_path(model)
     try:
         return auto_class.from_pretrained(folder, trust_remote_code=False, **options)
-    except Exception as error:  # noqa: BLE001 - tokenizers raises plain Exception for a corrupt file
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"{model}: cannot load the {component}: {reason}") from None
+    except Exception as error:
+        raise DataError(f"{model}: cannot load the {component}: {load_error_reason(error)}") from error

@@ -17,6 +17,7 @@ from rayfuse.modalities.vocabulary import UnknownValues, build_vocabulary, canon
 from rayfuse.spec.base import is_missing
 from rayfuse.spec.error_messages import suggest_nearest
 from rayfuse.spec.inputs import CategoryColumn, Column, InferredColumn, NumberColumn, TabularInput
+from rayfuse.spec.summary import Summary
 
 _UNKNOWN, _MISSING, _FIRST_KNOWN = 0, 1, 2
 _MAX_REPR_CHARS = 40
@@ -94,24 +95,8 @@ class TabularModality(Modality):
     def description(self) -> str:
         return f"values of the columns {', '.join(self.options.columns)}; null or left out where missing"
 
-    def data_warnings(self, values: Iterable[Any]) -> Iterable[str]:
-        rows = 0
-        missing: Counter[str] = Counter()
-        unknown = {
-            name: UnknownValues(vocabulary) for name, vocabulary in self.options.category_vocabularies.items()
-        }
-        for row in _iter_mappings(values):
-            rows += 1
-            missing.update(name for name in self.options.columns if is_missing(row.get(name)))
-            for name, column in unknown.items():
-                for category in _category_names([row.get(name)]):
-                    column.add(category)
-        for name in self.options.columns:
-            if missing[name]:
-                yield f"column {name} is missing in {missing[name]} of {rows} rows"
-        for name, column in unknown.items():
-            if column.count:
-                yield f"column {name}: {column}"
+    def summary(self) -> Summary:
+        return _ColumnSummary(self.options)
 
     def _parse_cell(self, name: str, value: Any) -> Any:
         if is_missing(value):
@@ -168,6 +153,34 @@ def _iter_mappings(values: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
     return (value for value in values if isinstance(value, Mapping))
 
 
+class _ColumnSummary(Summary):
+    """Missing values and unknown categories of each column."""
+
+    def __init__(self, options: TabularInput) -> None:
+        self._columns = tuple(options.columns)
+        self._rows = 0
+        self._missing: Counter[str] = Counter()
+        self._unknown = {
+            name: UnknownValues(vocabulary) for name, vocabulary in options.category_vocabularies.items()
+        }
+
+    def update(self, value: Any) -> None:
+        for row in _iter_mappings([value]):
+            self._rows += 1
+            self._missing.update(name for name in self._columns if is_missing(row.get(name)))
+            for name, column in self._unknown.items():
+                for category in _category_names([row.get(name)]):
+                    column.add(category)
+
+    def lines(self) -> Iterator[str]:
+        for name in self._columns:
+            if self._missing[name]:
+                yield f"column {name} is missing in {self._missing[name]} of {self._rows} rows"
+        for name, column in self._unknown.items():
+            if column.count:
+                yield f"column {name}: {column}"
+
+
 class _TableFitter(InputFitter):
     """Kinds of inferred columns, scales of numbers and vocabularies of categories."""
 
@@ -178,14 +191,21 @@ class _TableFitter(InputFitter):
             for name, column in options.columns.items()
             if not _is_fitted(column)
         }
+        self._invalid = ""
 
     def partial_fit(self, value: Any) -> None:
-        for row in _iter_mappings([value]):
-            for name, column in self._columns.items():
-                if not is_missing(row.get(name)):
-                    column.add(row[name])
+        if not isinstance(value, Mapping):
+            self._invalid = self._invalid or truncated_repr(value, _MAX_REPR_CHARS)
+            return
+        for name, column in self._columns.items():
+            if not is_missing(value.get(name)):
+                column.add(value[name])
 
     def finalize(self) -> TabularInput:
+        if self._invalid and not any(column.has_values for column in self._columns.values()):
+            raise DataError(
+                f"no training row has a mapping {{column: value}}; the first value is {self._invalid}"
+            )
         fitted = {name: _fit_column(name, column, self._options) for name, column in self._columns.items()}
         return self._options.model_copy(update={"columns": {**self._options.columns, **fitted}})
 
@@ -251,6 +271,11 @@ def _fit_column(name: str, stats: _ColumnStats, options: TabularInput) -> Column
     if isinstance(column, NumberColumn):
         return _fit_number_column(name, column, stats)
     assert isinstance(column, CategoryColumn)
+    if not stats.categories:
+        raise DataError(
+            f"column `{name}`: no training row has a text or number; the first value is "
+            f"{truncated_repr(stats.first_value, _MAX_REPR_CHARS)}"
+        )
     vocabulary = build_vocabulary(stats.categories, options.min_frequency)
     if not vocabulary:
         raise DataError(
@@ -263,9 +288,10 @@ def _fit_column(name: str, stats: _ColumnStats, options: TabularInput) -> Column
 def _fit_number_column(name: str, column: NumberColumn, stats: _ColumnStats) -> NumberColumn:
     stats.flush()
     if not stats.scaler.count:
+        remedy = f"use `{name}: category`" if _category_names([stats.first_value]) else "correct the column"
         raise DataError(
-            f"column `{name}`: no training row has a number; the first value is {truncated_repr(stats.first_value, _MAX_REPR_CHARS)}; "
-            f"use `{name}: category`"
+            f"column `{name}`: no training row has a number; the first value is "
+            f"{truncated_repr(stats.first_value, _MAX_REPR_CHARS)}; {remedy}"
         )
     center, scale = stats.scaler.center_and_scale()
     given = {"center": column.center, "scale": column.scale}

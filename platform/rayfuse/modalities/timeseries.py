@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rayfuse.errors import DataError, InvalidInputError, MissingInputError
+from rayfuse.formatting import truncated_repr
 from rayfuse.modalities.base import CLIP_LIMIT, Features, InputFitter, Modality, Schema, object_schema, pad
 from rayfuse.modalities.scalers import RobustFitter, ScalerFitter, StandardFitter
 from rayfuse.spec.inputs import TimeseriesInput
@@ -169,7 +171,7 @@ class _ChannelFitter(InputFitter):
         self._modality = modality
         scaler = RobustFitter if options.scaling == "robust" else StandardFitter
         self._channels = [scaler() for _ in range(options.num_channels)]
-        self._reason = "no row has this input"
+        self._reason = "no row has a readable value"
 
     def partial_fit(self, value: Any) -> None:
         try:
@@ -204,12 +206,10 @@ def _parse_channel(name: str, row: Any) -> np.ndarray:
         raise InvalidInputError(f"channel {name}: expected a list of values, got {type(row).__name__}")
     try:
         array = np.asarray(row)
-        if array.dtype.kind not in "iufb":
-            array = np.array([_parse_value(value) for value in row], dtype=np.float64)
-    except (ValueError, OverflowError):
-        raise InvalidInputError(
-            f"channel {name}: values must be numbers or null, and fit into a float"
-        ) from None
+    except ValueError:  # lists of different lengths
+        array = np.array(row, dtype=object)
+    if array.dtype.kind not in "iufb":
+        array = np.array([_parse_value(name, value) for value in row], dtype=np.float64)
     if array.ndim != 1:
         raise InvalidInputError(f"channel {name}: expected numbers, got lists of numbers")
     array = array.astype(np.float64)
@@ -218,12 +218,15 @@ def _parse_channel(name: str, row: Any) -> np.ndarray:
     return array
 
 
-def _parse_value(value: Any) -> float:
+def _parse_value(name: str, value: Any) -> float:
     if value is None:
         return math.nan
-    if isinstance(value, (bool, int, float)):
+    if not isinstance(value, (bool, int, float)):
+        raise InvalidInputError(f"channel {name}: expected a number or null, got {truncated_repr(value)}")
+    try:
         return float(value)
-    raise ValueError
+    except OverflowError:
+        raise InvalidInputError(f"channel {name}: a value is infinite or above {_MAX_ABS_VALUE:g}") from None
 
 
 def _from_file(content: bytes) -> Any:
@@ -277,8 +280,9 @@ def _from_csv(text: str) -> Any:
     if any(isinstance(cell, float) for cell in first):
         return [list(map(_parse_cell, column)) for column in zip(*lines, strict=True)]
     header = [cell.strip() for cell in lines[0]]
-    if len(set(header)) < len(header):
-        raise InvalidInputError("two columns have the same name")
+    name, count = Counter(header).most_common(1)[0]
+    if count > 1:
+        raise InvalidInputError(f"{count} columns have the name `{name}`; rename all but one")
     columns = zip(*lines[1:], strict=True) if len(lines) > 1 else ([] for _ in header)
     return {name: list(map(_parse_cell, column)) for name, column in zip(header, columns, strict=True)}
 

@@ -40,7 +40,9 @@ class VideoModality(Modality):
     def decode(self, value: Any) -> Clip:
         """Decode the bytes of a video file to RGB frames, rotated according to the file's metadata."""
         if not isinstance(value, bytes):
-            raise InvalidInputError(f"expected the bytes of a video file, got {type(value).__name__}")
+            raise InvalidInputError(
+                f"expected the bytes of a video file, or its path in a row, got {type(value).__name__}"
+            )
         if not value:
             raise InvalidInputError("the video file is empty (0 bytes)")
         with open_container(value, "video") as container:

@@ -141,6 +141,10 @@ def _from_url(url: str, cache_dir: Path) -> Path:
     local = _local_path(url)
     if local is not None:
         return _validate_model_folder(local.expanduser(), url)
+    if "://" not in url:
+        raise DataError(
+            f"{url}: not a model; use models:/NAME@ALIAS, models:/NAME/VERSION, a model folder or its URL"
+        )
     try:
         filesystem, path = fsspec.url_to_fs(url)
         files = filesystem.find(path, detail=True)
@@ -176,6 +180,10 @@ def _local_path(url: str) -> Path | None:
 
 
 def _validate_model_folder(folder: Path, model: str) -> Path:
+    if not folder.exists():
+        raise DataError(
+            f"{model}: no such folder; a model is a folder, its URL, models:/NAME@ALIAS or models:/NAME/VERSION"
+        )
     if not (folder / _MODEL_FILE).is_file():
         raise DataError(f"{model}: not a model folder: no {_MODEL_FILE} in {folder}")
     return folder

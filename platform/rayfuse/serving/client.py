@@ -59,7 +59,10 @@ def _request(method: str, target: str, api_key: str | None, timeout: float, **op
     try:
         response = httpx.request(method, target, headers=headers, timeout=timeout, trust_env=False, **options)
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
-        raise UnavailableError(f"{target} is unreachable ({str(error) or type(error).__name__})") from None
+        reason = str(error) or type(error).__name__
+        raise UnavailableError(
+            f"{target} is unreachable ({reason}); check the URL, or `rayfuse serve status` for those that are up"
+        ) from None
     if not response.is_success:
         raise _to_error(target, response, bool(api_key))
     return response

@@ -12,6 +12,7 @@ from typing import Any
 
 from rayfuse.data.samples import Sample
 from rayfuse.errors import DataError, InvalidInputError, SpecError
+from rayfuse.formatting import truncate
 from rayfuse.model.explain import check_explainable, num_forward_passes
 from rayfuse.model.predictor import Predictor
 from rayfuse.serving import protocol, url_fetcher
@@ -192,7 +193,7 @@ class InferenceEngine:
                 try:
                     content = await url_fetcher.fetch(remote.url, budget, _FETCH_TIMEOUT_SECONDS)
                 except InvalidInputError as error:
-                    reason = f"{protocol.truncate(remote.url)}: {error.reason}"
+                    reason = f"{truncate(remote.url)}: {error.reason}"
                     raise protocol.to_problem(InvalidInputError(reason, name), request, index) from None
             holder[key] = content
 

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from rayfuse.data.row_adapter import explain_unknown_input
 from rayfuse.errors import InvalidInputError, MissingInputError
+from rayfuse.formatting import truncate
 from rayfuse.modalities import Modality
 from rayfuse.serving.multipart import Part, parse_header, split_parts
 from rayfuse.serving.problems import ProblemError
@@ -27,7 +28,6 @@ MULTIPART = "multipart/form-data"
 MAX_INSTANCES = 1000
 EXPLAIN = "explain"
 _BOOLEANS = {"true": True, "false": False}
-_MAX_ECHO_LENGTH = 80
 
 Values = dict[str, Any]
 """Values of one instance by input name: bytes for a file, `RemoteFile` for one to be fetched, else the value."""
@@ -121,12 +121,6 @@ def build_response(
     if request.is_batch:
         return {"predictions": list(predictions), "model": model}
     return {**predictions[0], "model": model}
-
-
-def truncate(value: Any) -> str:
-    """Return a value of a request, shortened for an error message."""
-    text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= _MAX_ECHO_LENGTH else f"{text[:_MAX_ECHO_LENGTH]}…"
 
 
 @dataclass(frozen=True)

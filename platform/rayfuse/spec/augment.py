@@ -11,7 +11,7 @@ from rayfuse.spec.family import CustomConfig, Family, PartOf, families_by_input_
 
 def _check_range(value: tuple[float, float]) -> tuple[float, float]:
     if value[0] > value[1]:
-        raise PydanticCustomError("range", "not a range; write [LOWEST, HIGHEST]")
+        raise PydanticCustomError("range", "not a range; write [LOWEST, HIGHEST], the lower end first")
     return value
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -13,17 +14,20 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     Tag,
     ValidationInfo,
     WithJsonSchema,
 )
-from pydantic.json_schema import SkipJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic.json_schema import JsonSchemaValue, SkipJsonSchema
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 if TYPE_CHECKING:
     from rayfuse.spec.job import Job
 
 _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+_SCHEME_WITHOUT_SLASHES = re.compile(r"^(s3|gs|gcs|az|abfss?|hdfs|https?):/?(?!/)")
 _USER_AND_PASSWORD = re.compile(r"://[^/@:]*:(?!\d+(/|$))[^@]*@")
 _TOKEN_AS_USER = re.compile(r"\bhttps?://[^/@]*@", re.IGNORECASE)
 _SIGNED_QUERY = re.compile(
@@ -128,6 +132,8 @@ def resolve_url(value: str, info: ValidationInfo) -> str:
         raise PydanticCustomError(
             "credentials", "contains credentials, and specs are stored; pass them in environment variables"
         )
+    if match := _SCHEME_WITHOUT_SLASHES.match(value):
+        raise PydanticCustomError("url", "not a URL; write {scheme}://…", {"scheme": match[1]})
     if value.startswith("~"):
         return str(Path(value).expanduser())
     base = (info.context or {}).get("base")
@@ -181,10 +187,46 @@ def mapping_or_url(value: Any) -> str:
     return "url" if isinstance(value, str) else "mapping"
 
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$", max_length=63)]
+@dataclass(frozen=True)
+class Pattern:
+    """Validator of a text by a regular expression, with an error message in words instead of the expression."""
+
+    regex: str
+    """Expression that the whole text must match; part of the JSON Schema."""
+    rule: str
+    """Message that starts with `not a` or `not one of`, as in "not an import path; write MODULE:CLASS"."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {**handler(schema), "pattern": self.regex}
+
+    def _check(self, value: str) -> str:
+        if not re.fullmatch(self.regex, value):
+            raise PydanticCustomError("pattern", "{rule}", {"rule": self.rule})
+        return value
+
+
+Name = Annotated[
+    str,
+    Field(max_length=63),
+    Pattern(
+        r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$",
+        "not a name; write letters, digits, `-`, `_` and `.`, with a letter or digit at both ends",
+    ),
+]
 """A name that is valid as a folder name, an MLflow name and a Kubernetes label."""
 
-Key = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=63)]
+Key = Annotated[
+    str,
+    Field(max_length=63),
+    Pattern(
+        r"^[A-Za-z_][A-Za-z0-9_]*$", "not a name; write letters, digits and `_`, without a digit at the start"
+    ),
+]
 """The name of an input or a task: a Python identifier, as it is also a field of HTTP requests."""
 
 

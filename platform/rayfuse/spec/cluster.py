@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from rayfuse.spec.base import Seconds, Spec, SpecModel, holds_credentials
+from rayfuse.spec.base import Name, Pattern, Seconds, Spec, SpecModel, holds_credentials
 
 SPEC_FOLDER = "/etc/rayfuse/spec"
 """Folder with the submitted spec in every pod."""
@@ -164,6 +164,14 @@ Memory = Annotated[
 StringOrNumber = Annotated[str, BeforeValidator(_number_to_str), WithJsonSchema(_TEXT_OR_NUMBER)]
 """A text; numbers are converted."""
 
+_RayOptionName = Annotated[
+    str,
+    Pattern(
+        r"^[a-z][a-z-]*$",
+        "not an option; write its name without the leading dashes, as in object-store-memory",
+    ),
+]
+
 RayOption = Annotated[
     str,
     BeforeValidator(_option_to_str),
@@ -209,15 +217,13 @@ class PodTemplate(SpecModel):
     """Memory: 512Mi, 16Gi."""
     gpus: int = Field(0, ge=0)
     """Number of NVIDIA GPUs."""
-    accelerator: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$", max_length=63
-    )
+    accelerator: Name | None = None
     """Kind of GPU, as Ray's label `ray.io/accelerator-type`. Set `node_selector` to select nodes that have it."""
     node_selector: dict[str, str] = Field({})
     """Labels that a node must have."""
     tolerations: list[Toleration] = Field([])
     """Taints of nodes that the pods tolerate."""
-    ray: dict[Annotated[str, Field(pattern=r"^[a-z][a-z-]*$")], RayOption] = Field({})
+    ray: dict[_RayOptionName, RayOption] = Field({})
     """Further options of `ray start`, without the dashes."""
 
     @model_validator(mode="after")

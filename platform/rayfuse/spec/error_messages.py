@@ -1,15 +1,18 @@
 """Error messages for invalid specs, as `path: value, rule, remedy`."""
 
 import difflib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr, Tag, ValidationError
+from pydantic_core.core_schema import ErrorType
 
 from rayfuse.formatting import truncated_repr
 from rayfuse.spec.family import PartOf
+from rayfuse.spec.renamed_keys import EQUIVALENT_KEYS, RENAMED_KEYS, RENAMED_TYPES
 
 PLANNED_TYPES = {
     "generation",
@@ -17,115 +20,25 @@ PLANNED_TYPES = {
 }  # fmt: skip
 """Types of the design that are not implemented yet."""
 
-RENAMED_KEYS: dict[str, dict[str, str | tuple[str, ...]]] = {
-    "data": {"cache": "feature_cache"},
-    "inputs": {
-        "mels": "n_mels",
-        "track_of": "audio_of",
-        "frames": "num_frames",
-        "length": "max_length",
-        "min_count": "min_frequency",
-    },
-    "augment": {
-        "probability": "p",
-        "rotate": "degrees",
-        "shift": "translate",
-        "knots": "control_points",
-        "area": "scale",
-        "count": "num_masks",
-        "decibels": "max_gain_db",
-        "bands": "freq_mask_ratio",
-        "frames": "time_mask_ratio",
-        "share": ("drop_prob", "swap_prob", "time_mask_ratio", "max_shift"),
-    },
-    "encoder": {"width": "hidden_size", "blocks": "depths", "patch": "patch_size"},
-    "encoder.lora, ia3, oft": {
-        "alpha": "lora_alpha",
-        "dropout": ("lora_dropout", "module_dropout"),
-        "targets": "target_modules",
-        "dora": "use_dora",
-        "rslora": "use_rslora",
-        "init": "init_lora_weights",
-        "init_rows": "init_samples",
-        "layers": "last_n_layers",
-        "feedforward": "feedforward_modules",
-        "block_size": "oft_block_size",
-    },
-    "align": {"queries": "num_queries"},
-    "fusion": {"kernel": "kernel_size", "tokens": "num_tokens", "condition": "conditioned_on"},
-    "tasks": {
-        "focal": "focal_gamma",
-        "bank": "csls_bank",
-        "hardness": "hard_negative_beta",
-        "group": "query_column",
-        "depth": "ndcg_at",
-        "deviation": "std",
-        "reports": "metrics",
-    },
-    "train": {
-        "accumulate": "gradient_accumulation_steps",
-        "clip": "max_grad_norm",
-        "groups": "param_groups",
-        "input_dropout": "modality_dropout",
-        "soup": "model_soup",
-        "distill": "distillation",
-        "guard": "loss_guard",
-    },
-    "train.subset_loss": {"draw": "sampling"},
-    "train.param_groups": {"match": "pattern"},
-    "train.loss_guard": {
-        "spike": "spike_factor",
-        "skip": "skip_batches",
-        "most": "max_rollbacks",
-    },
-    "train.checkpoint": {"every": "interval", "steps": "every_n_steps"},
-    "train.optimizer": {"clip": "clip_threshold"},
-    "train.schedule": {"min": "min_lr_ratio", "decay": "decay_ratio", "form": "decay_shape"},
-    "compute": {
-        "data_processes": "data_workers",
-        "prefetch": "prefetch_steps",
-        "keep_samples": "sample_cache",
-    },
-    "output": {"model": "registered_model", "tracking": "tracking_uri"},
-    "sweep": {"trial": "trial_overrides", "budget": "time_budget"},
-    "sweep.search": {"startup": "n_startup_trials"},
-    "sweep.scheduler": {"grace": "grace_period", "reduction": "reduction_factor"},
-    "service": {"tracking": "tracking_uri"},
-    "service.replicas": {
-        "target_ongoing": "target_ongoing_requests",
-        "cpus": "num_cpus",
-        "gpus": "num_gpus",
-    },
-    "service.batching": {"max_size": "max_batch_size", "wait": "batch_wait_timeout"},
-    "service.limits": {"body": "max_body_size", "queue": "max_queued_requests", "timeout": "request_timeout"},
-    "cluster": {"queue": "kueue_queue", "pull_secrets": "image_pull_secrets"},
-    "cluster.volumes": {"claim": "pvc"},
-    "cluster.submission": {"deadline": "active_deadline", "retries": "backoff_limit"},
-}
-"""Keys of earlier versions → today's, by section. Used where a block has no old key but has the new one."""
-
-RENAMED_TYPES: dict[str, dict[str, str | tuple[str, ...]]] = {
-    "inputs": {"series": "timeseries", "table": "tabular", "sequence": "item_sequence"},
-    "augment": {
-        "flip": "horizontal_flip",
-        "crop": "resized_crop",
-        "erase": "erasing",
-        "color": "color_jitter",
-        "noise": "gaussian_noise",
-        "mask": ("spec_augment", "time_mask"),
-        "drop": "token_dropout",
-        "swap": "token_swap",
-        "warp": "time_warp",
-    },
-}
-"""Values of `type` of earlier versions → today's, by section."""
-
-_PYDANTIC_BOILERPLATE = re.compile(
-    r"^(Input|String|List|Tuple|Dictionary|Value) (?=should)"
-    r"| after validation, not \d+$"
-    r"|, (unable to parse|got a number with) .*"
+_REWORDINGS = (
+    (r"^(Input|String|List|Tuple|Dictionary|Value) should", "must"),
+    (r" after validation, not \d+$|, (unable to|got a number with) .*", ""),
+    (r"greater than or equal to", "at least"),
+    (r"less than or equal to", "at most"),
+    (r"a valid integer", "an integer"),
+    (r"a valid boolean", "true or false"),
+    (r"a valid (?=\w)", "a "),
 )
-"""Parts of pydantic's messages in addition to the rule."""
+"""Patterns in pydantic's messages, and their replacements."""
+
+_PYDANTIC_ERROR_TYPES = frozenset(get_args(ErrorType))
+"""Types of pydantic's own errors; all others are raised by validators of Rayfuse, whose messages are complete."""
+
+TOP_LEVEL = "(top level)"
+"""Path of an error that is about a spec as a whole."""
+
+_MAX_SUGGESTIONS = 3
+_MAX_SUGGESTION_DEPTH = 3
 
 _REDACTED_ERROR_TYPES = ("not_built", "credentials", "invalid_key")
 """Types of errors whose message must not contain the value."""
@@ -142,18 +55,28 @@ def locate_errors(error: ValidationError, kind: type[BaseModel]) -> list[tuple[s
     return list(dict.fromkeys(found))
 
 
+def reword(problem: Mapping[str, Any]) -> str:
+    """Return the message of a pydantic error in the words of the other messages, as in `must be at least 1`."""
+    message: str = problem["msg"]
+    for pattern, replacement in _REWORDINGS:
+        message = re.sub(pattern, replacement, message)
+    return message
+
+
 def _locate(problem: dict[str, Any], kind: type[BaseModel]) -> tuple[str, str]:
     path, owner, node = _walk(problem["loc"], kind)
     context = problem.get("ctx", {})
     if "path" in context:
         path = [*path, context["path"]]
-    return ".".join(path) or "(top level)", _message(problem, owner, node)
+    if problem["type"] == "extra_forbidden":
+        message = _unknown_key(path, owner, kind)
+    else:
+        message = _message(problem, node)
+    return ".".join(path) or TOP_LEVEL, message
 
 
-def _message(problem: dict[str, Any], owner: Any, node: Any) -> str:
+def _message(problem: dict[str, Any], node: Any) -> str:
     kind, context, value = problem["type"], problem.get("ctx", {}), problem.get("input")
-    if kind == "extra_forbidden":
-        return _unknown_key(str(problem["loc"][-1]), owner)
     if kind == "missing":
         return "missing"
     if kind == "union_tag_not_found" and isinstance(value, dict):
@@ -161,29 +84,70 @@ def _message(problem: dict[str, Any], owner: Any, node: Any) -> str:
     if kind == "union_tag_invalid":
         return _unknown_type(str(context.get("tag")), _tags(node))
     if kind == "literal_error":
-        return f"{truncated_repr(value)} is not one of: {context['expected']}"
-    if kind == "string_pattern_mismatch":
-        return f"{truncated_repr(value)} does not match {context['pattern']}"
+        return f"{_yaml_repr(value)} is not one of: {_format_literals(context['expected'])}"
+    hide_value = "path" in context or kind in _REDACTED_ERROR_TYPES or _holds_secret(node)
     if kind in ("model_type", "model_attributes_type", "dict_type", "union_tag_not_found"):
-        message = "must be a mapping"
-    elif kind == "invalid_key":
-        message = "a key must be text; put it in quotes"
-    else:
-        message = _PYDANTIC_BOILERPLATE.sub("", problem["msg"])
-    if "path" in context or kind in _REDACTED_ERROR_TYPES or _holds_secret(node):
+        return _not_a_mapping(value, node, hide_value)
+    if kind == "invalid_key":
+        return "a key must be text; put it in quotes"
+    message = reword(problem)
+    if hide_value:
         return message
-    return (
-        f"{truncated_repr(value)} is {message}"
-        if message.startswith("not a")
-        else f"{message}, not {truncated_repr(value)}"
-    )
+    if kind in _PYDANTIC_ERROR_TYPES:
+        return f"{message}, not {_yaml_repr(value)}"
+    return f"{_yaml_repr(value)} is {message}" if message.startswith("not ") else message
 
 
-def _unknown_key(key: str, owner: Any) -> str:
+def _not_a_mapping(value: Any, node: Any, hide_value: bool) -> str:
+    if hide_value:
+        return "must be a mapping"
+    remedy = f"; write {{type: {value}}}" if isinstance(value, str) and value in _tags(node) else ""
+    return f"must be a mapping, not {_yaml_repr(value)}{remedy}"
+
+
+def _yaml_repr(value: Any) -> str:
+    """Return a value as it is written in YAML, cut where it is long."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else truncated_repr(value)
+
+
+def _format_literals(expected: str) -> str:
+    """Reformat pydantic's list of the values of a Literal, `'a', 'b' or 'c'`."""
+    return expected.replace("'", "").replace(" or ", ", ")
+
+
+def _unknown_key(path: list[str], owner: Any, kind: type[BaseModel]) -> str:
+    key = path[-1]
     models = [member for member in _members(owner) if not isinstance(member, PartOf)]
     known = [name for model in models for name in model.model_fields]
-    renamed = _renamed(key, known, RENAMED_KEYS)
-    return f"unknown key; {f'did you mean {renamed}?' if renamed else suggest_nearest(key, known)}"
+    name = EQUIVALENT_KEYS.get(key, key)
+    renamed = _renamed(key, known, RENAMED_KEYS) or (name if name in known else None)
+    elsewhere = [] if _closest(key, known) else _paths_of(name, kind)
+    if ".".join(path) in elsewhere:  # a key of another `type`
+        elsewhere = []
+    if renamed or elsewhere:
+        return f"unknown key; did you mean {renamed or ', '.join(elsewhere)}?"
+    return f"unknown key; {suggest_nearest(key, known)}"
+
+
+def _paths_of(key: str, kind: type[BaseModel]) -> list[str]:
+    """Return the shortest paths of a key in the sections of a spec; none if there are too many to suggest."""
+    sections: list[tuple[str, Any]] = [("", kind)]
+    for _ in range(_MAX_SUGGESTION_DEPTH):
+        fields = [
+            (f"{path}{name}", _part_of(field.metadata) or field.annotation)
+            for path, model in sections
+            for name, field in model.model_fields.items()
+        ]
+        found = dict.fromkeys(path for path, _ in fields if path.rpartition(".")[2] == key)
+        if found:
+            return list(found) if len(found) <= _MAX_SUGGESTIONS else []
+        sections = [(f"{path}.", model) for path, node in fields for model in _models_in(node)]
+    return []
+
+
+def _models_in(node: Any) -> Iterator[type[BaseModel]]:
+    for member in _members(node):
+        yield from member.family.values() if isinstance(member, PartOf) else [member]
 
 
 def _unknown_type(given: str, known: list[str]) -> str:
@@ -211,8 +175,15 @@ def _renamed(
 
 def suggest_nearest(given: str, known: list[str]) -> str:
     """Return `did you mean …?` with the known name most similar to a given one, else a list of all."""
+    close = _closest(given, known)
+    return f"did you mean {close}?" if close else f"one of: {', '.join(known)}"
+
+
+def _closest(given: str, known: list[str]) -> str | None:
+    """Return the known name most similar to a given one, or the only one that continues it."""
+    continued = [name for name in known if name.startswith(f"{given}_")]
     close = difflib.get_close_matches(given, known, n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else f"one of: {', '.join(known)}"
+    return close[0] if close else continued[0] if len(continued) == 1 else None
 
 
 def _walk(loc: tuple[int | str, ...], kind: type[BaseModel]) -> tuple[list[str], Any, Any]:

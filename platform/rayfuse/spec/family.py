@@ -21,9 +21,15 @@ from pydantic_core import CoreSchema
 from typing_extensions import TypeAliasType
 
 from rayfuse.errors import SpecError
-from rayfuse.spec.base import JobSection, SpecModel
+from rayfuse.spec.base import JobSection, Pattern, SpecModel
 
-ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$")]
+ImportPath = Annotated[
+    str,
+    Pattern(
+        r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$",
+        "not an import path; write MODULE:CLASS, as in my_package.module:MyPart",
+    ),
+]
 """MODULE:CLASS, of an installed package or of a file on PYTHONPATH."""
 
 CUSTOM = "custom"
@@ -59,9 +65,10 @@ class CustomConfig(JobSection):
         try:
             return model.model_validate(self.options)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(["options", *map(str, first["loc"])])
-            raise SpecError(f"{self.type}: {where}: {first['msg']}") from None
+            from rayfuse.spec.error_messages import locate_errors
+
+            path, message = locate_errors(error, model)[0]
+            raise SpecError(f"{self.type}: options.{path}: {message}") from None
 
 
 class Family(Mapping[str, type[ConfigT]], Generic[ConfigT]):

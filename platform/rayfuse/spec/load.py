@@ -101,6 +101,8 @@ def _read(where: str) -> str:
         raise SpecError(f"{where}: no such file") from None
     except UnicodeDecodeError as error:
         raise SpecError(f"{where}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    except IsADirectoryError:
+        raise SpecError(f"{where}: a folder, not the YAML file of a spec") from None
     except OSError as error:
         raise SpecError(f"{where}: cannot be read: {error}") from None
 
@@ -149,7 +151,8 @@ def _parse(text: str, where: str) -> dict[str, Any]:
     if content is None:
         raise SpecError(f"{where}: the file is empty; `rayfuse schema` lists the kinds of spec")
     if not isinstance(content, dict):
-        raise SpecError(f"{where}: a spec is a mapping (`kind: job` …), this is a {type(content).__name__}")
+        found = "a list" if isinstance(content, list) else "a single value"
+        raise SpecError(f"{where}: not a spec: expected a YAML mapping such as `kind: job`, found {found}")
     return content
 
 
@@ -158,6 +161,8 @@ def _yaml_problem(error: yaml.MarkedYAMLError, text: str) -> str:
         return f" {error.problem or 'not YAML'}"
     line = error.problem_mark.line
     problem = f"{line + 1}: {error.problem or 'not YAML'}"
+    if "'\\t'" in problem:
+        return f"{problem}; indent with spaces"
     # Inside braces an unquoted ${VAR} ends the mapping, which the parser's message does not explain.
     unquoted = "${" in "".join(text.splitlines()[line : line + 1])
     return f'{problem}; put "${{…}}" in quotes' if unquoted else problem
@@ -169,7 +174,8 @@ def _check_kind(content: dict[str, Any], kind: type[SpecModel], where: str) -> N
     if given is None:
         raise SpecError(f"{where}: kind: missing; write `kind: {wanted}`")
     if given != wanted:
-        raise SpecError(f"{where}: kind: this command requires `{wanted}`, the file is `{given}`")
+        is_kind = f"the file is `{given}`" if given in KINDS else f"`{given}` is not a kind of spec"
+        raise SpecError(f"{where}: kind: this command requires `{wanted}`, and {is_kind}")
 
 
 def _kind_of(kind: type[SpecModel]) -> str:
@@ -190,7 +196,7 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
         try:
             overrides[path] = yaml.load(value, _StrictLoader)  # noqa: S506 - a SafeLoader
         except yaml.YAMLError:
-            raise SpecError(f"--set {text}: the value is not YAML") from None
+            raise SpecError(f"--set {text}: the value is not YAML; check its quotes and brackets") from None
     return overrides
 
 

@@ -24,7 +24,7 @@ _Values = Annotated[list[Any], Field(min_length=1)]
 
 def _check_range(ends: tuple[float, float]) -> tuple[float, float]:
     if ends[0] >= ends[1]:
-        raise PydanticCustomError("range", "not a range; write [LOWEST, HIGHEST]")
+        raise PydanticCustomError("range", "not a range; write [LOWEST, HIGHEST], the lower end first")
     return ends
 
 

@@ -27,9 +27,10 @@ from rayfuse.training.optimizer_state import (
     load_engine_weights,
     restore_optimizer_state,
 )
-from rayfuse.training.pinned_buffers import HostBuffers, copy_to_cpu
 from rayfuse.training.state import (
+    HostBuffers,
     TrainState,
+    copy_to_cpu,
     gather_model,
     read_checkpoint,
     read_loss_scale,

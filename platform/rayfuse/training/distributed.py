@@ -1,5 +1,6 @@
 """Rank, world size and device of a worker, and collectives over Python objects."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -31,6 +32,12 @@ class DistributedContext:
         values: list[Any] = [value]
         torch.distributed.broadcast_object_list(values, src=0)
         result: T = values[0]
+        return result
+
+    def compute_on_main(self, compute: Callable[[], T]) -> T:
+        """Compute a value on rank 0, and return it on every rank."""
+        value: Any = compute() if self.is_main else None
+        result: T = self.broadcast(value)
         return result
 
     def all_gather(self, value: T) -> list[T]:

@@ -30,6 +30,7 @@ from rayfuse.model.encoders import Encoder, build_encoder
 from rayfuse.model.encoders.fingerprint import encoder_fingerprint, fingerprint_digest
 from rayfuse.spec.feature_cache import cached_inputs, feature_cache_url, frozen_augmented_inputs
 from rayfuse.spec.job import Job
+from rayfuse.training.distributed import DistributedContext
 from rayfuse.training.precision import DTYPES
 
 Splits = Mapping[str, Sequence[Row]]
@@ -59,33 +60,8 @@ class _ValueOrigin:
     item: int
 
 
-@dataclass(frozen=True)
-class ProcessGroup:
-    """Collectives over the workers of a run; without `torch.distributed` if there is one worker."""
-
-    rank: int
-    """Rank of this worker."""
-    world_size: int
-    """Number of workers."""
-
-    def all_gather(self, own: Result) -> list[Result]:
-        """Gather an object of each worker, in the order of their ranks; a collective."""
-        if self.world_size == 1:
-            return [own]
-        found: list[Result] = [own] * self.world_size
-        torch.distributed.all_gather_object(found, own)
-        return found
-
-    def broadcast_from_rank_zero(self, compute: Callable[[], Result]) -> Result:
-        """Compute an object on the first worker and broadcast it; a collective."""
-        found: list[Result | None] = [compute() if self.rank == 0 else None]
-        if self.world_size > 1:
-            torch.distributed.broadcast_object_list(found, src=0)
-        return found[0]  # type: ignore[return-value]
-
-
 def encode_frozen_inputs(
-    job: Job, splits: Splits, rank: int, world_size: int, device: torch.device, precision: str, log: LogFn
+    job: Job, splits: Splits, context: DistributedContext, precision: str, log: LogFn
 ) -> CachedFeatures:
     """Return the encoder outputs of all rows, for the inputs in `spec.feature_cache.cached_inputs`; a collective.
 
@@ -93,15 +69,14 @@ def encode_frozen_inputs(
     and seed its weights after it. Only the first worker logs. Raises DataError if a value has become unreadable,
     ResourceError or UnavailableError if the cache cannot be written.
     """
-    process_group = ProcessGroup(rank, world_size)
-    log_rank_zero = log if rank == 0 else _discard
+    log_rank_zero = log if context.is_main else _discard
     for name in frozen_augmented_inputs(job) if job.data.feature_cache != "off" else []:
         log_rank_zero(
             f"cache: {name} is not cached: inputs.{name}.augment changes its training rows in each epoch"
         )
     encoded = CachedFeatures(value_indices={split: {} for split in splits})
     for name in cached_inputs(job):
-        builder = _InputCacheBuilder(job, name, splits, process_group, device, precision, log_rank_zero)
+        builder = _InputCacheBuilder(job, name, splits, context, precision, log_rank_zero)
         values, indices = builder.run()
         if values is not None:
             encoded.modalities[name] = values
@@ -122,20 +97,17 @@ class _InputCacheBuilder:
         job: Job,
         name: str,
         splits: Splits,
-        process_group: ProcessGroup,
-        device: torch.device,
+        context: DistributedContext,
         precision: str,
         log: LogFn,
     ) -> None:
         self.name, self.options, self.splits = name, job.inputs[name], splits
-        self.process_group, self.device, self.precision, self.log = process_group, device, precision, log
+        self.context, self.device, self.precision, self.log = context, context.device, precision, log
         self.preprocessor = Preprocessor({name: self.options})
-        arithmetic = precision if precision == "fp32" else f"{precision} on {device.type}"
-        fingerprint = process_group.broadcast_from_rank_zero(
-            lambda: encoder_fingerprint(self.options, arithmetic)
-        )
+        arithmetic = precision if precision == "fp32" else f"{precision} on {self.device.type}"
+        fingerprint = context.compute_on_main(lambda: encoder_fingerprint(self.options, arithmetic))
         self.store = EncodingStore(f"{feature_cache_url(job)}/{fingerprint_digest(fingerprint)}")
-        if process_group.rank == 0:
+        if context.is_main:
             self.store.write_metadata(fingerprint)
 
     def run(self) -> tuple[CachedFeaturesModality | None, dict[str, np.ndarray]]:
@@ -145,7 +117,7 @@ class _InputCacheBuilder:
         distinct, first, indices = np.unique(flat, return_index=True, return_inverse=True)
         given = distinct != b""  # padding of rows with fewer items; it sorts first
         distinct, first, indices = distinct[given], first[given], indices.reshape(-1) - (~given).sum()
-        missing = self.process_group.broadcast_from_rank_zero(lambda: self._find_missing(distinct))
+        missing = self.context.compute_on_main(lambda: self._find_missing(distinct))
         if len(missing):
             started = time.perf_counter()
             self._encode_missing(distinct[missing], self._locate_items(first[missing], keys))
@@ -191,14 +163,14 @@ class _InputCacheBuilder:
         stored = rows.get_column(content_keys_column(self.name)) if isinstance(rows, RowDataset) else None
         if stored is not None:
             return stored
-        rank, world_size = self.process_group.rank, self.process_group.world_size
+        rank, world_size = self.context.rank, self.context.world_size
         part = range(rank, len(rows), world_size)
         own = np.zeros((len(part), self.options.max_items), f"S{KEY_BYTES}")
         own_rows = (rows[index] for index in part)
         for place, row_keys in enumerate(_threaded_map(self._row_keys, own_rows, _PREFETCH_ROWS)):
             own[place, : len(row_keys)] = row_keys
         keys = np.zeros((len(rows), self.options.max_items), own.dtype)
-        for other, part_keys in enumerate(self.process_group.all_gather(own)):
+        for other, part_keys in enumerate(self.context.all_gather(own)):
             keys[other::world_size] = part_keys
         return keys
 
@@ -224,28 +196,28 @@ class _InputCacheBuilder:
 
         Concurrent runs may encode the same values: each starts at a random value, and regularly skips what is cached.
         """
-        group = self.process_group
+        context = self.context
         encoder = build_encoder(self.options).to(self.device).eval().requires_grad_(False)
         writer = _ShardWriter(self.store, encoder.width)
-        offset = group.broadcast_from_rank_zero(lambda: secrets.randbelow(len(keys)))
+        offset = context.compute_on_main(lambda: secrets.randbelow(len(keys)))
         left = np.roll(np.arange(len(keys)), offset)
         space_checked, last_lookup = False, time.monotonic()
         while len(left):
-            count = _VALUES_PER_SYNC * group.world_size
+            count = _VALUES_PER_SYNC * context.world_size
             part, left = left[:count], left[count:]
-            chunks = self._feature_chunks(part[group.rank :: group.world_size], origins)
+            chunks = self._feature_chunks(part[context.rank :: context.world_size], origins)
             for indices, features in prefetch(chunks, 1):
                 encodings = self._encode_chunk(encoder, [bytes(keys[index]) for index in indices], features)
                 if not space_checked:
                     self._check_disk_space(encodings, len(keys))
                     space_checked = True
                 writer.add(encodings)
-            lookup_due = group.all_gather(time.monotonic() - last_lookup >= _SHARD_SECONDS)[0]
+            lookup_due = context.all_gather(time.monotonic() - last_lookup >= _SHARD_SECONDS)[0]
             if lookup_due and len(left):
-                cached = group.broadcast_from_rank_zero(lambda: self.store.lookup(keys).is_cached)
+                cached = context.compute_on_main(lambda: self.store.lookup(keys).is_cached)
                 left, last_lookup = left[~cached[left]], time.monotonic()
         writer.flush()
-        group.all_gather(None)
+        context.all_gather(None)
 
     def _feature_chunks(
         self, indices: np.ndarray, origins: list[_ValueOrigin]
@@ -313,7 +285,7 @@ class _InputCacheBuilder:
 
     def _check_disk_space(self, encodings: Sequence[Encoding], count: int) -> None:
         """Raise ResourceError if the disk of a local folder has no space for `count` such values."""
-        if "://" in self.store.url or self.process_group.rank:
+        if "://" in self.store.url or not self.context.is_main:
             return
         needed = sum(one.nbytes for one in encodings) / max(1, len(encodings)) * count
         free = shutil.disk_usage(self.store.url).free

@@ -12,7 +12,7 @@ takes its part of them.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,9 @@ _OPTIMIZER_FILE = "optimizer.safetensors"
 _TRAIN_STATE_FILE = "train_state.json"
 _JOB_FILE = "job.json"
 _CALIBRATION_FILE = "calibration.safetensors"
+
+HostBuffers = dict[str, torch.Tensor]
+"""Tensors on the CPU by name."""
 
 
 @dataclass
@@ -67,6 +70,27 @@ def gather_model(engine: "DeepSpeedEngine") -> Iterator[tuple[str, torch.Tensor]
     for name, tensor in trainable_state_dict(engine.module).items():
         partitioned = engine.zero_optimization_stage() > 0 and isinstance(tensor, torch.nn.Parameter)
         yield name, safe_get_full_fp32_param(tensor) if partitioned else tensor
+
+
+def copy_to_cpu(
+    tensors: Iterable[tuple[str, torch.Tensor]], buffers: HostBuffers | None = None
+) -> HostBuffers:
+    """Copy tensors by name into `buffers`, which are allocated where absent, and return the copies.
+
+    Reused memory is faster, because new pages cost more than the copy. Tensors are copied one by one, so an iterator
+    that gathers them holds one at a time. Memory that a GPU copies to is pinned.
+    """
+    buffers = {} if buffers is None else buffers
+    copied: HostBuffers = {}
+    on_gpu = False
+    for name, tensor in tensors:
+        if name not in buffers:
+            buffers[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+        copied[name] = buffers[name].copy_(tensor.detach(), non_blocking=True)
+        on_gpu |= tensor.is_cuda
+    if on_gpu:
+        torch.cuda.synchronize()
+    return copied
 
 
 def read_loss_scale(engine: "DeepSpeedEngine") -> dict[str, Any]:

@@ -38,9 +38,7 @@ class TrainingData:
 
         Builds and drops encoders, so set the seed of a model's weights after it.
         """
-        encoded = encode_frozen_inputs(
-            job, splits, context.rank, context.world_size, context.device, precision, log
-        )
+        encoded = encode_frozen_inputs(job, splits, context, precision, log)
         preprocessor = Preprocessor(job.inputs, job.tasks, encoded.modalities)
         caches = {
             name: SampleCache(rows, preprocessor, job.compute.sample_cache, encoded.value_indices[name])

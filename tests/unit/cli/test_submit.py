@@ -77,7 +77,7 @@ def test_unresponsive_cluster(
 
 def test_a_job_is_not_a_cluster_spec(job: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["submit", job, "--cluster", job]) == 2
-    assert "kind: this command requires `cluster`, the file is `job`" in capsys.readouterr().err
+    assert "kind: this command requires `cluster`, and the file is `job`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

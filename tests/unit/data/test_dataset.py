@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import tiny_jobs
 
-from rayfuse.data.dataset import Dataset, fit, load_dataset
+from rayfuse.data.dataset import Dataset, describe, fit, load_dataset
 from rayfuse.data.ingest import read_job_rows, read_splits
 from rayfuse.data.invalid_rows import InvalidRows
 from rayfuse.data.rows import InvalidRow, Row
+from rayfuse.data.validation import SplitStats
 from rayfuse.errors import DataError
 
 
@@ -123,12 +124,16 @@ def test_rare_reasons_are_counted() -> None:
             [{"txt": "a", "label": "x"}],
             r"no column `text` \(inputs.text.column\); did you mean txt\?\n.*: label, txt",
         ),
+        (
+            [{"text;label": "a;x"}],
+            r"no column `text` \(inputs.text.column\); the file is separated by semicolons; save it with commas",
+        ),
         ([{"text": "a", "answer": 1}], r"no column `label` \(tasks.answer.column\); one of: answer, text"),
         (
             texts(20, label=1.5),
-            "column `label`: 0 classes in the training rows, at least 2 are needed; a class is a",
+            "column `label`: no class in the training rows, at least 2 are needed; a class is a text, an integer, or true and false, not 1.5",
         ),
-        (texts(20, label="a"), r"tasks.answer: column `label`: 1 classes \('a'\) in the training rows"),
+        (texts(20, label="a"), r"tasks.answer: column `label`: one class \('a'\) in the training rows"),
         (
             texts(8) + texts(8, label=1) + texts(8, label="1"),
             r"holds 1 \(.*train.jsonl:\d+\) and '1' \(.*:\d+\), one class in two types; write one of them everywhere",
@@ -141,6 +146,17 @@ def test_data_that_cannot_be_used_for_training(
 ) -> None:
     with pytest.raises(DataError, match=problem):
         load_dataset(job_with(tmp_path, rows))
+
+
+def test_an_input_whose_files_are_absent(tmp_path: Path) -> None:
+    sensor = {"type": "timeseries", "channels": 2, "encoder": {"type": "conv"}}
+    job = tiny_jobs.tiny_job(tmp_path, **{"inputs.sensor": sensor, "data.test": None})
+    tiny_jobs.write_rows(tmp_path / "train.jsonl", [{**row, "sensor": "a.csv"} for row in texts(20)])
+    with pytest.raises(
+        DataError,
+        match=r"inputs.sensor: no training row has a valid .*; .*train.jsonl:\d+: sensor: a.csv: no such file",
+    ):
+        load_dataset(job)
 
 
 def test_a_file_without_valid_lines(tmp_path: Path) -> None:
@@ -272,6 +288,37 @@ def test_report(tmp_path: Path) -> None:
     assert f"duplicates: 2 rows of {side} are copies of other rows of it" in found
     assert f"of test are also in {side}; its metrics are too optimistic" in found
     assert "missing: image in 3 of 3 test rows (100.0%)" in found
+
+
+class ReadOnce(list[Row]):
+    """Rows that can be iterated once."""
+
+    def __iter__(self) -> Iterator[Row]:
+        assert not vars(self), "the rows are read again"
+        self.was_read = True
+        return super().__iter__()
+
+
+def test_the_report_takes_one_pass(tmp_path: Path) -> None:
+    tabular = {"type": "tabular", "columns": ["n", "m"], "encoder": {"type": "mlp"}, "optional": True}
+    parity = {"type": "classification", "column": "parity"}
+    overrides = {"data.test": None, "data.validation.fraction": 0.5, "tasks.other": parity}
+    job = tiny_jobs.tiny_job(tmp_path, **{"inputs.numbers": tabular, **overrides})
+    rows = [{**row, "parity": row["n"] % 2, "n": row["n"] or None, "m": 1.5} for row in texts(40)]
+    tiny_jobs.write_rows(tmp_path / "train.jsonl", rows)
+    job, dataset = load_dataset(
+        job.model_copy(update={"inputs": {name: job.inputs[name] for name in ("text", "numbers")}})
+    )
+    again = Dataset(
+        {name: ReadOnce(rows) for name, rows in dataset.splits.items()},  # type: ignore[arg-type]
+        dataset.invalid,
+        dataset.digests,
+    )
+    stats = {name: SplitStats(name, tmp_path) for name in dataset.splits}
+    lines = list(describe(again, job, stats))
+    assert lines == dataset.report
+    assert sum("classes in train" in line for line in lines) == 2
+    assert sum("column n is missing in 1 of" in line for line in lines) == 1
 
 
 def test_copies_under_another_name_are_duplicates(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_invalid_jsonl_lines(tmp_path: Path) -> None:
     assert values(rows) == [{"a": 1}]
     assert [row.origin for row in bad] == [f"{url}:{n}" for n in range(2, 7)]
     assert bad[0].reason.startswith("not JSON: ")
-    assert bad[1].reason == "expected a JSON object, not list"
+    assert bad[1].reason == "expected a JSON object, not list; write one object per line"
 
 
 @pytest.mark.parametrize(

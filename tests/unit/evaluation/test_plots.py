@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rayfuse.evaluation.plots import draw_confusion, metric_curves, save_plots, truncate_label
+from rayfuse.evaluation.plots import draw_confusion, metric_curves, save_plots
 
 RECORDS = [
     {"time": 0.0, "step": 1, "metrics": {"train/loss": 3.0, "system/cpu": 50.0}},
@@ -57,11 +57,3 @@ def test_confusion_of_few_and_of_many_classes(classes: int, tmp_path: Path) -> N
     )
     with Image.open(tmp_path / "c.png") as image:
         assert 300 < image.width < 2500
-
-
-def test_long_names_are_shortened_in_the_middle() -> None:
-    assert (
-        truncate_label("customer is angry about invoice 17")
-        == "customer is ang… invoice 17"[:15] + "…" + "voice 17"
-    )
-    assert len(truncate_label("x" * 100)) == 24

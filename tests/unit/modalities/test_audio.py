@@ -100,8 +100,8 @@ def test_long_clips_are_cut_and_short_ones_padded_with_silence() -> None:
         (encode(np.array([0.1, np.inf]), subtype="FLOAT"), "NaN, infinite"),
         (encode(np.array([0.1, 1e30]), subtype="DOUBLE"), "or above"),
         (encode(tone(0.1), 2**31 - 1), "the sample rate 2147483647 is outside 1 to 1000000 Hz"),
-        (3, "expected the bytes of an audio file, got int"),
-        ({"array": [0.0]}, "expected the bytes of an audio file, got dict"),
+        (3, "expected the bytes of an audio file, or its path in a row, got int"),
+        ({"array": [0.0]}, "expected the bytes of an audio file, or its path in a row, got dict"),
     ],
     ids=lambda given: given[:30] if isinstance(given, str) else type(given).__name__,  # files hold the time
 )

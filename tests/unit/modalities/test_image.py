@@ -110,8 +110,8 @@ def noise() -> Image.Image:
         (encode(noise(), "JPEG")[:1500], "not a readable image: .*truncated"),
         (encode(noise())[:20], "not a readable image: "),
         (encode(noise()).replace(b"IDAT", b"IDAX"), "not a readable image: "),
-        (3, "expected the bytes of an image file, got int"),
-        ("a.png", "expected the bytes of an image file, got str"),
+        (3, "expected the bytes of an image file, or its path in a row, got int"),
+        ("a.png", "expected the bytes of an image file, or its path in a row, got str"),
     ],
 )
 def test_invalid_files_are_rejected(value: Any, problem: str) -> None:

@@ -38,7 +38,10 @@ def test_frequent_items_are_in_the_vocabulary() -> None:
     features = reader.process(reader.decode(["b", "once", "never", "7", 7]))
     assert features["items"].tolist() == [4, 1, 1, 3, 3]
     assert features["ages"].tolist() == [0] * 5
-    assert list(reader.data_warnings(ROWS)) == ["1 of 8 values are unknown: 'once' (1)"]
+    summary = reader.summary()
+    for row in ROWS:
+        summary.update(row)
+    assert summary.lines() == ["1 of 8 values are unknown: 'once' (1)"]
     assert modality(min_frequency=1).options.vocabulary == ["a", "7", "b", "once"]
 
 
@@ -106,8 +109,12 @@ def test_an_empty_sequence_is_missing() -> None:
 
 
 def test_fit_rejects_rows_without_frequent_items() -> None:
-    with pytest.raises(DataError, match="no training row has an item"):
-        modality([[], None])
+    with pytest.raises(DataError, match="no training row has an item; check the column"):
+        modality([])
+    with pytest.raises(
+        DataError, match="no training row has an item; the first value is 'a,b'; write lists of ids"
+    ):
+        modality(["a,b", "b"])
     with pytest.raises(
         DataError,
         match="min_frequency: none of the 2 items occurs 2 times in the training rows; use a lower value",

@@ -87,7 +87,10 @@ def test_rare_categories_are_unknown_and_reported() -> None:
     rows = [{"a": name} for name in ["x"] * 5 + ["y"] * 2 + ["z", "w", None]]
     modality = fitted({"a": "category"}, rows, min_frequency=2)
     assert modality.options.category_vocabularies == {"a": ["x", "y"]}
-    assert list(modality.data_warnings(rows)) == [
+    summary = modality.summary()
+    for row in [*rows, "no mapping"]:
+        summary.update(row)
+    assert list(summary.lines()) == [
         "column a is missing in 1 of 10 rows",
         "column a: 2 of 9 values are unknown: 'z' (1), 'w' (1)",
     ]
@@ -114,6 +117,18 @@ def test_given_statistics_are_not_fitted() -> None:
 def test_columns_without_values_are_rejected(columns: Any, problem: str) -> None:
     with pytest.raises(DataError, match=problem):
         fitted(columns)
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ([1, 2], r"no training row has a mapping {column: value}; the first value is \[1, 2\]"),
+        ({"a": ["x"]}, r"column `a`: no training row has a text or number; the first value is \['x'\]"),
+    ],
+)
+def test_values_without_categories_are_rejected(value: Any, problem: str) -> None:
+    with pytest.raises(DataError, match=problem):
+        fitted({"a": "category"}, [value])
 
 
 def test_columns_of_rare_categories_are_rejected() -> None:

@@ -120,8 +120,8 @@ CLIP = make_clip(pitch=440.0)
         (CLIP[: len(CLIP) // 2], "not a readable video, or it is truncated"),
         (make_track(), "the file has no video stream"),
         (make_clip(size=(8000, 16)), None),
-        (3, "expected the bytes of a video file, got int"),
-        ([CLIP], "expected the bytes of a video file, got list"),
+        (3, "expected the bytes of a video file, or its path in a row, got int"),
+        ([CLIP], "expected the bytes of a video file, or its path in a row, got list"),
     ],
 )
 def test_invalid_files_are_rejected(value: Any, problem: str | None) -> None:

@@ -22,7 +22,13 @@ def test_a_local_folder_stays_in_place(tiny: Path) -> None:
 
 def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"not a model folder: no rayfuse\.json in"):
+        fetch(str(tmp_path))
+    with pytest.raises(
+        DataError, match=r"none: no such folder; a model is a folder, its URL, models:/NAME@ALIAS"
+    ):
         fetch(str(tmp_path / "none"))
+    with pytest.raises(DataError, match=r"runs:/1/model: not a model; use models:/NAME@ALIAS"):
+        fetch("runs:/1/model")
 
 
 @pytest.fixture

@@ -143,7 +143,7 @@ def test_set_reaches_into_lists(job_file: Path) -> None:
         ("name.first=x", "tiny.yaml: name.first: `name` is a value, not a mapping"),
         ("name.a.b=x", "tiny.yaml: name.a.b: `name.a`: its parent is a value, not a mapping"),
         ("train={epochs: 3", "--set train={epochs: 3: the value is not YAML"),
-        ("train.epochs=0", "tiny.yaml: train.epochs: should be greater than or equal to 1, not 0"),
+        ("train.epochs=0", "tiny.yaml: train.epochs: must be at least 1, not 0"),
         ("train.epoch=3", "tiny.yaml: train.epoch: unknown key; did you mean epochs?"),
     ],
 )
@@ -156,12 +156,21 @@ def test_invalid_overrides(job_file: Path, override: str, message: str) -> None:
     [
         ("", "tiny.yaml: the file is empty; `rayfuse schema` lists the kinds of spec"),
         ("# only a comment\n", "tiny.yaml: the file is empty; `rayfuse schema` lists the kinds of spec"),
-        ("- kind: job\n", "tiny.yaml: a spec is a mapping (`kind: job` …), this is a list"),
+        ("- kind: job\n", "tiny.yaml: not a spec: expected a YAML mapping such as `kind: job`, found a list"),
+        (
+            "text,label\n",
+            "tiny.yaml: not a spec: expected a YAML mapping such as `kind: job`, found a single value",
+        ),
+        (
+            "kind: job\n\tname: x\n",
+            "tiny.yaml:2: found character '\\t' that cannot start any token; indent with spaces",
+        ),
+        ("kind: jobb\n", "tiny.yaml: kind: this command requires `job`, and `jobb` is not a kind of spec"),
         ("name: x\n", "tiny.yaml: kind: missing; write `kind: job`"),
-        ("kind: service\n", "tiny.yaml: kind: this command requires `job`, the file is `service`"),
+        ("kind: service\n", "tiny.yaml: kind: this command requires `job`, and the file is `service`"),
         (
             "kind: service\nname: ${UNSET}\n",
-            "tiny.yaml: kind: this command requires `job`, the file is `service`",
+            "tiny.yaml: kind: this command requires `job`, and the file is `service`",
         ),
         (JOB + "name: again\n", "tiny.yaml:12: key `name` is given twice; keep one, or rename the other"),
         (

@@ -36,7 +36,7 @@ def test_paths_are_relative_to_the_working_folder(tmp_path: Path, monkeypatch: p
     ("changes", "message"),
     [
         ({"fusion": {"type": "conact"}}, "Job: fusion: unknown type `conact`; did you mean concat?"),
-        ({"epochs": 3}, "Job: epochs: unknown key; one of: kind, name, data, inputs, align, fusion, tasks, train"),
+        ({"epochs": 3}, "Job: epochs: unknown key; did you mean train.epochs?"),
         ({"data": {"train": 5}}, "Job: data.train: 5 is not a table of rows; write the path of jsonl, csv or parquet"),
         ({"data": {"train": [1, 2]}}, "Job: data.train: \\[1, 2\\] is not a table of rows"),
         ({"data": {"train": {"train": pa.table({}), "test": pa.table({})}}}, "pass one split each of: train, test"),

@@ -133,21 +133,21 @@ def test_a_grid_has_each_cell_once(load: Load) -> None:
         ({"tasks.answer": {"choice": [{"type": "generation"}]}}, "space.tasks.answer: type `generation` is not implemented yet"),
         ({"fusion": {"choice": [{"type": "transfrmer"}]}}, "space.fusion: unknown type `transfrmer`; did you mean"),
         ({"fusion": {"choice": [{**TRANSFORMER, "heads": 3}]}}, "space.fusion.heads: 3 does not divide align.dim 16"),
-        ({"align.dim": {"int": [4, 16]}}, "space.align.dim: should be greater than or equal to 8, not 4"),
+        ({"align.dim": {"int": [4, 16]}}, "space.align.dim: must be at least 8, not 4"),
         ({"train.batch_size.x": {"choice": [1]}}, "space.train.batch_size.x: `train.batch_size` is a value"),
         ({"train.epochs": {"uniform": [1, 2.5]}}, "space.train.epochs: "),
         ({"data.train": {"choice": ["a"]}}, "space.data.train: cannot be searched, as trials are compared on the same rows"),
         ({"output.registered_model": {"choice": ["a"]}}, "space.output.registered_model: is the same for all trials"),
         ({"train..lr": {"choice": [1]}}, "space.train..lr: not a path"),
-        ({"train.max_grad_norm": {"choice": []}}, "space.train.max_grad_norm.choice: should have at least 1 item"),
+        ({"train.max_grad_norm": {"choice": []}}, "space.train.max_grad_norm.choice: must have at least 1 item"),
         ({"train.max_grad_norm": {}}, "space.train.max_grad_norm.choice: write exactly one of choice, grid, uniform, loguniform, int"),
         ({"train.max_grad_norm": {"choice": [1], "uniform": [1, 2]}}, "found: choice, uniform"),
         ({"train.max_grad_norm": {"uniform": [2, 1]}}, "space.train.max_grad_norm.uniform: [2, 1] is not a range"),
-        ({"train.max_grad_norm": {"loguniform": [0, 1]}}, "space.train.max_grad_norm.loguniform.0: should be greater than 0"),
+        ({"train.max_grad_norm": {"loguniform": [0, 1]}}, "space.train.max_grad_norm.loguniform.0: must be greater than 0"),
         ({"train.max_grad_norm": {"grid": [1]}}, "space.train.max_grad_norm.grid: not supported by search random; use `choice`"),
         ({"train.max_grad_norm": {"normal": [1, 2]}}, "space.train.max_grad_norm.normal: unknown key"),
         ({"train.max_grad_norm": 1}, "space.train.max_grad_norm: must be a mapping, not 1"),
-        ({}, "space: should have at least 1 item"),
+        ({}, "space: must have at least 1 item"),
         (
             {"train.max_grad_norm": {"choice": [1], "when": {"fusion.type": "concta"}}},
             "space.train.max_grad_norm.when: never true",
@@ -172,14 +172,14 @@ def test_errors_in_the_space_have_their_path(load: Load, space: dict[str, Any], 
         ({"search": {"type": "grid"}}, "search.type: grid needs a parameter with `grid`"),
         (
             {"trial_overrides": {"train.epochs": 0}},
-            "trial_overrides.train.epochs: should be greater than or equal to 1, not 0",
+            "trial_overrides.train.epochs: must be at least 1, not 0",
         ),
         (
             {"trial_overrides": {"train.optimizer": {}}},
             "trial_overrides.train.optimizer: `train.optimizer.lr` is also in `space`",
         ),
         ({"trial_overrides": {"name": "x"}}, "trial_overrides.name: is the same for all trials"),
-        ({"concurrency": 0}, "concurrency: should be greater than or equal to 1"),
+        ({"concurrency": 0}, "concurrency: must be at least 1"),
         ({"time_budget": "soon"}, "time_budget: 'soon' is not a duration"),
         ({"space": None}, "space: missing"),
         ({"metrics": 1}, "metrics: unknown key; did you mean metric?"),
@@ -198,7 +198,7 @@ def test_errors_in_the_job_have_the_path_of_its_file(load: Load, tmp_path: Path)
     content = tiny_jobs.job_content(tmp_path)
     content["train"]["epochs"] = 0
     (tmp_path / "job.yaml").write_text(json.dumps(content))
-    assert "job.yaml: train.epochs: should be greater" in error_of(load)
+    assert "job.yaml: train.epochs: must be at least 1" in error_of(load)
     assert "absent.yaml: no such file" in error_of(load, job="absent.yaml")
 
 

@@ -214,7 +214,7 @@ def test_tags() -> None:
     ):
         with pytest.raises(InvalidInputError, match=problem):
             task.read(read | change, {"text": WORDS})
-    with pytest.raises(DataError, match="all tags in the training rows are O"):
+    with pytest.raises(DataError, match="no tag in the training rows is B-TYPE or I-TYPE"):
         tagging().fit(rows([["O"]]))
     weighted = tagging(class_weights="balanced").fit(rows([["O", "O", "B-x", "I-x"]]))
     assert weighted.weights_of(weighted.tags) == pytest.approx([4 / 6, 4 / 3, 4 / 3])
@@ -320,9 +320,9 @@ HF = {"type": "huggingface", "model": "/somewhere"}
         ({"type": "ranking", "query_column": "text"}, None, ""),
         ({"type": "ranking", "query_column": "answer"}, None, "tasks.answer.query_column: `answer` is also `column`, the relevance"),
         ({"type": "ranking"}, None, "tasks.answer.query_column: missing"),
-        ({"type": "classification", "class_weights": "even"}, None, "tasks.answer.class_weights: 'even' is not one of: 'balanced'"),
-        ({"type": "classification", "class_weights": {"a": 0}}, None, "tasks.answer.class_weights.a: should be greater than 0, not 0"),
-        ({"type": "classification", "label_smoothing": 1}, None, "tasks.answer.label_smoothing: should be less than 1, not 1"),
+        ({"type": "classification", "class_weights": "even"}, None, "tasks.answer.class_weights: 'even' is not one of: balanced"),
+        ({"type": "classification", "class_weights": {"a": 0}}, None, "tasks.answer.class_weights.a: must be greater than 0, not 0"),
+        ({"type": "classification", "label_smoothing": 1}, None, "tasks.answer.label_smoothing: must be less than 1, not 1"),
         ({"type": "soup"}, None, "tasks.answer: unknown type `soup`; "),
         ({"type": "my_package.tasks:MyHead", "options": {"a": 1}, "metrics": {"error": "min"}}, None, ""),
     ],
@@ -351,3 +351,47 @@ def test_targets_of_custom_tasks(value: Any, target: Any) -> None:
     for wrong in ("a", [1, "a"], [], None):
         with pytest.raises(InvalidInputError):
             task.target(wrong)
+
+
+@pytest.mark.parametrize(
+    ("task", "training_rows", "lines"),
+    [
+        (
+            classification(["a", "b", "c"]),
+            rows(["a", "b", "a", None, "x"]),
+            [
+                "answer: 2 classes in train; most common 'a' (66.7%), least 'b' (33.3%), ratio 2.0",
+                "WARNING answer: no valid train row has class 'c'",
+            ],
+        ),
+        (
+            MatchingTaskConfig(type="matching", inputs=("a", "b"), column="label"),
+            rows([True, 0, "true", None]),
+            ["answer: 2 true and 1 false pairs in train"],
+        ),
+        (
+            RegressionTaskConfig(type="regression", column="label", mean=1, std=2),
+            rows([1, 2]),
+            ["answer: mean 1, standard deviation 2 in train"],
+        ),
+        (
+            RankingTaskConfig(type="ranking", column="label", query_column="label"),
+            rows(["x", "y", "x"]),
+            ["answer: 2 queries in train, with 1 to 2 rows each"],
+        ),
+        (
+            TaggingTaskConfig(type="tagging", column="label", input="text", entities=["x"]),
+            rows([["O", "B-x"], ["B-x", "I-x", 3], None]),
+            ["answer: 4 words in train; entities: x 2"],
+        ),
+    ],
+)
+def test_summaries_of_training_rows(task: Any, training_rows: list[Row], lines: list[str]) -> None:
+    summary = task.summary("answer")
+    for row in training_rows:
+        summary.update(row)
+    assert list(summary.lines()) == lines
+
+
+def test_tasks_without_a_column_have_no_summary() -> None:
+    assert MatchingTaskConfig(type="matching", inputs=("a", "b")).summary("pair") is None

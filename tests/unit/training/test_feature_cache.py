@@ -35,9 +35,8 @@ from rayfuse.model.evaluation import collect_outputs, compute_metrics, nonempty_
 from rayfuse.model.fused import FusedModel, task_heads, trainable_parameters
 from rayfuse.spec.job import Job
 from rayfuse.training import feature_cache
+from rayfuse.training.distributed import DistributedContext
 from rayfuse.training.feature_cache import encode_frozen_inputs
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +54,7 @@ def loaded(tmp_path: Path, encoders: SimpleNamespace) -> tuple[Job, Dataset]:
 
 
 def encode(job: Job, dataset: Dataset, log: Callable[[str], None] = lambda _: None) -> CachedFeatures:
-    return encode_frozen_inputs(job, dataset.splits, 0, 1, CPU, "fp32", log)
+    return encode_frozen_inputs(job, dataset.splits, DistributedContext(), "fp32", log)
 
 
 def changed(job: Job, **parts: dict[str, Any]) -> Job:
@@ -233,7 +232,7 @@ def test_the_fingerprint_covers_all_that_affects_the_outputs(
     shutil.copytree(encoders.bert, bert)
 
     def folder_of(job: Job, precision: str = "fp32") -> str:
-        return encode_frozen_inputs(job, dataset.splits, 0, 1, CPU, precision, lambda _: None).modalities["text"].index.shards[0].path.split("/")[-2]  # fmt: skip
+        return encode_frozen_inputs(job, dataset.splits, DistributedContext(), precision, lambda _: None).modalities["text"].index.shards[0].path.split("/")[-2]  # fmt: skip
 
     first = folder_of(job)
     around = {"optional": True, "align": job.align}
@@ -340,25 +339,25 @@ def test_workers_share_the_work(loaded: tuple[Job, Dataset], monkeypatch: pytest
     alone = trained(job, dataset, encode(changed(job, data={"feature_cache": "memory://alone"}), dataset))
     barrier, shared = threading.Barrier(3), [None] * 3
 
-    def gather(self: Any, mine: Any) -> list[Any]:
-        shared[self.rank] = mine
-        barrier.wait()
-        found = list(shared)
-        barrier.wait()
-        return found
+    class ThreadContext(DistributedContext):
+        """A context whose ranks are threads of this process."""
 
-    monkeypatch.setattr(feature_cache.ProcessGroup, "all_gather", gather)
-    monkeypatch.setattr(
-        feature_cache.ProcessGroup,
-        "broadcast_from_rank_zero",
-        lambda self, make: self.all_gather(make() if self.rank == 0 else None)[0],
-    )
+        def all_gather(self, value: Any) -> list[Any]:
+            shared[self.rank] = value
+            barrier.wait()
+            values = list(shared)
+            barrier.wait()
+            return values
+
+        def broadcast(self, value: Any) -> Any:
+            return self.all_gather(value)[0]
+
     monkeypatch.setattr(feature_cache, "_VALUES_PER_SYNC", 1)
     found: dict[int, CachedFeatures] = {}
     lines: list[str] = []
 
     def run(rank: int) -> None:
-        found[rank] = encode_frozen_inputs(job, dataset.splits, rank, 3, CPU, "fp32", lines.append)
+        found[rank] = encode_frozen_inputs(job, dataset.splits, ThreadContext(rank, 3), "fp32", lines.append)
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(3)]
     for thread in threads:

@@ -11,7 +11,7 @@ from rayfuse.errors import DataError
 from rayfuse.spec.optimizers import OPTIMIZERS, OptimizerConfig
 from rayfuse.training.optimizer_state import gather_optimizer_state, restore_optimizer_state
 from rayfuse.training.optimizers import build_optimizer, muon_parameters
-from rayfuse.training.pinned_buffers import copy_to_cpu
+from rayfuse.training.state import copy_to_cpu
 
 KEPT = {
     "adamw": {"exp_avg", "exp_avg_sq", "step"},

@@ -16,6 +16,7 @@ import torch
 from rayfuse.errors import DataError
 from rayfuse.training.state import (
     TrainState,
+    copy_to_cpu,
     read_checkpoint,
     read_loss_scale,
     read_model,
@@ -26,6 +27,15 @@ from rayfuse.training.state import (
 )
 
 POSITION = TrainState(3, 120, [{"loss": 0.5}, {"loss": float("nan")}, {"loss": 0.25}], True)
+
+
+def test_later_copies_reuse_the_memory_of_earlier_ones() -> None:
+    buffers: dict[str, torch.Tensor] = {}
+    first = copy_to_cpu([("a", torch.ones(3))], buffers)
+    second = copy_to_cpu([("a", torch.full((3,), 2.0))], buffers)
+    assert second["a"].data_ptr() == first["a"].data_ptr()
+    assert second["a"].tolist() == [2, 2, 2]
+    assert copy_to_cpu([("a", torch.ones(3))])["a"].data_ptr() != first["a"].data_ptr()
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from rayfuse.errors import DataError, SpecError
-from rayfuse.model.encoders.huggingface_errors import adapter_error_reason
 from rayfuse.model.encoders.layer_depth import largest_module_list
 from rayfuse.model.encoders.lora_init import (
     ADAPTER_NAME,
@@ -18,6 +17,7 @@ from rayfuse.model.encoders.lora_init import (
     init_loftq,
     lora_layers,
 )
+from rayfuse.model.encoders.peft_errors import adapter_error_reason
 from rayfuse.spec.encoders import IA3AdapterConfig, LoraAdapterConfig, OFTAdapterConfig
 
 if TYPE_CHECKING:

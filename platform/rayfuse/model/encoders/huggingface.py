@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from rayfuse.errors import DataError, SpecError
+from rayfuse.modalities.huggingface_errors import load_error_reason, load_errors
 from rayfuse.modalities.pretrained import resolve_model_path, whisper_num_positions
 from rayfuse.model.encoders.adapters import apply_adapters, is_adapter_module, preserves_base_weights
 from rayfuse.model.encoders.base import Encoder
-from rayfuse.model.encoders.huggingface_errors import load_error_reason, load_errors
 from rayfuse.model.encoders.layer_depth import depths_from_top, largest_module_list
 from rayfuse.model.encoders.pooling import Pooling
 from rayfuse.model.tokens import Tokens

@@ -10,7 +10,7 @@ from rayfuse.errors import SpecError
 from rayfuse.registry.gates.base import Gate, GateContext, GateResult, ModelMetrics
 from rayfuse.registry.gates.metric_threshold import MetricThreshold
 from rayfuse.registry.gates.no_regression import NoRegression
-from rayfuse.spec.error_messages import format_errors
+from rayfuse.spec.error_messages import TOP_LEVEL, format_errors
 from rayfuse.spec.gates import (
     GATES,
     BaseGateConfig,
@@ -52,7 +52,10 @@ def parse_gate(gate: str | Mapping[str, Any]) -> BaseGateConfig:
         config: BaseGateConfig = TypeAdapter(GateConfig).validate_python(block)
     except ValidationError as error:
         raise SpecError(
-            "\n".join(f"gate {gate}: {line}" for line in format_errors(error, GateConfig))
+            "\n".join(
+                f"gate {gate}: {line.removeprefix(f'{TOP_LEVEL}: ')}"
+                for line in format_errors(error, GateConfig)
+            )
         ) from None
     return config
 

@@ -5,14 +5,20 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from rayfuse.spec.base import ModelRef, Problems
+from rayfuse.spec.base import ModelRef, Pattern, Problems
 from rayfuse.spec.encoders.adapters import IA3AdapterConfig, LoraAdapterConfig, OFTAdapterConfig
 from rayfuse.spec.encoders.base import LayeredEncoderConfig, Pool
 
 if TYPE_CHECKING:
     from rayfuse.spec.job import Job
 
-TrainScope = Annotated[str, Field(pattern=r"^(frozen|last:[1-9][0-9]{0,2}|lora|ia3|oft|full)$")]
+TrainScope = Annotated[
+    str,
+    Pattern(
+        r"^(frozen|last:[1-9][0-9]{0,2}|lora|ia3|oft|full)$",
+        "not one of: frozen, lora, ia3, oft, full, last:N with N from 1",
+    ),
+]
 
 
 def _validate_hidden_states(value: tuple[int, ...]) -> tuple[int, ...]:

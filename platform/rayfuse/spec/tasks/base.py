@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, S
 
 from pydantic import ConfigDict, Field
 
+from rayfuse.formatting import truncated_repr
 from rayfuse.spec.base import JobSection, Problems, make_column_optional
+from rayfuse.spec.summary import Summary
 
 if TYPE_CHECKING:
     from rayfuse.spec.inputs import BaseInput
@@ -105,9 +107,9 @@ class BaseTaskConfig(JobSection):
         fitted: Self = fitter.finalize()
         return fitted
 
-    def describe(self, name: str, rows: Sequence[TaskRow]) -> Iterable[str]:
-        """Yield lines that describe the training rows; `name` is the task's."""
-        return ()
+    def summary(self, name: str) -> Summary | None:
+        """Return the accumulator of training rows for the log, None if there is none; `name` is the task's."""
+        return None
 
 
 class ColumnTaskConfig(BaseTaskConfig):
@@ -140,6 +142,5 @@ def validate_inputs(job: "Job", path: str, names: Sequence[str]) -> Problems:
 
 
 def format_value(value: Any) -> str:
-    """Return the repr of a value, cut to 40 characters."""
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}…"
+    """Return the repr of a value, with at most 40 characters."""
+    return truncated_repr(value, 40)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from rayfuse.errors import DataError, InvalidInputError
 from rayfuse.spec.base import JobSection, is_missing
+from rayfuse.spec.summary import CountSummary, Summary
 from rayfuse.spec.tasks.base import CellType, ColumnTaskConfig, TaskFitter, TaskRow, format_value
 
 _MAX_CLASSES_SHOWN = 10
@@ -126,13 +127,18 @@ class ClassesFitter(TaskFitter):
             )
         _reject_mixed_types(column, self._types)
         if len(found) < 2:
-            only = f" ({format_value(found[0])})" if found else ""
+            number = f"one class ({format_value(found[0])})" if found else "no class"
             raise DataError(
-                f"column `{column}`: {len(found)} classes{only} in the training rows, at least 2 are needed; "
-                "a class is a text, an integer, or true and false"
+                f"column `{column}`: {number} in the training rows, at least 2 are needed; "
+                f"a class is a text, an integer, or true and false{self._format_invalid_label()}"
             )
         self._task.validate_found_classes(found)
         return found
+
+    def _format_invalid_label(self) -> str:
+        labels = [label for of_file in self._types.values() for label, _ in of_file.values()]
+        invalid = [label for label in labels if not _is_valid_label(label)]
+        return f", not {format_value(invalid[0])}" if invalid else ""
 
 
 def _reject_mixed_types(column: str, kinds: Mapping[str, Mapping[type, LabeledRow]]) -> None:
@@ -232,12 +238,15 @@ class BaseClassesTaskConfig(ColumnTaskConfig, ClassLossConfig):
             except InvalidInputError:  # reported when all rows are validated
                 continue
 
-    def describe(self, name: str, rows: Sequence[TaskRow]) -> Iterable[str]:
+    def summary(self, name: str) -> Summary:
+        return CountSummary(self._iter_class_indices, partial(self._describe_counts, name))
+
+    def _describe_counts(self, name: str, counts: Counter[int]) -> Iterator[str]:
         classes = [repr(known) for known in self.classes or []]
-        counts = Counter(classes[index] for row in rows for index in self._iter_class_indices(row))
         if counts:
-            yield f"{name}: {len(counts)} classes in train; {_imbalance(counts)}"
-        absent = [known for known in classes if known not in counts]
+            by_name = Counter({classes[index]: count for index, count in counts.items()})
+            yield f"{name}: {len(counts)} classes in train; {_imbalance(by_name)}"
+        absent = [known for index, known in enumerate(classes) if index not in counts]
         if absent:
             yield f"WARNING {name}: no valid train row has class {', '.join(absent)}"
 

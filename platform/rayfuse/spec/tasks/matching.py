@@ -1,13 +1,15 @@
 """Matching: whether two inputs belong together."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from rayfuse.errors import DataError, InvalidInputError
 from rayfuse.spec.base import is_missing
+from rayfuse.spec.summary import CountSummary, Summary
 from rayfuse.spec.tasks.base import CellType, Mode, Target, TaskFitter, TaskRow, format_value
 from rayfuse.spec.tasks.pairs import PairTaskConfig
 
@@ -60,14 +62,18 @@ class MatchingTaskConfig(PairTaskConfig):
     def fitter(self) -> TaskFitter | None:
         return _PairCheck(self) if self.column is not None else None
 
-    def describe(self, name: str, rows: Sequence[TaskRow]) -> Iterable[str]:
-        if self.column is not None:
-            counts = self._count_labels(rows)
-            yield f"{name}: {counts[1.0]} true and {counts[0.0]} false pairs in train"
+    def summary(self, name: str) -> Summary | None:
+        return (
+            CountSummary(self._labels, partial(_describe_labels, name)) if self.column is not None else None
+        )
 
-    def _count_labels(self, rows: Sequence[TaskRow]) -> Counter[float]:
-        found = (_parse_label(row.values.get(str(self.column))) for row in rows)
-        return Counter(truth for truth in found if truth is not None)
+    def _labels(self, row: TaskRow) -> list[float]:
+        label = _parse_label(row.values.get(str(self.column)))
+        return [] if label is None else [label]
+
+
+def _describe_labels(name: str, counts: Counter[float]) -> list[str]:
+    return [f"{name}: {counts[1.0]} true and {counts[0.0]} false pairs in train"]
 
 
 def _parse_label(value: Any) -> float | None:

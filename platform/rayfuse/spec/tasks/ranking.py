@@ -1,13 +1,15 @@
 """Ranking: a score that orders the candidates of a query."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from rayfuse.errors import DataError, InvalidInputError
 from rayfuse.spec.base import Problems, is_missing
+from rayfuse.spec.summary import CountSummary, Summary
 from rayfuse.spec.tasks.base import (
     CellType,
     ColumnTaskConfig,
@@ -83,11 +85,15 @@ class RankingTaskConfig(ColumnTaskConfig):
     def fitter(self) -> TaskFitter:
         return _OrderCheck(self)
 
-    def describe(self, name: str, rows: Sequence[TaskRow]) -> Iterable[str]:
-        sizes = Counter(str(row.values.get(self.query_column)) for row in rows)
-        yield (
-            f"{name}: {len(sizes)} queries in train, with {min(sizes.values())} to {max(sizes.values())} rows each"
+    def summary(self, name: str) -> Summary:
+        return CountSummary(
+            lambda row: [str(row.values.get(self.query_column))], partial(_describe_queries, name)
         )
+
+
+def _describe_queries(name: str, sizes: Counter[str]) -> list[str]:
+    fewest, most = min(sizes.values()), max(sizes.values())
+    return [f"{name}: {len(sizes)} queries in train, with {fewest} to {most} rows each"]
 
 
 class _OrderCheck(TaskFitter):

@@ -1,12 +1,12 @@
 """Regression: a number."""
 
-from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from pydantic import Field
 
 from rayfuse.errors import DataError, InvalidInputError
 from rayfuse.spec.base import is_missing
+from rayfuse.spec.summary import CountSummary, Summary
 from rayfuse.spec.tasks.base import CellType, ColumnTaskConfig, Mode, TaskFitter, TaskRow, format_value
 from rayfuse.spec.tasks.numbers import RunningMoments, to_finite_float
 
@@ -29,8 +29,9 @@ class RegressionTaskConfig(ColumnTaskConfig):
     def metric_modes(self) -> dict[str, Mode]:
         return REGRESSION_METRICS
 
-    def describe(self, name: str, rows: Sequence[TaskRow]) -> Iterable[str]:
-        yield f"{name}: mean {self.mean:.4g}, standard deviation {self.std:.4g} in train"
+    def summary(self, name: str) -> Summary:
+        line = f"{name}: mean {self.mean:.4g}, standard deviation {self.std:.4g} in train"
+        return CountSummary(lambda row: (), lambda counts: [line])
 
     def fitter(self) -> TaskFitter | None:
         return _MeanStdFitter(self) if self.mean is None or self.std is None else None

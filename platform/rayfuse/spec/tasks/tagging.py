@@ -1,7 +1,8 @@
 """Tagging: a tag for every word of a text."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -9,6 +10,7 @@ from pydantic import Field
 from rayfuse.errors import DataError, InvalidInputError
 from rayfuse.spec.align import ALIGNMENTS
 from rayfuse.spec.base import Key, Problems, is_missing
+from rayfuse.spec.summary import CountSummary, Summary
 from rayfuse.spec.tasks.base import (
     CellType,
     ColumnTaskConfig,
@@ -70,7 +72,7 @@ class TaggingTaskConfig(ColumnTaskConfig, ClassLossConfig):
             yield (
                 "input",
                 f"the encoder of `{self.input}` pools the text to one vector, and tagging needs one per word; "
-                f"set `pool: none` under inputs.{self.input}.encoder (type huggingface)",
+                f"set `pool: none` under inputs.{self.input}.encoder, which all types but `conv` have",
             )
         align = job.align_of(self.input)
         if not align.preserves_positions:
@@ -118,10 +120,12 @@ class TaggingTaskConfig(ColumnTaskConfig, ClassLossConfig):
         check_class_weights(self.class_weights, self.tags)
         return None
 
-    def describe(self, name: str, rows: Sequence[TaskRow]) -> Iterable[str]:
-        counts = Counter(tag for row in rows for tag in _iter_tags(row, self.column))
+    def summary(self, name: str) -> Summary:
+        return CountSummary(lambda row: _iter_tags(row, self.column), partial(self._describe_counts, name))
+
+    def _describe_counts(self, name: str, counts: Counter[str]) -> list[str]:
         entities = ", ".join(f"{kind} {counts[f'B-{kind}']}" for kind in self.entities or ())
-        yield f"{name}: {sum(counts.values())} words in train; entities: {entities}"
+        return [f"{name}: {counts.total()} words in train; entities: {entities}"]
 
 
 class _TagFitter(TaskFitter):
@@ -140,8 +144,8 @@ class _TagFitter(TaskFitter):
             found = sorted({tag[2:] for tag in self._counts if _is_entity_tag(tag)})
             if not found:
                 raise DataError(
-                    f"column `{task.column}`: all tags in the training rows are O; tag the words of entities "
-                    "B-TYPE and I-TYPE"
+                    f"column `{task.column}`: no tag in the training rows is B-TYPE or I-TYPE; tag the first word of an "
+                    "entity B-TYPE, its others I-TYPE and all other words O"
                 )
             task = task.model_copy(update={"entities": found})
         check_class_weights(task.class_weights, task.tags)

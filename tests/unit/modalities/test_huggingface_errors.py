@@ -1,4 +1,4 @@
-"""Reasons for real errors of transformers, huggingface_hub, safetensors and PEFT."""
+"""Reasons for real errors of transformers, huggingface_hub and safetensors."""
 
 import json
 from collections.abc import Callable
@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import tiny_encoders
 import torch
-from peft import LoraConfig, OFTConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
-from rayfuse.model.encoders.huggingface_errors import adapter_error_reason, load_error_reason, load_errors
+from rayfuse.errors import DataError
+from rayfuse.modalities.huggingface_errors import load_error_reason, load_errors
+from rayfuse.modalities.pretrained import load_feature_extractor, load_image_processor, load_tokenizer
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_model_that_is_not_cached(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (
             lambda folder: change_config(folder, hidden_size=17),
-            "The hidden size (17) is not a multiple of the number of attention heads (2)",
+            "ValueError: The hidden size (17) is not a multiple of the number of attention heads (2)",
         ),
     ],
 )
@@ -91,22 +92,58 @@ def test_damaged_folders(damage: Callable[[Path], Any], reason: str, bert: Path)
     assert load_error_reason(caught.value) == reason
 
 
+def remove_tokenizer(folder: Path) -> None:
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+
+
 @pytest.mark.parametrize(
-    ("config", "expected"),
+    ("damage", "reason"),
     [
-        (LoraConfig(target_modules=["q_proj"]), ("target_modules", "no such modules")),
-        (OFTConfig(target_modules=["q_proj"], r=0, oft_block_size=4), ("target_modules", "no such modules")),
+        (remove_tokenizer, "it has no vocabulary; save it there with `tokenizer.save_pretrained`"),
         (
-            LoraConfig(target_modules=["LayerNorm"]),
-            ("target_modules", "modules of a type that PEFT cannot adapt"),
+            lambda folder: [path.unlink() for path in folder.iterdir()],
+            "no tokenizer.json, which `tokenizer.save_pretrained` writes",
         ),
         (
-            LoraConfig(r=3, target_modules=["query"], init_lora_weights="orthogonal"),
-            ("", "Orthogonal initialization requires the LoRA rank to be even, got 3 instead."),
+            lambda folder: (folder / "tokenizer.json").write_text("{"),
+            "one of its files is not valid JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
+        ),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}"), "KeyError: 'added_tokens'"),
+    ],
+)
+def test_damaged_tokenizers(damage: Callable[[Path], Any], reason: str, bert: Path) -> None:
+    damage(bert)
+    with pytest.raises(DataError) as caught:
+        load_tokenizer(str(bert))
+    assert str(caught.value) == f"{bert}: cannot load the tokenizer: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("load_component", "damage", "reason"),
+    [
+        (
+            load_image_processor,
+            lambda file: file.unlink(),
+            "image processor: no preprocessor_config.json, which `save_pretrained` of the image processor writes",
+        ),
+        (
+            load_image_processor,
+            lambda file: file.write_text("{"),
+            "image processor: preprocessor_config.json is not valid JSON",
+        ),
+        (
+            load_feature_extractor,
+            lambda file: None,
+            "feature extractor: transformers has no feature extractor for its type of model",
         ),
     ],
 )
-def test_adapters_that_do_not_fit(config: Any, expected: tuple[str, str], bert: Path) -> None:
-    with pytest.raises(ValueError) as caught:
-        get_peft_model(load(str(bert)), config)
-    assert adapter_error_reason(caught.value) == expected
+def test_damaged_processors(
+    load_component: Callable[[str], Any], damage: Callable[[Path], Any], reason: str, tmp_path: Path
+) -> None:
+    folder = tiny_encoders.vit(tmp_path / "vit")
+    damage(folder / "preprocessor_config.json")
+    with pytest.raises(DataError) as caught:
+        load_component(str(folder))
+    assert str(caught.value) == f"{folder}: cannot load the {reason}"

@@ -1,0 +1,118 @@
+"""Keys and types of earlier versions and of other tools, for suggestions where a spec has one of them."""
+
+RENAMED_KEYS: dict[str, dict[str, str | tuple[str, ...]]] = {
+    "data": {"cache": "feature_cache"},
+    "inputs": {
+        "mels": "n_mels",
+        "track_of": "audio_of",
+        "frames": "num_frames",
+        "length": "max_length",
+        "min_count": "min_frequency",
+    },
+    "augment": {
+        "probability": "p",
+        "rotate": "degrees",
+        "shift": "translate",
+        "knots": "control_points",
+        "area": "scale",
+        "count": "num_masks",
+        "decibels": "max_gain_db",
+        "bands": "freq_mask_ratio",
+        "frames": "time_mask_ratio",
+        "share": ("drop_prob", "swap_prob", "time_mask_ratio", "max_shift"),
+    },
+    "encoder": {"width": "hidden_size", "blocks": "depths", "patch": "patch_size"},
+    "encoder.lora, ia3, oft": {
+        "alpha": "lora_alpha",
+        "dropout": ("lora_dropout", "module_dropout"),
+        "targets": "target_modules",
+        "dora": "use_dora",
+        "rslora": "use_rslora",
+        "init": "init_lora_weights",
+        "init_rows": "init_samples",
+        "layers": "last_n_layers",
+        "feedforward": "feedforward_modules",
+        "block_size": "oft_block_size",
+    },
+    "align": {"queries": "num_queries"},
+    "fusion": {"kernel": "kernel_size", "tokens": "num_tokens", "condition": "conditioned_on"},
+    "tasks": {
+        "focal": "focal_gamma",
+        "bank": "csls_bank",
+        "hardness": "hard_negative_beta",
+        "group": "query_column",
+        "depth": "ndcg_at",
+        "deviation": "std",
+        "reports": "metrics",
+    },
+    "train": {
+        "accumulate": "gradient_accumulation_steps",
+        "clip": "max_grad_norm",
+        "groups": "param_groups",
+        "input_dropout": "modality_dropout",
+        "soup": "model_soup",
+        "distill": "distillation",
+        "guard": "loss_guard",
+    },
+    "train.subset_loss": {"draw": "sampling"},
+    "train.param_groups": {"match": "pattern"},
+    "train.loss_guard": {
+        "spike": "spike_factor",
+        "skip": "skip_batches",
+        "most": "max_rollbacks",
+    },
+    "train.checkpoint": {"every": "interval", "steps": "every_n_steps"},
+    "train.optimizer": {"clip": "clip_threshold"},
+    "train.schedule": {"min": "min_lr_ratio", "decay": "decay_ratio", "form": "decay_shape"},
+    "compute": {
+        "data_processes": "data_workers",
+        "prefetch": "prefetch_steps",
+        "keep_samples": "sample_cache",
+    },
+    "output": {"model": "registered_model", "tracking": "tracking_uri"},
+    "sweep": {"trial": "trial_overrides", "budget": "time_budget"},
+    "sweep.search": {"startup": "n_startup_trials"},
+    "sweep.scheduler": {"grace": "grace_period", "reduction": "reduction_factor"},
+    "service": {"tracking": "tracking_uri"},
+    "service.replicas": {
+        "target_ongoing": "target_ongoing_requests",
+        "cpus": "num_cpus",
+        "gpus": "num_gpus",
+    },
+    "service.batching": {"max_size": "max_batch_size", "wait": "batch_wait_timeout"},
+    "service.limits": {"body": "max_body_size", "queue": "max_queued_requests", "timeout": "request_timeout"},
+    "cluster": {"queue": "kueue_queue", "pull_secrets": "image_pull_secrets"},
+    "cluster.volumes": {"claim": "pvc"},
+    "cluster.submission": {"deadline": "active_deadline", "retries": "backoff_limit"},
+}
+"""Keys of earlier versions → today's, by section. Used where a block has no old key but has the new one."""
+
+EQUIVALENT_KEYS = {
+    "learning_rate": "lr",
+    "max_epochs": "epochs",
+    "n_trials": "trials",
+    "num_epochs": "epochs",
+    "num_samples": "trials",
+    "num_train_epochs": "epochs",
+    "num_workers": "workers",
+    "per_device_train_batch_size": "batch_size",
+    "rank": "r",
+    "storage_path": "storage",
+}
+"""Keys of Transformers, Lightning, PEFT, Optuna and Ray → those of a spec with the same meaning."""
+
+RENAMED_TYPES: dict[str, dict[str, str | tuple[str, ...]]] = {
+    "inputs": {"series": "timeseries", "table": "tabular", "sequence": "item_sequence"},
+    "augment": {
+        "flip": "horizontal_flip",
+        "crop": "resized_crop",
+        "erase": "erasing",
+        "color": "color_jitter",
+        "noise": "gaussian_noise",
+        "mask": ("spec_augment", "time_mask"),
+        "drop": "token_dropout",
+        "swap": "token_swap",
+        "warp": "time_warp",
+    },
+}
+"""Values of `type` of earlier versions → today's, by section."""
