@@ -47,5 +47,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Let links to files outside of docs/ lead to pages of the site."""
-    return source_pages.rewrite_links(markdown, page.file.src_uri)
+    """Let links to files outside of docs/ lead to pages of the site, and guides end with links to the reference."""
+    path = page.file.src_uri
+    return source_pages.rewrite_links(markdown, path) + spec_pages.references_of(path)

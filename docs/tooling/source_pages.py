@@ -1,12 +1,14 @@
 """Pages made from files outside of docs/: shipped specs, the example of custom parts, and the changelog.
 
-Guides link to these files by their path in the repository; on the site, the links lead to these pages.
+Guides link to these files by their path in the repository; on the site, the links lead to these pages. Links to modules and packages lead to their pages.
 """
 
 import os
 import re
+from functools import cache
 
 import yaml
+from api_pages import module_page
 from page import ROOT, Page
 
 RECIPES = "reference/recipes.md"
@@ -17,6 +19,7 @@ _SPEC_FOLDERS = {"jobs": "Jobs", "tune": "Sweeps", "serve": "Services", "k8s": "
 _TOY_PARTS = "tests/toy_parts"
 
 
+@cache
 def recipe_files() -> list[str]:
     """Return the paths of the shipped specs."""
     return [
@@ -28,6 +31,7 @@ def recipe_files() -> list[str]:
     ]
 
 
+@cache
 def custom_part_files() -> list[str]:
     """Return the paths of the example of custom parts."""
     return [
@@ -50,6 +54,8 @@ def target_of(path: str) -> str | None:
         return CUSTOM_PARTS
     if path in custom_part_files():
         return f"{CUSTOM_PARTS}#{_anchor(path)}"
+    if path.startswith("platform/rayfuse"):
+        return module_page(path.removeprefix("platform/").removesuffix(".py").replace("/", "."))
     if path == "CHANGELOG.md":
         return CHANGELOG
     if path == "README.md":
@@ -61,15 +67,15 @@ def rewrite_links(text: str, page: str) -> str:
     """Let links to files outside of docs/ lead to the pages that show them."""
 
     def replace(found: re.Match[str]) -> str:
-        path, _, anchor = found[2].partition("#")
+        path, _, anchor = found[1].partition("#")
         inside = os.path.normpath(os.path.join("docs", os.path.dirname(page), path))
         target = None if inside.startswith("docs/") else target_of(inside)
         if target is None:
             return found[0]
-        target = target + (f"#{anchor}" if anchor else "")
-        return f"{found[1]}({os.path.relpath(target, os.path.dirname(page) or '.')})"
+        relative = os.path.relpath(target, os.path.dirname(page) or ".")
+        return f"]({relative}#{anchor})" if anchor else f"]({relative})"
 
-    return re.sub(r"(\]|\[[^\]]*\]:)\((\.\./[^)\s]+)\)", replace, text)
+    return re.sub(r"\]\((\.\./[^)\s]+)\)", replace, text)
 
 
 def _recipes() -> Page:

@@ -39,9 +39,19 @@ _FAMILIES = {
     "task": ("tasks", "Tasks", "`tasks.NAME` of a job", "tasks.md"),
     "optimizer": ("optimizers", "Optimizers", "`train.optimizer` of a job", "optimization.md"),
     "schedule": ("schedules", "Schedules", "`train.schedule` of a job", "optimization.md"),
-    "gate": ("gates", "Gates", "`--gate` of `rayfuse models promote`", "extending.md"),
+    "gate": ("gates", "Gates", "`--gate` of `rayfuse models promote`", "model-registry.md"),
 }
 """Family → file, title, where its parts are used, and the guide about it."""
+
+
+_GUIDES_TO_KINDS = {
+    "data.md": "job",
+    "training-techniques.md": "job",
+    "hyperparameter-search.md": "sweep",
+    "serving.md": "service",
+    "deployment.md": "cluster",
+}
+"""Guide → the kind of spec that it is about."""
 
 
 @dataclass(frozen=True)
@@ -201,6 +211,17 @@ def _escape(text: str) -> str:
     return "".join(
         part if part.startswith("`") else part.replace("<", "&lt;").replace("[", "\\[") for part in parts
     )
+
+
+def references_of(guide: str) -> str:
+    """Return the last section of a guide, with links to the reference of what it is about; empty if there is none."""
+    links = [
+        f"[{title}]({FOLDER}/{file}.md)" for file, title, _, about in _FAMILIES.values() if about == guide
+    ]
+    if kind := _GUIDES_TO_KINDS.get(guide):
+        links.insert(0, f"[{kind.capitalize()} configuration]({FOLDER}/{kind}.md)")
+    text = "Every key with its type, default and allowed values"
+    return f"\n\n## Reference\n\n{text}: {', '.join(links)}.\n" if links else ""
 
 
 def _family_place(family: Family) -> str:

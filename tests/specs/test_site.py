@@ -117,6 +117,13 @@ class TestConfigurationPages:
         assert line.endswith("} integer ≥ 1 · default `10`")
         assert "\n:   Passes over the training rows.\n" in texts["job.md"]
 
+    def test_guides_end_with_links_to_the_reference(self) -> None:
+        assert spec_pages.references_of("optimization.md").endswith(
+            ": [Optimizers](reference/configuration/optimizers.md), "
+            "[Schedules](reference/configuration/schedules.md).\n"
+        )
+        assert spec_pages.references_of("faq.md") == ""
+
     @pytest.mark.parametrize(
         ("definition", "key", "default"),
         [
@@ -190,6 +197,10 @@ class TestSourcePages:
             "[d](../nowhere.py)"
         )
         assert source_pages.rewrite_links("[a](../../CHANGELOG.md)", "adr/1.md") == "[a](../changelog.md)"
+        modules = "[a](../platform/rayfuse/data) [b](../platform/rayfuse/errors.py)"
+        assert source_pages.rewrite_links(modules, "guide.md") == (
+            "[a](reference/packages/rayfuse.data/index.md) [b](reference/api/errors.md)"
+        )
 
     def test_every_shipped_spec_is_shown(self, root: Path) -> None:
         [recipes] = [page for page in source_pages.make_pages() if page.path == source_pages.RECIPES]
