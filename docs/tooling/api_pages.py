@@ -15,15 +15,10 @@ from page import ROOT, Page, first_sentence, table
 SOURCES = ROOT / "platform"
 PACKAGE = SOURCES / "rayfuse"
 
-PUBLIC = {
-    "rayfuse.api": ("functions", "Functions and results"),
-    "rayfuse.spec.job": ("job", "Job"),
-    "rayfuse.spec.sweep": ("sweep", "Sweep"),
-    "rayfuse.spec.service": ("service", "Service"),
-    "rayfuse.spec.cluster": ("cluster", "Cluster"),
-    "rayfuse.errors": ("errors", "Errors"),
-}
-"""Module or package → name and title of its page, for what users need first."""
+PUBLIC_FOLDER = "reference/api"
+"""Folder of the pages of the modules whose names `import rayfuse` offers."""
+
+ERRORS = "rayfuse.errors"
 
 FOLDER = "reference/packages"
 """Folder of the pages of all packages."""
@@ -43,12 +38,20 @@ def packages() -> dict[str, list[str]]:
     return found
 
 
+@cache
+def public_names() -> dict[str, list[str]]:
+    """Return the names that `import rayfuse` offers, by the module that defines them."""
+    imports = [
+        node for node in ast.walk(_tree("rayfuse")) if isinstance(node, ast.ImportFrom) and node.module
+    ]
+    found = {str(node.module): [alias.name for alias in node.names] for node in imports if node.level == 0}
+    return {module: names for module, names in found.items() if module.startswith("rayfuse.")}
+
+
 def public_page(module: str) -> str | None:
-    """Return the path of the page of a module if it is one of those that users need first."""
-    for name, (file, _) in PUBLIC.items():
-        if module == name or module.startswith(f"{name}."):
-            return f"reference/api/{file}.md"
-    return None
+    """Return the path of the page of a module if it has names that `import rayfuse` offers, or errors."""
+    is_public = module in public_names() or module == ERRORS
+    return f"{PUBLIC_FOLDER}/{module.rpartition('.')[2]}.md" if is_public else None
 
 
 def module_page(module: str) -> str:
@@ -67,22 +70,30 @@ def make_pages() -> list[Page]:
 
 
 def _public_pages() -> Iterator[Page]:
-    shown = []
-    for name, (_, title) in PUBLIC.items():
-        modules = [m for m in (packages().get(name) or [name]) if _source(m).exists()]
-        if not modules:
-            continue
-        path = module_page(name)
-        shown.append([f"[{title}]({Path(path).name})", _summary(name)])
-        body = "\n\n".join(_directive(module, level=2) for module in modules)
-        yield Page(path, title, f"# {title}\n\n{_summary(name)}\n\n{body}\n")
+    overview = f"{PUBLIC_FOLDER}/index.md"
+    rows = [
+        [
+            f"[`rayfuse.{name}`]({_link(module_page(module), overview)}#{module}.{name})",
+            _summary(module, name),
+        ]
+        for module, names in public_names().items()
+        for name in sorted(names, key=lambda name: (name[0].isupper(), name))
+        if _source(module).exists()
+    ]
     text = (
         "# Python API\n\n"
-        "What a notebook or a script needs, made from the docstrings.\n\n"
-        f"{table(['page', 'contents'], shown)}\n"
-        "Every other public class and function is listed by package under [All packages](../packages/index.md).\n"
+        "What `import rayfuse` offers. The guide [Python API](../../python-api.md) shows how to use it, also in "
+        f"notebooks.\n\n{table(['name', 'summary'], rows)}\n"
+        "They raise the exceptions of [`rayfuse.errors`](errors.md). Every other public class and function is listed by "
+        "package under [All packages](../packages/index.md).\n"
     )
-    yield Page("reference/api/index.md", "Overview", text)
+    yield Page(overview, "Overview", text)
+    for module in [*public_names(), ERRORS]:
+        if _source(module).exists():
+            title = module.rpartition(".")[2].capitalize()
+            yield Page(
+                module_page(module), title, f"# {title}\n\n{_directive(module, level=1, heading=False)}\n"
+            )
 
 
 def _package_pages() -> Iterator[Page]:
@@ -130,14 +141,14 @@ def navigation() -> list[Any]:
 
 
 def public_navigation() -> list[Any]:
-    """Return the navigation of the pages that users need first."""
-    pages = {page.path: page.title for page in _public_pages()}
-    overview = "reference/api/index.md"
-    return [overview, *({title: path} for path, title in pages.items() if path != overview)]
+    """Return the navigation of what `import rayfuse` offers."""
+    first, *others = _public_pages()
+    return [first.path, *({page.title: page.path} for page in others)]
 
 
-def _directive(module: str, level: int) -> str:
-    return f"::: {module}\n    options:\n      heading_level: {level}"
+def _directive(module: str, level: int, heading: bool = True) -> str:
+    hidden = "" if heading else "\n      show_root_heading: false"
+    return f"::: {module}\n    options:\n      heading_level: {level}{hidden}"
 
 
 def _source(module: str) -> Path:
@@ -145,8 +156,16 @@ def _source(module: str) -> Path:
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
-def _summary(module: str) -> str:
-    return first_sentence(ast.get_docstring(ast.parse(_source(module).read_text())) or "")
+@cache
+def _tree(module: str) -> ast.Module:
+    return ast.parse(_source(module).read_text())
+
+
+def _summary(module: str, name: str | None = None) -> str:
+    """Return the first line of the docstring of a module, or of a name that it defines."""
+    tree = _tree(module)
+    nodes = [tree] if name is None else [n for n in tree.body if getattr(n, "name", None) == name]
+    return first_sentence(ast.get_docstring(nodes[0]) or "") if nodes else ""
 
 
 def _link(target: str, page: str) -> str:
