@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from griffe import Class, Docstring, Extension, Function, Module, Object
+from griffe import Class, Docstring, ExprSubscript, ExprTuple, Extension, Function, Module, Object
 
 
 class RayfuseDocstrings(Extension):
@@ -19,7 +19,7 @@ class RayfuseDocstrings(Extension):
         errors = {name: error.path for name, error in pkg["errors"].classes.items()}
         for found in list(_objects(pkg)):
             if isinstance(found, Module):
-                _remove_undocumented_attributes(found)
+                _simplify_attributes(found)
             if isinstance(found, Function) and found.docstring is None:
                 _inherit_docstring(found)
             if found.docstring:
@@ -75,11 +75,16 @@ def _objects(parent: Object) -> Iterator[Object]:
             yield from _objects(member)
 
 
-def _remove_undocumented_attributes(module: Module) -> None:
-    """Remove type variables and the like."""
+def _simplify_attributes(module: Module) -> None:
+    """Remove attributes without a docstring, such as type variables, and shorten `Annotated[type, …]` to `type`."""
     for name, attribute in list(module.attributes.items()):
-        if not attribute.is_alias and attribute.docstring is None:
+        if attribute.is_alias:
+            continue
+        value = attribute.value
+        if attribute.docstring is None:
             module.del_member(name)
+        elif isinstance(value, ExprSubscript) and str(value.left) == "Annotated":
+            attribute.value = value.slice.elements[0] if isinstance(value.slice, ExprTuple) else value
 
 
 def _parameters(found: Object) -> set[str]:

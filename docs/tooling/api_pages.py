@@ -23,6 +23,9 @@ ERRORS = "rayfuse.errors"
 FOLDER = "reference/packages"
 """Folder of the pages of all packages."""
 
+_PUBLIC_OPTIONS = {"group_by_category": "false", "inherited_members": ["from_yaml", "to_yaml"]}
+"""Options of mkdocstrings for the pages of what `import rayfuse` offers."""
+
 _LOW_RANK = "---\nsearch:\n  boost: 0.3\n---\n\n"
 """Front matter of pages about internals, so that searches find guides first."""
 
@@ -91,9 +94,8 @@ def _public_pages() -> Iterator[Page]:
     for module in [*public_names(), ERRORS]:
         if _source(module).exists():
             title = module.rpartition(".")[2].capitalize()
-            yield Page(
-                module_page(module), title, f"# {title}\n\n{_directive(module, level=1, heading=False)}\n"
-            )
+            text = _directive(module, heading=title, members=_members(module), **_PUBLIC_OPTIONS)
+            yield Page(module_page(module), title, f"{text}\n")
 
 
 def _package_pages() -> Iterator[Page]:
@@ -119,12 +121,12 @@ def _package_page(package: str, modules: list[str]) -> Page:
     nested = [name for name in packages() if name.rpartition(".")[0] == package]
     rows = [[f"[`{name}`]({_link(module_page(name), path)})", _summary(name)] for name in [*nested, *modules]]
     contents = table(["module", "contents"], rows) if rows else ""
-    return Page(path, package, f"{_LOW_RANK}{_directive(package, level=1)}\n\n{contents}")
+    return Page(path, package, f"{_LOW_RANK}{_directive(package)}\n\n{contents}")
 
 
 def _module_page(module: str) -> Page:
     name = module.rpartition(".")[2]
-    return Page(module_page(module), name, f"{_LOW_RANK}{_directive(module, level=1)}\n")
+    return Page(module_page(module), name, f"{_LOW_RANK}{_directive(module)}\n")
 
 
 def navigation() -> list[Any]:
@@ -146,9 +148,23 @@ def public_navigation() -> list[Any]:
     return [first.path, *({page.title: page.path} for page in others)]
 
 
-def _directive(module: str, level: int, heading: bool = True) -> str:
-    hidden = "" if heading else "\n      show_root_heading: false"
-    return f"::: {module}\n    options:\n      heading_level: {level}{hidden}"
+def _members(module: str) -> list[str]:
+    """Return the names that a module defines, first those that `import rayfuse` offers."""
+    first = public_names().get(module, [])
+    defined = [name for node in _tree(module).body for name in _defined_names(node)]
+    return [*first, *(name for name in defined if name not in first and not name.startswith("_"))]
+
+
+def _defined_names(node: ast.stmt) -> list[str]:
+    if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def _directive(module: str, **options: Any) -> str:
+    lines = [f"      {name}: {value}" for name, value in {"heading_level": 1, **options}.items()]
+    return "\n".join([f"::: {module}", "    options:", *lines])
 
 
 def _source(module: str) -> Path:
