@@ -4,6 +4,7 @@ from typing import Any
 
 import api_pages
 import cli_pages
+import glossary_links
 import source_pages
 import spec_pages
 from mkdocs.config.defaults import MkDocsConfig
@@ -49,4 +50,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Let links to files outside of docs/ lead to pages of the site, and guides end with links to the reference."""
     path = page.file.src_uri
+    if path == glossary_links.GLOSSARY:
+        markdown = glossary_links.add_anchors(markdown)
     return source_pages.rewrite_links(markdown, path) + spec_pages.references_of(path)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Link terms of guides to the glossary."""
+    path = page.file.src_uri
+    if path.startswith("reference/") or path in (glossary_links.GLOSSARY, source_pages.CHANGELOG):
+        return html
+    glossary = files.get_file_from_path(glossary_links.GLOSSARY)
+    assert glossary is not None
+    return glossary_links.link_terms(html, glossary_links.linked_terms(), glossary.url_relative_to(page.file))

@@ -7,6 +7,7 @@ import api_pages
 import check_site
 import cli_pages
 import click
+import glossary_links
 import pytest
 import source_pages
 import spec_pages
@@ -208,6 +209,20 @@ class TestSourcePages:
             for path in (root / folder).glob("*.yaml"):
                 assert path.read_text().rstrip() in recipes.text
         assert "k8s/mlflow.yaml" not in recipes.text
+
+
+class TestGlossaryLinks:
+    def test_the_first_mention_is_a_link(self) -> None:
+        html = "<h2>Gates</h2><p>A <code>gate</code> and two gates, one Gate.</p>"
+        assert glossary_links.link_terms(html, {"Gate": 'a "rule"'}, "../glossary/") == (
+            "<h2>Gates</h2><p>A <code>gate</code> and two "
+            '<a class="term" href="../glossary/#gate" title="a &quot;rule&quot;">gates</a>, one Gate.</p>'
+        )
+
+    def test_terms_have_anchors(self) -> None:
+        assert glossary_links.add_anchors("**Model soup** – an average.\n") == (
+            "**Model soup**{ #model-soup } – an average.\n"
+        )
 
 
 def test_the_navigation_names_existing_pages(root: Path) -> None:
