@@ -7,7 +7,7 @@ STAMP := $(VENV)/.rayfuse-setup
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check figures bench bench-quality slow clean
+.PHONY: help setup demo test test-fast check docs docs-serve figures bench bench-quality slow clean
 
 help:
 	@echo "make setup   install Rayfuse with all extras into $(VENV), with the versions of constraints.txt"
@@ -15,6 +15,7 @@ help:
 	@echo "make check   linters, spelling and banned words, types, import contracts, and the commands in the README"
 	@echo "make test    unit tests, every shipped spec, every variant trained and loaded, a local Ray and a small Kubernetes"
 	@echo "make test-fast   the part of it that starts neither Ray nor Kubernetes"
+	@echo "make docs    build the documentation into site/ and check it; make docs-serve shows it while you write"
 	@echo "make figures     size, documentation and language of the code, and start-up times, with their limits"
 	@echo "make slow    tests that take minutes"
 	@echo "make bench   measurements"
@@ -26,7 +27,7 @@ setup: $(STAMP)
 # torch first: an installed build is not replaced; otherwise pip installs its default one.
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install --constraint constraints.txt torch
-	$(BIN)/pip install --constraint constraints.txt --editable '.[tune,serve,demo,dev]'
+	$(BIN)/pip install --constraint constraints.txt --editable '.[tune,serve,demo,docs,dev]'
 	@touch $@
 
 $(BIN)/python:
@@ -58,6 +59,12 @@ check: setup
 	$(BIN)/lint-imports --no-logo
 	$(PYTEST) -q tests/specs/test_readme.py tests/specs/test_language.py
 
+docs: setup
+	$(BIN)/python docs/tooling/build_site.py
+
+docs-serve: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --no-strict
+
 figures: setup
 	$(BIN)/python bench/figures.py
 
@@ -71,5 +78,5 @@ slow: setup
 	$(PYTEST) -m slow
 
 clean:
-	rm -rf build dist platform/*.egg-info .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist site platform/*.egg-info .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find platform tests -name __pycache__ -type d -prune -exec rm -rf {} +
