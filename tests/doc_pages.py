@@ -70,9 +70,11 @@ def run_blocks(page: Path) -> None:
             Path(block.title).parent.mkdir(parents=True, exist_ok=True)
             Path(block.title).write_text(block.code)
         elif block.kind == "sh":
-            subprocess.run(["bash", "-euo", "pipefail", "-c", block.code], check=True, stderr=subprocess.STDOUT)
+            subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", block.code], check=True, stderr=subprocess.STDOUT
+            )
         elif block.kind == "check":
-            assert eval(block.code, names), f"{page}:{block.line}: not true: {block.code}"
+            assert eval(block.code, names), f"{page}:{block.line}: {block.code}"  # noqa: S307 - of our docs
         else:
             _run_cell("\n" * (block.line - 1) + block.code, page, names)
 
@@ -83,12 +85,14 @@ def _run_cell(code: str, page: Path, names: dict[str, Any]) -> None:
     last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
     exec(compile(tree, str(page), "exec"), names)
     if isinstance(last, ast.Expr):
-        value = eval(compile(ast.Expression(last.value), str(page), "eval"), names)
+        value = eval(compile(ast.Expression(last.value), str(page), "eval"), names)  # noqa: S307 - as above
         if value is not None:
             print(value)
 
 
-def run_page(page: Path, folder: Path, environment: dict[str, str] | None = None, timeout: float = 600) -> str:
+def run_page(
+    page: Path, folder: Path, environment: dict[str, str] | None = None, timeout: float = 600
+) -> str:
     """Run a page as a process in `folder`, check its output blocks, and return its output."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     process = subprocess.run(

@@ -38,5 +38,5 @@ def test_output_blocks_are_compared_with_what_was_printed() -> None:
 
 
 def test_comments_are_instructions() -> None:
-    text = "<!-- not run -->\n```sh\nrm x\n```\n<!-- check: 1 < 2 -->\n```yaml title=\"a.yaml\"\na: 1\n```\n"
+    text = '<!-- not run -->\n```sh\nrm x\n```\n<!-- check: 1 < 2 -->\n```yaml title="a.yaml"\na: 1\n```\n'
     assert [(block.kind, block.code) for block in blocks(text)] == [("check", "1 < 2"), ("file", "a: 1\n")]
