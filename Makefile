@@ -44,7 +44,7 @@ demo: setup
 	$(BIN)/rayfuse demo
 
 test: test-fast
-	$(PYTEST) -m "not slow" tests/distributed tests/mlflow tests/ray
+	$(PYTEST) -m "not slow" tests/distributed tests/mlflow tests/ray tests/docs
 	$(PYTEST) -m "not slow" tests/k8s
 
 test-fast: setup
