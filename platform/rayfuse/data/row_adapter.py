@@ -133,17 +133,15 @@ class RowAdapter:
 
     def rows_of(self, frame: "pd.DataFrame") -> list[dict[str, Any]]:
         """Return the rows of a frame without missing cells; numbers in the columns of texts become texts, as in csv."""
-        from rayfuse.modalities.vocabulary import canonical_name
-
         if not frame.columns.is_unique:
             twice = frame.columns[frame.columns.duplicated()][0]
             raise InvalidInputError(f"the frame has two columns `{twice}`; remove one of them")
         self._log_ignored(frame.columns)
         known = frame[[column for column in frame.columns if column in self.keys]]
         table = known.astype(object)
-        for column, kind in known.dtypes.items():
-            if getattr(kind, "kind", "") in "iuf" and self._holds_texts(column):
-                table[column] = known[column].astype(object).map(canonical_name, na_action="ignore")
+        for column in known.columns:
+            if self._holds_texts(column):
+                table[column] = numbers_to_texts(known[column])
         present = known.notna().to_numpy()
         return [
             {column: value for column, value, ok in zip(table.columns, cells, keep, strict=True) if ok}
@@ -209,6 +207,15 @@ class RowAdapter:
                 name,
             )
         return value if folder is None else read_reference(name, value, folder)
+
+
+def numbers_to_texts(column: "pd.Series") -> "pd.Series":
+    """Return the column of a text input as objects: pandas reads the texts of a csv file as numbers if all of them are."""
+    from rayfuse.modalities.vocabulary import canonical_name
+
+    values = column.astype(object)
+    is_numeric = getattr(column.dtype, "kind", "") in ("i", "u", "f")
+    return values.map(canonical_name, na_action="ignore") if is_numeric else values
 
 
 def explain_unknown_input(name: str, inputs: Mapping[str, "Input"]) -> str:

@@ -9,11 +9,16 @@ import logging
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from rayfuse.data.files import filesystem
+from rayfuse.data.objects import is_instance_of, to_raw_value
+from rayfuse.data.readers import CELL_PARSERS
+from rayfuse.data.row_adapter import describe_inputs, numbers_to_texts
 from rayfuse.errors import DataError, ResourceError
+from rayfuse.spec.base import is_missing
 from rayfuse.spec.inputs import Input
 from rayfuse.spec.job import Job
 from rayfuse.spec.rows import InMemoryRows
@@ -59,7 +64,8 @@ def write_table(table: Any, folder: str, inputs: Mapping[str, Input], name: str 
     fs, path = filesystem(folder)
     partial = f"{path}/.partial-{secrets.token_hex(4)}"
     digest = hashlib.blake2b(digest_size=12)
-    batches = _with_absolute_paths(_batches(table, name), _path_columns(inputs))
+    columns = _ColumnKinds.of(inputs)
+    batches = _with_absolute_paths(_batches(table, name, columns), columns.paths)
     first = next(batches, None)
     if first is None or not first.num_rows:
         raise DataError(f"{name}: the {type(table).__name__} has no rows")
@@ -83,33 +89,70 @@ def write_table(table: Any, folder: str, inputs: Mapping[str, Input], name: str 
     return str(fs.unstrip_protocol(target)) if "://" in folder else target
 
 
+@dataclass(frozen=True)
+class _ColumnKinds:
+    """Columns of the inputs whose values are not stored as they are."""
+
+    paths: set[str]
+    """Columns that may name files."""
+    media: set[str]
+    """Columns of files only: images and arrays there are stored as files."""
+    json: set[str]
+    """Columns of lists and mappings, which are JSON in the cells of csv files, as pandas reads them."""
+    texts: set[str]
+    """Columns of texts, which pandas may have read as numbers."""
+
+    @classmethod
+    def of(cls, inputs: Mapping[str, Input]) -> Self:
+        described = describe_inputs(inputs).values()
+        return cls(
+            {column for one in described if "file" in one.formats for column in one.columns},
+            {column for one in described if one.formats == ("file",) for column in one.columns},
+            {column for one in described for column, kind in one.columns.items() if kind == "json"},
+            {column for one in described if "text" in one.formats for column in one.columns},
+        )
+
+    def to_storable(self, column: str, value: Any) -> Any:
+        """Return a value that Arrow can hold."""
+        if column in self.json and isinstance(value, str):
+            value = CELL_PARSERS["json"](value)
+        return _to_storable(value, column in self.media)
+
+
 def _chain(first: "pa.Table", rest: Iterable["pa.Table"]) -> Iterator["pa.Table"]:
     yield first
     yield from rest
 
 
-def _batches(table: Any, name: str) -> Iterator["pa.Table"]:
+def _batches(table: Any, name: str, kinds: _ColumnKinds) -> Iterator["pa.Table"]:
     """Yield the rows of a table as Arrow tables."""
     import pyarrow as pa
 
     if isinstance(table, (list, tuple)):
-        yield _from_rows(table, name)
+        yield _from_rows(table, name, kinds)
     elif hasattr(table, "features") and hasattr(table, "with_format"):
         yield from _from_hugging_face(table)
     elif hasattr(table, "iter_batches"):
         yield from table.iter_batches(batch_size=_BATCH_ROWS, batch_format="pyarrow")
     elif hasattr(table, "iloc"):
-        yield _from_pandas(table, name)
+        yield _from_pandas(table, name, kinds)
     else:
         yield pa.table(table)
 
 
-def _from_rows(rows: Iterable[Mapping[str, Any]], name: str) -> "pa.Table":
+def _from_rows(rows: Iterable[Mapping[str, Any]], name: str, kinds: _ColumnKinds) -> "pa.Table":
+    import pyarrow as pa
+
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    return _from_columns({column: [row.get(column) for row in rows] for column in columns}, name)
+    return pa.table(
+        {
+            column: _to_array(column, [kinds.to_storable(column, row.get(column)) for row in rows], name)
+            for column in columns
+        }
+    )
 
 
-def _from_pandas(frame: Any, name: str) -> "pa.Table":
+def _from_pandas(frame: Any, name: str, kinds: _ColumnKinds) -> "pa.Table":
     import pyarrow as pa
 
     names = [column for column in frame.columns if not isinstance(column, str)]
@@ -122,23 +165,12 @@ def _from_pandas(frame: Any, name: str) -> "pa.Table":
         raise DataError(f"{name}: several columns are named {twice!r}; rename all but one")
     arrays = {}
     for column in frame.columns:
-        values = frame[column]
-        if values.dtype == object:
-            arrays[column] = _to_array(column, [_to_storable(value) for value in values], name)
+        values = numbers_to_texts(frame[column]) if column in kinds.texts else frame[column]
+        if values.dtype == object or column in kinds.json:
+            arrays[column] = _to_array(column, [kinds.to_storable(column, one) for one in values], name)
         else:
             arrays[column] = pa.array(values, from_pandas=True)
     return pa.table(arrays)
-
-
-def _from_columns(columns: Mapping[str, list[Any]], name: str) -> "pa.Table":
-    import pyarrow as pa
-
-    return pa.table(
-        {
-            column: _to_array(column, [_to_storable(value) for value in values], name)
-            for column, values in columns.items()
-        }
-    )
 
 
 def _to_array(column: str, values: list[Any], name: str) -> "pa.Array":
@@ -154,27 +186,17 @@ def _to_array(column: str, values: list[Any], name: str) -> "pa.Array":
         ) from None
 
 
-def _to_storable(value: Any) -> Any:
-    """Return a value that Arrow can hold: arrays as lists, images of Pillow as PNG files."""
-    if hasattr(value, "tobytes") and hasattr(value, "save") and hasattr(value, "mode"):
-        return _png(value)
-    if hasattr(value, "tolist") and not isinstance(value, bytes):
+def _to_storable(value: Any, is_media: bool) -> Any:
+    value = to_raw_value(value, is_media)
+    if is_instance_of(value, "PIL", "Image"):  # in a column that no input reads
+        value = to_raw_value(value, is_media=True)
+    if hasattr(value, "tolist"):
         return value.tolist()
-    if isinstance(value, Path):
-        return str(value)
     if isinstance(value, (list, tuple)):
-        return [_to_storable(item) for item in value]
+        return [_to_storable(item, is_media) for item in value]
     if isinstance(value, Mapping):
-        return {key: _to_storable(inner) for key, inner in value.items()}
-    return value
-
-
-def _png(image: Any) -> bytes:
-    import io
-
-    content = io.BytesIO()
-    image.save(content, format="PNG")
-    return content.getvalue()
+        return {key: _to_storable(inner, is_media) for key, inner in value.items()}
+    return None if is_missing(value) else value
 
 
 def _from_hugging_face(dataset: Any) -> Iterator["pa.Table"]:
@@ -183,17 +205,6 @@ def _from_hugging_face(dataset: Any) -> Iterator["pa.Table"]:
         if hasattr(feature, "decode") and hasattr(feature, "decode_example"):
             dataset = dataset.cast_column(column, type(feature)(decode=False))
     yield from dataset.with_format("arrow").iter(batch_size=_BATCH_ROWS)
-
-
-def _path_columns(inputs: Mapping[str, Input]) -> set[str]:
-    from rayfuse.modalities import modality_class
-
-    return {
-        column
-        for options in inputs.values()
-        if "file" in modality_class(options).value_formats
-        for column in options.source_columns
-    }
 
 
 def _with_absolute_paths(batches: Iterable["pa.Table"], columns: set[str]) -> Iterator["pa.Table"]:

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from rayfuse.data.readers import read_rows
+from rayfuse.data.readers import CELL_PARSERS, read_rows
+from rayfuse.data.row_adapter import RowAdapter, describe_inputs
 from rayfuse.data.rows import Row
 from rayfuse.data.samples import Preprocessor
 from rayfuse.data.tables import store_tables, write_table
@@ -23,11 +24,12 @@ ROWS = [{"text": "good", "stars": 5}, {"text": None, "stars": 1}, {"stars": 3, "
 PICTURE = Image.new("RGB", (8, 8), (250, 0, 0))
 
 
-def make_job(train: Any, **data: Any) -> Job:
+def make_job(train: Any, inputs: Any = None, **data: Any) -> Job:
     return Job(
         name="t",
         data={"train": train, **data},
-        inputs={
+        inputs=inputs
+        or {
             "image": {"type": "image", "size": 8, "encoder": {"type": "conv"}, "optional": True},
             "text": {"type": "text", "encoder": {"type": "conv"}, "optional": True},
         },
@@ -93,6 +95,57 @@ def test_images_become_files(tmp_path: Path) -> None:
     [row] = rows_of(pd.DataFrame({"image": [PICTURE], "stars": [5]}), tmp_path)
     decoded = Image.open(io.BytesIO(row["image"]))
     assert decoded.getpixel((3, 3)) == (250, 0, 0)
+
+
+@pytest.mark.parametrize("kind", [list, pd.DataFrame])
+def test_objects_are_stored_as_predictions_read_them(kind: Any, tmp_path: Path) -> None:
+    encoder = {"type": "conv"}
+    inputs = make_job("x.csv", inputs={
+        "image": {"type": "image", "size": 8, "encoder": encoder},
+        "more": {"type": "image", "size": 8, "encoder": encoder, "max_items": 2},
+        "clip": {"type": "audio", "encoder": encoder},
+        "sensor": {"type": "timeseries", "channels": ["x", "y"], "encoder": encoder},
+    }).inputs  # fmt: skip
+    pixels = np.asarray(PICTURE)
+    rows = [
+        {
+            "image": pixels,
+            "more": [PICTURE, pixels],
+            "clip": (np.zeros(800, dtype=np.float32), 8000),
+            "sensor": pd.DataFrame({"x": [1.0, 2.0], "y": [3.0, 4.0]}),
+        }
+    ]
+    [row] = read_rows(write_table(kind(rows), str(tmp_path), inputs))
+    assert isinstance(row, Row)
+    adapted = RowAdapter(describe_inputs(inputs)).read(rows[0])
+    assert row.values == adapted
+    assert Image.open(io.BytesIO(adapted["image"])).getpixel((3, 3)) == (250, 0, 0)
+    assert [content[:4] for content in (*adapted["more"], adapted["clip"])] == [
+        b"\x89PNG",
+        b"\x89PNG",
+        b"RIFF",
+    ]
+
+
+def test_lists_in_a_csv_of_pandas_are_those_of_the_file(tmp_path: Path) -> None:
+    inputs = make_job("x.csv", inputs={
+        "sensor": {"type": "timeseries", "channels": ["x"], "encoder": {"type": "conv"}},
+        "texts": {"type": "text", "max_items": 2, "encoder": {"type": "conv"}},
+    }).inputs  # fmt: skip
+    (tmp_path / "a.csv").write_text('sensor,texts,label\n"[[1, null]]","[""a"", ""b""]",x\n,,y\n')
+    parsers = dict.fromkeys(inputs, CELL_PARSERS["json"])
+    expected = [row.values for row in read_rows(str(tmp_path / "a.csv"), parsers) if isinstance(row, Row)]
+    url = write_table(pd.read_csv(tmp_path / "a.csv"), str(tmp_path / "tables"), inputs)
+    assert [row.values for row in read_rows(url) if isinstance(row, Row)] == expected
+
+
+def test_numbers_in_a_text_column_of_pandas_are_texts(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"text": [12.0, None, 7.5], "stars": [1, 2, 3]})
+    assert rows_of(frame, tmp_path) == [
+        {"text": "12", "stars": 1},
+        {"text": None, "stars": 2},
+        {"text": "7.5", "stars": 3},
+    ]
 
 
 def test_images_of_hugging_face_stay_encoded(tmp_path: Path) -> None:
