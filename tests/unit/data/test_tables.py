@@ -21,7 +21,7 @@ from rayfuse.errors import DataError, ResourceError
 from rayfuse.spec.job import Job
 
 ROWS = [{"text": "good", "stars": 5}, {"text": None, "stars": 1}, {"stars": 3, "note": [1.5, 2.5]}]
-PICTURE = Image.new("RGB", (8, 8), (250, 0, 0))
+RED = Image.new("RGB", (8, 8), (250, 0, 0))
 
 
 def make_job(train: Any, inputs: Any = None, **data: Any) -> Job:
@@ -92,7 +92,7 @@ def _saved(job: Job, folder: Path) -> Path:
 
 
 def test_images_become_files(tmp_path: Path) -> None:
-    [row] = rows_of(pd.DataFrame({"image": [PICTURE], "stars": [5]}), tmp_path)
+    [row] = rows_of(pd.DataFrame({"image": [RED], "stars": [5]}), tmp_path)
     decoded = Image.open(io.BytesIO(row["image"]))
     assert decoded.getpixel((3, 3)) == (250, 0, 0)
 
@@ -106,11 +106,11 @@ def test_objects_are_stored_as_predictions_read_them(kind: Any, tmp_path: Path) 
         "clip": {"type": "audio", "encoder": encoder},
         "sensor": {"type": "timeseries", "channels": ["x", "y"], "encoder": encoder},
     }).inputs  # fmt: skip
-    pixels = np.asarray(PICTURE)
+    pixels = np.asarray(RED)
     rows = [
         {
             "image": pixels,
-            "more": [PICTURE, pixels],
+            "more": [RED, pixels],
             "clip": (np.zeros(800, dtype=np.float32), 8000),
             "sensor": pd.DataFrame({"x": [1.0, 2.0], "y": [3.0, 4.0]}),
         }
@@ -149,7 +149,7 @@ def test_numbers_in_a_text_column_of_pandas_are_texts(tmp_path: Path) -> None:
 
 
 def test_images_of_hugging_face_stay_encoded(tmp_path: Path) -> None:
-    PICTURE.save(tmp_path / "red.png")
+    RED.save(tmp_path / "red.png")
     dataset = datasets.Dataset.from_dict({"image": [str(tmp_path / "red.png")], "stars": [5]})
     dataset = dataset.cast_column("image", datasets.Image())
     url = write_table(dataset, str(tmp_path), make_job("x.csv").inputs)
