@@ -34,11 +34,12 @@ def startup() -> None:
     """Print the seconds of short commands compared with a bare interpreter; medians of 11 interleaved runs."""
     commands = {
         "python -c pass": [sys.executable, "-c", "pass"],
+        "import rayfuse": [sys.executable, "-c", "import rayfuse"],
         "rayfuse --help": [str(RAYFUSE), "--help"],
         "rayfuse schema job": [str(RAYFUSE), "schema", "job"],
         "rayfuse submit --render": [str(RAYFUSE), "submit", *RENDERED, "--render"],
     }
-    limits = {"rayfuse --help": HELP_LIMIT, "rayfuse submit --render": RENDER_LIMIT}
+    limits = {"import rayfuse": HELP_LIMIT, "rayfuse --help": HELP_LIMIT, "rayfuse submit --render": RENDER_LIMIT}
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(11):
         for name, command in commands.items():
