@@ -487,7 +487,10 @@ def test_up_predict_status_down(
 
 
 def run_script(script: str, *arguments: object, environment: dict[str, str]) -> dict[str, Any]:
-    """Run a Python script, as a notebook would, and return the JSON object in its last line."""
+    """Run a Python script, as a notebook would, and return the JSON object in its last line.
+
+    HOME must not be the user's: `ray.init` writes a token into it.
+    """
     command = [sys.executable, "-c", script, *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -582,7 +585,7 @@ print(json.dumps(result))
 def test_serving_in_python_uses_the_callers_ray_and_leaves_it_running(
     outside_ray: dict[str, str], folder: Path, files: dict[str, Path], tmp_path: Path
 ) -> None:
-    environment = {**outside_ray, "XDG_STATE_HOME": str(tmp_path / "state")}
+    environment = {**outside_ray, "XDG_STATE_HOME": str(tmp_path / "state"), "HOME": str(tmp_path)}
     [port] = local.free_ports(1)
     result = run_script(ON_THE_CALLERS_RAY, folder, port, files["image"], environment=environment)
     used, callers = result.pop("dashboards")

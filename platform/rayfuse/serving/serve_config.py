@@ -21,6 +21,8 @@ BUILD_IMPORT_PATH, FROM_SPEC_IMPORT_PATH = (
 )
 ALL_INTERFACES, LOOPBACK = "0.0.0.0", "127.0.0.1"
 
+_DEFAULT_PORT = 8000
+"""Serve's default; its default host is LOOPBACK."""
 _DEPLOYMENT = "Endpoint"
 _REQUEST_HEADROOM = 32
 """Requests beyond the limits that still reach a replica: health checks, docs, and those that it rejects itself.
@@ -137,8 +139,13 @@ def deployed_app_configs(details: Json) -> dict[str, dict[str, Any]]:
 
 def listen_address(details: Json) -> tuple[str, int] | None:
     """Return host and port of Serve; None where it is not running."""
-    options = details.get("http_options")
-    return (options["host"], options["port"]) if options and details.get("proxies") else None
+    return _http_address(details) if details.get("proxies") else None
+
+
+def _http_address(details: Json) -> tuple[str, int]:
+    """Return host and port; Serve's details lack those that whoever started it did not set."""
+    options = details.get("http_options") or {}
+    return options.get("host", LOOPBACK), options.get("port", _DEFAULT_PORT)
 
 
 def must_restart_serve(service: Service, details: Json) -> bool:
@@ -212,13 +219,13 @@ def endpoint_status(name: str, details: Json, host: str, dashboard: str) -> Endp
     config = found.get("deployed_app_config") or {}
     if config.get("import_path") not in (BUILD_IMPORT_PATH, FROM_SPEC_IMPORT_PATH):
         return None
-    http = details["http_options"]
-    reachable = host if http["host"] in (ALL_INTERFACES, "::") else http["host"]
+    listening, port = _http_address(details)
+    reachable = host if listening in (ALL_INTERFACES, "::") else listening
     settings = _settings(found)
     return EndpointStatus(
         name=name,
         status=found["status"],
-        url=f"http://{reachable}:{http['port']}{config.get('route_prefix', '/')}",
+        url=f"http://{reachable}:{port}{config.get('route_prefix', '/')}",
         model={"name": settings.model, "version": settings.version},
         replicas=replica_states(found).count("RUNNING"),
         num_api_keys=len(settings.keys),

@@ -104,6 +104,16 @@ def test_the_same_address_needs_no_restart() -> None:
     assert not serve_config.must_restart_serve(service(), serving(service(name="other"), host="0.0.0.0"))
 
 
+def test_a_serve_that_the_caller_started_has_the_default_address() -> None:
+    started = {**serving(service(name="other")), "http_options": {}}
+    assert serve_config.listen_address(started) == ("127.0.0.1", 8000)
+    assert serve_config.listen_address({**started, "http_options": {"port": 9000}}) == ("127.0.0.1", 9000)
+    assert serve_config.listen_address({**started, "proxies": {}}) is None
+    status = serve_config.endpoint_status("other", started, "head", "http://head:8265")
+    assert status
+    assert status.url == "http://127.0.0.1:8000/other"
+
+
 def test_serve_restarts_for_a_new_address_without_other_applications() -> None:
     assert serve_config.must_restart_serve(service(port=8001), serving(service()))
     assert serve_config.must_restart_serve(service(auth={"keys": "k"}), serving(service()))
