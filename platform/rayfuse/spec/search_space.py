@@ -95,6 +95,9 @@ class SearchSpace:
         found: dict[str, str] = {}
         for values in self._combinations_to_check():
             for path, problem in self._validate_combination(values):
+                parameter = self.sweep.space.get(path)
+                if parameter and not parameter.values and problem.startswith("must be an integer"):
+                    problem = "must be an integer; write `int: [LOWEST, HIGHEST]`"
                 found.setdefault(f"{self._locate(path)}: {problem}", format_values(values))
         return [f"{problem} (with {values})" for problem, values in found.items()]
 
