@@ -166,7 +166,7 @@ def test_errors_in_the_space_have_their_path(load: Load, space: dict[str, Any], 
     [
         (
             {"metric": "answer/accuracy_"},
-            "metric: no task reports `answer/accuracy_`; one of: loss, answer/loss",
+            "metric: no task reports `answer/accuracy_`; did you mean answer/accuracy?",
         ),
         ({"mode": "min"}, "mode: higher answer/accuracy is better; write max"),
         ({"scheduler": {"type": "pbt"}}, "scheduler: type `pbt` is not implemented yet; one of: none, asha"),
