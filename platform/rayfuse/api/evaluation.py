@@ -16,6 +16,7 @@ from rayfuse.formatting import metric_table, table
 from rayfuse.spec.rows import is_table
 
 if TYPE_CHECKING:
+    from rayfuse.registry.download import LocalModel
     from rayfuse.spec.job import Job
 
 _LOG_INTERVAL_SECONDS = 10.0
@@ -91,7 +92,6 @@ def evaluate(
     from rayfuse.evaluation.evaluate import evaluate_folder
     from rayfuse.model.model_io import load_job
     from rayfuse.registry.download import fetch
-    from rayfuse.registry.run_artifacts import log_attribution_plots
 
     with show_log(verbose):
         local = fetch(str(model), tracking_uri)
@@ -100,19 +100,25 @@ def evaluate(
             found = evaluate_folder(
                 local.folder, url, batch_size, _Progress(), _log.warning, explain=explain, plot_dir=folder
             )
-        explanation = None
-        if explain is not None:
-            saved = found.get("plots", [])
-            run_id = log_attribution_plots(folder, local, tracking_uri, _log.warning) if saved else None
-            explanation = {
-                "tasks": found["explain"],
-                "attention": found.get("attention", {}),
-                "plots": [str(path) for path in saved],
-                "run_id": run_id,
-            }
+        explanation = None if explain is None else _explanation(found, folder, local, tracking_uri)
     return EvaluationResult(
         found["metrics"], found["by_inputs"], found["rows"], found["invalid"], explanation, folder
     )
+
+
+def _explanation(
+    found: Mapping[str, Any], folder: Path, model: "LocalModel", tracking_uri: str | None
+) -> dict[str, Any]:
+    """Return the explanation of an evaluation, and log its plots to the MLflow run of the model."""
+    from rayfuse.registry.run_artifacts import log_attribution_plots
+
+    saved = found.get("plots", [])
+    return {
+        "tasks": found["explain"],
+        "attention": found.get("attention", {}),
+        "plots": [str(path) for path in saved],
+        "run_id": log_attribution_plots(folder, model, tracking_uri, _log.warning) if saved else None,
+    }
 
 
 @contextmanager
