@@ -17,7 +17,6 @@ from rayfuse.spec.rows import is_table
 
 if TYPE_CHECKING:
     from rayfuse.registry.download import LocalModel
-    from rayfuse.spec.job import Job
 
 _LOG_INTERVAL_SECONDS = 10.0
 _MAX_LABELS = 6
@@ -90,13 +89,12 @@ def evaluate(
         UnavailableError: MLflow or a store does not respond.
     """
     from rayfuse.evaluation.evaluate import evaluate_folder
-    from rayfuse.model.model_io import load_job
     from rayfuse.registry.download import fetch
 
     with show_log(verbose):
         local = fetch(str(model), tracking_uri)
         folder = Path(plots)
-        with _rows_url(data, load_job(local.folder)[0]) as url:
+        with _rows_url(data, local.folder) as url:
             found = evaluate_folder(
                 local.folder, url, batch_size, _Progress(), _log.warning, explain=explain, plot_dir=folder
             )
@@ -122,15 +120,17 @@ def _explanation(
 
 
 @contextmanager
-def _rows_url(data: Any, job: "Job") -> Iterator[str]:
-    """Yield the URL of rows; a table in memory is written to a temporary file."""
+def _rows_url(data: Any, model: Path) -> Iterator[str]:
+    """Yield the URL of rows; a table in memory is written to a temporary file for the inputs of a model."""
     if isinstance(data, (str, Path)):
         yield str(data)
         return
     if not is_table(data):
         raise SpecError(f"data: expected the path or URL of rows or a table, not {type(data).__name__}")
     from rayfuse.data.tables import write_table
+    from rayfuse.model.model_io import load_job
 
+    job, _ = load_job(model)
     with tempfile.TemporaryDirectory(prefix="rayfuse-") as folder:
         yield write_table(data, folder, job.inputs, "data")
 
