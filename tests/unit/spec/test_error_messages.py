@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from rayfuse.errors import SpecError
-from rayfuse.spec.error_messages import RENAMED_KEYS
 from rayfuse.spec.job import Job
 from rayfuse.spec.load import KINDS, spec_class, validate_spec
+from rayfuse.spec.renamed_keys import EQUIVALENT_KEYS, RENAMED_KEYS
 from rayfuse.spec.schema import json_schema
 from rayfuse.spec.service import Service
 from rayfuse.spec.tasks.classification import CLASSIFICATION_METRICS
@@ -222,3 +222,5 @@ def test_every_renamed_key_leads_to_an_existing_key() -> None:
     for table in RENAMED_KEYS.values():
         for new in table.values():
             assert set([new] if isinstance(new, str) else new) <= known
+    assert set(EQUIVALENT_KEYS.values()) <= known
+    assert not known & EQUIVALENT_KEYS.keys()
