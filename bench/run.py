@@ -39,7 +39,11 @@ def startup() -> None:
         "rayfuse schema job": [str(RAYFUSE), "schema", "job"],
         "rayfuse submit --render": [str(RAYFUSE), "submit", *RENDERED, "--render"],
     }
-    limits = {"import rayfuse": HELP_LIMIT, "rayfuse --help": HELP_LIMIT, "rayfuse submit --render": RENDER_LIMIT}
+    limits = {
+        "import rayfuse": HELP_LIMIT,
+        "rayfuse --help": HELP_LIMIT,
+        "rayfuse submit --render": RENDER_LIMIT,
+    }
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(11):
         for name, command in commands.items():

@@ -38,7 +38,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "an option with two values": ({"head.ray": {"a": [1]}}, "head.ray.a: must be a string, not [1]"),
     "an accelerator without GPUs": (
         {"workers.cpu.accelerator": "H100"},
-        "workers.cpu.accelerator: H100 without `gpus`; write how many, or leave it out",
+        "workers.cpu.accelerator: H100 without `gpus`; set `gpus`, or remove `accelerator`",
     ),
     "min above max": ({"workers.cpu.min": 5}, "workers.cpu.max: 4 is less than min 5"),
     "a negative min": ({"workers.cpu.min": -1}, "workers.cpu.min: must be at least 0, not -1"),
@@ -60,7 +60,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a time to live without shutdown": (
         {"submission.shutdown": False, "submission.ttl": "10m"},
-        "submission.ttl: a time to live needs `shutdown: true`; leave one of the two out",
+        "submission.ttl: a time to live requires `shutdown: true`; set it, or remove `ttl`",
     ),
     "a deadline of nothing": (
         {"submission.active_deadline": "0s"},
@@ -72,7 +72,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a queue without shutdown": (
         {"kueue_queue": "team-a", "submission.shutdown": False},
-        "submission.shutdown: false, but Kueue needs to get the cluster back",
+        "submission.shutdown: false, and Kueue requires clusters that end with their job",
     ),
     "a token in plain sight": (
         {"env.HF_TOKEN": "hf_hush"},

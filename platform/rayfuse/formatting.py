@@ -19,6 +19,18 @@ def truncated_repr(value: object, limit: int = 60) -> str:
     return truncate(repr(value), limit)
 
 
+def plural(count: float, noun: str) -> str:
+    """Return a count and its noun, as in `1 worker` or `2 workers`."""
+    return f"{count:g} {noun}" if count == 1 else f"{count:g} {noun}s"
+
+
+def no_capacity(count: int, cpus: float, gpus: float, noun: str = "worker") -> str:
+    """Return the beginning of an error about resources, as in `2 workers with 4 CPUs and 1 GPU each do not fit`."""
+    resources = plural(cpus, "CPU") + (f" and {plural(gpus, 'GPU')}" if gpus else "")
+    verb = "does not fit" if count == 1 else "each do not fit"
+    return f"{plural(count, noun)} with {resources} {verb}"
+
+
 def first_line(text: str, limit: int = 300) -> str:
     """Return the first line of `text` that is not blank, with at most `limit` characters; empty if there is none."""
     return truncate((text.strip().splitlines() or [""])[0], limit)

@@ -62,7 +62,7 @@ def test_custom_fusion_and_encoder(tmp_path: Path) -> None:
         ({"type": "no_such_package.fusion:Mine"}, "no_such_package.fusion:Mine: No module named 'no_such_package'; inst"),
         ({"type": f"{__name__}:Nothing"}, f"{__name__}:Nothing: the module {__name__} has no `Nothing`"),
         ({"type": f"{__name__}:Colour"}, f"{__name__}:Colour: not a subclass of rayfuse.model.fusion.base.FusionModule"),
-        ({"type": f"{__name__}:Mean", "options": {"scal": 1}}, "options.scal: Extra inputs are not permitted"),
+        ({"type": f"{__name__}:Mean", "options": {"scal": 1}}, "options.scal: unknown key; did you mean scale?"),
         ({"type": "os:"}, "fusion.type: 'os:' is not an import path"),
         ({"type": f"{__name__}:Mean", "scale": 1}, "fusion.scale: unknown key; "),
     ],

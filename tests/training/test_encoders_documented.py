@@ -33,7 +33,7 @@ def test_documented_custom_encoder_trains(page: str, tmp_path: Path) -> None:
     assert found
     block = yaml.safe_load(found[1])["encoder"]
     model, _ = train_and_reload(tmp_path, tiny_jobs.tiny_job(tmp_path, **{"inputs.image.encoder": block}))
-    assert type(model.encoders["image"]).__name__ == "ColourHistogram"
+    assert type(model.encoders["image"]).__name__ == "ColorHistogram"
     assert model.encoders["image"].shades == 16
     wrong = tiny_jobs.tiny_job(tmp_path, **{"inputs.image.encoder": {**block, "options": {"shades": 1}}})
     with pytest.raises(SpecError, match="options.shades: must be at least 2"):

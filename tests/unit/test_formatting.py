@@ -4,6 +4,8 @@ from rayfuse.formatting import (
     first_line,
     format_bytes,
     metric_table,
+    no_capacity,
+    plural,
     table,
     truncate,
     truncate_middle,
@@ -21,6 +23,12 @@ def test_the_middle_of_a_long_text_is_cut() -> None:
     assert truncate_middle("customer is angry about invoice 17", 24) == "customer is ang…voice 17"
     assert truncate_middle("a short name", 24) == "a short name"
     assert len(truncate_middle("x" * 100, 24)) == 24
+
+
+def test_plural() -> None:
+    assert [plural(count, "CPU") for count in (0, 1, 2, 0.5)] == ["0 CPUs", "1 CPU", "2 CPUs", "0.5 CPUs"]
+    assert no_capacity(1, 1, 0) == "1 worker with 1 CPU does not fit"
+    assert no_capacity(2, 4, 1, "replica") == "2 replicas with 4 CPUs and 1 GPU each do not fit"
 
 
 def test_first_line() -> None:

@@ -16,7 +16,7 @@ from rayfuse.formatting import metric_table, table
 from rayfuse.spec.rows import is_table
 
 if TYPE_CHECKING:
-    from rayfuse.spec.job import Job
+    from rayfuse.registry.download import LocalModel
 
 _LOG_INTERVAL_SECONDS = 10.0
 _MAX_LABELS = 6
@@ -89,42 +89,48 @@ def evaluate(
         UnavailableError: MLflow or a store does not respond.
     """
     from rayfuse.evaluation.evaluate import evaluate_folder
-    from rayfuse.model.model_io import load_job
     from rayfuse.registry.download import fetch
-    from rayfuse.registry.run_artifacts import log_attribution_plots
 
     with show_log(verbose):
         local = fetch(str(model), tracking_uri)
         folder = Path(plots)
-        with _rows_url(data, load_job(local.folder)[0]) as url:
+        with _rows_url(data, local.folder) as url:
             found = evaluate_folder(
                 local.folder, url, batch_size, _Progress(), _log.warning, explain=explain, plot_dir=folder
             )
-        explanation = None
-        if explain is not None:
-            saved = found.get("plots", [])
-            run_id = log_attribution_plots(folder, local, tracking_uri, _log.warning) if saved else None
-            explanation = {
-                "tasks": found["explain"],
-                "attention": found.get("attention", {}),
-                "plots": [str(path) for path in saved],
-                "run_id": run_id,
-            }
+        explanation = None if explain is None else _explanation(found, folder, local, tracking_uri)
     return EvaluationResult(
         found["metrics"], found["by_inputs"], found["rows"], found["invalid"], explanation, folder
     )
 
 
+def _explanation(
+    found: Mapping[str, Any], folder: Path, model: "LocalModel", tracking_uri: str | None
+) -> dict[str, Any]:
+    """Return the explanation of an evaluation, and log its plots to the MLflow run of the model."""
+    from rayfuse.registry.run_artifacts import log_attribution_plots
+
+    saved = found.get("plots", [])
+    return {
+        "tasks": found["explain"],
+        "attention": found.get("attention", {}),
+        "plots": [str(path) for path in saved],
+        "run_id": log_attribution_plots(folder, model, tracking_uri, _log.warning) if saved else None,
+    }
+
+
 @contextmanager
-def _rows_url(data: Any, job: "Job") -> Iterator[str]:
-    """Yield the URL of rows; a table in memory is written to a temporary file."""
+def _rows_url(data: Any, model: Path) -> Iterator[str]:
+    """Yield the URL of rows; a table in memory is written to a temporary file for the inputs of a model."""
     if isinstance(data, (str, Path)):
         yield str(data)
         return
     if not is_table(data):
         raise SpecError(f"data: expected the path or URL of rows or a table, not {type(data).__name__}")
     from rayfuse.data.tables import write_table
+    from rayfuse.model.model_io import load_job
 
+    job, _ = load_job(model)
     with tempfile.TemporaryDirectory(prefix="rayfuse-") as folder:
         yield write_table(data, folder, job.inputs, "data")
 

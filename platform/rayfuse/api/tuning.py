@@ -140,17 +140,22 @@ def tune(
         reporter = create_reporter(_log.info, sys.stderr)
         board = run_sweep(space, confirm_resume(resume), _log.info, reporter, where, reuse_finished)
         registered = _register(board, where) if register_best else None
+    return _to_result(board, registered, time.perf_counter() - started)
+
+
+def _to_result(board: "Leaderboard", registered: TrainResult | None, seconds: float) -> SweepResult:
+    """Return the result of a sweep that has ended."""
     best = board.best()
     assert best is not None
     value = board.value(best)
     assert value is not None
     return SweepResult(
-        metric=space.sweep.metric,
-        mode=space.mode,
+        metric=board.space.sweep.metric,
+        mode=board.space.mode,
         best=BestTrial(best.number, value, dict(best.values), board.winner(best), best.run_id),
         folder=board.folder.url,
         run_id=board.folder.status.mlflow_run_id,
-        seconds=round(time.perf_counter() - started, 1),
+        seconds=round(seconds, 1),
         registered=registered,
         board=board,
     )

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from rayfuse.errors import SpecError
+from rayfuse.formatting import no_capacity
 from rayfuse.spec.cluster import Cluster, PodTemplate, parse_cpu
 
 _UNLIMITED = 1_000_000
@@ -60,10 +61,8 @@ def workers_per_pod(machine: PodTemplate, workers: WorkerRequirements) -> int:
 def _insufficient_capacity_message(
     workers: WorkerRequirements, cluster: Cluster, per_pod: dict[str, int], cluster_file: str
 ) -> str:
-    gpus = f" and {workers.gpus:g} GPUs" if workers.gpus else ""
-    needed = (
-        f"{workers.min_workers} workers with {workers.cpus:g} CPUs{gpus} each do not fit into {cluster_file}"
-    )
+    noun = "replica" if workers.spec_path.startswith("replicas") else "worker"
+    needed = f"{no_capacity(workers.min_workers, workers.cpus, workers.gpus, noun)} into {cluster_file}"
     if not cluster.workers:
         fit = workers_per_pod(cluster.head, workers)
         return f"{needed}, whose head has capacity for {fit}; add a group to `workers`, or request fewer"

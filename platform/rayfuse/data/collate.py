@@ -1,6 +1,6 @@
 """Collation of samples into batches, with the presence of each input."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -49,23 +49,23 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """Return a copy on a device; the copy is asynchronous where memory is pinned."""
+        return self.map_tensors(lambda tensor: tensor.to(device, non_blocking=True))
 
-        def move(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor.to(device, non_blocking=True)
+    def map_tensors(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        """Return a batch with the results of a function of each tensor."""
 
-        inputs = {
-            name: EncoderBatch(
-                None if part.features is None else {k: move(v) for k, v in part.features.items()},
-                move(part.index),
-            )
-            for name, part in self.inputs.items()
-        }
+        def map_dict(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            return {name: fn(tensor) for name, tensor in tensors.items()}
+
         return Batch(
-            inputs,
-            {k: move(v) for k, v in self.targets.items()},
-            move(self.weights),
-            None if self.source_index is None else move(self.source_index),
-            None if self.teacher_outputs is None else {k: move(v) for k, v in self.teacher_outputs.items()},
+            {
+                name: EncoderBatch(None if part.features is None else map_dict(part.features), fn(part.index))
+                for name, part in self.inputs.items()
+            },
+            map_dict(self.targets),
+            fn(self.weights),
+            None if self.source_index is None else fn(self.source_index),
+            None if self.teacher_outputs is None else map_dict(self.teacher_outputs),
         )
 
     def select_inputs(self, names: Sequence[str]) -> "Batch":

@@ -3,7 +3,7 @@
     FOLDER/metadata.json      fingerprint of the encoder: its options, input, versions
     FOLDER/NAME.safetensors   a shard: some values, by one writer
         keys     uint8 (values, 16)                content hash of each value
-        lengths  int32 (values,)                   number of tokens; -1 if the value holds nothing of the input
+        lengths  int32 (values,)                   number of tokens; -1 if the value has no content for the input
         words    int32 (values,)                   number of words; -1 if the value is not a list of words
         tokens   float (all tokens, hidden_size)   concatenated over the values
         word_starts  int32 (all words,)            first token of each word, concatenated over the values
@@ -33,7 +33,7 @@ from rayfuse.data.samples import KEY_BYTES
 from rayfuse.errors import DataError, RayfuseError, ResourceError, UnavailableError
 
 ABSENT = -1
-"""Token count of a value that holds nothing of its input."""
+"""Token count of a value without content for its input."""
 NO_WORDS = -1
 """Word count of a value that is not a list of words."""
 
@@ -57,7 +57,7 @@ class Encoding:
     key: bytes
     """Content hash: 16 bytes, of which NumPy drops trailing zeros."""
     tokens: torch.Tensor | None
-    """float (tokens, hidden_size), without padding; None if the value holds nothing of the input."""
+    """float (tokens, hidden_size), without padding; None if the value has no content for the input."""
     word_starts: np.ndarray | None = None
     """int (words,): first token of each word of a list of words."""
 
@@ -194,7 +194,7 @@ class EncodingIndex:
     token_offsets: np.ndarray
     """int64: first token in the shard."""
     token_counts: np.ndarray
-    """int32: number of tokens; ABSENT if the value holds nothing of the input."""
+    """int32: number of tokens; ABSENT if the value has no content for the input."""
     word_offsets: np.ndarray
     """int64: first word in the shard."""
     word_counts: np.ndarray

@@ -59,7 +59,7 @@ class RowFingerprint(NamedTuple):
     length: int
     """Steps of all inputs along which batches are padded; 0 unless requested."""
     content_keys: dict[str, list[bytes]]
-    """Content hash of each value, by input; empty for a value that holds nothing of its input."""
+    """Content hash of each value, by input; empty for a value without content for its input."""
 
 
 class Preprocessor:

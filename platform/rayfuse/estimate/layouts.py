@@ -113,7 +113,7 @@ class WorkerFootprint:
         return self.on_gpu and _offload_device(self.zero, "offload_param") != "none" and self.stage == 3
 
     def _persistent(self) -> BytesByCategory:
-        """Return what exists throughout training."""
+        """Return the memory that is allocated throughout training."""
         amounts = {"weights": self.sizes.weights + self.sizes.buffers}
         if self.stage == 3:
             amounts["weights"] = self.sizes.buffers
@@ -223,7 +223,7 @@ class WorkerFootprint:
         return int(self.zero.get(name, _ZERO_DEFAULTS[name]))
 
     def _host_memory(self) -> BytesByCategory:
-        """Return what is in host memory next to a GPU."""
+        """Return the host memory of a worker that trains on a GPU."""
         amounts: BytesByCategory = {"checkpoint": self._checkpoint_copies} if self.on_gpu else {}
         if self._offloads_optimizer:
             copies = 2 if self.stage < 3 else 1  # the weights in transit, and the gradients
@@ -249,7 +249,7 @@ def _sum_by_category(*parts: BytesByCategory) -> BytesByCategory:
 
 
 def offload_names(zero: Mapping[str, Any]) -> str:
-    """Return what is offloaded: `none`, `optimizer`, or `optimizer+parameters`."""
+    """Return the name of what is offloaded: `none`, `optimizer`, or `optimizer+parameters`."""
     return "+".join(_offload_targets(zero)) or "none"
 
 

@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import (
 from torch.utils.flop_counter import FlopCounterMode
 
 from rayfuse.data.cached_features import TOKENS, TOKENS_MASK, WORD_STARTS
-from rayfuse.data.collate import Batch, EncoderBatch
+from rayfuse.data.collate import Batch
 from rayfuse.errors import RayfuseError
 from rayfuse.estimate.memory_tracker import MemoryPeak, MemoryTracker, freeze_gc, track_gradients
 from rayfuse.estimate.synthetic_batch import make_synthetic_batch
@@ -227,7 +227,7 @@ class Simulation:
 
     def _batch(self, rows: int) -> Batch:
         """Return a batch as the model gets it, with cached features for the inputs of frozen encoders."""
-        batch = self._to_fake(make_synthetic_batch(self.job, rows))
+        batch = make_synthetic_batch(self.job, rows).map_tensors(self._fake_mode.from_tensor)
         inputs = dict(batch.inputs)
         for name in cached_inputs(self.job):
             part = inputs[name]
@@ -238,22 +238,6 @@ class Simulation:
             word_starts = {key: value for key, value in part.features.items() if key == WORD_STARTS}
             inputs[name] = replace(part, features={TOKENS: tokens, TOKENS_MASK: mask, **word_starts})
         return replace(batch, inputs=inputs)
-
-    def _to_fake(self, batch: Batch) -> Batch:
-        fake = self._fake_mode.from_tensor
-        inputs = {
-            name: EncoderBatch(
-                None if part.features is None else {key: fake(value) for key, value in part.features.items()},
-                fake(part.index),
-            )
-            for name, part in batch.inputs.items()
-        }
-        return Batch(
-            inputs,
-            {name: fake(target) for name, target in batch.targets.items()},
-            fake(batch.weights),
-            None if batch.source_index is None else fake(batch.source_index),
-        )
 
 
 def _move_to_fake_cpu(model: nn.Module) -> None:

@@ -89,7 +89,7 @@ class Modality(ABC):
     def decode(self, value: Any) -> Any:
         """Open and validate a raw value.
 
-        Raises InvalidInputError if the value is invalid, and MissingInputError if it is valid but holds nothing of
+        Raises InvalidInputError if the value is invalid, and MissingInputError if it is valid without content for
         this input, such as a video without an audio track.
         """
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rayfuse.errors import DataError, InvalidInputError, MissingInputError
-from rayfuse.formatting import truncated_repr
+from rayfuse.formatting import plural, truncated_repr
 from rayfuse.modalities.base import CLIP_LIMIT, Features, InputFitter, Modality, Schema, object_schema, pad
 from rayfuse.modalities.scalers import RobustFitter, ScalerFitter, StandardFitter
 from rayfuse.spec.inputs import TimeseriesInput
@@ -134,7 +134,7 @@ class TimeSeriesModality(Modality):
         if len(rows) != self.options.num_channels:
             named = f" ({_join_names(self.options.channel_names)})" if self.options.channel_names else ""
             raise InvalidInputError(
-                f"{_pluralize_channels(len(rows))}, but this input has {self.options.num_channels}{named}; "
+                f"{plural(len(rows), 'channel')}, but this input has {self.options.num_channels}{named}; "
                 "give a list of values for each channel"
             )
         return rows
@@ -144,7 +144,7 @@ class TimeSeriesModality(Modality):
         for place, channel in enumerate(channels):
             if len(channel) != len(channels[0]):
                 raise InvalidInputError(
-                    f"channel {self._channel_name(place)} has {len(channel)} steps and {self._channel_name(0)} {len(channels[0])}; "
+                    f"channel {self._channel_name(place)} has {plural(len(channel), 'step')} and {self._channel_name(0)} {len(channels[0])}; "
                     "use null for missing values"
                 )
         if not len(channels[0]):
@@ -296,10 +296,6 @@ def _parse_cell(cell: str) -> float | str | None:
         return float(cell)
     except ValueError:
         return cell
-
-
-def _pluralize_channels(count: int) -> str:
-    return "1 channel" if count == 1 else f"{count} channels"
 
 
 def _join_names(names: Iterable[Any]) -> str:

@@ -143,5 +143,5 @@ def calibrate(heads: Mapping[str, TaskHead], outputs: EvaluationOutputs) -> dict
 
 
 def details(heads: Mapping[str, TaskHead], outputs: EvaluationOutputs) -> dict[str, Any]:
-    """Return what each task reports in addition to scalar metrics, such as a confusion matrix."""
+    """Return the details that each task reports in addition to scalar metrics, such as a confusion matrix."""
     return {name: head.details(*outputs.for_task(name)) for name, head in heads.items()}

@@ -226,7 +226,7 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def trainable_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return what training changes, by name: trainable parameters and persistent buffers such as running statistics."""
+    """Return the tensors that training changes, by name: trainable parameters and persistent buffers such as running statistics."""
     parameters: dict[nn.Parameter, str] = {}
     buffers: dict[str, torch.Tensor] = {}
     for place, module in model.named_modules():  # one pass: training waits for it at every checkpoint

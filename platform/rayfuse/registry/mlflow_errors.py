@@ -170,7 +170,9 @@ def _translate_store_error(error: Exception, text: str, uri: str) -> RayfuseErro
             f"{shown}: MLflow's database is not writable; check the permissions of its folder"
         )
     if _OPERATIONAL in type(error).__name__ or _OPERATIONAL in text:
-        return UnavailableError(f"MLflow's database at {shown} is not reachable ({reason(text)})")
+        return UnavailableError(
+            f"MLflow's database at {shown} is not reachable ({reason(text)}); check that it is running"
+        )
     return RayfuseError(f"MLflow at {shown}: {first_line(redact_uri(text))}")
 
 
@@ -179,7 +181,9 @@ def _translate_server_error(error: Exception, text: str, uri: str) -> RayfuseErr
     if code in _AUTHENTICATION_CODES:
         return _authentication_error(uri, code)
     if code in _UNAVAILABLE_CODES or _SERVER_FAILED in text:
-        return UnavailableError(f"MLflow at {redact_uri(uri)} is not reachable ({reason(text)})")
+        return UnavailableError(
+            f"MLflow at {redact_uri(uri)} is not reachable ({reason(text)}); check the server and its log"
+        )
     return RayfuseError(f"MLflow at {redact_uri(uri)}: {first_line(redact_uri(text))}")
 
 

@@ -173,7 +173,7 @@ def _strip_local_paths(saved: Path) -> None:
 
 
 def pip_requirements() -> list[str]:
-    """Return what a process needs to load a model: the serving extra in the installed versions, and torch."""
+    """Return the requirements of a process that loads a model: the serving extra in the installed versions, and torch."""
     names = [*_extra_requirements("serve"), "torch"]
     pinned = [
         f"{name}=={version.partition('+')[0]}" for name in names if (version := _installed_version(name))

@@ -235,7 +235,7 @@ def _paginate(search: Callable[[str | None], Any]) -> Iterator[Any]:
 
 
 def _none_if_missing(get: Callable[[], Any]) -> Any:
-    """Return what MLflow has; None if it does not exist."""
+    """Return the result of a request to MLflow; None if the object does not exist."""
     from mlflow.exceptions import MlflowException
 
     try:

@@ -81,7 +81,7 @@ class Spec(SpecModel):
         return load_spec(path, cls, overrides)
 
     def override(self, **overrides: Any) -> Self:
-        """Return the spec with other values by path, as in `job.override(**{"train.epochs": 3})`, validated anew.
+        """Return the spec with other values by path, as in `job.override(**{"train.epochs": 3})`, validated again.
 
         Raises SpecError with a line for every problem.
         """

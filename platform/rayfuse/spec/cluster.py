@@ -202,7 +202,7 @@ class Toleration(SpecModel):
     @model_validator(mode="after")
     def _check(self) -> "Toleration":
         if self.operator == "Exists" and self.value is not None:
-            _reject("value", "operator Exists takes no value; leave one of the two out")
+            _reject("value", "operator Exists takes no value; remove `value`, or use operator Equal")
         if self.operator == "Equal" and self.key is None:
             _reject("key", "missing; without a key only `operator: Exists` makes sense")
         return self
@@ -229,7 +229,7 @@ class PodTemplate(SpecModel):
     @model_validator(mode="after")
     def _check(self) -> "PodTemplate":
         if self.accelerator and not self.gpus:
-            _reject("accelerator", f"{self.accelerator} without `gpus`; write how many, or leave it out")
+            _reject("accelerator", f"{self.accelerator} without `gpus`; set `gpus`, or remove `accelerator`")
         for option in self.ray:
             if option in _SET_BY_OTHER_FIELDS:
                 _reject(f"ray.{option}", f"given twice; set only `{_SET_BY_OTHER_FIELDS[option]}`")
@@ -289,7 +289,7 @@ class Submission(SpecModel):
     @model_validator(mode="after")
     def _check(self) -> "Submission":
         if self.ttl is not None and not self.shutdown:
-            _reject("ttl", "a time to live needs `shutdown: true`; leave one of the two out")
+            _reject("ttl", "a time to live requires `shutdown: true`; set it, or remove `ttl`")
         return self
 
 
@@ -343,7 +343,7 @@ class Cluster(Spec):
         if self.kueue_queue and not self.submission.shutdown:
             _reject(
                 "submission.shutdown",
-                "false, but Kueue needs to get the cluster back; drop it or `kueue_queue`",
+                "false, and Kueue requires clusters that end with their job; set it to true, or remove `kueue_queue`",
             )
         _reject_duplicates("secrets.env", self.secrets.env)
         _reject_duplicates("image_pull_secrets", self.image_pull_secrets)

@@ -180,10 +180,10 @@ def suggest_nearest(given: str, known: list[str]) -> str:
 
 
 def _closest(given: str, known: list[str]) -> str | None:
-    """Return the known name most similar to a given one, or the only one that continues it."""
-    continued = [name for name in known if name.startswith(f"{given}_")]
+    """Return the only known name that begins with a given one, else the most similar one."""
+    continued = [name for name in known if name.startswith(given)] if len(given) > 2 else []
     close = difflib.get_close_matches(given, known, n=1, cutoff=0.6)
-    return close[0] if close else continued[0] if len(continued) == 1 else None
+    return continued[0] if len(continued) == 1 else close[0] if close else None
 
 
 def _walk(loc: tuple[int | str, ...], kind: type[BaseModel]) -> tuple[list[str], Any, Any]:

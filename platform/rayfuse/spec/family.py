@@ -190,7 +190,7 @@ def type_name(config: type[SpecModel]) -> str:
 
 
 def part_options(config: Any) -> Any:
-    """Return what the implementation of a part is called with: its spec model, or a custom part's `Options`."""
+    """Return the options for the constructor of a part: its spec model, or a custom part's `Options`."""
     return config.validate_options() if isinstance(config, CustomConfig) else config
 
 

@@ -296,7 +296,7 @@ class HierarchicalFusionConfig(BaseFusionConfig):
         return list(TopologicalSorter(inner).static_order())
 
     def root_members(self, inputs: Iterable[str]) -> list[str]:
-        """Return what `fusion` joins: inputs, then groups, that are in no group."""
+        """Return the names of the parts that `fusion` joins: inputs, then groups, that are in no group."""
         inside = {member for group in self.groups.values() for member in group.members}
         return [name for name in (*inputs, *self.groups) if name not in inside]
 

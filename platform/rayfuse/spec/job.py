@@ -28,6 +28,7 @@ from rayfuse.spec.base import (
 )
 from rayfuse.spec.deepspeed import DeepSpeedConfig
 from rayfuse.spec.encoders import LoraAdapterConfig, iter_pretrained_encoders
+from rayfuse.spec.error_messages import suggest_nearest
 from rayfuse.spec.feature_cache import FeatureCache, validate_feature_cache
 from rayfuse.spec.fusion import FusionConfig
 from rayfuse.spec.inputs import Input, default_columns
@@ -233,7 +234,8 @@ class Job(Spec):
         if self.selection_metric not in self.metric_modes():
             _reject(
                 "train.early_stopping.metric",
-                f"no task reports `{self.selection_metric}`; one of: {', '.join(self.metric_modes())}",
+                f"no task reports `{self.selection_metric}`; "
+                f"{suggest_nearest(self.selection_metric, list(self.metric_modes()))}",
             )
         for path, part in self._sections():
             for where, reason in part.validate_in_job(self):

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rayfuse.errors import SpecError
-from rayfuse.spec.error_messages import locate_errors
+from rayfuse.spec.error_messages import locate_errors, suggest_nearest
 from rayfuse.spec.job import Job
 from rayfuse.spec.load import folder_of, load_spec, read_spec, substitute, validate_spec
 from rayfuse.spec.paths import ABSENT, get_at, is_below, set_at
@@ -95,6 +95,9 @@ class SearchSpace:
         found: dict[str, str] = {}
         for values in self._combinations_to_check():
             for path, problem in self._validate_combination(values):
+                parameter = self.sweep.space.get(path)
+                if parameter and not parameter.values and problem.startswith("must be an integer"):
+                    problem = "must be an integer; write `int: [LOWEST, HIGHEST]`"
                 found.setdefault(f"{self._locate(path)}: {problem}", format_values(values))
         return [f"{problem} (with {values})" for problem, values in found.items()]
 
@@ -239,7 +242,7 @@ def _truncate_errors(problems: list[str]) -> list[str]:
 def _validate_metric(space: SearchSpace) -> Iterator[str]:
     known = space.job.metric_modes()
     if space.sweep.metric not in known:
-        yield f"metric: no task reports `{space.sweep.metric}`; one of: {', '.join(known)}"
+        yield f"metric: no task reports `{space.sweep.metric}`; {suggest_nearest(space.sweep.metric, list(known))}"
     elif space.sweep.mode not in (None, space.mode):
         better = {"max": "higher", "min": "lower"}[space.mode]
         yield f"mode: {better} {space.sweep.metric} is better; write {space.mode}, or leave it out"

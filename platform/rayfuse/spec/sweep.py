@@ -1,5 +1,6 @@
 """Spec of a sweep: search values for any part of a job."""
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -69,8 +70,14 @@ class Parameter(SpecModel):
 
     @property
     def boundary_values(self) -> list[Any]:
-        """All its values, or the two ends of its range."""
-        return self.values or list(self.uniform or self.loguniform or self.int or ())
+        """All its values, or the ends of its range; with a number between integral ends, which is no integer."""
+        if self.values:
+            return self.values
+        if self.int is not None:
+            return list(self.int)
+        low, high = self.uniform or self.loguniform or (0.0, 0.0)
+        is_integral = low.is_integer() and high.is_integer()
+        return [low, high, low + (high - low) / math.pi] if is_integral else [low, high]
 
 
 class RandomSearch(SpecModel):

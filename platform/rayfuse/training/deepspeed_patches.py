@@ -1,4 +1,4 @@
-"""Changes to DeepSpeed's behaviour: everything in Rayfuse that relies on its private attributes.
+"""Changes to DeepSpeed's behavior: everything in Rayfuse that relies on its private attributes.
 
 Each change lists the attributes it relies on in `PATCHED_ATTRIBUTES`. They are checked before they are used, and a test
 checks them in the installed version.

@@ -119,7 +119,7 @@ def _sample(job: Job, preprocessor: Preprocessor, row: Row) -> Sample:
 
 def _teacher_error(job: Job, reason: str) -> DataError:
     teacher = job.train.distillation.teacher if job.train.distillation else ""
-    return DataError(f"train.distillation.teacher: {teacher} cannot teach this job: {reason}")
+    return DataError(f"train.distillation.teacher: {teacher} does not fit this job: {reason}")
 
 
 def _chunks(rows: Sequence[Row]) -> Iterable[Sequence[Row]]:

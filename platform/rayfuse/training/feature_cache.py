@@ -240,7 +240,7 @@ class _InputCacheBuilder:
     def _encode_chunk(
         self, encoder: Encoder, keys: list[bytes], features: list[Features | None]
     ) -> list[Encoding]:
-        """Encode some values; one without features holds nothing of the input."""
+        """Encode some values; one without features has no content for the input."""
         encoded = iter(self._forward(encoder, [found for found in features if found is not None]))
         return [
             Encoding(key, None) if found is None else Encoding(key, next(encoded), found.get(WORD_STARTS))
@@ -248,7 +248,7 @@ class _InputCacheBuilder:
         ]
 
     def _extract_features(self, origin: _ValueOrigin) -> Features | None:
-        """Read and process a value; None if it holds nothing of the input."""
+        """Read and process a value; None if it has no content for the input."""
         row, modality = self.splits[origin.split][origin.row], self.preprocessor.modalities[self.name]
         try:
             return modality.process(modality.decode(self.preprocessor.raw_item(self.name, row, origin.item)))

@@ -14,6 +14,7 @@ from rayfuse.data.ray_tasks import map_on_ray
 from rayfuse.data.readers import list_data_files
 from rayfuse.data.store import RowDataset, RowStore
 from rayfuse.errors import DataError, ResourceError, RunInterruptedError
+from rayfuse.formatting import no_capacity, plural
 from rayfuse.spec.encoders import iter_pretrained_encoders
 from rayfuse.spec.job import Job
 from rayfuse.training.engine import load_deepspeed_config
@@ -153,12 +154,10 @@ def capacity_message(job: Job) -> str:
     import ray
 
     total, compute = ray.cluster_resources(), job.compute
-    each = f"{compute.cpus_per_worker:g} CPUs" + (
-        f" and {compute.gpus_per_worker:g} GPUs" if compute.gpus_per_worker else ""
-    )
+    lacking = no_capacity(compute.min_workers, compute.cpus_per_worker, compute.gpus_per_worker)
     return (
-        f"{compute.min_workers} workers with {each} each do not fit on the cluster, whose nodes have "
-        f"{total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs; lower compute.workers, "
+        f"{lacking} on the cluster, whose nodes have {plural(total.get('CPU', 0), 'CPU')} and "
+        f"{plural(total.get('GPU', 0), 'GPU')}; lower compute.workers, "
         "compute.cpus_per_worker or compute.gpus_per_worker"
     )
 

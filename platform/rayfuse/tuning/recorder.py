@@ -150,7 +150,7 @@ class Recorder(Callback):
             trial.history[record["epoch"] - 1 :] = [validation_metrics(record)]
 
     def _tune_columns(self, trial: Trial) -> dict[str, Any]:
-        """Return what Tune's results show of a trial; a failed one has no value, so that it is never the best."""
+        """Return the row of a trial in Tune's results; a failed one has no value, so that it is never the best."""
         value = math.nan if trial.state == "failed" else self._board.value(trial)
         return {"state": trial.state} | ({} if value is None else {self._board.best_metric: value})
 

@@ -168,7 +168,7 @@ def test_a_service_has_its_name_and_autoscaling(rendered: Render) -> None:
     ][0]["ports"]
     group = cluster["workerGroupSpecs"][0]
     assert (group["minReplicas"], group["replicas"], group["maxReplicas"]) == (0, 1, 4)
-    with pytest.raises(SpecError, match=r"replicas\.max: 9 workers with 2 CPUs each do not fit"):
+    with pytest.raises(SpecError, match=r"replicas\.max: 9 replicas with 2 CPUs each do not fit"):
         rendered(content | {"replicas": {"min": 1, "max": 9, "num_cpus": 2}})
 
 

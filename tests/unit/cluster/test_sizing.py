@@ -56,11 +56,11 @@ def test_number_of_pods(groups: dict[str, Any], requested: Any, expected: dict[s
 @pytest.mark.parametrize(
     ("groups", "requested", "expected_message"),
     [
-        ({"a": group(max=2)}, {"needed": 9}, "9 workers with 1 CPUs each do not fit into c.yaml (a: 4 "
+        ({"a": group(max=2)}, {"needed": 9}, "9 workers with 1 CPU each do not fit into c.yaml (a: 4 "
          "in each of 2 pods); raise the `max` of a group, or request fewer"),
         ({"a": group()}, {"needed": 1, "cpus": 5}, "(a: 0 in each of 4 pods)"),
-        ({"a": group()}, {"needed": 1, "gpus": 1}, "1 workers with 1 CPUs and 1 GPUs each do not fit"),
-        ({}, {"needed": 3}, "3 workers with 1 CPUs each do not fit into c.yaml, whose head has capacity for 2; add a group to `workers`"),
+        ({"a": group()}, {"needed": 1, "gpus": 1}, "1 worker with 1 CPU and 1 GPU does not fit"),
+        ({}, {"needed": 3}, "3 workers with 1 CPU each do not fit into c.yaml, whose head has capacity for 2; add a group to `workers`"),
     ],
 )  # fmt: skip
 def test_workers_that_do_not_fit_are_rejected(

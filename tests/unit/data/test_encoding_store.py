@@ -22,7 +22,7 @@ def key(number: int) -> bytes:
 
 
 def made(number: int, dtype: torch.dtype = torch.float32) -> Encoding:
-    """Return value `number`: `number % 3` tokens filled with the number; 7 holds nothing of the input."""
+    """Return value `number`: `number % 3` tokens filled with the number; 7 has no content for the input."""
     if number == 7:
         return Encoding(key(number), None)
     starts = np.array([0, -1]) if number % 2 else None

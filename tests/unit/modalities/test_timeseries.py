@@ -113,7 +113,7 @@ def test_series_are_padded_to_the_longest() -> None:
         ({"x": [1], "z": [2]}, "channel `y` is missing; given: x, z; required: x, y"),
         (b"x,z\n1,2\n", "channel `y` is missing; given: x, z"),
         (b"1,2,3\n", "3 channels, but this input has 2"),
-        ([[1, 2], [3]], "channel y has 1 steps and x 2; use null"),
+        ([[1, 2], [3]], "channel y has 1 step and x 2; use null"),
         ([[], []], "the time series has no steps"),
         (b"x,y\n", "the time series has no steps"),
         ([[1, "2"], [3, 4]], "channel x: expected a number or null, got '2'"),

@@ -1,9 +1,17 @@
 import math
+from typing import Any
 
 import pytest
 
 from rayfuse.errors import DataError, SpecError
-from rayfuse.registry.gates import GateContext, MetricThreshold, ModelMetrics, NoRegression
+from rayfuse.registry.gates import (
+    GateContext,
+    MetricThreshold,
+    ModelMetrics,
+    NoRegression,
+    default_gates,
+    parse_gate,
+)
 from rayfuse.registry.versions import ModelVersion
 from rayfuse.spec.gates import MetricThresholdConfig, NoRegressionConfig
 
@@ -154,3 +162,37 @@ def test_models_with_different_tasks_cannot_be_compared() -> None:
     verdict = NoRegression(NoRegressionConfig()).evaluate(GateContext(version(2, 0.9), other))
     assert not verdict.passed
     assert "the champion (version 1) does not report answer/accuracy" in verdict.reason
+
+
+def test_default_gates_are_replaced_by_those_of_their_type() -> None:
+    gates = default_gates(
+        {"answer/accuracy": 0.9}, 0.01, [parse_gate('{"type": "no_regression", "tolerance": 0.5}')]
+    )
+    assert [gate.options for gate in gates] == [
+        MetricThresholdConfig(thresholds={"answer/accuracy": 0.9}),
+        NoRegressionConfig(tolerance=0.5),
+    ]
+
+
+def test_invalid_values_of_default_gates() -> None:
+    with pytest.raises(SpecError, match=r"gate .*: thresholds.answer/accuracy: must be a number, not 'high'"):
+        default_gates({"answer/accuracy": "high"}, 0.01)  # type: ignore[dict-item]
+    with pytest.raises(SpecError, match=r"gate .*: tolerance: must be at least 0, not -1"):
+        default_gates({}, -1)
+
+
+@pytest.mark.parametrize(
+    ("gate", "problem"),
+    [
+        ("foo", "gate foo: unknown type `foo`; one of: metric_threshold, no_regression"),
+        ("{", "gate {: not JSON: Expecting property name enclosed in double quotes at character 1"),
+        (
+            {"type": "no_regresion"},
+            "gate {'type': 'no_regresion'}: unknown type `no_regresion`; did you mean no_regression?",
+        ),
+    ],
+)
+def test_invalid_gates(gate: Any, problem: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_gate(gate)
+    assert str(caught.value) == problem

@@ -115,7 +115,10 @@ def test_unreachable_server() -> None:
     error = raised_by(lambda: requests.get("http://127.0.0.1:9", timeout=5))
     found = translate_error(error, SERVER)
     assert isinstance(found, UnavailableError)
-    assert str(found) == f"MLflow at {SERVER} is not reachable (connection refused)"
+    assert (
+        str(found)
+        == f"MLflow at {SERVER} is not reachable (connection refused); check the server and its log"
+    )
 
 
 @pytest.mark.parametrize("code", ["UNAUTHENTICATED", "PERMISSION_DENIED"])

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from rayfuse.errors import SpecError
-from rayfuse.spec.error_messages import RENAMED_KEYS
 from rayfuse.spec.job import Job
 from rayfuse.spec.load import KINDS, spec_class, validate_spec
+from rayfuse.spec.renamed_keys import EQUIVALENT_KEYS, RENAMED_KEYS
 from rayfuse.spec.schema import json_schema
 from rayfuse.spec.service import Service
 from rayfuse.spec.tasks.classification import CLASSIFICATION_METRICS
@@ -110,7 +110,8 @@ def error_of(spec: dict[str, Any], path: str, value: Any) -> str:
         ("tasks.answer.classes", ["a"], "tasks.answer.classes: must have at least 2 items, not ['a']"),
         ("tasks.answer.column", "image", "tasks: column `image` is both an input and a target; use another column for one"),
         ("train.batch_size", 0, "train.batch_size: must be at least 1, not 0"),
-        ("train.early_stopping", {"metric": "answer/acuracy"}, "train.early_stopping.metric: no task reports `answer/acuracy`; one of: " + REPORTED),
+        ("train.early_stopping", {"metric": "answer/acuracy"}, "train.early_stopping.metric: no task reports `answer/acuracy`; did you mean answer/accuracy?"),
+        ("train.early_stopping", {"metric": "f1"}, "train.early_stopping.metric: no task reports `f1`; one of: " + REPORTED),
         ("fusion", {"type": "transformer", "heads": 3}, "fusion.heads: 3 does not divide align.dim 128; use a divisor of 128"),
         ("compute.workers", 64, "train.batch_size: 32 is less than compute.workers × train.gradient_accumulation_steps = 64; use 64 or more"),
     ],
@@ -221,3 +222,4 @@ def test_every_renamed_key_leads_to_an_existing_key() -> None:
     for table in RENAMED_KEYS.values():
         for new in table.values():
             assert set([new] if isinstance(new, str) else new) <= known
+    assert set(EQUIVALENT_KEYS.values()) <= known

@@ -35,7 +35,7 @@ def test_paths_are_relative_to_the_working_folder(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"fusion": {"type": "conact"}}, "Job: fusion: unknown type `conact`; did you mean concat?"),
+        ({"fusion": {"type": "concatt"}}, "Job: fusion: unknown type `concatt`; did you mean concat?"),
         ({"epochs": 3}, "Job: epochs: unknown key; did you mean train.epochs?"),
         ({"data": {"train": 5}}, "Job: data.train: 5 is not a table of rows; write the path of jsonl, csv or parquet"),
         ({"data": {"train": [1, 2]}}, "Job: data.train: \\[1, 2\\] is not a table of rows"),

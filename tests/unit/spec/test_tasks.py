@@ -206,7 +206,7 @@ def test_tags() -> None:
     assert task.read(read, {"text": WORDS}) == [0, 4]
     assert task.read({**read, "words": None}, {"text": WORDS}) == [0, 4]
     for change, problem in (
-        ({"words": ["a"]}, "2 tags for the 1 words of `text`"),
+        ({"words": ["a"]}, "2 tags for the 1 word of `text`"),
         ({"words": "a b"}, "`text` is not a list of words"),
         ({"label": ["O", "X"]}, "tag 'X' is not one of: 'O', 'B-loc'"),
         ({"label": None}, "the tags are missing"),

@@ -112,7 +112,7 @@ def test_teachers_that_cannot_teach(
     overrides: dict[str, Any], problem: str, teacher: Path, tmp_path: Path
 ) -> None:
     job, dataset = student(tmp_path, teacher, **overrides)
-    with pytest.raises(DataError, match="train.distillation.teacher: .* cannot teach this job: .*") as caught:
+    with pytest.raises(DataError, match="train.distillation.teacher: .* does not fit this job: .*") as caught:
         check_teacher(job, dataset.splits["train"], teacher)
     assert problem in str(caught.value)
 

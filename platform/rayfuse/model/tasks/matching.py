@@ -30,7 +30,7 @@ class MatchingHead(PairHead, CalibratedHead):
 
     def __init__(self, options: MatchingTaskConfig, dim: int) -> None:
         super().__init__(options, dim)
-        self.labelled = options.column is not None
+        self.labeled = options.column is not None
         self.embeddings = PairEmbeddings(options, dim)
         self.log_scale = nn.Parameter(torch.full((1,), _INITIAL_SCALE).log())
         self.bias = nn.Parameter(torch.zeros(1))
@@ -48,7 +48,7 @@ class MatchingHead(PairHead, CalibratedHead):
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         first, second, present = unpack_outputs(outputs)
         own = (first * second).sum(dim=1)
-        if self.labelled:
+        if self.labeled:
             wanted = targets.nan_to_num()
             loss = nn.functional.binary_cross_entropy_with_logits(own, wanted, reduction="none")
             return loss * (present & ~targets.isnan())
@@ -120,7 +120,7 @@ class MatchingHead(PairHead, CalibratedHead):
         first, second, present = unpack_output_arrays(outputs)
         first, second, true = first[present], second[present], targets[present] > 0.5
         logits = (first * second).sum(axis=1)
-        if self.labelled or len(first) < 2:
+        if self.labeled or len(first) < 2:
             return logits, true
         false = (first * np.roll(second, len(second) // 2, axis=0)).sum(axis=1)
         return np.concatenate([logits, false]), np.concatenate([true, np.zeros(len(false), dtype=bool)])

@@ -11,13 +11,7 @@ from rayfuse.registry.gates.base import Gate, GateContext, GateResult, ModelMetr
 from rayfuse.registry.gates.metric_threshold import MetricThreshold
 from rayfuse.registry.gates.no_regression import NoRegression
 from rayfuse.spec.error_messages import TOP_LEVEL, format_errors
-from rayfuse.spec.gates import (
-    GATES,
-    BaseGateConfig,
-    GateConfig,
-    MetricThresholdConfig,
-    NoRegressionConfig,
-)
+from rayfuse.spec.gates import GATES, BaseGateConfig, GateConfig
 
 
 def build_gate(options: GateConfig) -> Gate:
@@ -31,11 +25,11 @@ def default_gates(
 ) -> list[Gate]:
     """Build the gates of a promotion: metric thresholds if there are any, no regression, and those of `gates`.
 
-    One of `gates` replaces the first two if it has the same type.
+    One of `gates` replaces the first two if it has the same type. Raises SpecError for invalid values.
     """
-    chosen: list[BaseGateConfig] = [NoRegressionConfig(tolerance=tolerance)]
+    chosen = [parse_gate({"type": "no_regression", "tolerance": tolerance})]
     if thresholds:
-        chosen.insert(0, MetricThresholdConfig(thresholds=dict(thresholds)))
+        chosen.insert(0, parse_gate({"type": "metric_threshold", "thresholds": dict(thresholds)}))
     given = {gate.type for gate in gates}
     return [build_gate(gate) for gate in [*(gate for gate in chosen if gate.type not in given), *gates]]
 

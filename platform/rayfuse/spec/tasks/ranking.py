@@ -92,8 +92,8 @@ class RankingTaskConfig(ColumnTaskConfig):
 
 
 def _describe_queries(name: str, sizes: Counter[str]) -> list[str]:
-    fewest, most = min(sizes.values()), max(sizes.values())
-    return [f"{name}: {len(sizes)} queries in train, with {fewest} to {most} rows each"]
+    low, high = min(sizes.values()), max(sizes.values())
+    return [f"{name}: {len(sizes)} queries in train, with {low} to {high} rows each"]
 
 
 class _OrderCheck(TaskFitter):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from rayfuse.errors import DataError, InvalidInputError
+from rayfuse.formatting import plural
 from rayfuse.spec.align import ALIGNMENTS
 from rayfuse.spec.base import Key, Problems, is_missing
 from rayfuse.spec.summary import CountSummary, Summary
@@ -95,7 +96,7 @@ class TaggingTaskConfig(ColumnTaskConfig, ClassLossConfig):
             raise InvalidInputError(f"`{self.input}` is not a list of words; write one word per tag")
         if len(words) != len(target):
             raise InvalidInputError(
-                f"{len(target)} tags for the {len(words)} words of `{self.input}`; write one tag per word"
+                f"{plural(len(target), 'tag')} for the {plural(len(words), 'word')} of `{self.input}`; write one tag per word"
             )
         return target
 
