@@ -71,7 +71,7 @@ def link_errors(text: str, errors: dict[str, str]) -> str:
 def _objects(parent: Object) -> Iterator[Object]:
     yield parent
     for member in parent.members.values():
-        if not member.is_alias:
+        if isinstance(member, Object):
             yield from _objects(member)
 
 

@@ -179,9 +179,10 @@ def _tree(module: str) -> ast.Module:
 
 def _summary(module: str, name: str | None = None) -> str:
     """Return the first line of the docstring of a module, or of a name that it defines."""
-    tree = _tree(module)
-    nodes = [tree] if name is None else [n for n in tree.body if getattr(n, "name", None) == name]
-    return first_sentence(ast.get_docstring(nodes[0]) or "") if nodes else ""
+    node: Any = _tree(module)
+    if name is not None:
+        node = next(n for n in node.body if getattr(n, "name", None) == name)
+    return first_sentence(ast.get_docstring(node) or "")
 
 
 def _link(target: str, page: str) -> str:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import spec_schema
 from page import Page, first_sentence, table
@@ -162,7 +163,7 @@ def _kind_page(kind: str, reference: Reference) -> Page:
     return Page(path, kind.title(), "\n".join([f"# {kind.title()} configuration\n", *sections]))
 
 
-def _family_page(name: str, found: list[Family], reference: Reference) -> Page:
+def _family_page(name: str, found: list[Family[Any]], reference: Reference) -> Page:
     file, title, used, guide = _FAMILIES[name]
     path = f"{FOLDER}/{file}.md"
     default = found[0].default
@@ -224,7 +225,7 @@ def references_of(guide: str) -> str:
     return f"\n\n## Reference\n\n{text}: {', '.join(links)}.\n" if links else ""
 
 
-def _family_place(family: Family) -> str:
+def _family_place(family: Family[Any]) -> str:
     for name, found in load_families().items():
         if family in found:
             page = f"{FOLDER}/{_FAMILIES[name][0]}.md"
@@ -232,7 +233,7 @@ def _family_place(family: Family) -> str:
     raise ValueError(family.name)
 
 
-def _input_type(family: Family) -> str:
+def _input_type(family: Family[Any]) -> str:
     return family.name.removesuffix(" inputs").rpartition(" ")[2]
 
 
