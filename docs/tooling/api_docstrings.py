@@ -20,6 +20,8 @@ class RayfuseDocstrings(Extension):
         for found in list(_objects(pkg)):
             if isinstance(found, Module):
                 _simplify_attributes(found)
+            if isinstance(found, Class):
+                _remove_assignments_of_init(found)
             if isinstance(found, Function) and found.docstring is None:
                 _inherit_docstring(found)
             if found.docstring:
@@ -85,6 +87,16 @@ def _simplify_attributes(module: Module) -> None:
             module.del_member(name)
         elif isinstance(value, ExprSubscript) and str(value.left) == "Annotated":
             attribute.value = value.slice.elements[0] if isinstance(value.slice, ExprTuple) else value
+
+
+def _remove_assignments_of_init(cls: Class) -> None:
+    """Remove attributes without a docstring that `__init__` sets."""
+    init = cls.members.get("__init__")
+    if not isinstance(init, Function) or init.lineno is None or init.endlineno is None:
+        return
+    for name, attribute in list(cls.attributes.items()):
+        if attribute.docstring is None and init.lineno <= (attribute.lineno or 0) <= init.endlineno:
+            cls.del_member(name)
 
 
 def _parameters(found: Object) -> set[str]:

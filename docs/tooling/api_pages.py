@@ -26,8 +26,8 @@ FOLDER = "reference/packages"
 _PUBLIC_OPTIONS = {"group_by_category": "false", "inherited_members": ["from_yaml", "to_yaml"]}
 """Options of mkdocstrings for the pages of what `import rayfuse` offers."""
 
-_LOW_RANK = "---\nsearch:\n  boost: 0.3\n---\n\n"
-"""Front matter of pages about internals, so that searches find guides first."""
+_LOW_RANK = "---\nsearch:\n  boost: 0.001\n---\n\n"
+"""Front matter of pages about internals, so that searches find guides first; a match in a heading counts a thousand times."""
 
 
 @cache

@@ -45,6 +45,9 @@ _FAMILIES = {
 """Family → file, title, where its parts are used, and the guide about it."""
 
 
+_HIGH_RANK = "---\nsearch:\n  boost: 4\n---\n"
+"""Front matter of pages that searches find first."""
+
 _GUIDES_TO_KINDS = {
     "data.md": "job",
     "training-techniques.md": "job",
@@ -160,14 +163,14 @@ def _overview() -> Page:
 def _kind_page(kind: str, reference: Reference) -> Page:
     path = f"{FOLDER}/{kind}.md"
     sections = [_section(section, reference) for section in reference.sections if section.page == path]
-    return Page(path, kind.title(), "\n".join([f"# {kind.title()} configuration\n", *sections]))
+    return Page(path, kind.title(), "\n".join([_HIGH_RANK, f"# {kind.title()} configuration\n", *sections]))
 
 
 def _family_page(name: str, found: list[Family[Any]], reference: Reference) -> Page:
     file, title, used, guide = _FAMILIES[name]
     path = f"{FOLDER}/{file}.md"
     default = found[0].default
-    text = [f"# {title}\n", f"Values of {used}: see the [guide](../../{guide}).\n"]
+    text = [_HIGH_RANK, f"# {title}\n", f"Values of {used}: see the [guide](../../{guide}).\n"]
     if default:
         text.append(f"Without `type`, it is `{default}`.\n")
     sections = [section for section in reference.sections if section.page == path]
