@@ -38,7 +38,7 @@ def list_parameters(text: str, parameters: set[str]) -> str:
     for paragraph in text.split("\n\n"):
         flat = " ".join(line.strip() for line in paragraph.splitlines())
         before, *found = start.split(flat)
-        if not found:
+        if not found or re.match(r"(Args|Attributes|Raises|Returns|Yields):\n", paragraph):
             paragraphs.append(paragraph)
             continue
         items = [f"- `{name}`: {item.strip()}" for name, item in zip(found[::2], found[1::2], strict=True)]
@@ -63,10 +63,10 @@ def _without_last_sentences(item: str) -> tuple[str, str]:
 
 
 def link_errors(text: str, errors: dict[str, str]) -> str:
-    """Link the names of errors, unless they are code or links already."""
+    """Link the names of errors, unless they are code, links, or entries of a section `Raises:`."""
     names = "|".join(sorted(errors, key=len, reverse=True))
     return re.sub(
-        rf"(?<![`\w.\[])({names})(?![`\w\]])", lambda found: f"[{found[1]}][{errors[found[1]]}]", text
+        rf"(?<![`\w.\[])({names})(?![`\w\]:])", lambda found: f"[{found[1]}][{errors[found[1]]}]", text
     )
 
 
