@@ -20,6 +20,8 @@ class RayfuseDocstrings(Extension):
         for found in list(_objects(pkg)):
             if isinstance(found, Module):
                 _simplify_attributes(found)
+            if isinstance(found, Class):
+                _remove_assignments_of_init(found)
             if isinstance(found, Function) and found.docstring is None:
                 _inherit_docstring(found)
             if found.docstring:
@@ -36,7 +38,7 @@ def list_parameters(text: str, parameters: set[str]) -> str:
     for paragraph in text.split("\n\n"):
         flat = " ".join(line.strip() for line in paragraph.splitlines())
         before, *found = start.split(flat)
-        if not found:
+        if not found or re.match(r"(Args|Attributes|Raises|Returns|Yields):\n", paragraph):
             paragraphs.append(paragraph)
             continue
         items = [f"- `{name}`: {item.strip()}" for name, item in zip(found[::2], found[1::2], strict=True)]
@@ -61,17 +63,17 @@ def _without_last_sentences(item: str) -> tuple[str, str]:
 
 
 def link_errors(text: str, errors: dict[str, str]) -> str:
-    """Link the names of errors, unless they are code or links already."""
+    """Link the names of errors, unless they are code, links, or entries of a section `Raises:`."""
     names = "|".join(sorted(errors, key=len, reverse=True))
     return re.sub(
-        rf"(?<![`\w.\[])({names})(?![`\w\]])", lambda found: f"[{found[1]}][{errors[found[1]]}]", text
+        rf"(?<![`\w.\[])({names})(?![`\w\]:])", lambda found: f"[{found[1]}][{errors[found[1]]}]", text
     )
 
 
 def _objects(parent: Object) -> Iterator[Object]:
     yield parent
     for member in parent.members.values():
-        if not member.is_alias:
+        if isinstance(member, Object):
             yield from _objects(member)
 
 
@@ -85,6 +87,16 @@ def _simplify_attributes(module: Module) -> None:
             module.del_member(name)
         elif isinstance(value, ExprSubscript) and str(value.left) == "Annotated":
             attribute.value = value.slice.elements[0] if isinstance(value.slice, ExprTuple) else value
+
+
+def _remove_assignments_of_init(cls: Class) -> None:
+    """Remove attributes without a docstring that `__init__` sets."""
+    init = cls.members.get("__init__")
+    if not isinstance(init, Function) or init.lineno is None or init.endlineno is None:
+        return
+    for name, attribute in list(cls.attributes.items()):
+        if attribute.docstring is None and init.lineno <= (attribute.lineno or 0) <= init.endlineno:
+            cls.del_member(name)
 
 
 def _parameters(found: Object) -> set[str]:

@@ -26,8 +26,8 @@ FOLDER = "reference/packages"
 _PUBLIC_OPTIONS = {"group_by_category": "false", "inherited_members": ["from_yaml", "to_yaml"]}
 """Options of mkdocstrings for the pages of what `import rayfuse` offers."""
 
-_LOW_RANK = "---\nsearch:\n  boost: 0.3\n---\n\n"
-"""Front matter of pages about internals, so that searches find guides first."""
+_LOW_RANK = "---\nsearch:\n  boost: 0.001\n---\n\n"
+"""Front matter of pages about internals, so that searches find guides first; a match in a heading counts a thousand times."""
 
 
 @cache
@@ -179,9 +179,10 @@ def _tree(module: str) -> ast.Module:
 
 def _summary(module: str, name: str | None = None) -> str:
     """Return the first line of the docstring of a module, or of a name that it defines."""
-    tree = _tree(module)
-    nodes = [tree] if name is None else [n for n in tree.body if getattr(n, "name", None) == name]
-    return first_sentence(ast.get_docstring(nodes[0]) or "") if nodes else ""
+    node: Any = _tree(module)
+    if name is not None:
+        node = next(n for n in node.body if getattr(n, "name", None) == name)
+    return first_sentence(ast.get_docstring(node) or "")
 
 
 def _link(target: str, page: str) -> str:

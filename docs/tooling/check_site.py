@@ -6,6 +6,7 @@
 """
 
 import argparse
+import re
 import sys
 from collections import deque
 from collections.abc import Iterable
@@ -22,6 +23,10 @@ sys.path.append(str(ROOT / "bench"))
 
 import figures
 
+_CODE = ("code", "pre", "script")
+_UNRESOLVED = re.compile(r"\[[^][]+\]\[[^][]*\]")
+"""A link by reference, in Markdown."""
+
 MAX_CLICKS = 3
 HOME = "index.html"
 _NOT_A_PAGE = "404.html"
@@ -30,19 +35,22 @@ _NOT_A_PAGE = "404.html"
 
 @dataclass
 class HtmlPage(HTMLParser):
-    """Anchors, spec keys, links and loaded files of a page."""
+    """Anchors, spec keys, links, loaded files, and links that are still Markdown, of a page."""
 
     ids: set[str] = field(default_factory=set)
     keys: set[str] = field(default_factory=set)
     links: set[str] = field(default_factory=set)
     loaded: set[str] = field(default_factory=set)
+    unresolved: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__init__()
+        self._in_code = 0
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Collect the attributes of an element."""
         found = {name: value for name, value in attrs if value is not None}
+        self._in_code += tag in _CODE
         if "id" in found:
             self.ids.add(found["id"])
         if "data-key" in found:
@@ -53,6 +61,15 @@ class HtmlPage(HTMLParser):
             self.loaded.add(found["href"])
         if "src" in found:
             self.loaded.add(found["src"])
+
+    def handle_endtag(self, tag: str) -> None:
+        """Leave code."""
+        self._in_code -= tag in _CODE
+
+    def handle_data(self, data: str) -> None:
+        """Collect links that are still Markdown."""
+        if not self._in_code:
+            self.unresolved += _UNRESOLVED.findall(data)
 
 
 def read_pages(site: Path) -> dict[str, HtmlPage]:
@@ -93,6 +110,7 @@ def broken_links(pages: dict[str, HtmlPage], site: Path) -> list[str]:
     """Return the links to missing files and anchors, and the files that a page loads from elsewhere."""
     problems = []
     for name, page in pages.items():
+        problems += [f"{name}: {text}: not a link" for text in page.unresolved]
         for link in sorted(page.links | page.loaded):
             found = resolve(link, name)
             if found is None:

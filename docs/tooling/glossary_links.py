@@ -32,7 +32,10 @@ def linked_terms() -> dict[str, str]:
 
 
 def link_terms(html: str, terms: dict[str, str], url: str) -> str:
-    """Link the first mention of each term in the text of a page, with its definition as a tooltip. url: the glossary's."""
+    """Link the first mention of each term in the text of a page, with its definition as a tooltip.
+
+    url: address of the glossary, relative to the page.
+    """
     missing = {term.lower(): (term, text) for term, text in terms.items()}
     depth, parts = 0, []
     for part in re.split(r"(<[^>]+>)", html):

@@ -1,6 +1,7 @@
 """Pages made from files outside of docs/: shipped specs, the example of custom parts, and the changelog.
 
-Guides link to these files by their path in the repository; on the site, the links lead to these pages. Links to modules and packages lead to their pages.
+Guides link to these files by their path in the repository; on the site, the links lead to these pages. Links to modules
+and packages lead to their pages.
 """
 
 import os

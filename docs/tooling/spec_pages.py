@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import spec_schema
 from page import Page, first_sentence, table
@@ -43,6 +44,9 @@ _FAMILIES = {
 }
 """Family → file, title, where its parts are used, and the guide about it."""
 
+
+_HIGH_RANK = "---\nsearch:\n  boost: 4\n---\n"
+"""Front matter of pages that searches find first."""
 
 _GUIDES_TO_KINDS = {
     "data.md": "job",
@@ -159,14 +163,14 @@ def _overview() -> Page:
 def _kind_page(kind: str, reference: Reference) -> Page:
     path = f"{FOLDER}/{kind}.md"
     sections = [_section(section, reference) for section in reference.sections if section.page == path]
-    return Page(path, kind.title(), "\n".join([f"# {kind.title()} configuration\n", *sections]))
+    return Page(path, kind.title(), "\n".join([_HIGH_RANK, f"# {kind.title()} configuration\n", *sections]))
 
 
-def _family_page(name: str, found: list[Family], reference: Reference) -> Page:
+def _family_page(name: str, found: list[Family[Any]], reference: Reference) -> Page:
     file, title, used, guide = _FAMILIES[name]
     path = f"{FOLDER}/{file}.md"
     default = found[0].default
-    text = [f"# {title}\n", f"Values of {used}: see the [guide](../../{guide}).\n"]
+    text = [_HIGH_RANK, f"# {title}\n", f"Values of {used}: see the [guide](../../{guide}).\n"]
     if default:
         text.append(f"Without `type`, it is `{default}`.\n")
     sections = [section for section in reference.sections if section.page == path]
@@ -224,7 +228,7 @@ def references_of(guide: str) -> str:
     return f"\n\n## Reference\n\n{text}: {', '.join(links)}.\n" if links else ""
 
 
-def _family_place(family: Family) -> str:
+def _family_place(family: Family[Any]) -> str:
     for name, found in load_families().items():
         if family in found:
             page = f"{FOLDER}/{_FAMILIES[name][0]}.md"
@@ -232,7 +236,7 @@ def _family_place(family: Family) -> str:
     raise ValueError(family.name)
 
 
-def _input_type(family: Family) -> str:
+def _input_type(family: Family[Any]) -> str:
     return family.name.removesuffix(" inputs").rpartition(" ")[2]
 
 

@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -79,7 +79,7 @@ def tag(definition: str) -> str | None:
 
 
 @cache
-def _classes() -> dict[str, type[BaseModel]]:
+def _classes() -> dict[str, type[SpecModel]]:
     for module in pkgutil.walk_packages(rayfuse.spec.__path__, "rayfuse.spec."):
         importlib.import_module(module.name)
     found, pending = {}, [SpecModel]
@@ -124,10 +124,10 @@ def without_null(schema: Schema) -> Schema:
     return options[0] if len(options) == 1 else {"anyOf": options}
 
 
-def type_in_words(schema: Schema, link: Any) -> str:
+def type_in_words(schema: Schema, link: Callable[[str], str]) -> str:
     """Return the type of a value in Markdown. link: returns the link to a definition by its name."""
     if "$ref" in schema:
-        return str(link(schema["$ref"].rpartition("/")[2]))
+        return link(schema["$ref"].rpartition("/")[2])
     if "const" in schema:
         return f"`{schema['const']}`"
     if "enum" in schema:
@@ -142,10 +142,10 @@ def type_in_words(schema: Schema, link: Any) -> str:
         return _mapping_in_words(schema, link)
     if "type" not in schema:
         return "any value"
-    return _NAMES.get(schema["type"], schema["type"]) + _range(schema) + _examples(schema)
+    return _NAMES.get(schema["type"], str(schema["type"])) + _range(schema) + _examples(schema)
 
 
-def _list_in_words(schema: Schema, link: Any) -> str:
+def _list_in_words(schema: Schema, link: Callable[[str], str]) -> str:
     if "prefixItems" in schema:
         return f"list of {len(schema['prefixItems'])}: " + ", ".join(
             type_in_words(item, link) for item in schema["prefixItems"]
@@ -154,7 +154,7 @@ def _list_in_words(schema: Schema, link: Any) -> str:
     return f"list of {type_in_words(item, link)}" if item else "list"
 
 
-def _mapping_in_words(schema: Schema, link: Any) -> str:
+def _mapping_in_words(schema: Schema, link: Callable[[str], str]) -> str:
     values = [*schema.get("patternProperties", {}).values()]
     if isinstance(schema.get("additionalProperties"), dict):
         values.append(schema["additionalProperties"])

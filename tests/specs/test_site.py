@@ -51,6 +51,12 @@ class TestCheckSite:
     def test_links_that_do_not(self, tmp_path: Path, body: str, problem: str) -> None:
         assert links_of(write_site(tmp_path, {"index.html": body, "a/index.html": ""})) == [problem]
 
+    def test_markdown_that_is_left_in_the_text(self, tmp_path: Path) -> None:
+        body = "<p>Raises [SpecError][x].</p><pre>a[b][c]</pre>"
+        assert links_of(write_site(tmp_path, {"index.html": body})) == [
+            "index.html: [SpecError][x]: not a link"
+        ]
+
     def test_clicks_from_home(self, tmp_path: Path) -> None:
         pages = {
             "index.html": LINK.format("a/"),
@@ -178,11 +184,15 @@ class TestApiPages:
             "Join them.\n\n- `first`: the one, of two.\n- `second`: the other.\n\nRaises SpecError if they differ."
         )
         assert api_docstrings.list_parameters("note: nothing", set()) == "note: nothing"
+        section = "Args:\n    first: The one."
+        assert api_docstrings.list_parameters(section, {"first"}) == section
 
     def test_errors_become_links(self) -> None:
         errors = {"SpecError": "rayfuse.errors.SpecError"}
         linked = api_docstrings.link_errors("Raises SpecError, not `SpecError` or MySpecError.", errors)
         assert linked == "Raises [SpecError][rayfuse.errors.SpecError], not `SpecError` or MySpecError."
+        section = "Raises:\n    SpecError: It is invalid."
+        assert api_docstrings.link_errors(section, errors) == section
 
     def test_columns_stay_aligned(self) -> None:
         assert api_docstrings.keep_columns("Files:\n\na.json    status\nb.json    metrics") == (
