@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.rayfuse-setup
 PYTEST := $(BIN)/python -m pytest
+# Compiled tests are kept, also where the environment turns that off: pytest's rewriting of assertions takes seconds.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast check docs docs-serve figures bench bench-quality slow clean
@@ -48,8 +50,8 @@ test: test-fast
 	$(PYTEST) -m "not slow" tests/k8s
 
 test-fast: setup
-	$(PYTEST) -n 2 tests/unit tests/specs
-	$(PYTEST) -n 2 tests/training
+	$(PYTEST) -n 2 --dist worksteal tests/unit tests/specs
+	$(PYTEST) -n 2 --dist worksteal tests/training
 
 check: setup
 	$(BIN)/ruff check
