@@ -5,9 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.rayfuse-setup
 PYTEST := $(BIN)/python -m pytest
+COVERED_TESTS := tests/unit tests/specs tests/training tests/mlflow
+# Compiled tests are kept, also where the environment turns that off: pytest's rewriting of assertions takes seconds.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check docs docs-serve figures bench bench-quality slow clean
+.PHONY: help setup demo test test-fast check coverage docs docs-serve figures bench bench-quality slow clean
 
 help:
 	@echo "make setup   install Rayfuse with all extras into $(VENV), with the versions of constraints.txt"
@@ -15,6 +18,7 @@ help:
 	@echo "make check   linters, spelling and banned words, types, import contracts, and the commands in the README"
 	@echo "make test    unit tests, every shipped spec, every variant trained and loaded, a local Ray and a small Kubernetes"
 	@echo "make test-fast   the part of it that starts neither Ray nor Kubernetes"
+	@echo "make coverage   lines and branches that the tests without Ray and Kubernetes run, also as HTML in build/coverage"
 	@echo "make docs    build the documentation into site/ and check it; make docs-serve shows it while you write"
 	@echo "make figures     size, documentation and language of the code, and start-up times, with their limits"
 	@echo "make slow    tests that take minutes"
@@ -48,8 +52,8 @@ test: test-fast
 	$(PYTEST) -m "not slow" tests/k8s
 
 test-fast: setup
-	$(PYTEST) -n 2 tests/unit tests/specs
-	$(PYTEST) -n 2 tests/training
+	$(PYTEST) -n 2 --dist worksteal tests/unit tests/specs
+	$(PYTEST) -n 2 --dist worksteal tests/training
 
 check: setup
 	$(BIN)/ruff check
@@ -57,7 +61,22 @@ check: setup
 	$(BIN)/codespell -D - -D docs/banned_words.txt
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/[!c]*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 	$(PYTEST) -q tests/specs/test_readme.py tests/specs/test_language.py
+
+# Absolute, as the processes that tests start have other working folders.
+coverage: export COVERAGE_FILE = $(CURDIR)/build/coverage/data
+coverage: setup
+	rm -rf build/coverage
+	$(BIN)/coverage run -m pytest -n 2 --dist worksteal -m "not slow" $(COVERED_TESTS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage xml --quiet
+	$(BIN)/coverage html --quiet
+	$(BIN)/coverage json --quiet
+	$(BIN)/coverage report
+	$(BIN)/python bench/coverage_badge.py
 
 docs: setup
 	$(BIN)/python docs/tooling/build_site.py

@@ -15,6 +15,7 @@ def pytest_configure() -> None:
     """Restore the handling of SIGINT in processes that tests start; background jobs of a shell ignore it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.disable()  # until all tests are collected: imports create objects that stay
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,8 +27,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """Freeze imported modules and collected tests, so that the garbage collector skips them."""
-    gc.collect()
     gc.freeze()
+    gc.enable()
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 

@@ -114,7 +114,7 @@ def inputs() -> dict[str, Any]:
 def make_rows(folder: Path, n: int = 32) -> list[dict[str, Any]]:
     """Rows with inputs of every type; every fourth has no video, and one of the two videos has no audio."""
     folder.mkdir(parents=True, exist_ok=True)
-    chance = random.Random(0)
+    rng = random.Random(0)
     for colour in ("red", "green"):
         write_image(folder / f"{colour}.png", colour)
     (folder / "dark.mp4").write_bytes(make_clip((20, 30), pitch=300.0))
@@ -122,7 +122,7 @@ def make_rows(folder: Path, n: int = 32) -> list[dict[str, Any]]:
     return [
         {
             "clip": None if i % 4 == 3 else ["dark.mp4", "bright.mp4"][i % 2],
-            "sensor": [[chance.gauss(i % 2, 1), None], [chance.random(), chance.random()]],
+            "sensor": [[rng.gauss(i % 2, 1), None], [rng.random(), rng.random()]],
             "age": None if i % 5 == 0 else 20 + i,
             "city": CITIES[i % 3],
             "history": [{"id": i % 4, "time": 5 * k} for k in range(i % 3)],

@@ -22,9 +22,9 @@ def make_rows(folder: Path, n: int = 48, name: str = "train", audio: bool = Fals
     Columns: image, audio (with `audio`), text, label (a color or pitch; `unknown` if the required input is
     absent), brightness (a number).
     """
-    chance = random.Random(f"{name} {seed}")
+    rng = random.Random(f"{name} {seed}")
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [_make_row(folder, f"{name}{i}", i, audio, chance) for i in range(n)]
+    rows = [_make_row(folder, f"{name}{i}", i, audio, rng) for i in range(n)]
     return write_rows(folder / f"{name}.jsonl", rows)
 
 
@@ -34,13 +34,13 @@ def write_rows(path: Path, rows: Sequence[Any]) -> Path:
     return path
 
 
-def _make_row(folder: Path, stem: str, number: int, audio: bool, chance: random.Random) -> dict[str, Any]:
-    colour, pitch = list(COLOURS)[number % 3], chance.choice(list(PITCHES))
-    question = chance.choice(["colour", "pitch"]) if audio else "colour"
+def _make_row(folder: Path, stem: str, number: int, audio: bool, rng: random.Random) -> dict[str, Any]:
+    colour, pitch = list(COLOURS)[number % 3], rng.choice(list(PITCHES))
+    question = rng.choice(["colour", "pitch"]) if audio else "colour"
     absent = question if number % 5 == 4 else None
-    row: dict[str, Any] = {"text": f"which {question} is {chance.choice(['this', 'it', 'here'])}?"}
+    row: dict[str, Any] = {"text": f"which {question} is {rng.choice(['this', 'it', 'here'])}?"}
     if absent != "colour":
-        row["image"] = write_image(folder / f"{stem}.png", colour, chance).name
+        row["image"] = write_image(folder / f"{stem}.png", colour, rng).name
     if audio and absent != "pitch":
         row["audio"] = write_audio(folder / f"{stem}.wav", pitch).name
     row["label"] = "unknown" if absent else colour if question == "colour" else pitch
@@ -48,12 +48,12 @@ def _make_row(folder: Path, stem: str, number: int, audio: bool, chance: random.
     return row
 
 
-def write_image(path: Path, colour: str = "red", chance: random.Random | None = None) -> Path:
+def write_image(path: Path, colour: str = "red", rng: random.Random | None = None) -> Path:
     """Write a PNG of 8 × 8 pixels of about one color."""
     from PIL import Image
 
-    chance = chance or random.Random(0)
-    shade = tuple(max(0, min(255, part + chance.randint(-20, 20))) for part in COLOURS[colour])
+    rng = rng or random.Random(0)
+    shade = tuple(max(0, min(255, part + rng.randint(-20, 20))) for part in COLOURS[colour])
     Image.new("RGB", (8, 8), shade).save(path)
     return path
 
@@ -63,12 +63,10 @@ def roughen(folder: Path) -> None:
     import numpy as np
     from PIL import Image
 
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for path in sorted(folder.glob("*.png")):
         shade = np.asarray(Image.open(path), dtype=np.float64)
-        Image.fromarray(np.clip(shade + chance.normal(0, 40, shade.shape), 0, 255).astype(np.uint8)).save(
-            path
-        )
+        Image.fromarray(np.clip(shade + rng.normal(0, 40, shade.shape), 0, 255).astype(np.uint8)).save(path)
 
 
 def write_audio(path: Path, pitch: str = "low") -> Path:
@@ -157,8 +155,8 @@ def train_steps(model: Any, rows: Sequence[Any], job: Any, steps: int) -> None:
     from rayfuse.data.collate import collate
     from rayfuse.data.samples import Preprocessor
 
-    maker = Preprocessor(job.inputs, job.tasks)
-    batch = collate([maker.from_row(row) for row in rows], maker.modalities)
+    preprocessor = Preprocessor(job.inputs, job.tasks)
+    batch = collate([preprocessor.from_row(row) for row in rows], preprocessor.modalities)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # so small a model only waits for more of them, on a busy machine for long

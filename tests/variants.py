@@ -27,8 +27,10 @@ def train_and_reload(folder: Path, job: Any, rows: int = 16) -> tuple[FusedModel
     """
     torch.manual_seed(0)
     job, dataset = load_dataset(job)
-    maker = Preprocessor(job.inputs, job.tasks)
-    batch = collate([maker.from_row(row) for row in dataset.splits["train"][:rows]], maker.modalities)
+    preprocessor = Preprocessor(job.inputs, job.tasks)
+    batch = collate(
+        [preprocessor.from_row(row) for row in dataset.splits["train"][:rows]], preprocessor.modalities
+    )
     model = FusedModel(job)
     init_adapters(model, [batch])
     model.train()

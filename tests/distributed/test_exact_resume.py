@@ -155,9 +155,9 @@ def test_resume_after_any_step_is_exact(world: int, stage: int, tmp_path: Path) 
     whole = train(new(tmp_path / "whole"), job, world)
     steps = max(int(step) for step in whole if step.isdigit())
     seed = random.randrange(1 << 30)
-    chance = random.Random(seed)
-    first = chance.randrange(1, steps - 1)
-    second = chance.randrange(first + 1, steps)
+    rng = random.Random(seed)
+    first = rng.randrange(1, steps - 1)
+    second = rng.randrange(first + 1, steps)
     folder = new(tmp_path / "run")
     pieces = [train(folder, job, world, stop) for stop in (first, second)] + [train(folder, job, world)]
     together: dict[str, float] = {}

@@ -31,7 +31,7 @@ TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture
-def chance(record_property: Any) -> random.Random:
+def rng(record_property: Any) -> random.Random:
     """Return a random generator, and print its seed."""
     seed = int(os.environ.get("RAYFUSE_FAULT_SEED", random.randrange(1 << 30)))
     record_property("seed", seed)
@@ -126,9 +126,9 @@ def assert_same_result(data: dict[str, Any], undisturbed: dict[str, Any]) -> Non
     assert data["validation"] == pytest.approx(undisturbed["validation"], abs=1e-4)
 
 
-def random_step(chance: random.Random) -> int:
+def random_step(rng: random.Random) -> int:
     """Return a random step after the first epoch, well before the end."""
-    return chance.randrange(STEPS, STEPS * (EPOCHS - 3))
+    return rng.randrange(STEPS, STEPS * (EPOCHS - 3))
 
 
 def workers(nodes: Nodes, number: int | None = None) -> list[psutil.Process]:
@@ -144,11 +144,11 @@ def lines_with(err: str, text: str) -> list[str]:
 
 
 def test_a_killed_worker_is_replaced(
-    nodes: Nodes, undisturbed: dict[str, Any], chance: random.Random, tmp_path: Path
+    nodes: Nodes, undisturbed: dict[str, Any], rng: random.Random, tmp_path: Path
 ) -> None:
     training = Training(prepare(tmp_path), nodes)
-    training.wait_for_step(random_step(chance))
-    chance.choice(workers(nodes)).kill()
+    training.wait_for_step(random_step(rng))
+    rng.choice(workers(nodes)).kill()
     code, data, err = training.finish()
     assert code == 0, err
     assert_same_result(data, undisturbed)
@@ -167,10 +167,10 @@ def test_a_killed_worker_is_replaced(
 
 @pytest.mark.slow
 def test_a_hang_is_logged_with_all_stacks_and_recovered(
-    nodes: Nodes, undisturbed: dict[str, Any], chance: random.Random, tmp_path: Path
+    nodes: Nodes, undisturbed: dict[str, Any], rng: random.Random, tmp_path: Path
 ) -> None:
     training = Training(prepare(tmp_path, **{"compute.hang_timeout": 6}), nodes)
-    training.wait_for_step(random_step(chance))
+    training.wait_for_step(random_step(rng))
     (tmp_path / "hang").touch()
     code, data, err = training.finish()
     assert code == 0, err
@@ -182,7 +182,7 @@ def test_a_hang_is_logged_with_all_stacks_and_recovered(
 
 @pytest.mark.slow
 def test_a_run_shrinks_with_a_lost_node_and_grows_with_a_new_one(
-    undisturbed: dict[str, Any], chance: random.Random, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    undisturbed: dict[str, Any], rng: random.Random, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", _path())
     nodes = Nodes(1, 1)
@@ -193,8 +193,8 @@ def test_a_run_shrinks_with_a_lost_node_and_grows_with_a_new_one(
             "inputs.image.encoder.options.seconds": 1.5,
         }
         training = Training(prepare(tmp_path, **elastic), nodes)
-        training.wait_for_step(chance.randrange(5, 15))
-        nodes.kill(chance.choice([1, 2]))
+        training.wait_for_step(rng.randrange(5, 15))
+        nodes.kill(rng.choice([1, 2]))
         wait_for(lambda: "from step" in messages(training), training.process)
         assert "with 1 workers" in messages(training)
         training.wait_for_step(training.step() + 5)
@@ -213,7 +213,7 @@ def messages(training: Training) -> str:
 
 @pytest.mark.slow
 def test_a_preemption_notice_triggers_a_checkpoint(
-    undisturbed: dict[str, Any], chance: random.Random, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    undisturbed: dict[str, Any], rng: random.Random, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", _path())
     nodes = Nodes(1, 1, 1)
@@ -221,7 +221,7 @@ def test_a_preemption_notice_triggers_a_checkpoint(
         no_other = {"train.checkpoint": {"interval": None, "keep": {"last": 2}}, "train.epochs": 2}
         slow = {"inputs.image.encoder.options.seconds": 4}
         training = Training(prepare(tmp_path, **no_other, **slow), nodes)
-        training.wait_for_step(chance.randrange(1, 3))
+        training.wait_for_step(rng.randrange(1, 3))
         drain(nodes, number := next(n for n in (1, 2, 3) if workers(nodes, n)), seconds=60)
         wait_for(training.checkpoints, training.process)
         [checkpoint] = training.checkpoints()
@@ -252,17 +252,17 @@ def drain(nodes: Nodes, number: int, seconds: int) -> None:
 
 @pytest.mark.slow
 def test_a_corrupt_newest_checkpoint_is_skipped_with_a_warning(
-    nodes: Nodes, undisturbed: dict[str, Any], chance: random.Random, tmp_path: Path
+    nodes: Nodes, undisturbed: dict[str, Any], rng: random.Random, tmp_path: Path
 ) -> None:
     training = Training(prepare(tmp_path), nodes)
-    training.wait_for_step(random_step(chance))
+    training.wait_for_step(random_step(rng))
     training.process.send_signal(signal.SIGKILL)
     training.process.communicate()
     waiting.wait_for(lambda: not workers(nodes))
     *_, before, newest = training.checkpoints()
-    file = newest / chance.choice(["model.safetensors", "optimizer.safetensors"])
+    file = newest / rng.choice(["model.safetensors", "optimizer.safetensors"])
     content = bytearray(file.read_bytes())
-    content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
     file.write_bytes(bytes(content))
     training.start()
     code, data, err = training.finish()
@@ -276,14 +276,14 @@ def test_a_corrupt_newest_checkpoint_is_skipped_with_a_warning(
 
 @pytest.mark.slow
 def test_a_storage_outage_of_ten_seconds_is_retried(
-    outside_ray: dict[str, str], undisturbed: dict[str, Any], chance: random.Random, tmp_path: Path
+    outside_ray: dict[str, str], undisturbed: dict[str, Any], rng: random.Random, tmp_path: Path
 ) -> None:
     folder = prepare(
         tmp_path, **{"output.storage": "s3://bucket/runs", "output.tracking_uri": f"{tmp_path}/mlflow.db"}
     )
     with s3_server(tmp_path) as server, contextlib.closing(Cuttable(server)) as s3:
         training = Training(folder, None, **s3.environment)
-        enough = chance.randrange(3, 9)
+        enough = rng.randrange(3, 9)
         wait_for(lambda: written(server) >= enough, training.process)
         s3.fail_for(10)
         code, data, err = training.finish()

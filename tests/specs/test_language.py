@@ -29,7 +29,7 @@ BANNED = {
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "platform" / "rayfuse"
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("**/*.md"))]
 TRAINING_DATA = [PACKAGE / "demo" / "questions.py"]
 """Modules whose strings are everyday English on purpose."""
 

@@ -19,7 +19,7 @@ from rayfuse.spec.load import spec_class, validate_spec
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("**/*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("**/*.md"))]
 _BLOCK = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -101,10 +101,10 @@ def test_custom_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert gate.evaluate(GateContext(candidate)).passed is passed
 
 
-def test_links_of_the_readme_exist() -> None:
-    targets = re.findall(r"\]\(([^)#]+)\)", README.read_text())
+@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")), ids=lambda page: page.name)
+def test_links_exist(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+)\)", page.read_text())
     local = [target for target in targets if "://" not in target]
-    assert local
     assert [target for target in local if not (ROOT / target).exists()] == []
 
 

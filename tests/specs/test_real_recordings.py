@@ -44,11 +44,11 @@ def test_the_digit_job_reads_real_recordings(shared: Path, monkeypatch: pytest.M
 
 @pytest.mark.shared
 def test_real_clips_one_of_them_with_sound(shared: Path) -> None:
-    maker = Preprocessor({"video": VIDEO, "sound": TRACK})
+    preprocessor = Preprocessor({"video": VIDEO, "sound": TRACK})
     has_audio = {}
     for path in sorted((shared / "data" / "video_clips").glob("*.mp4")):
         content = path.read_bytes()
-        sample = maker.from_values({"video": content})
+        sample = preprocessor.from_values({"video": content})
         [features] = sample.features["video"]
         assert features["frames"].shape == (4, 3, 32, 32)
         assert features["frames"].std() > 0.1
@@ -66,9 +66,9 @@ def test_real_clips_one_of_them_with_sound(shared: Path) -> None:
 
 @pytest.mark.shared
 def test_digits_that_move_and_are_spoken(shared: Path) -> None:
-    maker = Preprocessor({"video": VIDEO, "sound": TRACK})
+    preprocessor = Preprocessor({"video": VIDEO, "sound": TRACK})
     for row in read_all(str(shared / "data" / "digit_video" / "test.jsonl"))[0][:5]:
-        sample = maker.from_row(row)
+        sample = preprocessor.from_row(row)
         assert sample.features["video"][0]["frames"].shape == (4, 3, 32, 32)
         assert sample.features["sound"][0]["mel"].shape == (40, 101)
 

@@ -39,7 +39,7 @@ def loaded(folder: Path) -> tuple[Any, Any]:
 
 
 @pytest.fixture(scope="module")
-def maker(loaded: tuple[Any, Any]) -> Preprocessor:
+def preprocessor(loaded: tuple[Any, Any]) -> Preprocessor:
     return Preprocessor(loaded[0].inputs)
 
 
@@ -71,15 +71,23 @@ def test_unknown_values_of_other_rows_are_reported(tmp_path: Path) -> None:
     assert "history, validation: 3 of 6 values are unknown: 'x' (3)" in dataset.report
 
 
-def test_audio_track_of_a_video(folder: Path, maker: Preprocessor) -> None:
-    assert maker.inputs["sound"].column == "clip"
+def test_audio_track_of_a_video(folder: Path, preprocessor: Preprocessor) -> None:
+    assert preprocessor.inputs["sound"].column == "clip"
     with_sound, without = (folder / name for name in ("dark.mp4", "bright.mp4"))
     source = {"text": "which?", "clip": with_sound.read_bytes()}
-    assert list(maker.from_values(source).features) == ["clip", "sound", "text"]
-    assert list(maker.from_values({**source, "clip": without.read_bytes()}).features) == ["clip", "text"]
-    other = maker.from_values({**source, "clip": without.read_bytes(), "sound": with_sound.read_bytes()})
+    assert list(preprocessor.from_values(source).features) == ["clip", "sound", "text"]
+    assert list(preprocessor.from_values({**source, "clip": without.read_bytes()}).features) == [
+        "clip",
+        "text",
+    ]
+    other = preprocessor.from_values(
+        {**source, "clip": without.read_bytes(), "sound": with_sound.read_bytes()}
+    )
     assert list(other.features) == ["clip", "sound", "text"]
-    required = {**maker.inputs, "sound": maker.inputs["sound"].model_copy(update={"optional": False})}
+    required = {
+        **preprocessor.inputs,
+        "sound": preprocessor.inputs["sound"].model_copy(update={"optional": False}),
+    }
     with pytest.raises(
         MissingInputError, match="sound: missing: the file has no audio track, and this input is required"
     ):
@@ -88,28 +96,30 @@ def test_audio_track_of_a_video(folder: Path, maker: Preprocessor) -> None:
 
 def test_audio_tracks_of_several_videos(tmp_path: Path) -> None:
     job = make_job(tmp_path, **{"inputs.clip.max_items": 2, "inputs.sound.max_items": 2})
-    maker = Preprocessor({name: job.inputs[name] for name in ("clip", "sound")})
+    preprocessor = Preprocessor({name: job.inputs[name] for name in ("clip", "sound")})
     clips = [make_clip((50,), pitch=300.0), make_clip((60,))]
-    sample = maker.from_values({"clip": clips})
+    sample = preprocessor.from_values({"clip": clips})
     assert {name: len(items) for name, items in sample.features.items()} == {"clip": 2, "sound": 1}
-    batch = collate([sample, maker.from_values({"clip": [clips[1], None, clips[0]]})], maker.modalities)
+    batch = collate(
+        [sample, preprocessor.from_values({"clip": [clips[1], None, clips[0]]})], preprocessor.modalities
+    )
     assert batch.inputs["clip"].index.tolist() == [[0, 1], [1, 0]]
     assert batch.inputs["sound"].index.tolist() == [[0], [0]]
     with pytest.raises(
         InvalidInputError,
         match=r"clip: 3 values are above the maximum of 2; give fewer, or raise inputs.clip.max_items",
     ):
-        maker.from_values({"clip": clips + clips[:1]})
+        preprocessor.from_values({"clip": clips + clips[:1]})
 
 
-def test_rows_and_requests_give_equal_features(folder: Path, maker: Preprocessor) -> None:
+def test_rows_and_requests_give_equal_features(folder: Path, preprocessor: Preprocessor) -> None:
     for number, row in enumerate(make_rows(folder)):
-        made = maker.from_row(Row(row, str(folder / "rows.jsonl"), number))
+        made = preprocessor.from_row(Row(row, str(folder / "rows.jsonl"), number))
         files = {"images": [(folder / name).read_bytes() for name in row["images"]]}
         if row["clip"]:
             files["clip"] = (folder / row["clip"]).read_bytes()
         person = {"city": row["city"], "age": row["age"]}
-        source = maker.from_values(
+        source = preprocessor.from_values(
             {**{k: row[k] for k in ("sensor", "history", "text")}, **files, "person": person}
         )
         assert made.features.keys() == source.features.keys()
@@ -119,13 +129,13 @@ def test_rows_and_requests_give_equal_features(folder: Path, maker: Preprocessor
                     np.testing.assert_array_equal(array, theirs[key])
 
 
-def test_arrays_in_data_frames(maker: Preprocessor) -> None:
+def test_arrays_in_data_frames(preprocessor: Preprocessor) -> None:
     sensor = np.empty(2, dtype=object)
     sensor[:] = [np.array([1.0, np.nan]), np.array([2.0, 3.0])]
-    found = maker.from_values(
+    found = preprocessor.from_values(
         {"text": "a", "sensor": sensor, "person": {"age": np.float64(3)}, "history": np.array([1, 2])}
     )
-    same = maker.from_values(
+    same = preprocessor.from_values(
         {"text": "a", "sensor": [[1.0, math.nan], [2.0, 3.0]], "person": {"age": 3}, "history": [1, 2]}
     )
     assert found.keys["history"] == same.keys["history"]
@@ -133,18 +143,18 @@ def test_arrays_in_data_frames(maker: Preprocessor) -> None:
 
 
 @pytest.mark.parametrize("name", ["clip", "sound", "sensor", "person", "history", "images", "text"])
-def test_values_give_finite_features_or_an_error(maker: Preprocessor, name: str) -> None:
+def test_values_give_finite_features_or_an_error(preprocessor: Preprocessor, name: str) -> None:
     clip = make_clip((50, 60), pitch=300.0)
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     broken = [clip[:end] for end in range(0, len(clip), len(clip) // 12)]
     for _ in range(12):
         damaged = np.frombuffer(clip, dtype=np.uint8).copy()
-        damaged[chance.integers(0, len(damaged), 20)] = chance.integers(0, 256, 20)
+        damaged[rng.integers(0, len(damaged), 20)] = rng.integers(0, 256, 20)
         broken.append(damaged.tobytes())
-    for value in [*JUNK, *broken, *(chance.bytes(200) for _ in range(5))]:
+    for value in [*JUNK, *broken, *(rng.bytes(200) for _ in range(5))]:
         try:
             values = {"text": "which?", name: [value] if name == "images" else value}
-            features = maker.from_values(values).features
+            features = preprocessor.from_values(values).features
         except InvalidInputError:
             continue
         arrays = [array for item in features.get(name, ()) for array in item.values()]
@@ -227,9 +237,9 @@ def test_two_inputs_with_one_column_name(tmp_path: Path) -> None:
         load_spec(path, Job)
 
 
-def test_lengths_equal_padded_sizes(loaded: tuple[Any, Any], maker: Preprocessor) -> None:
+def test_lengths_equal_padded_sizes(loaded: tuple[Any, Any], preprocessor: Preprocessor) -> None:
     masks = {"text": "attention_mask", "clip": "frame_mask", "sensor": "step_mask", "history": "item_mask"}
     for row in loaded[1].splits["train"][:8]:
-        features = maker.from_row(row).features
+        features = preprocessor.from_row(row).features
         sizes = [len(item[mask]) for name, mask in masks.items() for item in features.get(name, ())]
-        assert maker.fingerprint(row, with_length=True).length == sum(sizes)
+        assert preprocessor.fingerprint(row, with_length=True).length == sum(sizes)

@@ -46,10 +46,12 @@ def built(
     encoder = {"type": "huggingface", "model": str(bert), "train": "lora"}
     encoder["lora"] = {"r": RANK, "init_lora_weights": init, **lora}
     job, dataset = load_dataset(tiny_jobs.tiny_job(rows, **{"inputs.text.encoder": encoder}))
-    maker = Preprocessor(job.inputs, job.tasks)
+    preprocessor = Preprocessor(job.inputs, job.tasks)
     torch.manual_seed(1)
     model = FusedModel(job).eval()
-    return model, collate([maker.from_row(row) for row in dataset.splits["train"][part]], maker.modalities)
+    return model, collate(
+        [preprocessor.from_row(row) for row in dataset.splits["train"][part]], preprocessor.modalities
+    )
 
 
 def texts(batch: Batch) -> dict[str, torch.Tensor]:

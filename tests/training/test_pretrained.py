@@ -405,18 +405,18 @@ def test_absent_texts_of_many_tokens_have_no_effect(
     encoder = {"type": "huggingface", "model": str(models / "bert"), "pool": "none"}
     overrides = {"inputs.text.encoder": encoder, "inputs.text.optional": True, "fusion": fusion}
     job, dataset = load_dataset(tiny_jobs.tiny_job(tmp_path, **overrides))
-    maker = Preprocessor(job.inputs, job.tasks)
+    preprocessor = Preprocessor(job.inputs, job.tasks)
     samples = [
-        sample for row in dataset.splits["test"] if "image" in (sample := maker.from_row(row)).features
+        sample for row in dataset.splits["test"] if "image" in (sample := preprocessor.from_row(row)).features
     ]
     torch.manual_seed(0)
     model = FusedModel(job).eval()
     torch.nn.init.normal_(model.alignment["text"].placeholder)
     without = [Sample({"image": sample.features["image"]}, sample.keys, sample.targets) for sample in samples]
     with torch.no_grad():
-        alone = model(collate(without, maker.modalities)).tasks["answer"]
-        together = model(collate([samples[0], *without], maker.modalities)).tasks["answer"]
-        dropped = model(collate(samples, maker.modalities).select_inputs(["image"])).tasks["answer"]
+        alone = model(collate(without, preprocessor.modalities)).tasks["answer"]
+        together = model(collate([samples[0], *without], preprocessor.modalities)).tasks["answer"]
+        dropped = model(collate(samples, preprocessor.modalities).select_inputs(["image"])).tasks["answer"]
     torch.testing.assert_close(together[1:], alone, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(dropped, alone, rtol=1e-5, atol=1e-5)
 

@@ -193,13 +193,15 @@ def test_filler_rows_have_zero_loss_and_reach_every_parameter(folder: Path) -> N
     tasks = {f"t{i}": {**block, "weight": 1} for i, block in enumerate(VARIANTS.values())}
     job, dataset = load_dataset(tiny_jobs.tiny_job(folder, tasks=tasks, **{"train.early_stopping": None}))
     model = FusedModel(job).train()
-    maker = Preprocessor(job.inputs, job.tasks)
-    filler = collate([], maker.modalities, add_dummies=True)
+    preprocessor = Preprocessor(job.inputs, job.tasks)
+    filler = collate([], preprocessor.modalities, add_dummies=True)
     losses = model.losses(model(filler), filler)
     assert {float(loss.detach()) for loss in losses.tasks.values()} == {0.0}
     model.total_loss(losses, filler).backward()
     assert not [name for name, p in model.named_parameters() if p.grad is None or p.grad.any()]
-    alone = collate([maker.from_row(dataset.splits["train"][0])], maker.modalities, add_dummies=True)
+    alone = collate(
+        [preprocessor.from_row(dataset.splits["train"][0])], preprocessor.modalities, add_dummies=True
+    )
     model.total_loss(model.losses(model(alone), alone), alone).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
 
@@ -211,8 +213,10 @@ def test_learned_weights_follow_the_losses(folder: Path) -> None:
         "brightness": {"type": "regression", "weight": "learned"},
     }
     job, dataset = load_dataset(tiny_jobs.tiny_job(folder, tasks=tasks, **{"train.early_stopping": None}))
-    maker = Preprocessor(job.inputs, job.tasks)
-    batch = collate([maker.from_row(row) for row in dataset.splits["train"][:8]], maker.modalities)
+    preprocessor = Preprocessor(job.inputs, job.tasks)
+    batch = collate(
+        [preprocessor.from_row(row) for row in dataset.splits["train"][:8]], preprocessor.modalities
+    )
     model = FusedModel(job).eval()
     losses = LossOutput({"label": torch.tensor(2.0 * 8), "brightness": torch.tensor(0.5 * 8)})
     optimizer = torch.optim.Adam(model.log_variances.parameters(), lr=0.1)

@@ -87,12 +87,14 @@ class MemoryTracker(TorchDispatchMode):
 
 @contextmanager
 def freeze_gc() -> Iterator[None]:
-    """Collect garbage among new objects alone."""
+    """Collect garbage among new objects alone. Objects that the caller had frozen stay frozen."""
+    unfreeze = gc.get_freeze_count() == 0
     gc.freeze()
     try:
         yield
     finally:
-        gc.unfreeze()
+        if unfreeze:
+            gc.unfreeze()
 
 
 @contextmanager

@@ -6,8 +6,10 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
+import httpx
 import pytest
 
+from rayfuse.cluster.jobs import JobInfo
 from rayfuse.cluster.rayjobs import RayJobClient, zip_files
 from rayfuse.errors import UnavailableError
 from rayfuse.ray_http import RayHttp
@@ -25,8 +27,20 @@ FAILED = {
 }
 
 
-def read(**changes: Any) -> Any:
-    return RayJobClient(RayHttp("http://head:8265/", None))._info({**FAILED, **changes})
+class RecordedRay(RayHttp):
+    """Dashboard that returns one recorded job."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        super().__init__("http://head:8265/", None)
+        self.job = job
+
+    def request(self, method: str, path: str, *_: Any, **__: Any) -> httpx.Response:
+        assert (method, path) == ("GET", f"/api/jobs/{self.job['submission_id']}")
+        return httpx.Response(200, json=self.job)
+
+
+def read(**changes: Any) -> JobInfo:
+    return RayJobClient(RecordedRay({**FAILED, **changes})).get("j")
 
 
 def test_a_failed_job_is_explained_in_a_line() -> None:
@@ -81,7 +95,7 @@ def another_server() -> Iterator[str]:
             """Log nothing."""
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield f"127.0.0.1:{server.server_port}"
     server.shutdown()

@@ -22,5 +22,5 @@ def rows(job: Any) -> list[Row]:
 
 
 @pytest.fixture(scope="module")
-def maker(job: Any) -> Preprocessor:
+def preprocessor(job: Any) -> Preprocessor:
     return Preprocessor(job.inputs, job.tasks)

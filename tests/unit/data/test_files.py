@@ -48,7 +48,7 @@ def http_url(folder: Path) -> Iterator[str]:
         do_HEAD = do_GET  # type: ignore[assignment]
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -89,20 +89,20 @@ def url(request: pytest.FixtureRequest, folder: Path) -> str:
 
 
 @pytest.fixture
-def maker(tmp_path: Path) -> Preprocessor:
+def preprocessor(tmp_path: Path) -> Preprocessor:
     inputs = tiny_jobs.tiny_job(tmp_path, **{"inputs.text.optional": True}).inputs
     return Preprocessor({"image": inputs["image"]})
 
 
 @pytest.mark.parametrize("url", STORES, indirect=True)
-def test_rows_and_their_images(url: str, maker: Preprocessor) -> None:
+def test_rows_and_their_images(url: str, preprocessor: Preprocessor) -> None:
     rows, bad = read_all(f"{url}/rows/train.jsonl")
     assert (len(rows), len(bad)) == (4, 0)
     assert rows[1].file == f"{url}/rows/train.jsonl"
     for row in rows[:3]:
-        assert maker.from_row(row).features["image"][0]["pixel_values"].shape == (3, 8, 8)
+        assert preprocessor.from_row(row).features["image"][0]["pixel_values"].shape == (3, 8, 8)
     with pytest.raises(InvalidInputError, match="image: absent.png: no such file"):
-        maker.fingerprint(rows[3])
+        preprocessor.fingerprint(rows[3])
 
 
 @pytest.mark.parametrize("url", ["file", "memory", "s3"], indirect=True)
@@ -124,13 +124,13 @@ def test_missing_files(url: str) -> None:
         read_all(f"{url}/rows/absent.jsonl")
 
 
-def test_errors_of_http_stores(http_url: str, maker: Preprocessor) -> None:
+def test_errors_of_http_stores(http_url: str, preprocessor: Preprocessor) -> None:
     with pytest.raises(UnavailableError, match="secret.jsonl: cannot be read: ClientResponseError: 403"):
         read_all(f"{http_url}/secret.jsonl")
     with pytest.raises(
         InvalidInputError, match="image: .*secret.png: cannot be read: ClientResponseError: 403"
     ):
-        maker.fingerprint(Row({"image": f"{http_url}/secret.png"}, "rows.jsonl", 1))
+        preprocessor.fingerprint(Row({"image": f"{http_url}/secret.png"}, "rows.jsonl", 1))
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]

@@ -16,9 +16,9 @@ WORLDS = (1, 2, 3, 4, 5)
 
 
 def plans(rows: int, batch_size: int, gradient_accumulation_steps: int = 1) -> dict[str, BatchSampler]:
-    chance = np.random.default_rng(rows)
-    lengths = chance.integers(1, 200, rows).astype(np.int32)
-    groups = chance.integers(0, max(1, rows // 4), rows).astype(np.uint64) << np.uint64(60)
+    rng = np.random.default_rng(rows)
+    lengths = rng.integers(1, 200, rows).astype(np.int32)
+    groups = rng.integers(0, max(1, rows // 4), rows).astype(np.uint64) << np.uint64(60)
     wanted: dict[str, Any] = {
         "plain": {},
         "lengths": {"lengths": lengths},
@@ -149,23 +149,23 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     assert len({tuple(order(0, 0)), tuple(order(0, 1)), tuple(order(1, 0)), tuple(range(50))}) == 4
 
 
-def test_samples_are_cached_while_they_fit(rows: list[Row], maker: Preprocessor) -> None:
-    store = SampleCache(rows, maker, max_bytes=maker.from_row(rows[0]).nbytes)
+def test_samples_are_cached_while_they_fit(rows: list[Row], preprocessor: Preprocessor) -> None:
+    store = SampleCache(rows, preprocessor, max_bytes=preprocessor.from_row(rows[0]).nbytes)
     assert len(store) == len(rows)
     assert store[0] is store[0]
     assert store[1] is not store[1]
 
 
-def test_a_file_that_is_deleted_during_the_run(tmp_path: Path, maker: Preprocessor) -> None:
+def test_a_file_that_is_deleted_during_the_run(tmp_path: Path, preprocessor: Preprocessor) -> None:
     row = Row({"text": "a", "label": "red", "image": "gone.png"}, str(tmp_path / "rows.jsonl"), 7)
     with pytest.raises(
         DataError, match=r"rows.jsonl:7: image: gone.png: no such file; the row was valid when"
     ):
-        SampleCache([row], maker)[0]
+        SampleCache([row], preprocessor)[0]
 
 
-def test_modality_dropout(rows: list[Row], maker: Preprocessor, job: Any) -> None:
-    sample = next(s for s in map(maker.from_row, rows) if len(s.features) == 3)
+def test_modality_dropout(rows: list[Row], preprocessor: Preprocessor, job: Any) -> None:
+    sample = next(s for s in map(preprocessor.from_row, rows) if len(s.features) == 3)
     outcomes = Counter(
         tuple(drop_modalities(sample, job.inputs, 0.3, (0, epoch, 5)).features) for epoch in range(1000)
     )
@@ -178,8 +178,8 @@ def test_modality_dropout(rows: list[Row], maker: Preprocessor, job: Any) -> Non
     assert drop_modalities(sample, job.inputs, 0.5, (0, 1, 2)).targets == sample.targets
 
 
-def test_modality_dropout_leaves_an_input(rows: list[Row], maker: Preprocessor, job: Any) -> None:
-    sample = next(s for s in map(maker.from_row, rows) if "image" in s.features)
+def test_modality_dropout_leaves_an_input(rows: list[Row], preprocessor: Preprocessor, job: Any) -> None:
+    sample = next(s for s in map(preprocessor.from_row, rows) if "image" in s.features)
     only = Sample({"image": sample.features["image"]}, sample.keys, sample.targets)
     inputs = {name: options.model_copy(update={"optional": True}) for name, options in job.inputs.items()}
     for n in range(50):

@@ -31,7 +31,7 @@ def rows(folder: Path, job: Any) -> list[Row]:
 
 
 @pytest.fixture(scope="module")
-def maker(job: Any) -> Preprocessor:
+def preprocessor(job: Any) -> Preprocessor:
     return Preprocessor(job.inputs, job.tasks)
 
 
@@ -44,34 +44,38 @@ def assert_equal(first: Sample, second: Sample) -> None:
                 np.testing.assert_array_equal(array, theirs[key])
 
 
-def test_rows_and_requests_have_the_same_features(folder: Path, rows: list[Row], maker: Preprocessor) -> None:
+def test_rows_and_requests_have_the_same_features(
+    folder: Path, rows: list[Row], preprocessor: Preprocessor
+) -> None:
     for row in rows:
         files = {
             name: (folder / row.values[name]).read_bytes()
             for name in ("image", "audio")
             if name in row.values
         }
-        request = maker.from_values({**files, "text": row.values["text"]})
-        assert_equal(maker.from_row(row), request)
-        assert maker.from_row(row).targets.keys() == {"answer"}
+        request = preprocessor.from_values({**files, "text": row.values["text"]})
+        assert_equal(preprocessor.from_row(row), request)
+        assert preprocessor.from_row(row).targets.keys() == {"answer"}
         assert request.targets == {}
 
 
-def test_an_input_that_is_absent_or_null_has_no_entry(maker: Preprocessor) -> None:
+def test_an_input_that_is_absent_or_null_has_no_entry(preprocessor: Preprocessor) -> None:
     for values in ({}, {"image": None}, {"image": math.nan, "audio": None}):
         row = Row({"text": "which?", "label": "red", **values}, "rows.jsonl", 1)
-        assert list(maker.from_row(row).features) == ["text"]
-        assert_equal(maker.from_row(row), maker.from_values({"text": "which?", **values}))
+        assert list(preprocessor.from_row(row).features) == ["text"]
+        assert_equal(preprocessor.from_row(row), preprocessor.from_values({"text": "which?", **values}))
 
 
-def test_a_table_may_hold_the_bytes_themselves(folder: Path, rows: list[Row], maker: Preprocessor) -> None:
-    plain = maker.from_row(rows[0])
+def test_a_table_may_hold_the_bytes_themselves(
+    folder: Path, rows: list[Row], preprocessor: Preprocessor
+) -> None:
+    plain = preprocessor.from_row(rows[0])
     name = rows[0].values["image"]
     content = (folder / name).read_bytes()
     for value in (content, {"bytes": content, "path": None}, {"bytes": None, "path": name}):
-        assert_equal(maker.from_row(Row({**rows[0].values, "image": value}, rows[0].file, 1)), plain)
+        assert_equal(preprocessor.from_row(Row({**rows[0].values, "image": value}, rows[0].file, 1)), plain)
     nothing = Row({**rows[0].values, "image": {"bytes": None, "path": None}}, rows[0].file, 1)
-    assert "image" not in maker.from_row(nothing).features
+    assert "image" not in preprocessor.from_row(nothing).features
 
 
 @pytest.mark.parametrize(
@@ -98,53 +102,53 @@ def test_a_table_may_hold_the_bytes_themselves(folder: Path, rows: list[Row], ma
         ({"label": None}, r"answer \(column label\): the label is missing"),
     ],
 )
-def test_invalid_rows(values: dict[str, Any], problem: str, folder: Path, maker: Preprocessor) -> None:
+def test_invalid_rows(values: dict[str, Any], problem: str, folder: Path, preprocessor: Preprocessor) -> None:
     row = Row({"text": "which?", "label": "red", **values}, str(folder / "rows.jsonl"), 1)
-    for read in (maker.fingerprint, maker.from_row):
+    for read in (preprocessor.fingerprint, preprocessor.from_row):
         with pytest.raises(InvalidInputError, match=problem):
             read(row)
 
 
-def test_invalid_requests(maker: Preprocessor) -> None:
+def test_invalid_requests(preprocessor: Preprocessor) -> None:
     with pytest.raises(
         InvalidInputError, match="clip: not an input of this model; it has: image, text, audio"
     ):
-        maker.from_values({"text": "a", "clip": b""})
+        preprocessor.from_values({"text": "a", "clip": b""})
     with pytest.raises(MissingInputError, match="text: missing"):
-        maker.from_values({"image": b""})
+        preprocessor.from_values({"image": b""})
 
 
 def test_rows_and_requests_without_any_input_are_invalid(job: Any) -> None:
-    maker = Preprocessor({"image": job.inputs["image"]}, job.tasks)
-    for read in (maker.fingerprint, maker.from_row):
+    preprocessor = Preprocessor({"image": job.inputs["image"]}, job.tasks)
+    for read in (preprocessor.fingerprint, preprocessor.from_row):
         with pytest.raises(MissingInputError, match="no input given; this model reads: image"):
             read(Row({"label": "red"}, "rows.jsonl", 1))
     with pytest.raises(MissingInputError, match="no input given"):
-        maker.from_values({})
+        preprocessor.from_values({})
 
 
-def test_the_digest_depends_on_contents_and_targets_alone(folder: Path, maker: Preprocessor) -> None:
+def test_the_digest_depends_on_contents_and_targets_alone(folder: Path, preprocessor: Preprocessor) -> None:
     for name in ("a.png", "copy.png"):
         tiny_jobs.write_image(folder / name, "red")
     tiny_jobs.write_image(folder / "other.png", "green")
 
     def digest(**values: Any) -> bytes:
         plain = {"image": "a.png", "text": "which?", "label": "red"}
-        return maker.fingerprint(Row({**plain, **values}, str(folder / "rows.jsonl"), 1)).digest
+        return preprocessor.fingerprint(Row({**plain, **values}, str(folder / "rows.jsonl"), 1)).digest
 
     assert digest() == digest(image="copy.png", note="unread", audio=None)
     others = [{"image": "other.png"}, {"image": None}, {"text": "what?"}, {"label": "blue"}]
     assert len({digest(), *(digest(**values) for values in others)}) == 5
 
 
-def test_the_size_of_a_sample(rows: list[Row], maker: Preprocessor) -> None:
-    sample = maker.from_row(rows[0])
+def test_the_size_of_a_sample(rows: list[Row], preprocessor: Preprocessor) -> None:
+    sample = preprocessor.from_row(rows[0])
     features = 8 * 8 * 3 * 4 + 40 * 11 * 4 + 2 * 8 * len(rows[0].values["text"])
     assert sample.nbytes == features + 500 * (1 + 4)
 
 
-def test_the_length_of_a_row(rows: list[Row], maker: Preprocessor) -> None:
+def test_the_length_of_a_row(rows: list[Row], preprocessor: Preprocessor) -> None:
     row = next(row for row in rows if "image" in row.values and "audio" in row.values)
-    assert maker.fingerprint(row, with_length=True).length == len(row.values["text"])
-    assert maker.fingerprint(row).length == 0
-    assert maker.fingerprint(row).digest == maker.fingerprint(row, with_length=True).digest
+    assert preprocessor.fingerprint(row, with_length=True).length == len(row.values["text"])
+    assert preprocessor.fingerprint(row).length == 0
+    assert preprocessor.fingerprint(row).digest == preprocessor.fingerprint(row, with_length=True).digest

@@ -72,16 +72,16 @@ def sample_of(*names: str) -> Sample:
 
 def test_subsets_have_the_required_inputs_and_are_smaller_than_the_whole(loaded: Any) -> None:
     inputs = loaded[0].inputs  # image and audio are optional, the text is not
-    whole, chance = sample_of("image", "text", "audio"), np.random.default_rng(0)
-    drawn = {tuple(sorted(*sample_subsets(whole, inputs, "random", chance))) for _ in range(60)}
+    whole, rng = sample_of("image", "text", "audio"), np.random.default_rng(0)
+    drawn = {tuple(sorted(*sample_subsets(whole, inputs, "random", rng))) for _ in range(60)}
     assert drawn == {("text",), ("image", "text"), ("audio", "text")}
-    assert sample_subsets(whole, inputs, "each", chance) == [["text"], ["text", "image"], ["text", "audio"]]
-    assert sample_subsets(whole, inputs, "single", chance) == [["text", "image"], ["text", "audio"]]
-    assert sample_subsets(sample_of("text"), inputs, "each", chance) == []
+    assert sample_subsets(whole, inputs, "each", rng) == [["text"], ["text", "image"], ["text", "audio"]]
+    assert sample_subsets(whole, inputs, "single", rng) == [["text", "image"], ["text", "audio"]]
+    assert sample_subsets(sample_of("text"), inputs, "each", rng) == []
     free = {name: options.model_copy(update={"optional": True}) for name, options in inputs.items()}
-    assert len(sample_subsets(whole, free, "each", chance)) == 6
-    assert sample_subsets(whole, free, "single", chance) == [["image"], ["text"], ["audio"]]
-    assert sample_subsets(sample_of("audio"), free, "random", chance) == []
+    assert len(sample_subsets(whole, free, "each", rng)) == 6
+    assert sample_subsets(whole, free, "single", rng) == [["image"], ["text"], ["audio"]]
+    assert sample_subsets(sample_of("audio"), free, "random", rng) == []
 
 
 def test_views_follow_their_rows_and_share_what_is_encoded(loaded: Any, store: SampleCache) -> None:

@@ -71,8 +71,8 @@ def test_the_newest_steps_are_read() -> None:
 
 
 def test_scales_come_from_the_training_rows() -> None:
-    chance = np.random.default_rng(0)
-    rows: list[Any] = [[list(chance.normal(5, 2, 300)), [7.0] * 300] for _ in range(10)]
+    rng = np.random.default_rng(0)
+    rows: list[Any] = [[list(rng.normal(5, 2, 300)), [7.0] * 300] for _ in range(10)]
     rows[0][0][0] = 1e9  # an outlier has no effect
     fitted = TimeSeriesModality.fit(options(), [*rows, "no such file", [[1]]])
     assert fitted.center == pytest.approx([5, 7], abs=0.2)

@@ -32,16 +32,16 @@ def test_subsets_are_sorted_by_size_then_by_input_order() -> None:
 def setting(tmp_path_factory: pytest.TempPathFactory) -> Any:
     overrides = {"tasks.brightness": {"type": "regression", "weight": 0.5}}
     job, dataset = load_dataset(tiny_jobs.tiny_job(tmp_path_factory.mktemp("evaluation"), **overrides))
-    maker = Preprocessor(job.inputs, job.tasks)
+    preprocessor = Preprocessor(job.inputs, job.tasks)
     torch.manual_seed(0)
     model = FusedModel(job).eval()
-    return job, model, maker, [maker.from_row(row) for row in dataset.splits["test"]]
+    return job, model, preprocessor, [preprocessor.from_row(row) for row in dataset.splits["test"]]
 
 
 def batches(setting: Any, size: int, start: int = 0, step: int = 1) -> list[Batch]:
-    _, _, maker, samples = setting
+    _, _, preprocessor, samples = setting
     chosen = samples[start::step]
-    return [collate(chosen[i : i + size], maker.modalities) for i in range(0, len(chosen), size)]
+    return [collate(chosen[i : i + size], preprocessor.modalities) for i in range(0, len(chosen), size)]
 
 
 def scored(setting: Any, outputs: EvaluationOutputs) -> dict[str, float]:
@@ -72,10 +72,10 @@ def test_the_loss_is_the_mean_over_samples(setting: Any) -> None:
 
 
 def test_workers_merge_and_fillers_do_not_count(setting: Any) -> None:
-    job, model, maker, samples = setting
+    job, model, preprocessor, samples = setting
     heads = task_heads(model)
     [merged] = collect_outputs(model, heads, batches(setting, 4, 0, 2))
-    filler = collate([], maker.modalities, add_dummies=True)
+    filler = collate([], preprocessor.modalities, add_dummies=True)
     filler = Batch(filler.inputs, {name: torch.zeros(1) for name in job.tasks}, filler.weights)
     merged.merge(collect_outputs(model, heads, [*batches(setting, 4, 1, 2), filler])[0])
     assert merged.num_samples == len(samples)
@@ -89,7 +89,7 @@ def test_workers_merge_and_fillers_do_not_count(setting: Any) -> None:
 def test_a_subset_scores_as_rows_without_the_other_inputs(setting: Any) -> None:
     from rayfuse.data.samples import Sample
 
-    job, model, maker, samples = setting
+    job, model, preprocessor, samples = setting
     heads = task_heads(model)
     chosen = nonempty_subsets(list(job.inputs))
     by_subset = collect_outputs(model, heads, batches(setting, 7), chosen)
@@ -97,7 +97,7 @@ def test_a_subset_scores_as_rows_without_the_other_inputs(setting: Any) -> None:
         left = [
             Sample({n: f for n, f in s.features.items() if n in names}, s.keys, s.targets) for s in samples
         ]
-        alone = collect_outputs(model, heads, [collate(left, maker.modalities)])[0]
+        alone = collect_outputs(model, heads, [collate(left, preprocessor.modalities)])[0]
         assert scored(setting, outputs) == pytest.approx(scored(setting, alone), rel=1e-4)
     as_they_are = collect_outputs(model, heads, batches(setting, 7))[0]
     assert scored(setting, by_subset[0]) == pytest.approx(scored(setting, as_they_are), rel=1e-5)

@@ -46,8 +46,8 @@ NAMES = ("image", "audio", "text", "table")
 
 
 def game(seed: int = 0, rows: int = 5) -> dict[frozenset[str], np.ndarray]:
-    chance = np.random.default_rng(seed)
-    return {frozenset(subset): chance.normal(size=rows) for subset in all_subsets(NAMES)}
+    rng = np.random.default_rng(seed)
+    return {frozenset(subset): rng.normal(size=rows) for subset in all_subsets(NAMES)}
 
 
 def by_orders(values: Mapping[frozenset[str], np.ndarray]) -> np.ndarray:
@@ -345,9 +345,9 @@ def patch_job(folder: Path) -> Job:
 
 def test_saliency_finds_the_patch_that_decides(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    chance, job = np.random.default_rng(0), patch_job(tmp_path)
-    pixels = chance.normal(0, 0.02, size=(64, 3, 16, 16)).astype(np.float32)
-    corners, labels = chance.integers(0, 12, size=(64, 2)), chance.integers(0, 2, size=64)
+    rng, job = np.random.default_rng(0), patch_job(tmp_path)
+    pixels = rng.normal(0, 0.02, size=(64, 3, 16, 16)).astype(np.float32)
+    corners, labels = rng.integers(0, 12, size=(64, 2)), rng.integers(0, 2, size=64)
     for image, (y, x), label in zip(pixels, corners, labels, strict=True):
         image[label, y : y + 4, x : x + 4] += 1.0
     samples = [

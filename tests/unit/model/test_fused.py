@@ -31,8 +31,8 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="module")
 def samples(loaded: Any) -> list[Sample]:
     job, dataset = loaded
-    maker = Preprocessor(job.inputs, job.tasks)
-    return [maker.from_row(row) for row in dataset.splits["train"]][:12]
+    preprocessor = Preprocessor(job.inputs, job.tasks)
+    return [preprocessor.from_row(row) for row in dataset.splits["train"]][:12]
 
 
 @pytest.fixture(scope="module", params=["concat", "transformer"])

@@ -65,8 +65,8 @@ def test_saved_model_gives_equal_predictions(train: str, tmp_path: Path) -> None
     assert load_job(moved)[1] == {"run": "r1"}
     from rayfuse.data.collate import collate
 
-    maker = Preprocessor(back.inputs, back.tasks)
-    batch = collate([maker.from_row(row) for row in dataset.splits["test"]], maker.modalities)
+    preprocessor = Preprocessor(back.inputs, back.tasks)
+    batch = collate([preprocessor.from_row(row) for row in dataset.splits["test"]], preprocessor.modalities)
     with torch.no_grad():
         torch.testing.assert_close(
             loaded(batch).tasks["answer"], model.eval()(batch).tasks["answer"], rtol=0, atol=0

@@ -1,6 +1,7 @@
 """Translation of real errors of MLflow, its client and its databases."""
 
 import io
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -13,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException, RestException
 
 from rayfuse.errors import RayfuseError, ResourceError, SpecError, UnavailableError
-from rayfuse.registry.mlflow_connection import connect
+from rayfuse.registry.mlflow_connection import database_path
 from rayfuse.registry.mlflow_errors import (
     check_probe_response,
     is_existing,
@@ -34,9 +35,11 @@ def raised_by(call: Callable[[], Any]) -> Exception:
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> str:
-    """Return the URI of a new database of MLflow's."""
-    return str(connect(f"sqlite:///{tmp_path}/mlflow.db").tracking_uri)
+def database(client: MlflowClient, tmp_path: Path) -> str:
+    """Return the URI of a copy of the shared database, as MLflow needs a second to create one."""
+    shared = database_path(client.tracking_uri)
+    assert shared is not None
+    return f"sqlite:///{shutil.copy(shared, tmp_path / 'mlflow.db')}"
 
 
 def execute(database: str, statement: str) -> None:

@@ -24,11 +24,11 @@ from rayfuse.spec.load import load_spec
 def table_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a model of a table, trained on rows.csv, whose columns are integers, floats and texts."""
     folder = tmp_path_factory.mktemp("table")
-    chance = random.Random(0)
+    rng = random.Random(0)
     rows = [
         {
-            "age": chance.randint(20, 60),
-            "zip": chance.choice([8001, 8002]),
+            "age": rng.randint(20, 60),
+            "zip": rng.choice([8001, 8002]),
             "city": "AB"[i % 2],
             "label": i % 2,
         }

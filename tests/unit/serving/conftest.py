@@ -57,7 +57,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.fixture
-def whole(png: bytes, clip: bytes) -> dict[str, Any]:
+def all_inputs(png: bytes, clip: bytes) -> dict[str, Any]:
     """Return all inputs as JSON."""
     return {"image": b64(png), "audio": b64(clip), "text": "which colour is it?"}
 

@@ -25,10 +25,10 @@ def predict(client: TestClient, inputs: Any, **options: Any) -> Any:
 
 
 def test_json_responses_equal_the_predictions_of_the_model(
-    client: TestClient, predictor: Predictor, whole: dict[str, Any], png: bytes, clip: bytes
+    client: TestClient, predictor: Predictor, all_inputs: dict[str, Any], png: bytes, clip: bytes
 ) -> None:
-    [expected] = predictor.predict([{"image": png, "audio": clip, "text": whole["text"]}])
-    answer = predict(client, whole).json()
+    [expected] = predictor.predict([{"image": png, "audio": clip, "text": all_inputs["text"]}])
+    answer = predict(client, all_inputs).json()
     assert answer["inputs_used"] == ["image", "text", "audio"]
     assert answer["model"] == {"name": "tiny", "version": 3}
     assert answer["outputs"]["answer"]["label"] == expected["outputs"]["answer"]["label"]
@@ -37,44 +37,44 @@ def test_json_responses_equal_the_predictions_of_the_model(
 
 
 def test_multipart_responses_equal_json_responses(
-    client: TestClient, whole: dict[str, Any], png: bytes, clip: bytes
+    client: TestClient, all_inputs: dict[str, Any], png: bytes, clip: bytes
 ) -> None:
     files = {"image": ("a.png", png), "audio": ("a.wav", clip, "audio/wav")}
-    response = client.post("/predict", data={"text": whole["text"]}, files=files)
-    assert response.json() == predict(client, whole).json()
+    response = client.post("/predict", data={"text": all_inputs["text"]}, files=files)
+    assert response.json() == predict(client, all_inputs).json()
 
 
-def test_an_optional_input_may_be_left_out(client: TestClient, whole: dict[str, Any]) -> None:
-    without = predict(client, {**whole, "audio": None}).json()
+def test_an_optional_input_may_be_left_out(client: TestClient, all_inputs: dict[str, Any]) -> None:
+    without = predict(client, {**all_inputs, "audio": None}).json()
     assert without["inputs_used"] == ["image", "text"]
-    assert without["outputs"] != predict(client, whole).json()["outputs"]
+    assert without["outputs"] != predict(client, all_inputs).json()["outputs"]
 
 
-def test_predictions_of_several_instances_are_in_order(build: Build, whole: dict[str, Any]) -> None:
+def test_predictions_of_several_instances_are_in_order(build: Build, all_inputs: dict[str, Any]) -> None:
     client = build(max_batch_size=4, batch_wait_timeout=0.0)
     texts = [f"colour number {i}?" for i in range(11)]
-    instances = [{"inputs": {**whole, "text": text}} for text in texts]
+    instances = [{"inputs": {**all_inputs, "text": text}} for text in texts]
     reply = client.post("/predict", json={"instances": instances}).json()
     assert reply["model"]["name"] == "tiny"
     for text, found in zip(texts, reply["predictions"], strict=True):
-        alone = predict(client, {**whole, "text": text}).json()
+        alone = predict(client, {**all_inputs, "text": text}).json()
         assert found["inputs_used"] == alone["inputs_used"]
         assert found["outputs"]["answer"]["scores"] == pytest.approx(
             alone["outputs"]["answer"]["scores"], abs=1e-5
         )
 
 
-def test_concurrent_requests_share_a_batch(build: Build, whole: dict[str, Any]) -> None:
+def test_concurrent_requests_share_a_batch(build: Build, all_inputs: dict[str, Any]) -> None:
     client = build(max_batch_size=8, batch_wait_timeout=0.5)
     texts = [f"question {i}" for i in range(8)]
     with ThreadPoolExecutor(8) as pool:
-        responses = list(pool.map(lambda text: predict(client, {**whole, "text": text}), texts))
+        responses = list(pool.map(lambda text: predict(client, {**all_inputs, "text": text}), texts))
     assert {response.headers["server-timing"].rpartition("desc=")[2] for response in responses} == {
         '"batch of 8"'
     }
     lonely = build(max_batch_size=1, batch_wait_timeout=0.0)
     for text, response in zip(texts, responses, strict=True):
-        alone = predict(lonely, {**whole, "text": text}).json()
+        alone = predict(lonely, {**all_inputs, "text": text}).json()
         assert response.json()["outputs"]["answer"]["scores"] == pytest.approx(
             alone["outputs"]["answer"]["scores"], abs=1e-5
         )
@@ -86,8 +86,8 @@ def test_a_missing_required_input_is_rejected(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"a text file", b"\x89PNG\r\n\x1a\n broken"])
-def test_a_corrupt_image_is_named(client: TestClient, whole: dict[str, Any], content: bytes) -> None:
-    assert problem_of(predict(client, {**whole, "image": b64(content)}), 422)["input"] == "image"
+def test_a_corrupt_image_is_named(client: TestClient, all_inputs: dict[str, Any], content: bytes) -> None:
+    assert problem_of(predict(client, {**all_inputs, "image": b64(content)}), 422)["input"] == "image"
 
 
 def silent_wave(rate: int = 8000, frames: bytes = b"") -> bytes:
@@ -99,34 +99,34 @@ def silent_wave(rate: int = 8000, frames: bytes = b"") -> bytes:
 
 
 @pytest.mark.parametrize("content", [b"", b"a text file", silent_wave()])
-def test_a_corrupt_clip_is_named(client: TestClient, whole: dict[str, Any], content: bytes) -> None:
-    assert problem_of(predict(client, {**whole, "audio": b64(content)}), 422)["input"] == "audio"
+def test_a_corrupt_clip_is_named(client: TestClient, all_inputs: dict[str, Any], content: bytes) -> None:
+    assert problem_of(predict(client, {**all_inputs, "audio": b64(content)}), 422)["input"] == "audio"
 
 
 def test_extreme_audio_samples_are_never_a_500(
-    client: TestClient, whole: dict[str, Any], tmp_path: Any
+    client: TestClient, all_inputs: dict[str, Any], tmp_path: Any
 ) -> None:
     import numpy as np
     import soundfile
 
     soundfile.write(tmp_path / "huge.wav", np.full(800, 3e38, dtype=np.float32), 8000, subtype="FLOAT")
-    response = predict(client, {**whole, "audio": b64((tmp_path / "huge.wav").read_bytes())})
+    response = predict(client, {**all_inputs, "audio": b64((tmp_path / "huge.wav").read_bytes())})
     assert response.status_code in (200, 422)
 
 
 @pytest.mark.parametrize("text", [5, 1e300, True, ["a", 5], {"b64": "aGk="}, {}])
-def test_a_text_of_another_type_is_named(client: TestClient, whole: dict[str, Any], text: Any) -> None:
-    assert problem_of(predict(client, {**whole, "text": text}), 422)["input"] == "text"
+def test_a_text_of_another_type_is_named(client: TestClient, all_inputs: dict[str, Any], text: Any) -> None:
+    assert problem_of(predict(client, {**all_inputs, "text": text}), 422)["input"] == "text"
 
 
-def test_loopback_urls_are_not_fetched(client: TestClient, whole: dict[str, Any]) -> None:
-    response = predict(client, {**whole, "image": {"url": "http://127.0.0.1:1/x.png"}})
+def test_loopback_urls_are_not_fetched(client: TestClient, all_inputs: dict[str, Any]) -> None:
+    response = predict(client, {**all_inputs, "image": {"url": "http://127.0.0.1:1/x.png"}})
     assert problem_of(response, 422, "does not have a public address")["input"] == "image"
 
 
-def test_a_body_above_the_limit_is_rejected(build: Build, whole: dict[str, Any]) -> None:
+def test_a_body_above_the_limit_is_rejected(build: Build, all_inputs: dict[str, Any]) -> None:
     client = build(max_body_size=1000)
-    assert problem_of(predict(client, {**whole, "text": "x" * 2000}), 413, "1000 bytes")
+    assert problem_of(predict(client, {**all_inputs, "text": "x" * 2000}), 413, "1000 bytes")
 
 
 def test_a_body_without_content_length_is_limited(build: Build) -> None:
@@ -143,7 +143,7 @@ def test_a_body_without_content_length_is_limited(build: Build) -> None:
     problem_of(response, 413)
 
 
-def test_api_keys_allow_remote_clients(build: Build, whole: dict[str, Any]) -> None:
+def test_api_keys_allow_remote_clients(build: Build, all_inputs: dict[str, Any]) -> None:
     client = build(host="203.0.113.9", keys=(hash_api_key("right"), hash_api_key("also")))
     for headers in (
         {},
@@ -151,17 +151,17 @@ def test_api_keys_allow_remote_clients(build: Build, whole: dict[str, Any]) -> N
         {"authorization": "Basic right"},
         {"authorization": "é"},
     ):
-        response = predict(client, whole, headers={k: v.encode() for k, v in headers.items()})
+        response = predict(client, all_inputs, headers={k: v.encode() for k, v in headers.items()})
         problem_of(response, 401)
         assert response.headers["www-authenticate"] == "Bearer"
     for key in ("right", "also"):
-        assert predict(client, whole, headers={"authorization": f"bearer {key}"}).status_code == 200
+        assert predict(client, all_inputs, headers={"authorization": f"bearer {key}"}).status_code == 200
     assert client.get("/v2/health/ready").status_code == 200
 
 
-def test_without_keys_only_loopback_clients_are_allowed(build: Build, whole: dict[str, Any]) -> None:
-    problem_of(predict(build(host="203.0.113.9"), whole), 403, "auth.keys")
-    assert predict(build(host="::1"), whole).status_code == 200
+def test_without_keys_only_loopback_clients_are_allowed(build: Build, all_inputs: dict[str, Any]) -> None:
+    problem_of(predict(build(host="203.0.113.9"), all_inputs), 403, "auth.keys")
+    assert predict(build(host="::1"), all_inputs).status_code == 200
 
 
 def slow(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
@@ -174,34 +174,34 @@ def slow(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> threading.Event
 
 
 def test_requests_above_the_queue_limit_are_rejected(
-    build: Build, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    build: Build, all_inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = build(max_queued_requests=1, max_batch_size=1, batch_wait_timeout=0.0)
     go = slow(client, monkeypatch)
     with ThreadPoolExecutor(2) as pool:
-        pending = [pool.submit(predict, client, whole) for _ in range(2)]
+        pending = [pool.submit(predict, client, all_inputs) for _ in range(2)]
         while client.engine.active_requests < 2:  # type: ignore[attr-defined]
             pass
-        response = predict(client, whole)
+        response = predict(client, all_inputs)
         go.set()
         assert [one.result().status_code for one in pending] == [200, 200]
     problem_of(response, 503, "1 requests are queued already")
     assert response.headers["retry-after"] == "1"
-    assert predict(client, whole).status_code == 200
+    assert predict(client, all_inputs).status_code == 200
 
 
-def test_requests_time_out(build: Build, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_time_out(build: Build, all_inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     client = build(request_timeout=0.1)
     go = slow(client, monkeypatch)
-    problem_of(predict(client, whole), 504, "0.1 s")
+    problem_of(predict(client, all_inputs), 504, "0.1 s")
     go.set()
     client.engine.update_settings(client.engine.settings.__class__())  # type: ignore[attr-defined]
-    assert predict(client, whole).status_code == 200
+    assert predict(client, all_inputs).status_code == 200
 
 
 def test_a_failing_model_is_a_500_and_becomes_unhealthy(
     client: TestClient,
-    whole: dict[str, Any],
+    all_inputs: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -210,7 +210,7 @@ def test_a_failing_model_is_a_500_and_becomes_unhealthy(
 
     monkeypatch.setattr(client.engine.batcher, "run", fail)  # type: ignore[attr-defined]
     for _ in range(5):
-        response = predict(client, whole)
+        response = predict(client, all_inputs)
         assert "secret" not in problem_of(response, 500)["detail"]
     assert "secret detail" in caplog.text
     assert client.get("/v2/health/live").json() == {"live": True}
@@ -229,8 +229,8 @@ def test_health_is_ok(client: TestClient) -> None:
     assert client.get("/v2/health/ready").json() == {"ready": True}
 
 
-def test_invalid_requests_are_never_a_500(client: TestClient, whole: dict[str, Any]) -> None:
-    chance = random.Random(0)
+def test_invalid_requests_are_never_a_500(client: TestClient, all_inputs: dict[str, Any]) -> None:
+    rng = random.Random(0)
     odd = [
         None,
         True,
@@ -248,11 +248,9 @@ def test_invalid_requests_are_never_a_500(client: TestClient, whole: dict[str, A
         "\U0001f600",
     ]
     for _ in range(300):
-        inputs: Any = {name: chance.choice([value, *odd]) for name, value in whole.items()}
-        content: Any = (
-            {"inputs": inputs} if chance.random() < 0.8 else {"instances": [{"inputs": inputs}, {}]}
-        )
-        body = json.dumps(chance.choice([content, content, chance.choice(odd)]))
+        inputs: Any = {name: rng.choice([value, *odd]) for name, value in all_inputs.items()}
+        content: Any = {"inputs": inputs} if rng.random() < 0.8 else {"instances": [{"inputs": inputs}, {}]}
+        body = json.dumps(rng.choice([content, content, rng.choice(odd)]))
         response = client.post("/predict", content=body, headers={"content-type": "application/json"})
         assert response.status_code in (200, 400, 422), (inputs, response.text)
         if response.status_code != 200:
@@ -261,26 +259,26 @@ def test_invalid_requests_are_never_a_500(client: TestClient, whole: dict[str, A
 
 @pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=x"])
 def test_random_and_damaged_bytes_are_rejected(
-    client: TestClient, kind: str, whole: dict[str, Any], png: bytes
+    client: TestClient, kind: str, all_inputs: dict[str, Any], png: bytes
 ) -> None:
-    chance = random.Random(1)
+    rng = random.Random(1)
     good = client.build_request("POST", "/predict", data={"text": "hi"}, files={"image": ("a.png", png)})
     good_form = good.read().replace(good.headers["content-type"].partition("boundary=")[2].encode(), b"x")
-    good_json = client.build_request("POST", "/predict", json={"inputs": whole}).read()
+    good_json = client.build_request("POST", "/predict", json={"inputs": all_inputs}).read()
     source = good_json if "json" in kind else good_form
     for _ in range(200):
-        body = bytearray(source if chance.random() < 0.8 else chance.randbytes(chance.randrange(300)))
-        for _ in range(chance.randrange(1, 8)):
+        body = bytearray(source if rng.random() < 0.8 else rng.randbytes(rng.randrange(300)))
+        for _ in range(rng.randrange(1, 8)):
             if body:
-                body[chance.randrange(len(body))] = chance.randrange(256)
+                body[rng.randrange(len(body))] = rng.randrange(256)
         response = client.post("/predict", content=bytes(body), headers={"content-type": kind})
         assert response.status_code in (200, 400, 415, 422), (bytes(body), response.text)
 
 
-def test_changed_settings_apply_at_once(client: TestClient, whole: dict[str, Any]) -> None:
+def test_changed_settings_apply_at_once(client: TestClient, all_inputs: dict[str, Any]) -> None:
     engine = client.engine  # type: ignore[attr-defined]
     engine.update_settings(engine.settings.__class__(max_body_size=10))
-    problem_of(predict(client, whole), 413)
+    problem_of(predict(client, all_inputs), 413)
 
 
 def test_a_slow_body_is_a_client_error(build: Build) -> None:

@@ -47,7 +47,7 @@ def client(model: Predictor) -> Iterator[TestClient]:
 
 
 @pytest.fixture(scope="module")
-def whole(folder: Path) -> dict[str, Any]:
+def all_inputs(folder: Path) -> dict[str, Any]:
     """Return all inputs as JSON; the audio is in the clip."""
     images = [b64((folder / name).read_bytes()) for name in ("red.png", "green.png")]
     return {
@@ -61,8 +61,8 @@ def whole(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def answer(client: TestClient, whole: dict[str, Any]) -> Any:
-    response = client.post("/predict", json={"inputs": whole})
+def answer(client: TestClient, all_inputs: dict[str, Any]) -> Any:
+    response = client.post("/predict", json={"inputs": all_inputs})
     assert response.status_code == 200, response.text
     return response.json()
 
@@ -75,20 +75,20 @@ def test_json(answer: Any) -> None:
     assert answer["inputs_used"] == ALL
 
 
-def test_forms(client: TestClient, whole: dict[str, Any], answer: Any, folder: Path) -> None:
+def test_forms(client: TestClient, all_inputs: dict[str, Any], answer: Any, folder: Path) -> None:
     """Fields of JSON, files of JSON and csv, and several parts of one name."""
     images = [
         ("images", (name, (folder / name).read_bytes(), "image/png")) for name in ("red.png", "green.png")
     ]
     common = [
         ("clip", ("dark.mp4", (folder / "dark.mp4").read_bytes(), "video/mp4")),
-        ("text", ("text.json", json.dumps(whole["text"]), "application/json")),
+        ("text", ("text.json", json.dumps(all_inputs["text"]), "application/json")),
     ]
-    fields = [(name, (None, json.dumps(whole[name]))) for name in ("sensor", "person", "history")]
+    fields = [(name, (None, json.dumps(all_inputs[name]))) for name in ("sensor", "person", "history")]
     files = [
         ("sensor", ("sensor.csv", b"y,x\n0.5,1\n1,\n2,2\n", "text/csv")),
         ("person", ("person.json", json.dumps(TABLE), "application/octet-stream")),
-        ("history", ("history.json", json.dumps(whole["history"]), "application/json")),
+        ("history", ("history.json", json.dumps(all_inputs["history"]), "application/json")),
     ]
     for parts in (fields, files):
         response = client.post("/predict", files=[*common, *images, *parts])
@@ -96,15 +96,15 @@ def test_forms(client: TestClient, whole: dict[str, Any], answer: Any, folder: P
         assert response.json() == answer
 
 
-def test_the_command_line(model: Predictor, whole: dict[str, Any], answer: Any, folder: Path) -> None:
-    (folder / "text.json").write_text(json.dumps(whole["text"]))
+def test_the_command_line(model: Predictor, all_inputs: dict[str, Any], answer: Any, folder: Path) -> None:
+    (folder / "text.json").write_text(json.dumps(all_inputs["text"]))
     (folder / "sensor.csv").write_text("x,y\n1,.5\n,1\n2,2\n")
     given = parse_values(
         [
             f"clip=@{folder}/dark.mp4",
             f"sensor=@{folder}/sensor.csv",
             f"person={json.dumps(TABLE)}",
-            f"history={json.dumps(whole['history'])}",
+            f"history={json.dumps(all_inputs['history'])}",
             f"images=@{folder}/red.png",
             f"images=@{folder}/green.png",
             f"text=@{folder}/text.json",
@@ -116,10 +116,12 @@ def test_the_command_line(model: Predictor, whole: dict[str, Any], answer: Any, 
         answer["outputs"]["answer"]["scores"], abs=1e-5
     )
     assert found["inputs_used"] == ALL
-    alone = parse_values([f"images=@{folder}/red.png", "text=a", f"sensor={json.dumps(whole['sensor'])}"])
+    alone = parse_values(
+        [f"images=@{folder}/red.png", "text=a", f"sensor={json.dumps(all_inputs['sensor'])}"]
+    )
     values = to_row(alone, inputs)
     assert values["images"] == [(folder / "red.png").read_bytes()]
-    assert values["sensor"] == whole["sensor"]
+    assert values["sensor"] == all_inputs["sensor"]
     with pytest.raises(SpecError, match="text: given twice"):
         to_row(parse_values(["text=a", "text=b"]), inputs)
     with pytest.raises(SpecError, match="person: invalid JSON"):
@@ -127,29 +129,29 @@ def test_the_command_line(model: Predictor, whole: dict[str, Any], answer: Any, 
 
 
 def test_the_client_sends_a_form(
-    client: TestClient, whole: dict[str, Any], answer: Any, folder: Path
+    client: TestClient, all_inputs: dict[str, Any], answer: Any, folder: Path
 ) -> None:
     images = [(folder / name).read_bytes() for name in ("red.png", "green.png")]
     files = {"clip": (folder / "dark.mp4").read_bytes(), "images": http.MultipleValues(images)}
-    values = {**files, **{name: whole[name] for name in ("sensor", "person", "history", "text")}}
+    values = {**files, **{name: all_inputs[name] for name in ("sensor", "person", "history", "text")}}
     assert client.post("/predict", files=http.multipart_fields(values)).json() == answer
 
 
-def test_the_python_function(model: Predictor, whole: dict[str, Any], answer: Any, folder: Path) -> None:
+def test_the_python_function(model: Predictor, all_inputs: dict[str, Any], answer: Any, folder: Path) -> None:
     from mlflow.models.utils import _enforce_schema
 
     function = FusedPythonModel()
     function.predictor = model
     images = [(folder / name).read_bytes() for name in ("red.png", "green.png")]
     row = {
-        **whole,
+        **all_inputs,
         "clip": (folder / "dark.mp4").read_bytes(),
         "images": images,
         "text": "dark or bright?",
     }
     table = pd.DataFrame([row, {**dict.fromkeys(row), "text": "dark?"}])
     checked = _enforce_schema(table, signature(model.job).inputs)
-    table["sensor"] = [np.array(whole["sensor"], dtype=float), None]
+    table["sensor"] = [np.array(all_inputs["sensor"], dtype=float), None]
     for frame in (table, checked):
         found = function.predict(None, frame)  # type: ignore[arg-type]
         assert list(found.columns) == ["answer/label", "answer/scores", "inputs_used"]
@@ -173,14 +175,14 @@ def test_the_examples_of_the_document_are_valid(client: TestClient) -> None:
     assert "taken from clip if left out" in schema["properties"]["sound"]["description"]
 
 
-def test_the_schema_accepts_valid_requests(client: TestClient, whole: dict[str, Any]) -> None:
+def test_the_schema_accepts_valid_requests(client: TestClient, all_inputs: dict[str, Any]) -> None:
     jsonschema = pytest.importorskip("jsonschema")
     described = client.get("/openapi.json").json()
     schema = {"$ref": "#/components/schemas/Inputs", "components": described["components"]}
-    jsonschema.validate(whole, schema)
+    jsonschema.validate(all_inputs, schema)
     for wrong in ({"sensor": [[1]]}, {"person": {"age": "old"}}, {"history": "a"}, {"images": b64(b"")}):
         with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate({**whole, **wrong}, schema)
+            jsonschema.validate({**all_inputs, **wrong}, schema)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The JSON Schema for editors agrees with the models."""
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import pytest
@@ -28,22 +29,28 @@ SERVICE = {
 }
 
 
+@cache
+def schema_of(kind: str) -> dict[str, Any]:
+    return json_schema(spec_class(kind))
+
+
+@cache
 def validator(kind: str) -> Draft202012Validator:
-    schema = json_schema(spec_class(kind))
+    schema = schema_of(kind)
     Draft202012Validator.check_schema(schema)
     return Draft202012Validator(schema)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_schema_has_dialect_title_and_description(kind: str) -> None:
-    schema = json_schema(spec_class(kind))
+    schema = schema_of(kind)
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert schema["title"] == f"Rayfuse {kind}"
     assert schema["description"].startswith(summary(spec_class(kind)))
 
 
 def test_fields_are_described_by_the_strings_under_them() -> None:
-    schema = json_schema(spec_class("job"))
+    schema = schema_of("job")
     assert schema["$defs"]["LoraAdapterConfig"]["properties"]["r"]["description"] == "Rank of each adapter."
     # Inherited from the parent of all inputs.
     assert "lack this input" in schema["$defs"]["AudioInput"]["properties"]["optional"]["description"]
@@ -76,7 +83,7 @@ def test_invalid_specs_do_not_match(kind: str, change: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_unimplemented_options_are_not_in_the_schema(kind: str) -> None:
-    offered = set(keys(json_schema(spec_class(kind))))
+    offered = set(keys(schema_of(kind)))
     assert not offered & {"traffic"}
 
 

@@ -24,8 +24,8 @@ def passes(
     model = FusedModel(job).train()
     if checkpointing:
         checkpoint_activations(model)
-    maker = Preprocessor(job.inputs, job.tasks)
-    batch = collate([maker.from_row(row) for row in rows], maker.modalities)
+    preprocessor = Preprocessor(job.inputs, job.tasks)
+    batch = collate([preprocessor.from_row(row) for row in rows], preprocessor.modalities)
     weights = {part.untyped_storage().data_ptr() for part in model.parameters()}
     kept = 0
 

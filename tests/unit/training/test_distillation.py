@@ -42,9 +42,9 @@ def test_the_teacher_predicts_every_row_once(loaded: Any, teacher: Path) -> None
     rows = dataset.splits["train"]
     outputs = compute_teacher_outputs(job, rows, str(teacher), DistributedContext())
     teacher_job, model = load_model(teacher)
-    maker = Preprocessor(teacher_job.inputs)
+    preprocessor = Preprocessor(teacher_job.inputs)
     with torch.no_grad():
-        one = model(collate([maker.from_row(rows[5])], maker.modalities)).tasks["answer"]
+        one = model(collate([preprocessor.from_row(rows[5])], preprocessor.modalities)).tasks["answer"]
     torch.testing.assert_close(outputs["answer"][5:6], one, rtol=1e-4, atol=1e-4)
     assert outputs["answer"].shape == (len(rows), 4)
 

@@ -74,9 +74,9 @@ def shards(job: Job) -> list[str]:
 
 def trained(job: Job, dataset: Dataset, encoded: CachedFeatures) -> list[float]:
     """Return the losses of six steps over augmented rows with dropout and views, then the validation losses."""
-    maker = Preprocessor(job.inputs, job.tasks, encoded.modalities)
+    preprocessor = Preprocessor(job.inputs, job.tasks, encoded.modalities)
     stores = {
-        name: SampleCache(rows, maker, cached_indices=encoded.value_indices.get(name))
+        name: SampleCache(rows, preprocessor, cached_indices=encoded.value_indices.get(name))
         for name, rows in dataset.splits.items()
     }
     torch.manual_seed(0)
@@ -95,7 +95,8 @@ def trained(job: Job, dataset: Dataset, encoded: CachedFeatures) -> list[float]:
     model.eval()
     samples = [stores["validation"][number] for number in range(len(stores["validation"]))]
     batches = [
-        collate(samples[i : i + 4], maker.modalities, add_dummies=True) for i in range(0, len(samples), 4)
+        collate(samples[i : i + 4], preprocessor.modalities, add_dummies=True)
+        for i in range(0, len(samples), 4)
     ]
     outputs = collect_outputs(model, task_heads(model), batches, [*nonempty_subsets(list(job.inputs)), ()])
     return found + [compute_metrics(task_heads(model), job, part)["loss"] for part in outputs]
@@ -430,8 +431,8 @@ def test_cached_values_are_neither_read_nor_decoded_again(
     encoded = encode(job, dataset)
     for path in tmp_path.glob("*.png"):
         path.unlink()
-    maker = Preprocessor(job.inputs, job.tasks, encoded.modalities)
-    store = SampleCache(dataset.splits["train"], maker, cached_indices=encoded.value_indices["train"])
+    preprocessor = Preprocessor(job.inputs, job.tasks, encoded.modalities)
+    store = SampleCache(dataset.splits["train"], preprocessor, cached_indices=encoded.value_indices["train"])
     batch = build_train_batch(range(8), store, job, 0)
     assert {
         name: part.features is not None and TOKENS in part.features for name, part in batch.inputs.items()

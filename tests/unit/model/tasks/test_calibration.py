@@ -25,7 +25,7 @@ from rayfuse.spec.tasks import (
 )
 
 ROWS = 20_000
-chance = np.random.default_rng(0)
+rng = np.random.default_rng(0)
 
 
 def test_calibration_error_by_hand() -> None:
@@ -45,36 +45,36 @@ def test_calibration_error_by_hand() -> None:
 
 def drawn(probabilities: np.ndarray) -> np.ndarray:
     """Draw a class of each row by its probabilities."""
-    below = probabilities.cumsum(axis=1) < chance.random((len(probabilities), 1))
+    below = probabilities.cumsum(axis=1) < rng.random((len(probabilities), 1))
     return below.sum(axis=1).clip(max=probabilities.shape[1] - 1).astype(np.float32)
 
 
 def classification() -> tuple[Any, np.ndarray, np.ndarray]:
     head = build_task(ClassificationTaskConfig(type="classification", column="x", classes=["a", "b", "c"]), 4)
-    logits = chance.normal(0, 2, (ROWS, 3))
+    logits = rng.normal(0, 2, (ROWS, 3))
     exponents = np.exp(logits)
     return head, logits, drawn(exponents / exponents.sum(axis=1, keepdims=True))
 
 
 def multi_label() -> tuple[Any, np.ndarray, np.ndarray]:
     head = build_task(MultiLabelTaskConfig(type="multi_label", column="x", classes=["a", "b"]), 4)
-    logits = chance.normal(0, 2, (ROWS, 2))
-    return head, logits, (chance.random((ROWS, 2)) < sigmoid(logits)).astype(np.float32)
+    logits = rng.normal(0, 2, (ROWS, 2))
+    return head, logits, (rng.random((ROWS, 2)) < sigmoid(logits)).astype(np.float32)
 
 
 def ordinal() -> tuple[Any, np.ndarray, np.ndarray]:
     head = build_task(OrdinalTaskConfig(type="ordinal", column="x", classes=[1, 2, 3]), 4)
-    logits = chance.normal(0, 2, (ROWS, 1)) + np.array([1, -1])
+    logits = rng.normal(0, 2, (ROWS, 1)) + np.array([1, -1])
     above = sigmoid(logits)
     return head, logits, drawn(np.stack([1 - above[:, 0], above[:, 0] - above[:, 1], above[:, 1]], axis=1))
 
 
 def matching() -> tuple[Any, np.ndarray, np.ndarray]:
     head = build_task(MatchingTaskConfig(type="matching", inputs=("a", "b"), column="x"), 4)
-    logits = chance.normal(0, 2, ROWS)
+    logits = rng.normal(0, 2, ROWS)
     ones = np.ones(ROWS)
     outputs = np.stack([np.stack([logits, ones], axis=1), np.stack([ones, ones], axis=1)], axis=1)
-    return head, outputs, (chance.random(ROWS) < sigmoid(logits)).astype(np.float32)
+    return head, outputs, (rng.random(ROWS) < sigmoid(logits)).astype(np.float32)
 
 
 @pytest.mark.parametrize("kind", [classification, multi_label, ordinal, matching])
@@ -106,8 +106,10 @@ def test_the_temperature_is_1_if_all_predictions_are_correct() -> None:
 
 def test_the_temperature_is_saved_with_the_model(tmp_path: Path) -> None:
     job, dataset = load_dataset(tiny_jobs.tiny_job(tmp_path))
-    maker = Preprocessor(job.inputs, job.tasks)
-    batch = collate([maker.from_row(row) for row in dataset.splits["validation"]], maker.modalities)
+    preprocessor = Preprocessor(job.inputs, job.tasks)
+    batch = collate(
+        [preprocessor.from_row(row) for row in dataset.splits["validation"]], preprocessor.modalities
+    )
     torch.manual_seed(0)
     model = FusedModel(job)
     tiny_jobs.train_steps(model, dataset.splits["train"], job, 20)

@@ -12,7 +12,7 @@ from rayfuse.model.tasks.ranking import ndcg_score
 from rayfuse.spec.tasks.numbers import hash_to_floats
 from rayfuse.spec.tasks.ranking import RANKING_METRICS, RankingTaskConfig
 
-chance = np.random.default_rng(0)
+rng = np.random.default_rng(0)
 
 
 def ranking(**options: Any) -> Any:
@@ -61,9 +61,9 @@ def test_padding_rows_do_not_count() -> None:
 
 def test_metrics_against_sklearn() -> None:
     head = ranking(ndcg_at=5)
-    scores = chance.normal(size=(60, 1)).astype(np.float32)
+    scores = rng.normal(size=(60, 1)).astype(np.float32)
     queries = "".join("abcdef"[i % 6] for i in range(60))
-    targets = targets_of([float(n) for n in chance.integers(0, 4, 60)], queries).numpy()
+    targets = targets_of([float(n) for n in rng.integers(0, 4, 60)], queries).numpy()
     targets[5::6, 0] = 0  # query f has nothing relevant
     ndcg, mrr = [], []
     for i in range(5):

@@ -12,7 +12,7 @@ from rayfuse.model.tasks.retrieval import retrieval_ranks
 from rayfuse.spec.tasks.matching import MATCHING_METRICS, MatchingTaskConfig
 from rayfuse.spec.tasks.retrieval import RETRIEVAL_METRICS, RetrievalTaskConfig
 
-chance = np.random.default_rng(0)
+rng = np.random.default_rng(0)
 ALONE = np.full((1, 2), np.nan, dtype=np.float32)
 
 
@@ -78,8 +78,8 @@ def test_matching_with_labels_depends_on_single_rows() -> None:
 
 
 def test_matching_metrics() -> None:
-    logits = chance.normal(size=100)
-    true = (chance.random(100) < 0.5).astype(np.float32)
+    logits = rng.normal(size=100)
+    true = (rng.random(100) < 0.5).astype(np.float32)
     outputs = outputs_of(logits[:, None], np.ones((100, 1)))
     found = matching(column="x").metrics(outputs, true)
     assert found["accuracy"] == pytest.approx(((logits >= 0) == true).mean())
@@ -190,7 +190,7 @@ def test_retrieval_without_pairs() -> None:
 
 
 def test_retrieval_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    queries, candidates = chance.normal(size=(25, 4)), chance.normal(size=(25, 4))
+    queries, candidates = rng.normal(size=(25, 4)), rng.normal(size=(25, 4))
     whole = retrieval_ranks(queries, candidates, np.repeat(ALONE, 25, 0))
     monkeypatch.setattr("rayfuse.model.tasks.retrieval._BLOCK_SIZE", 7)
     assert retrieval_ranks(queries, candidates, np.repeat(ALONE, 25, 0)).tolist() == whole.tolist()

@@ -51,9 +51,9 @@ def conlleval(tags: list[str]) -> list[Any]:
 
 
 def test_chunks_of_any_tags_are_those_of_conlleval() -> None:
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for _ in range(300):
-        tags = list(chance.choice(TAGS, chance.integers(0, 9)))
+        tags = list(rng.choice(TAGS, rng.integers(0, 9)))
         assert extract_entities(tags) == conlleval(tags), tags
 
 
