@@ -33,6 +33,12 @@ def pytest_collection_finish() -> None:
         torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 
 
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Freeze what the tests of a module have imported, or unfrozen."""
+    if nextitem is None or nextitem.path != item.path:
+        gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """Return the top folder of the checkout."""

@@ -87,14 +87,12 @@ class MemoryTracker(TorchDispatchMode):
 
 @contextmanager
 def freeze_gc() -> Iterator[None]:
-    """Collect garbage among new objects alone. Objects that the caller had frozen stay frozen."""
-    unfreeze = gc.get_freeze_count() == 0
+    """Collect garbage among new objects alone."""
     gc.freeze()
     try:
         yield
     finally:
-        if unfreeze:
-            gc.unfreeze()
+        gc.unfreeze()
 
 
 @contextmanager
