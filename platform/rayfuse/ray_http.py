@@ -1,4 +1,4 @@
-"""HTTP client for Ray's dashboard: address, token and errors. Imports no Ray."""
+"""HTTP client for Ray's dashboard: address, token and errors. Only `current_dashboard_address` imports Ray."""
 
 from collections.abc import Container
 from typing import Any
@@ -12,6 +12,17 @@ FAILED_SERVE_STATUSES = ("DEPLOY_FAILED", "UNHEALTHY")
 """Ray Serve's statuses of an application that failed."""
 
 _TIMEOUT_SECONDS = 60.0
+
+
+def current_dashboard_address() -> str | None:
+    """Return the dashboard's address (host:port) of the Ray that this process is connected to; None without one.
+
+    `ray.init` returns it too, but calling it again would change the caller's log level and handler of SIGTERM.
+    """
+    from ray._private.worker import get_dashboard_url
+    from ray.util.client import ray as ray_client
+
+    return None if ray_client.is_connected() else get_dashboard_url()
 
 
 class RayHttp:

@@ -12,6 +12,8 @@ from rayfuse.spec.job import Job
 if TYPE_CHECKING:
     from rayfuse.estimate.planner import Plan
 
+_PARAMETERS = ("gpus", "gpu_memory", "device", "memory", "rows", "lengths")
+
 
 def plan(
     job: "Job | Mapping[str, Any] | str | Path",
@@ -52,7 +54,7 @@ def plan(
         rows,
         dict(lengths or {}),
     )
-    return Planner.from_job(store_tables(as_spec(job, Job, overrides)), request).plan()
+    return Planner.from_job(store_tables(as_spec(job, Job, overrides, _PARAMETERS)), request).plan()
 
 
 def _bytes(name: str, size: int | str | None) -> int | None:

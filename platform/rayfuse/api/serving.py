@@ -185,7 +185,7 @@ def serve(
     from rayfuse.spec.service import Service
 
     with show_log(verbose):
-        return _serve(as_spec(service, Service, overrides), timeout)
+        return _serve(as_spec(service, Service, overrides, ("timeout", "verbose")), timeout)
 
 
 def _serve(spec: "Service", timeout: float) -> Endpoint:

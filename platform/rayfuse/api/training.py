@@ -114,7 +114,12 @@ def train(
     """
     spec_file = str(job) if isinstance(job, (str, Path)) else None
     with show_log(verbose):
-        return train_job(as_spec(job, Job, overrides), spec_file, resume, profile_steps)
+        return train_job(
+            as_spec(job, Job, overrides, ("resume", "profile_steps", "verbose")),
+            spec_file,
+            resume,
+            profile_steps,
+        )
 
 
 def train_job(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from rayfuse.tuning.leaderboard import Leaderboard
 
+_PARAMETERS = ("resume", "register_best", "verbose")
 _log = logging.getLogger(__name__)
 
 
@@ -135,7 +136,7 @@ def tune(
     started = time.perf_counter()
     with show_log(verbose):
         where = str(sweep) if isinstance(sweep, (str, Path)) else "Sweep"
-        space = search_space(_with_stored_job(as_spec(sweep, Sweep, overrides)), where)
+        space = search_space(_with_stored_job(as_spec(sweep, Sweep, overrides, _PARAMETERS)), where)
         reuse_finished = register_best and resume is not False
         reporter = create_reporter(_log.info, sys.stderr)
         board = run_sweep(space, confirm_resume(resume), _log.info, reporter, where, reuse_finished)

@@ -25,7 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("rayfuse.cli.evaluate:evaluate", "Evaluate a model with every subset of its inputs."),
     "predict": ("rayfuse.cli.predict:predict", "Predict with a model or an endpoint."),
     "models": ("rayfuse.cli.models:models", "List, show, promote and roll back registered models."),
-    "serve": ("rayfuse.cli.serve:serve", "Deploy, list and delete endpoints."),
+    "serve": ("rayfuse.cli.serve:serve", "Start, list and stop endpoints."),
     "submit": ("rayfuse.cli.submit:submit", "Submit a job, sweep or service to a cluster."),
     "jobs": ("rayfuse.cli.jobs:jobs", "List, show, follow and stop submitted jobs."),
     "schema": ("rayfuse.cli.schema:schema", "Print the JSON Schema of a spec, for editors."),

@@ -22,7 +22,7 @@ _SPECS = ("jobs/digit_arithmetic.yaml", "serve/digit_arithmetic.yaml")
 @click.option(
     "--prepare", is_flag=True, help="Only make the data set (data/) and the text encoder (models/)."
 )
-@output.set_option
+@output.set_option("train.epochs=3")
 @output.json_option
 def demo(keep: bool, prepare: bool, overrides: dict[str, Any]) -> None:
     """Make a data set, train, promote and serve a model, and predict over HTTP. Run it in a checkout of Rayfuse.

@@ -44,8 +44,8 @@ def _cluster_options(command: Callable[..., None]) -> Callable[..., None]:
 def jobs() -> None:
     """List, show, follow and stop submitted jobs.
 
-    By default the jobs on Kubernetes, with the current context of the kubeconfig. With --address, or a Ray dashboard's
-    URL in RAY_ADDRESS, those of that Ray cluster; its token must be in RAY_AUTH_TOKEN.
+    By default these are the jobs on Kubernetes, in the current context of the kubeconfig. With --address, or the URL of a
+    Ray dashboard in RAY_ADDRESS, they are those of that Ray cluster; its token must be in RAY_AUTH_TOKEN.
     """
 
 
@@ -59,7 +59,7 @@ def list_(jobs: "JobClient") -> None:
     output.print_result({"jobs": [to_dict(job) for job in found]}, text)
 
 
-@jobs.command()
+@jobs.command(short_help="Show the status of a job.")
 @click.argument("name")
 @_cluster_options
 @output.json_option

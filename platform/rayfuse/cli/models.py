@@ -67,20 +67,20 @@ def show(name: str, tracking_uri: str | None) -> None:
     output.print_result(found, "\n\n".join(parts))
 
 
-@models.command()
+@models.command(short_help="Promote the candidate to champion if it passes the gates.")
 @click.argument("name")
 @click.option(
     "--min",
     "minimum",
     metavar="METRIC=BOUND",
     multiple=True,
-    help="What the candidate must reach, as in answer/accuracy=0.9; a bound from above for losses and errors.",
+    help="Bound of a metric, as in answer/accuracy=0.9: a minimum, or a maximum for losses and errors. May be repeated.",
 )
 @click.option(
     "--tolerance",
     default=0.01,
     show_default=True,
-    help="By how much the candidate may be worse than the champion.",
+    help="Largest allowed regression from the champion.",
 )
 @click.option(
     "--gate",
@@ -88,7 +88,7 @@ def show(name: str, tracking_uri: str | None) -> None:
     metavar="GATE",
     multiple=True,
     help="A further gate: MODULE:CLASS of a custom one, or a JSON block, as in "
-    '\'{"type": "no_regression", "tolerance": 0.02}\'; repeatable. It replaces a default gate of the same type.',
+    '\'{"type": "no_regression", "tolerance": 0.02}\'. May be repeated. It replaces a default gate of the same type.',
 )
 @click.option("--force", is_flag=True, help="Promote even if a gate fails; the record is marked as forced.")
 @_tracking_option

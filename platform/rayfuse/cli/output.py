@@ -30,16 +30,16 @@ def json_option(command: AnyCallable) -> AnyCallable:
     return click.option("--json", is_flag=True, expose_value=False, help="Print one JSON object.")(command)
 
 
-def set_option(command: AnyCallable) -> AnyCallable:
-    """Add the option `--set`, passed as `overrides: dict[str, Any]`, values by path."""
+def set_option(example: str) -> Callable[[AnyCallable], AnyCallable]:
+    """Return a decorator that adds the option `--set`, passed as `overrides: dict[str, Any]`, values by path."""
     return click.option(
         "--set",
         "overrides",
         metavar="PATH=VALUE",
         multiple=True,
         callback=_parse_overrides,
-        help="Override a value of the spec, such as train.epochs=3. May be repeated.",
-    )(command)
+        help=f"Override a value of the spec, such as {example}. May be repeated.",
+    )
 
 
 def _parse_overrides(

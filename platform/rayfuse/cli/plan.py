@@ -47,7 +47,7 @@ class Length(click.ParamType[tuple[str, float]]):
 
 @click.command()
 @click.argument("spec", metavar="JOB")
-@output.set_option
+@output.set_option("train.batch_size=128")
 @click.option("--gpus", type=click.IntRange(min=1), help="Number of GPUs to plan for.")
 @click.option("--gpu-memory", type=Size(), help="Memory of each GPU, such as 24GB.")
 @click.option("--device", metavar="NAME", help="Known GPU, such as H100, for its memory and speed.")

@@ -23,9 +23,9 @@ def serve() -> None:
     """
 
 
-@serve.command()
+@serve.command(short_help="Start or update an endpoint.")
 @click.argument("spec", metavar="SERVICE")
-@output.set_option
+@output.set_option("port=8001")
 @output.json_option
 def up(spec: str, overrides: dict[str, Any]) -> None:
     """Start or update the endpoint of the YAML file SERVICE; returns when it is ready."""
@@ -49,7 +49,7 @@ def status() -> None:
     output.print_result({"endpoints": [_to_dict(endpoint) for endpoint in endpoints]}, text)
 
 
-@serve.command()
+@serve.command(short_help="Stop an endpoint.")
 @click.argument("name", metavar="[NAME]", required=False)
 @output.json_option
 def down(name: str | None) -> None:

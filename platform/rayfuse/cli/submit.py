@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @click.option("--wait", is_flag=True, help="Wait until the job has ended, or the service is ready.")
 @click.option("--follow", is_flag=True, help="Wait, and print the job's log.")
 @click.option("--timeout", metavar="SECONDS", type=float, help="Maximum time to wait; the job keeps running.")
-@output.set_option
+@output.set_option("train.epochs=3")
 @output.json_option
 @click.pass_context
 def submit(

@@ -11,7 +11,7 @@ from rayfuse.cli import output
 
 @click.command()
 @click.argument("spec", metavar="JOB")
-@output.set_option
+@output.set_option("train.epochs=3")
 @click.option(
     "--resume/--no-resume",
     default=None,
@@ -34,7 +34,7 @@ def train(
     """Train the job in the YAML file JOB and register the model as candidate.
 
     If there is an unfinished run of the same job and data, the command asks whether to resume it; without a terminal it
-    resumes it. --resume and --no-resume skip the question.
+    resumes it. --resume and --no-resume decide without asking.
     """
     from rayfuse.api import training
 

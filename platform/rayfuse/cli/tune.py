@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("spec", metavar="SWEEP")
-@output.set_option
+@output.set_option("search.trials=20")
 @click.option(
     "--resume/--no-resume",
     default=None,

@@ -50,6 +50,10 @@ class PlanRequest:
     """Length by input: tokens, seconds, frames, steps or items."""
 
     def __post_init__(self) -> None:
+        if self.gpus is not None and self.gpus < 1:
+            raise SpecError(
+                f"gpus: {self.gpus} is not a number of GPUs; pass 1 or more, or leave it out for CPUs"
+            )
         if self.gpus and not (self.gpu_memory or self.gpu_spec):
             raise SpecError(
                 f"gpus {self.gpus}: the memory of each is missing; also pass --gpu-memory, such as 24GB, or "

@@ -9,7 +9,7 @@ from typing import Any
 
 from rayfuse.errors import UnavailableError
 from rayfuse.ray_auth import token
-from rayfuse.ray_http import RayHttp
+from rayfuse.ray_http import RayHttp, current_dashboard_address
 
 _APPLICATIONS = "/api/serve/applications/"
 _PROBE_SECONDS = 5.0
@@ -63,21 +63,13 @@ def connect_current(environment: Mapping[str, str] = os.environ) -> Dashboard | 
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
         return None
-    address = _current_dashboard_address()
+    address = current_dashboard_address()
     if not address:
         _log.info(
             "the Ray of this process is not used, as it has no dashboard; ray.init(include_dashboard=True) adds it"
         )
         return None
     return Dashboard(f"http://{address}", token(environment))
-
-
-def _current_dashboard_address() -> str | None:
-    """Return the address that `ray.init` returned; calling it again would change the caller's handler of SIGTERM."""
-    from ray._private.worker import get_dashboard_url
-    from ray.util.client import ray as ray_client
-
-    return None if ray_client.is_connected() else get_dashboard_url()
 
 
 def _resolve_dashboard_url(address: str) -> str:

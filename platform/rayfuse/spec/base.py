@@ -23,6 +23,8 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue, SkipJsonSchema
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from rayfuse.errors import SpecError
+
 if TYPE_CHECKING:
     from rayfuse.spec.job import Job
 
@@ -61,8 +63,11 @@ class Spec(SpecModel):
     In Python `kind` may be left out, sections may be dicts, and relative paths are resolved against the working folder.
     """
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, *files: Any, **values: Any) -> None:
         """Build a spec. Raises SpecError with a line per problem."""
+        name = type(self).__name__
+        if files:
+            raise SpecError(f"{name} takes keywords; for a YAML file write {name}.from_yaml({files[0]!r})")
         from rayfuse.spec.load import validate_new
 
         validate_new(self, values)

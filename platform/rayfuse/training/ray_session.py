@@ -11,6 +11,7 @@ from typing import Generic, Self, TypeVar
 
 from rayfuse.errors import UnavailableError
 from rayfuse.ray_auth import ensure_token
+from rayfuse.ray_http import current_dashboard_address
 from rayfuse.spec.job import Job
 from rayfuse.training.ray_errors import unwrap_error
 
@@ -125,17 +126,10 @@ def train_settings(job: Job) -> Iterator[None]:
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60" if elastic else "600",
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": _POLL_SECONDS,
     }
-    if _has_dashboard():
+    if current_dashboard_address():
         settings["RAY_TRAIN_ENABLE_STATE_TRACKING"] = "1"  # for the dashboard's Train tab
     with environment_defaults(**settings):
         yield
-
-
-def _has_dashboard() -> bool:
-    import ray
-
-    context = ray.init(ignore_reinit_error=True, logging_level=logging.ERROR)
-    return bool(context.dashboard_url)
 
 
 class FitThread(Generic[T]):
