@@ -89,7 +89,7 @@ class TestCliPage:
 
     def test_defaults_and_help(self) -> None:
         text = cli_pages.make_page().text
-        assert "{ #rayfuse-models-promote.tolerance .key } *default: 0.01*\n:   By how much" in text
+        assert "{ #rayfuse-models-promote.tolerance .key } *default: 0.01*\n:   Largest allowed" in text
 
 
 @pytest.fixture(scope="module")
