@@ -39,7 +39,7 @@ def test_a_misspelled_parameter_is_suggested(job: Job) -> None:
         SpecError, match=r"resum: neither a parameter nor a key of the spec; did you mean resume\?"
     ):
         rayfuse.train(job, resum=True)
-    with pytest.raises(SpecError, match=r"Job: nam: unknown key; did you mean name\?"):
-        rayfuse.train(job, nam="x")
+    with pytest.raises(SpecError, match=r"Job: fusionn: unknown key; did you mean fusion\?"):
+        rayfuse.train(job, fusionn="x")
     with pytest.raises(SpecError, match="gpus: 0 is not a number of GPUs"):
         rayfuse.plan(job, gpus=0)
