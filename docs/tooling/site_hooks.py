@@ -15,6 +15,7 @@ _GENERATED_NAVIGATION = {
     "configuration": lambda: list(spec_pages.navigation()),
     "api": api_pages.public_navigation,
     "packages": api_pages.navigation,
+    "decisions": source_pages.decisions,
 }
 """Text in the navigation of mkdocs.yml → what it is replaced with."""
 

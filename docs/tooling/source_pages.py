@@ -42,6 +42,11 @@ def custom_part_files() -> list[str]:
     ]
 
 
+def decisions() -> list[str]:
+    """Return the paths of the records of decisions, in order."""
+    return [f"adr/{path.name}" for path in sorted((ROOT / "docs" / "adr").glob("*.md"))]
+
+
 def make_pages() -> list[Page]:
     """Return the pages."""
     return [_recipes(), _custom_parts(), _changelog()]
