@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.rayfuse-setup
 PYTEST := $(BIN)/python -m pytest
+# uv, where it is installed, is much faster than pip.
+INSTALL := $(if $(shell command -v uv),uv pip install --python $(BIN)/python,$(BIN)/pip install) --constraint constraints.txt
 COVERED_TESTS := tests/unit tests/specs tests/training tests/mlflow
 # Compiled tests are kept, also where the environment turns that off: pytest's rewriting of assertions takes seconds.
 export PYTHONDONTWRITEBYTECODE :=
@@ -28,10 +30,10 @@ help:
 
 setup: $(STAMP)
 
-# torch first: an installed build is not replaced; otherwise pip installs its default one.
+# torch first: an installed build is not replaced; otherwise the default one is installed.
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install --constraint constraints.txt torch
-	$(BIN)/pip install --constraint constraints.txt --editable '.[tune,serve,demo,docs,dev]'
+	$(BIN)/python -c "import torch" 2>/dev/null || $(INSTALL) torch
+	$(INSTALL) --editable '.[tune,serve,demo,docs,dev]'
 	@touch $@
 
 $(BIN)/python:
