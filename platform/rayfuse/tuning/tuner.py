@@ -146,9 +146,7 @@ class _TrialConfigBuilder:
         job = self._space.trial_job(trial.values)
         reload_data = _data_config(job) != _data_config(self._data.job)
         if not reload_data:
-            fitted = self._data.fitted_job.tasks
-            tasks = {n: fitted[n].model_copy(update={"weight": t.weight}) for n, t in job.tasks.items()}
-            job = job.model_copy(update={"tasks": tasks})
+            job = with_fitted_parts(job, self._data.fitted_job)
         # Ray Train would also retry failures that occur again, such as a NaN loss; Tune retries only the others.
         job = job.model_copy(update={"compute": job.compute.model_copy(update={"max_failures": 0})})
         run = self._trials.run_folder(trial)
@@ -211,6 +209,19 @@ def _data_config(job: Job) -> dict[str, Any]:
         "tasks": tasks,
         **stored,
     }
+
+
+def with_fitted_parts(job: Job, fitted: Job) -> Job:
+    """Return the job of a trial with the inputs and tasks of the fitted job, whose data it shares."""
+    inputs = {
+        name: fitted.inputs[name].model_copy(update={"encoder": options.encoder, "augment": options.augment})
+        for name, options in job.inputs.items()
+    }
+    tasks = {
+        name: fitted.tasks[name].model_copy(update={"weight": task.weight})
+        for name, task in job.tasks.items()
+    }
+    return job.model_copy(update={"inputs": inputs, "tasks": tasks})
 
 
 def _remaining_budget(board: Leaderboard) -> float | None:

@@ -3,12 +3,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tiny_jobs import write_rows
 from tiny_sweeps import CONCAT, make_space
 
+from rayfuse.data.dataset import load_dataset
+from rayfuse.spec.job import Job
 from rayfuse.training.runs import RunFolder, RunStatus
 from rayfuse.tuning.trial_runner import EPOCH, VALUE, validation_metrics
 from rayfuse.tuning.trials import Trial, Trials
-from rayfuse.tuning.tuner import build_scheduler
+from rayfuse.tuning.tuner import build_scheduler, with_fitted_parts
 
 ASHA = {"type": "asha", "grace_period": 1, "reduction_factor": 2}
 
@@ -43,3 +46,26 @@ def test_without_asha_there_is_no_scheduler(tmp_path: Path) -> None:
 def test_validation_metrics_have_no_prefix() -> None:
     record: dict[str, Any] = {"epoch": 1, "metrics": {"validation/loss": 0.5, "train/loss": 0.4}}
     assert validation_metrics(record) == {"loss": 0.5}
+
+
+def test_trials_have_the_scales_and_vocabularies_of_the_shared_rows(tmp_path: Path) -> None:
+    rows = [{"age": 20 + i, "city": "AB"[i % 2], "label": i % 2} for i in range(20)]
+    job = Job(
+        name="facts",
+        data={"train": str(write_rows(tmp_path / "rows.jsonl", rows))},
+        inputs={"facts": {"type": "tabular", "columns": ["age", "city"], "encoder": {"type": "mlp"}}},
+        fusion={"type": "concat"},
+        tasks={"label": {"type": "classification"}},
+        output={"storage": str(tmp_path / "runs")},
+    )
+    fitted, _ = load_dataset(job)
+    trial = job.override(**{"inputs.facts.encoder.layers": 3, "tasks.label.weight": 2, "train.epochs": 1})
+    found = with_fitted_parts(trial, fitted)
+    facts, label = found.inputs["facts"], found.tasks["label"]
+    assert {name: column.type for name, column in facts.columns.items()} == {
+        "age": "number",
+        "city": "category",
+    }
+    assert facts.columns == fitted.inputs["facts"].columns
+    assert label.classes == fitted.tasks["label"].classes == [0, 1]
+    assert (facts.encoder.layers, label.weight, found.train.epochs) == (3, 2, 1)
