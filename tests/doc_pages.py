@@ -4,8 +4,8 @@
 
 Python blocks share their variables, as the cells of a notebook do, and the value of a last expression is printed. Shell
 blocks run with bash, and blocks with a title (```yaml title="job.yaml") are written to that file. A ```text block is
-the expected output of the block above it. HTML comments are instructions: `<!-- not run -->` skips the next block, and
-`<!-- check: EXPRESSION -->` must be true at its place.
+the expected output of the block above it. HTML comments are instructions: `<!-- not run -->` and `<!-- not
+compared -->` skip the next block, and `<!-- check: EXPRESSION -->` must be true at its place.
 """
 
 import ast
@@ -21,7 +21,7 @@ from typing import Any
 _MARK = "\x1eblock "
 _ITEM = re.compile(
     r"^```(?P<language>\w+)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<code>.*?)^```$"
-    r"|^<!-- (?P<comment>not run|check: .*?) -->$",
+    r"|^<!-- (?P<comment>not run|not compared|check: .*?) -->$",
     re.MULTILINE | re.DOTALL,
 )
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
@@ -51,7 +51,7 @@ def blocks(text: str) -> Iterator[Block]:
         if comment:
             if comment.startswith("check: "):
                 yield Block("check", comment.removeprefix("check: "), line - 1)
-            skip = comment == "not run"
+            skip = comment in ("not run", "not compared")
             continue
         kind = "file" if title else "sh" if language in _SHELLS else language
         if kind in ("python", "sh", "file", "text") and not skip:
