@@ -1,7 +1,7 @@
 """`make bench`: the figures of docs/performance.md, each as a ratio of two things measured side by side in one run.
 
 python bench/run.py [startup] [throughput] [cache] [padding] [memory] [checkpoints] [recovery]
-                    [tuning] [plan] [demo]      default: all
+                    [tuning] [plan] [quickstart] [demo]      default: all
 
 SHARED is the folder whose data/ has the public data sets; benches that need one are skipped if it is missing.
 """
@@ -10,6 +10,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -27,6 +28,7 @@ STARTUP_LIMIT = 0.35
 RENDER_LIMIT = 0.5
 HELP_LIMIT = 0.1
 RENDERED = [str(ROOT / "serve/digit_arithmetic.yaml"), "--cluster", str(ROOT / "k8s/cluster.yaml")]
+QUICKSTART_LIMIT = 180.0
 DEMO_LIMIT = 360.0
 
 
@@ -57,6 +59,24 @@ def startup() -> None:
         print(f"startup     {name:<24} {middle:.3f} s   {middle / bare:4.1f} x python   limit {limit} s")
 
 
+def quickstart() -> None:
+    """Print the seconds from a csv file of 1000 rows to a prediction, by the code of docs/quickstart.md."""
+    sys.path.append(str(ROOT / "tests"))
+    from doc_pages import blocks
+
+    page = ROOT / "docs" / "quickstart.md"
+    make_rows, train, *_ = [block.code for block in blocks(page.read_text()) if "import" in block.code]
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, "-c", make_rows], cwd=folder, check=True)
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", train], cwd=folder, check=True, stderr=subprocess.DEVNULL)
+        seconds = time.perf_counter() - started
+    print(
+        f"quickstart  {len(train.splitlines())} lines, {seconds:.1f} s from 1000 rows to a prediction   "
+        f"{seconds / QUICKSTART_LIMIT:.2f} of the limit of {QUICKSTART_LIMIT:.0f} s"
+    )
+
+
 def demo() -> None:
     """Print the seconds of `rayfuse demo` by step, without set-up."""
     done = subprocess.run([str(RAYFUSE), "demo", "--json"], cwd=ROOT, check=True, stdout=subprocess.PIPE)
@@ -79,6 +99,7 @@ BENCHES = {
     "recovery": surviving.recovery,
     "tuning": tuning.run,
     "plan": planning.run,
+    "quickstart": quickstart,
     "demo": demo,
 }
 

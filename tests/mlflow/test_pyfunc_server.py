@@ -69,13 +69,14 @@ def invocations(shared_server: Server, rows: Path) -> Iterator[str]:
     tracker.finish()
     [port] = free_ports(1)
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/served@candidate"]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # MLflow starts uvicorn by its name
     command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     with (rows.parent / "serve.log").open("wb") as log:
         process = subprocess.Popen(
             command,
             stdout=log,
             stderr=log,
-            env={**os.environ, "MLFLOW_TRACKING_URI": shared_server.uri},
+            env={**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": shared_server.uri},
             start_new_session=True,
         )
     try:

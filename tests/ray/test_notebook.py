@@ -5,9 +5,12 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+from doc_pages import blocks
 from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
@@ -76,9 +79,9 @@ class Notebook:
         threading.Thread(target=watch, daemon=True).start()
 
 
-@pytest.fixture(scope="module")
-def notebook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
-    folder = tmp_path_factory.mktemp("notebook")
+@contextmanager
+def open_notebook(folder: Path) -> Iterator[Notebook]:
+    """Start a kernel in a folder, without the settings of Ray and MLflow of this process."""
     variables = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "RAYFUSE_", "MLFLOW_"))}
     home = {"HOME": str(folder), "IPYTHONDIR": str(folder / "ipython"), "RAY_TMPDIR": "/tmp/ray"}
     manager = KernelManager()
@@ -87,13 +90,28 @@ def notebook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
     client.start_channels()
     try:
         client.wait_for_ready(timeout=120)
-        kernel = Notebook(manager, client)
-        kernel.run_ok(SETUP)
-        yield kernel
-        kernel.run("ray.shutdown()")
+        yield Notebook(manager, client)
     finally:
         client.stop_channels()
         manager.shutdown_kernel()
+
+
+@pytest.fixture(scope="module")
+def notebook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
+    with open_notebook(tmp_path_factory.mktemp("notebook")) as kernel:
+        kernel.run_ok(SETUP)
+        yield kernel
+        kernel.run("ray.shutdown()")
+
+
+def test_the_quick_start_in_a_notebook(tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "quickstart.md"
+    make_rows, train, *_ = [block.code for block in blocks(page.read_text()) if "import" in block.code]
+    with open_notebook(tmp_path) as kernel:
+        kernel.run_ok(make_rows)
+        kernel.run_ok(train)
+        assert "'label': 'high'" in kernel.text()
+        kernel.run_ok("import ray; assert not ray.is_initialized()")
 
 
 def test_training_shows_progress_and_leaves_ray_alone(notebook: Notebook) -> None:
