@@ -50,7 +50,8 @@ demo: setup
 	$(BIN)/rayfuse demo
 
 test: test-fast
-	$(PYTEST) -m "not slow" tests/distributed tests/mlflow tests/ray tests/docs
+	$(PYTEST) -m "not slow" tests/distributed tests/mlflow tests/ray
+	$(PYTEST) -n 2 -m "not slow" tests/docs
 	$(PYTEST) -m "not slow" tests/k8s
 
 test-fast: setup
