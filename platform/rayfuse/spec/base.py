@@ -52,6 +52,11 @@ class SpecModel(BaseModel):
         allow_inf_nan=False,
     )
 
+    def model_post_init(self, context: Any, /) -> None:
+        """Count `type` as set, so that `exclude_unset` keeps what selects the class of a part."""
+        if "type" in type(self).model_fields:
+            self.model_fields_set.add("type")
+
 
 Problems = Iterable[tuple[str, str]]
 """Validation errors: the path below a section, and the message with value, rule and remedy."""

@@ -7,6 +7,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from rayfuse.data.dataset import fit
+from rayfuse.data.rows import Row
 from rayfuse.errors import SpecError
 from rayfuse.spec.cluster import Cluster
 from rayfuse.spec.job import Job
@@ -97,3 +99,13 @@ def test_a_sweep_keeps_the_job_that_it_was_given() -> None:
     sweep = Sweep(name="s", job=job, metric="stars/accuracy", space={"align.dim": {"choice": [8, 16]}})
     assert sweep.override(concurrency=2).job is job
     assert sweep.model_dump(mode="json")["job"] == job.model_dump(mode="json")
+
+
+def test_a_fitted_job_is_overridden_and_written(tmp_path: Path) -> None:
+    facts = {"type": "tabular", "columns": ["price", "city"], "encoder": {"type": "mlp"}}
+    job = Job(**{**JOB, "inputs": {"facts": facts}})
+    rows = [{"price": i, "city": "AB"[i % 2], "stars": i % 2} for i in range(20)]
+    fitted = fit(job, [Row(row, "rows.csv", i) for i, row in enumerate(rows, 1)])
+    assert fitted.override(**{"train.epochs": 3}).inputs == fitted.inputs
+    fitted.to_yaml(tmp_path / "fitted.yaml")
+    assert Job.from_yaml(tmp_path / "fitted.yaml").model_dump() == fitted.model_dump()
