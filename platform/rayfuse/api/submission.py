@@ -99,6 +99,7 @@ class SubmittedJob:
         self,
         timeout: float | None = None,
         on_log: Callable[[str], object] | None = None,
+        interval: float = _POLL_SECONDS,
         verbose: bool = True,
     ) -> "JobInfo":
         """Wait until a job has ended, or a service is ready or has failed, and return its status.
@@ -106,6 +107,7 @@ class SubmittedJob:
         Args:
             timeout: Seconds to wait; None: until the end.
             on_log: Called with each line of a job's log, from another thread; for example `print`.
+            interval: Seconds between two requests of the status.
             verbose: Show changes of the status, unless the application has configured logging.
 
         Raises:
@@ -118,7 +120,7 @@ class SubmittedJob:
             printer.start()
         try:
             with show_log(verbose):
-                info = self._wait_until_done(timeout)
+                info = self._wait_until_done(timeout, interval)
             if printer is not None:
                 printer.join(_LOG_DRAIN_SECONDS)
         except KeyboardInterrupt:
@@ -136,7 +138,7 @@ class SubmittedJob:
             if (self.kind, name) != ("service", "logs")
         )
 
-    def _wait_until_done(self, timeout: float | None) -> "JobInfo":
+    def _wait_until_done(self, timeout: float | None, interval: float) -> "JobInfo":
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         previous = ""
         while not _is_done(info := self.status()):
@@ -148,7 +150,7 @@ class SubmittedJob:
                 raise RayfuseError(
                     f"{self.name}: {info.status} after {timeout:g} s; it keeps running\n{self.commands('logs', 'stop')}"
                 )
-            time.sleep(_POLL_SECONDS)
+            time.sleep(interval)
         return info
 
     def _pass_log(self, on_log: Callable[[str], object]) -> None:

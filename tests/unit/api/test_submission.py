@@ -221,7 +221,7 @@ def test_waiting_logs_the_statuses_and_passes_the_log_on(caplog: pytest.LogCaptu
     lines: list[str] = []
     job = submitted(Jobs("RUNNING", "FAILED", exit_code=3, message="no rows"))
     with caplog.at_level(logging.INFO, "rayfuse"):
-        info = job.wait(on_log=lines.append)
+        info = job.wait(on_log=lines.append, interval=0.01)
     assert (info.status, info.exit_code) == ("FAILED", 3)
     assert info.summary == "x: FAILED with exit code 3  no rows"
     assert lines == list(job.logs()) == ["one", "two"]
@@ -230,7 +230,7 @@ def test_waiting_logs_the_statuses_and_passes_the_log_on(caplog: pytest.LogCaptu
 
 def test_a_service_is_awaited_until_it_runs() -> None:
     job = submitted(Jobs("PENDING", "RUNNING", kind="service"), "service")
-    assert job.wait(on_log=print).status == "RUNNING"
+    assert job.wait(on_log=print, interval=0.01).status == "RUNNING"
     assert job.commands("status", "logs", "stop") == (
         "status     rayfuse jobs status x --address h:1\nstop       rayfuse jobs stop x --address h:1"
     )
