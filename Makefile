@@ -51,7 +51,7 @@ demo: setup
 
 test: test-fast
 	$(PYTEST) -m "not slow" tests/distributed tests/mlflow tests/ray
-	$(PYTEST) -n 2 -m "not slow" tests/docs
+	$(PYTEST) -n 2 --dist worksteal -m "not slow" tests/docs
 	$(PYTEST) -m "not slow" tests/k8s
 
 test-fast: setup

@@ -9,13 +9,26 @@ DOCS = Path(__file__).parents[2] / "docs"
 MAX_QUICKSTART_LINES = 12
 PAGES = [
     DOCS / "quickstart.md",
-    *(path for path in sorted((DOCS / "tutorials").glob("*.md")) if path.name != "kubernetes.md"),
+    *(
+        path
+        for path in sorted((DOCS / "tutorials").glob("*.md"), reverse=True)
+        if path.name != "kubernetes.md"
+    ),
 ]
 """tests/k8s/test_tutorial.py runs the page about Kubernetes."""
 
+SLOW = ("sweep-and-register",)
+"""Pages that `make slow` runs; tests/ray runs sweeps too, also in a notebook."""
+
 
 @pytest.mark.ray
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=page.stem, marks=[pytest.mark.slow] if page.stem in SLOW else [])
+        for page in PAGES
+    ],
+)
 def test_the_page_runs(page: Path, tmp_path: Path, outside_ray: None) -> None:
     work = tmp_path / "work"
     work.mkdir()
