@@ -31,7 +31,9 @@ class Given:
 @click.command()
 @click.argument("model", metavar="MODEL")
 @click.argument("values", metavar="NAME=VALUE...", nargs=-1)
-@click.option("--tracking", "tracking_uri", metavar="URI", help="MLflow server or database, for models:/…")
+@click.option(
+    "--tracking-uri", "tracking_uri", metavar="URI", help="MLflow server or database, for models:/…"
+)
 @output.json_option
 def predict(model: str, values: tuple[str, ...], tracking_uri: str | None) -> None:
     """Predict with MODEL: models:/NAME@ALIAS, a model folder, or the URL of an endpoint.
