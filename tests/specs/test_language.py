@@ -80,3 +80,13 @@ def test_documents(path: Path) -> None:
 def test_phrases_across_lines_are_found() -> None:
     assert banned_phrases("The run\n    goes on.") == ["'goes on': write continue, resume"]
     assert not banned_phrases("The run continues.")
+
+
+def test_docstrings_are_no_relative_clauses() -> None:
+    relative = re.compile(r'^\s*"""(What|How|Where|Whether|Which|Who) ', re.MULTILINE)
+    found = [
+        f"{path.relative_to(ROOT)}: {match[0].strip()}"
+        for path in sorted((ROOT / "platform").rglob("*.py"))
+        for match in relative.finditer(path.read_text())
+    ]
+    assert not found

@@ -155,7 +155,7 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class StoppedEndpoint:
-    """What `stop_endpoint` has stopped."""
+    """Result of `stop_endpoint`."""
 
     name: str | None
     """Name of the endpoint; None if no endpoint was up."""

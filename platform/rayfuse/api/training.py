@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rayfuse.training.runs import RunFolder
 
 Resume = bool | Callable[[str], bool]
-"""Whether to resume an unfinished run of the same job and data; a function decides by the URL of its folder."""
+"""Choice to resume an unfinished run of the same job and data; a function decides by the URL of its folder."""
 
 
 @dataclass(frozen=True)

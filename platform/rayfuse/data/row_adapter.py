@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class InputDescription:
-    """What rows and clients need to know about an input of a model."""
+    """Format, columns and limits of an input of a model, for readers of rows and for clients."""
 
     type: str
     """Kind of input."""
