@@ -12,7 +12,7 @@ COVERED_TESTS := tests/unit tests/specs tests/training tests/mlflow
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check coverage docs docs-serve figures bench bench-quality slow clean
+.PHONY: help setup demo test test-fast check coverage docs docs-serve figures audit bench bench-quality slow clean
 
 help:
 	@echo "make setup   install Rayfuse with all extras into $(VENV), with the versions of constraints.txt"
@@ -23,6 +23,7 @@ help:
 	@echo "make coverage   lines and branches that the tests without Ray and Kubernetes run, also as HTML in build/coverage"
 	@echo "make docs    build the documentation into site/ and check it; make docs-serve shows it while you write"
 	@echo "make figures     size, documentation and language of the code, and start-up times, with their limits"
+	@echo "make audit   known vulnerabilities of the versions in constraints.txt, as PyPI lists them"
 	@echo "make slow    tests that take minutes"
 	@echo "make bench   measurements"
 	@echo "make bench-quality DATA=… MODELS=… STORAGE=…   accuracy on public data, three seeds each; hours on a CPU"
@@ -49,14 +50,14 @@ $(BIN)/python:
 demo: setup
 	$(BIN)/rayfuse demo
 
+# By file: tests of one share a cluster, and each process of pytest has its own.
 test: test-fast
-	$(PYTEST) -m "not slow" tests/distributed tests/mlflow tests/ray
-	$(PYTEST) -n 2 --dist worksteal -m "not slow" tests/docs
-	$(PYTEST) -m "not slow" tests/k8s
+	$(PYTEST) -n 2 --dist loadfile -m "not slow" tests/distributed tests/mlflow tests/ray
+	$(PYTEST) -n 2 --dist loadfile -m "not slow" tests/cases tests/docs tests/k8s
 
 test-fast: setup
-	$(PYTEST) -n 2 --dist worksteal tests/unit tests/specs
-	$(PYTEST) -n 2 --dist worksteal tests/training
+	$(PYTEST) -n 2 --dist worksteal -m "not slow" tests/unit tests/specs
+	$(PYTEST) -n 2 --dist worksteal -m "not slow" tests/training
 
 check: setup
 	$(BIN)/ruff check
@@ -95,6 +96,11 @@ bench: setup
 
 bench-quality: setup
 	PYTHONPATH=bench $(BIN)/python bench/quality.py
+
+audit:
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip install --quiet pip-audit==2.10.1
+	build/audit/bin/pip-audit --no-deps --disable-pip --requirement constraints.txt
 
 slow: setup
 	$(PYTEST) -m slow

@@ -52,8 +52,8 @@ def measure(kind: str, sizes: tuple[int, ...]) -> None:
     peaks: dict[str, list[float]] = {"driver": [], "worker": []}
     for rows in sizes:
         with tempfile.TemporaryDirectory(prefix="rayfuse-memory-") as folder:
-            _run_process("write", kind, rows, folder)
-            found = _run_process("drive", kind, rows, folder)
+            run_process(__file__, "write", kind, rows, folder)
+            found = run_process(__file__, "drive", kind, rows, folder)
         for name, values in peaks.items():
             values.append(found[name])
         print(
@@ -66,14 +66,15 @@ def measure(kind: str, sizes: tuple[int, ...]) -> None:
         print(f"memory      {kind:<8} {name}: largest / smallest {ratio:.3f}   at most {1 + LIMIT}")
 
 
-def _run_process(step: str, *arguments: Any) -> dict[str, Any]:
-    command = [sys.executable, __file__, step, *map(str, arguments)]
+def run_process(script: str, step: str, *arguments: Any) -> dict[str, Any]:
+    """Run a step of a bench in a process of its own, and return what it prints as JSON."""
+    command = [sys.executable, script, step, *map(str, arguments)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def _peak() -> float:
+def peak_megabytes() -> float:
     """Return the peak memory of this process in MB; `ru_maxrss` would include that of its parent process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("VmHWM:"))) * 1024 / 1e6
@@ -115,16 +116,28 @@ def write(kind: str, count: str, folder: str) -> dict[str, Any]:
 
 def drive(kind: str, count: str, folder: str) -> dict[str, Any]:
     """Load the rows on a local Ray, as a driver does; then build batches of them in a worker."""
+    found = load_and_work(__file__, _job(Path(folder, f"rows.{kind}"), folder), folder)
+    assert found["rows"] == int(count)
+    return {"driver": found["driver"], "worker": found["worker"]["peak"], "seconds": found["seconds"]}
+
+
+def load_and_work(script: str, job: Any, folder: str) -> dict[str, Any]:
+    """Load the rows of a job as a driver does, then run the step `work` of a bench on them."""
     from rayfuse.training import launch
 
     started = time.perf_counter()
-    job, dataset = launch.load_rows(_job(Path(folder, f"rows.{kind}"), folder), lambda text: None)
+    job, dataset = launch.load_rows(job, lambda text: None)
     seconds = time.perf_counter() - started
-    peak = _peak()
-    assert sum(map(len, dataset.splits.values())) == int(count)
+    driver = peak_megabytes()
     pickled = Path(folder, "dataset.pickle")
     pickled.write_bytes(pickle.dumps((job, dataset.splits["train"])))
-    return {"driver": peak, "worker": _run_process("work", pickled)["peak"], "seconds": seconds}
+    rows = sum(map(len, dataset.splits.values()))
+    return {
+        "driver": driver,
+        "worker": run_process(script, "work", pickled),
+        "seconds": seconds,
+        "rows": rows,
+    }
 
 
 def _job(rows: Path, folder: str) -> Any:
@@ -154,7 +167,7 @@ def work(path: str) -> dict[str, Any]:
     from rayfuse.data.sampler import BatchSampler, SampleCache
     from rayfuse.data.samples import Preprocessor
 
-    job, rows = pickle.loads(Path(path).read_bytes())  # noqa: S301 - `drive` wrote it
+    job, rows = pickle.loads(Path(path).read_bytes())
     maker = Preprocessor(job.inputs, job.tasks)
     plan = BatchSampler.from_job(rows, job)
     loader = BatchLoader(SampleCache(rows, maker, job.compute.sample_cache), plan, job)
@@ -165,7 +178,7 @@ def work(path: str) -> dict[str, Any]:
             if done == STEPS:
                 break
         epoch += 1
-    return {"peak": _peak()}
+    return {"peak": peak_megabytes()}
 
 
 _PROCESSES: dict[str, Callable[..., dict[str, Any]]] = {"write": write, "drive": drive, "work": work}

@@ -1,7 +1,8 @@
 """`make bench`: the figures of docs/performance.md, each as a ratio of two things measured side by side in one run.
 
-python bench/run.py [startup] [throughput] [cache] [padding] [memory] [checkpoints] [recovery]
-                    [tuning] [plan] [quickstart] [demo]      default: all
+python bench/run.py [startup] [throughput] [cache] [padding] [memory] [embedded] [classes] [decoding] [checkpoints]
+                    [recovery] [faults] [tuning] [plan] [prediction] [isolation] [quickstart] [demo]
+                    default: all
 
 SHARED is the folder whose data/ has the public data sets; benches that need one are skipped if it is missing.
 """
@@ -15,9 +16,15 @@ import time
 from pathlib import Path
 
 import cache
+import classes
+import decoding
+import embedded
+import isolation
 import memory
 import padding
 import planning
+import prediction
+import serving_faults
 import surviving
 import throughput
 import tuning
@@ -95,10 +102,16 @@ BENCHES = {
     "cache": cache.run,
     "padding": padding.run,
     "memory": memory.run,
+    "embedded": embedded.run,
+    "classes": classes.run,
+    "decoding": decoding.run,
     "checkpoints": surviving.checkpoints,
     "recovery": surviving.recovery,
+    "faults": serving_faults.run,
     "tuning": tuning.run,
     "plan": planning.run,
+    "prediction": prediction.run,
+    "isolation": isolation.run,
     "quickstart": quickstart,
     "demo": demo,
 }

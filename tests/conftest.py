@@ -1,6 +1,7 @@
 """Markers by folder, and fixtures for all tests."""
 
 import gc
+import os
 import signal
 import sys
 from pathlib import Path
@@ -47,8 +48,8 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Return `../shared`, real data and tools that exist next to some checkouts."""
-    folder = ROOT.parent / "shared"
+    """Return the folder SHARED, by default `../shared`: real data and tools that exist next to some checkouts."""
+    folder = Path(os.environ.get("SHARED", ROOT.parent / "shared"))
     if not folder.is_dir():
-        pytest.skip("../shared does not exist")
+        pytest.skip(f"{folder} does not exist")
     return folder

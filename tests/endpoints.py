@@ -56,7 +56,9 @@ def serve_in_thread(predictor: Any, route: str, *more_routes: str, **settings: A
     from rayfuse.serving.settings import Settings
 
     [port] = free_ports(1)
-    app = build_app(InferenceEngine(predictor, Settings(**{"batch_wait_timeout": 0.0, **settings})))
+    engine = InferenceEngine(predictor, Settings(**{"batch_wait_timeout": 0.0, **settings}))
+    engine.decoders.start()
+    app = build_app(engine)
     below = Starlette(routes=[Mount(each, app=app) for each in (route, *more_routes)])
     running = uvicorn.Server(uvicorn.Config(below, port=port, log_level="error", lifespan="off"))
     thread = threading.Thread(target=running.run, daemon=True)
@@ -66,6 +68,7 @@ def serve_in_thread(predictor: Any, route: str, *more_routes: str, **settings: A
     yield f"http://127.0.0.1:{port}{route}"
     running.should_exit = True
     thread.join()
+    engine.decoders.close()
 
 
 def make_served_model(folder: Path) -> Path:

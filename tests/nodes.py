@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -19,6 +20,7 @@ import psutil
 from rayfuse.cluster.local import free_ports
 
 _START_SECONDS = 120
+_START_ATTEMPTS = 3
 _HEAD_PORTS = ("port", "dashboard-port", "ray-client-server-port")
 _NODE_PORTS = (
     "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port", "metrics-export-port",
@@ -27,9 +29,10 @@ _NODE_PORTS = (
 
 
 class Nodes:
-    """A head without CPUs, and a worker node for each of the numbers of CPUs."""
+    """A head without CPUs, and a worker node for each of the numbers of CPUs, started with a command prefix."""
 
-    def __init__(self, *cpus: int) -> None:
+    def __init__(self, *cpus: int, before: Sequence[str] = ()) -> None:
+        self._before = list(before)
         self._folder = Path(tempfile.mkdtemp(prefix="rf-", dir="/tmp"))  # a socket's path must be short
         self._processes: list[subprocess.Popen[bytes]] = []
         self._killed: set[int] = set()
@@ -52,12 +55,19 @@ class Nodes:
         return {**others, **self._token, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ADDRESS": self.address}
 
     def add(self, cpus: int) -> int:
-        """Start another worker node and return its number."""
-        self._ports += free_ports(len(_NODE_PORTS))
-        self._found(
-            self._start(f"--address={self.address}", f"--num-cpus={cpus}"), "Ray runtime started", "."
-        )
-        return len(self._processes) - 1
+        """Start another worker node and return its number; on a busy machine, Ray gives up some starts."""
+        for attempt in range(_START_ATTEMPTS):
+            self._ports += free_ports(len(_NODE_PORTS))
+            log = self._start(f"--address={self.address}", f"--num-cpus={cpus}")
+            number = len(self._processes) - 1
+            try:
+                self._found(log, "Ray runtime started", ".")
+                break
+            except AssertionError:
+                if attempt + 1 == _START_ATTEMPTS or self._processes[number].poll() is None:
+                    raise
+                self._killed.add(self._processes[number].pid)
+        return number
 
     def kill(self, number: int) -> None:
         """Kill a node and all of its processes, as in a power cut; 0 is the head."""
@@ -101,7 +111,8 @@ class Nodes:
         return [f"--{name}={self._ports.pop()}" for name in names]
 
     def _start(self, *options: str) -> Path:
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+        command = [*self._before, sys.executable, "-m", "ray.scripts.scripts", "start", "--block"]
+        command += ["--disable-usage-stats"]
         command += ["--min-worker-port=0", "--max-worker-port=0", *options, *self._take(_NODE_PORTS)]
         log = self._folder / f"{len(self._processes)}.log"
         others = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}

@@ -1,7 +1,8 @@
 """Read all rows of files at once."""
 
-from rayfuse.data.readers import CellParser, list_data_files, read_rows
+from rayfuse.data.readers import list_data_files, read_rows
 from rayfuse.data.rows import InvalidRow, Row
+from rayfuse.spec.cells import CellParser
 
 
 def read_all(url: str, cells: dict[str, CellParser] | None = None) -> tuple[list[Row], list[InvalidRow]]:

@@ -15,6 +15,8 @@ class ServeDashboard:
         self.url = ""
         self.status = "RUNNING"
         """Status of applications that are deployed from now on."""
+        self.refused_hosts: set[str] = set()
+        """Hosts on which Serve cannot listen, so that its applications fail."""
         self.on_poll: Callable[[], None] = lambda: None
         """Called in the server's thread when Serve's details are read while an application is deploying."""
         self.details: dict[str, Any] = {
@@ -27,6 +29,11 @@ class ServeDashboard:
         """Return the configuration of each application, by name."""
         return {name: app["deployed_app_config"] for name, app in self.details["applications"].items()}
 
+    @property
+    def host(self) -> str:
+        """Address that Serve listens on."""
+        return str(self.details["http_options"]["host"])
+
     def handle(self, method: str, path: str, content: Any) -> Any:
         """Return the response to a request."""
         if path == "/api/v0/nodes":
@@ -35,7 +42,7 @@ class ServeDashboard:
             return []
         assert path == "/api/serve/applications/"
         if method == "DELETE":
-            self.details["applications"] = {}
+            self.details.update(applications={}, proxies={})
         elif method == "PUT":
             self._apply(content)
         elif any(app["status"] == "DEPLOYING" for app in self.details["applications"].values()):
@@ -44,7 +51,7 @@ class ServeDashboard:
 
     def _apply(self, config: dict[str, Any]) -> None:
         before = self.details["applications"]
-        self.details["http_options"] = config["http_options"]
+        self.details.update(http_options=config["http_options"], proxies={"node": {}})
         self.details["applications"] = {
             app["name"]: self._application(app, before.get(app["name"])) for app in config["applications"]
         }
@@ -54,7 +61,7 @@ class ServeDashboard:
             return before
         [deployment] = config["deployments"]
         return {
-            "status": self.status,
+            "status": "DEPLOY_FAILED" if self.host in self.refused_hosts else self.status,
             "route_prefix": config["route_prefix"],
             "deployed_app_config": config,
             "deployments": {
@@ -87,7 +94,7 @@ def serve_dashboard(port: int) -> Iterator[ServeDashboard]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     dashboard.url = f"http://127.0.0.1:{server.server_port}"
-    Thread(target=server.serve_forever, daemon=True).start()
+    Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     try:
         yield dashboard
     finally:

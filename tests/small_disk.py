@@ -44,6 +44,17 @@ class SmallDisk:
                     file.flush()
             time.sleep(0.1)
 
+    def hide(self) -> None:
+        """Cover the disk with an empty one, as where it is unmounted; open files stay open."""
+        self._run("mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(self.path))
+
+    def show(self) -> None:
+        """Undo `hide`; what was written meanwhile is lost."""
+        self._run("umount", "-l", str(self.path))
+
+    def _run(self, *command: str) -> None:
+        subprocess.run([*self.prefix, *command], check=True, capture_output=True)
+
     def make_room(self) -> None:
         (self.seen_from_here / "ballast").unlink()
 

@@ -53,3 +53,20 @@ def make_track(pitch: float = 440.0, seconds: float = 1.0, kind: str = "mp4") ->
         container.mux(audio.encode(frame))
         container.mux(audio.encode(None))
     return file.getvalue()
+
+
+def variable_bit_rate_mp3(samples: np.ndarray, rate: int) -> bytes:
+    """Return an MP3 of variable bit rate without a Xing header, as streams and cutters write them."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp3", options={"write_xing": "0"}) as container:
+        options = {"global_quality": "472", "flags": "+qscale"}
+        audio = container.add_stream("libmp3lame", rate=rate, layout="mono", options=options)
+        frame = av.AudioFrame.from_ndarray(samples.astype(np.float32)[None], format="fltp", layout="mono")
+        frame.sample_rate = rate
+        parts = av.AudioResampler(
+            format=audio.format.name, layout="mono", rate=rate, frame_size=audio.codec_context.frame_size
+        )
+        for part in [*parts.resample(frame), *parts.resample(None)]:
+            container.mux(audio.encode(part))
+        container.mux(audio.encode(None))
+    return file.getvalue()

@@ -193,3 +193,43 @@ def ast(folder: Path) -> Path:
     ASTModel(config).save_pretrained(folder)
     ASTFeatureExtractor(num_mel_bins=16, max_length=32, sampling_rate=16000).save_pretrained(folder)
     return folder
+
+
+def speech(folder: Path, kind: str) -> Path:
+    """Write a speech encoder at 16000 Hz whose extractor has an attention mask (`group_norm` has none)."""
+    import transformers
+
+    layers = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    convolutions = {
+        "conv_dim": (8, 8),
+        "conv_stride": (5, 4),
+        "conv_kernel": (10, 4),
+        "num_feat_extract_layers": 2,
+    }
+    positions = {
+        "num_conv_pos_embeddings": 16,
+        "num_conv_pos_embedding_groups": 2,
+        "feat_extract_norm": "layer",
+    }
+    name, options = {
+        "wav2vec2": ("Wav2Vec2", positions),
+        "hubert": ("Hubert", positions),
+        "wavlm": ("WavLM", positions),
+        "unispeech": ("UniSpeech", positions),
+        "unispeech_sat": ("UniSpeechSat", positions),
+        "sew": ("SEW", {**positions, "squeeze_factor": 2}),
+        "group_norm": ("Wav2Vec2", {**positions, "feat_extract_norm": "group"}),
+        "wav2vec2_bert": ("Wav2Vec2Bert", {"feature_projection_input_dim": 160}),
+    }[kind]
+    is_spectral = kind == "wav2vec2_bert"
+    config = getattr(transformers, f"{name}Config")(
+        **layers, **({} if is_spectral else convolutions), **options
+    )
+    getattr(transformers, f"{name}Model")(config).save_pretrained(folder)
+    extractor = (
+        transformers.SeamlessM4TFeatureExtractor()
+        if is_spectral
+        else transformers.Wav2Vec2FeatureExtractor(return_attention_mask=kind != "group_norm")
+    )
+    extractor.save_pretrained(folder)
+    return folder

@@ -30,7 +30,11 @@ def start_training(
 
 def finish(process: subprocess.Popen[str], timeout: float = 240) -> tuple[int, dict[str, Any], str]:
     """Wait for the end; return exit code, JSON object and standard error."""
-    out, err = process.communicate(timeout=timeout)
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        _end(process)
+        raise
     assert out, err
     return process.returncode, json.loads(out.splitlines()[-1]), err
 
@@ -43,7 +47,17 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str], timeo
             return found
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
+    _end(process)
     raise AssertionError("did not happen in time")
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a process and, in time, the Ray that it has started."""
+    process.terminate()
+    try:
+        process.communicate(timeout=30)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 def validated(folder: Path, at_least: int = 1) -> bool:
@@ -53,10 +67,19 @@ def validated(folder: Path, at_least: int = 1) -> bool:
 
 def validations(folder: Path) -> list[int]:
     """Return the steps at which the journals of all runs have a validation."""
+    return _steps_with(folder, "validation/loss")
+
+
+def steps_done(folder: Path) -> int:
+    """Return the last training step in the journals of all runs."""
+    return max(_steps_with(folder, "train/loss"), default=0)
+
+
+def _steps_with(folder: Path, metric: str) -> list[int]:
     journals = (folder / "runs").glob("tiny/*/metrics.jsonl")
     lines = [line for path in journals for line in path.read_text().splitlines(keepends=True)]
     records = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [record["step"] for record in records if "validation/loss" in record.get("metrics", {})]
+    return [record["step"] for record in records if metric in record.get("metrics", {})]
 
 
 def runs(folder: Path) -> list[dict[str, Any]]:

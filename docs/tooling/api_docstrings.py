@@ -95,7 +95,8 @@ def _remove_assignments_of_init(cls: Class) -> None:
     if not isinstance(init, Function) or init.lineno is None or init.endlineno is None:
         return
     for name, attribute in list(cls.attributes.items()):
-        if attribute.docstring is None and init.lineno <= (attribute.lineno or 0) <= init.endlineno:
+        inside = init.lineno <= (attribute.lineno or 0) <= init.endlineno
+        if attribute.docstring is None and inside and name in cls.members:  # not an inherited one
             cls.del_member(name)
 
 

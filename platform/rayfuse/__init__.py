@@ -13,11 +13,15 @@ __version__ = "0.1.0"
 _MODULES = {
     "rayfuse.api.diagnosis": ("doctor",),
     "rayfuse.api.evaluation": ("EvaluationResult", "evaluate"),
+    "rayfuse.api.export": ("ExportResult", "export"),
+    "rayfuse.api.init": ("init",),
     "rayfuse.api.models": ("Model", "RemoteModel", "load_model"),
     "rayfuse.api.planning": ("plan",),
+    "rayfuse.api.prediction": ("PredictionResult", "predict"),
     "rayfuse.api.registry": ("describe_model", "list_models", "promote", "rollback"),
     "rayfuse.api.serving": ("Endpoint", "list_endpoints", "serve", "stop_endpoint"),
-    "rayfuse.api.submission": ("SubmittedJob", "get_job", "list_jobs", "render", "submit"),
+    "rayfuse.api.submission": ("render", "submit"),
+    "rayfuse.api.submitted_jobs": ("SubmittedJob", "get_job", "list_jobs"),
     "rayfuse.api.training": ("TrainResult", "train"),
     "rayfuse.api.tuning": ("SweepResult", "tune"),
     "rayfuse.spec.cluster": ("Cluster",),
@@ -32,8 +36,10 @@ __all__ = [
     "Cluster",
     "Endpoint",
     "EvaluationResult",
+    "ExportResult",
     "Job",
     "Model",
+    "PredictionResult",
     "RemoteModel",
     "Service",
     "SubmittedJob",
@@ -45,12 +51,15 @@ __all__ = [
     "doctor",
     "errors",
     "evaluate",
+    "export",
     "get_job",
+    "init",
     "list_endpoints",
     "list_jobs",
     "list_models",
     "load_model",
     "plan",
+    "predict",
     "promote",
     "render",
     "rollback",
@@ -64,11 +73,15 @@ __all__ = [
 if TYPE_CHECKING:
     from rayfuse.api.diagnosis import doctor
     from rayfuse.api.evaluation import EvaluationResult, evaluate
+    from rayfuse.api.export import ExportResult, export
+    from rayfuse.api.init import init
     from rayfuse.api.models import Model, RemoteModel, load_model
     from rayfuse.api.planning import plan
+    from rayfuse.api.prediction import PredictionResult, predict
     from rayfuse.api.registry import describe_model, list_models, promote, rollback
     from rayfuse.api.serving import Endpoint, list_endpoints, serve, stop_endpoint
-    from rayfuse.api.submission import SubmittedJob, get_job, list_jobs, render, submit
+    from rayfuse.api.submission import render, submit
+    from rayfuse.api.submitted_jobs import SubmittedJob, get_job, list_jobs
     from rayfuse.api.training import TrainResult, train
     from rayfuse.api.tuning import SweepResult, tune
     from rayfuse.spec.cluster import Cluster

@@ -3,9 +3,12 @@
 import logging
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+from rayfuse.formatting import escape_controls
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -37,6 +40,31 @@ def log_to_user(program_output: bool = True) -> Iterator[None]:
         _log.removeHandler(handler)
         _log.setLevel(level)
         _log.propagate = propagate
+
+
+@contextmanager
+def without_library_warnings() -> Iterator[None]:
+    """Hide warnings of other libraries while this lasts; `-W` of Python and PYTHONWARNINGS show them.
+
+    These are Python warnings, and log records of loggers without a handler.
+    """
+    fallback = logging.lastResort
+    if sys.warnoptions or fallback is None:
+        yield
+        return
+    level = fallback.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.showwarning = _ignore_warning  # libraries add filters, too
+        fallback.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            fallback.setLevel(level)
+
+
+def _ignore_warning(*_: object, **__: object) -> None:
+    """Show nothing."""
 
 
 def in_notebook() -> bool:
@@ -131,7 +159,7 @@ class _UserHandler(logging.Handler):
             self._terminals[stream.name].emit(record)
         else:
             prefix = f"{record.levelname.lower()}: " if is_warning else ""
-            print(f"{prefix}{self.format(record)}", file=stream, flush=True)
+            print(f"{prefix}{escape_controls(self.format(record))}", file=stream, flush=True)
 
 
 def _terminal_handler(stream: TextIO) -> logging.Handler:
@@ -143,10 +171,11 @@ def _terminal_handler(stream: TextIO) -> logging.Handler:
         """Renders only the message, without the columns of RichHandler, which would wrap paths and tables."""
 
         def render_message(self, record: logging.LogRecord, message: str) -> ConsoleRenderable:
+            shown = escape_controls(message)
             if record.levelno < logging.WARNING:
-                return Text(message)
+                return Text(shown)
             level = record.levelname.lower()
-            return Text.assemble((f"{level}: ", f"logging.level.{level}"), message)
+            return Text.assemble((f"{level}: ", f"logging.level.{level}"), shown)
 
         def render(
             self,

@@ -4,6 +4,7 @@ The command line prints them as one line on standard error and exits with `exit_
 keeps its traceback. All of them pickle with their fields, so that they cross process boundaries.
 """
 
+import signal
 from typing import Self
 
 
@@ -21,6 +22,10 @@ class SpecError(RayfuseError):
 
 class DataError(RayfuseError):
     """Unusable data: unreadable, empty, without a required column, or with too many invalid rows."""
+
+
+class InsufficientRowsError(DataError):
+    """Training rows that lack something, such as a second class; other rows may have it."""
 
 
 class InvalidInputError(RayfuseError):
@@ -56,6 +61,10 @@ class ResourceError(RayfuseError):
     """A resource that is exhausted or missing on this machine or storage: disk space, a free port, a package."""
 
 
+class OutOfMemoryError(ResourceError):
+    """Memory of a host or of a GPU that is exhausted."""
+
+
 class GateRejectedError(RayfuseError):
     """A candidate that failed a promotion gate."""
 
@@ -69,9 +78,17 @@ class UnavailableError(RayfuseError):
 
 
 class RunInterruptedError(RayfuseError):
-    """A run that the user stopped; its checkpoints remain."""
+    """A run that a user or a cluster manager stopped; its checkpoints remain. Its exit code is 128 + the signal."""
 
     exit_code = 130
+
+    def __init__(self, message: str, signum: int = signal.SIGINT) -> None:
+        super().__init__(message, signum)
+        self.message = message
+        self.exit_code = 128 + signum
+
+    def __str__(self) -> str:
+        return self.message
 
 
 INTERRUPT_EXCEPTIONS = (KeyboardInterrupt, SystemExit)

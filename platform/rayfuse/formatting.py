@@ -1,6 +1,35 @@
 """Formatting of texts and values for messages and reports."""
 
+import re
+import reprlib
 from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+"""Characters that change what a terminal shows; tabs and ends of lines are not among them."""
+
+
+def printable(text: str, limit: int | None = None) -> str:
+    """Return `text` in one printable line, with at most `limit` characters.
+
+    Other characters are escaped as in `repr`: control characters, ends of lines, lone surrogates, and marks that change
+    the direction of a text.
+    """
+    if limit is not None:
+        text = text[: limit + 1]  # escapes only make it longer
+    shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    return shown if limit is None else truncate(shown, limit)
+
+
+def escape_controls(text: str) -> str:
+    """Return a text of any number of lines with what a terminal must not get escaped: control characters and surrogates."""
+    return _NOT_FOR_TERMINALS.sub(lambda match: repr(match[0])[1:-1], text)
+
+
+_NOT_FOR_TERMINALS = re.compile(rf"{CONTROL_CHARACTER.pattern}|\r(?!\n)|[\ud800-\udfff]")
 
 
 def truncate(text: str, limit: int = 80) -> str:
@@ -15,8 +44,37 @@ def truncate_middle(text: str, limit: int) -> str:
 
 
 def truncated_repr(value: object, limit: int = 60) -> str:
-    """Return `repr(value)` with at most `limit` characters."""
-    return truncate(repr(value), limit)
+    """Return `repr(value)`, which is printable, with at most `limit` characters.
+
+    Only the first items of a large value are formatted, and the first levels of a nested one.
+    """
+    return truncate(_BoundedRepr().repr(value), limit)
+
+
+class _BoundedRepr(reprlib.Repr):
+    """Builds the beginning of what `repr` returns, in bounded time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 4
+        self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdict = 30
+        self.maxstring = self.maxlong = self.maxother = 1000
+
+    def repr_dict(self, x: dict[Any, Any], level: int) -> str:
+        """Keep the order of the keys, which the base class sorts."""
+        if level <= 0 and x:
+            return "{...}"
+        items = (f"{self.repr1(key, level - 1)}: {self.repr1(value, level - 1)}" for key, value in x.items())
+        return (
+            "{" + ", ".join([*islice(items, self.maxdict), *(["..."] if len(x) > self.maxdict else [])]) + "}"
+        )
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Name an integer that is too long to be converted to a text."""
+        try:
+            return super().repr_int(x, level)
+        except ValueError:
+            return f"<an integer of {x.bit_length()} bits>"
 
 
 def plural(count: float, noun: str) -> str:
@@ -60,16 +118,36 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def without_averages(metrics: Mapping[str, T]) -> dict[str, T]:
+    """Return the metrics except averages over classes (micro, macro, weighted)."""
+    return {
+        name: value for name, value in metrics.items() if not name.endswith(("_micro", "_macro", "_weighted"))
+    }
+
+
+def format_cross_validation(statistics: Mapping[str, Mapping[str, float]], folds: int) -> str:
+    """Return a line with mean ± standard deviation of each metric, without averages over classes."""
+    found = without_averages(statistics)
+    shown = "  ".join(f"{name} {of['mean']:.4f} ± {of['std']:.4f}" for name, of in found.items())
+    return f"cross-validation, {folds} folds: {shown}"
+
+
 def metric_table(by_inputs: Mapping[str, Mapping[str, float]]) -> str:
-    """Format a table with a row per subset of inputs and a column per metric, without averages over classes."""
-    shown = [
-        name
-        for name in next(iter(by_inputs.values()))
-        if not name.endswith(("_micro", "_macro", "_weighted"))
-    ]
-    return table(
+    """Format a table with a row per subset of inputs and a column per metric, without averages over classes.
+
+    If these are not all subsets, a line below names the choice.
+    """
+    shown = list(without_averages(next(iter(by_inputs.values()))))
+    text = table(
         ["inputs", *shown],
         [[name, *(metrics[metric] for metric in shown)] for name, metrics in by_inputs.items()],
+    )
+    num_inputs = max(name.count("+") + 1 for name in by_inputs)
+    if len(by_inputs) == 2**num_inputs - 1:
+        return text
+    return (
+        f"{text}\n{len(by_inputs)} of the {2**num_inputs - 1} subsets of {num_inputs} inputs: all, all but one, each "
+        "alone, and the most frequent of the rows"
     )
 
 

@@ -1,17 +1,21 @@
 """HTTP client for Ray's dashboard: address, token and errors. Only `current_dashboard_address` imports Ray."""
 
 from collections.abc import Container
-from typing import Any
+from contextlib import suppress
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
 
-from rayfuse.errors import ResourceError, UnavailableError
+from rayfuse.errors import ResourceError, SpecError, UnavailableError
+from rayfuse.formatting import printable, truncate_middle
 
 FAILED_SERVE_STATUSES = ("DEPLOY_FAILED", "UNHEALTHY")
 """Ray Serve's statuses of an application that failed."""
 
 _TIMEOUT_SECONDS = 60.0
+
+Json = TypeVar("Json", list[Any], dict[str, Any])
 
 
 def current_dashboard_address() -> str | None:
@@ -59,6 +63,8 @@ class RayHttp:
         """
         try:
             response = self._client.request(method, path, **options)
+        except httpx.RemoteProtocolError as error:
+            raise self.not_a_dashboard(f"its answer is not HTTP ({error})") from None
         except (httpx.HTTPError, UnicodeError) as error:
             raise UnavailableError(
                 f"Ray's dashboard at {self.url} does not respond ({type(error).__name__}); check the address"
@@ -72,6 +78,35 @@ class RayHttp:
         if not response.is_success and response.status_code not in allowed_statuses:
             raise ResourceError(f"Ray at {self.url}: {method} {path}: {error_reason(response)}")
         return response
+
+    def parse(self, response: httpx.Response, kind: type[Json]) -> Json:
+        """Return the JSON of a response. Raises UnavailableError if it has none of this kind: it is another server."""
+        content = None
+        if response.is_success:
+            with suppress(ValueError):
+                content = response.json()
+        if not isinstance(content, kind):
+            raise self.not_a_dashboard(error_reason(response))
+        return content
+
+    def not_a_dashboard(self, reason: str) -> UnavailableError:
+        """Return the error for a server that is not a dashboard of Ray."""
+        return UnavailableError(
+            f"{self.url} is not the dashboard of a Ray cluster: {printable(reason, 100)}; pass that address, as in "
+            "http://HOST:8265"
+        )
+
+
+def check_address(address: str) -> None:
+    """Raise SpecError for an address with another scheme than http and https, such as that of Ray Client."""
+    scheme, separator, _ = address.partition("://")
+    if separator and scheme not in ("http", "https"):
+        found = (
+            "the address of Ray Client" if scheme == "ray" else f"an address with {printable(scheme, 20)}://"
+        )
+        raise SpecError(
+            f"{truncate_middle(printable(address), 100)}: {found}, not that of a Ray dashboard; write http://HOST:8265"
+        )
 
 
 def error_reason(response: httpx.Response) -> str:

@@ -11,6 +11,7 @@ import torch
 
 from rayfuse.errors import RayfuseError
 from rayfuse.training.checkpoints import Checkpoint, list_checkpoints
+from rayfuse.training.state import read_train_state
 from rayfuse.training.telemetry import Telemetry
 
 EPOCHS = 2
@@ -50,6 +51,7 @@ def _run(rank: int, world: int, job_json: str, poisoned: int, folder: Path) -> N
     from rayfuse.training.engine import load_deepspeed_config
 
     job, dataset = load_dataset(validate_spec(json.loads(job_json), Job, "job"))
+    (folder / "run").mkdir(exist_ok=True)
     recorder = Recorder(poisoned)
     trainer = recorder.trainer = build_trainer(
         job,
@@ -67,12 +69,12 @@ def _run(rank: int, world: int, job_json: str, poisoned: int, folder: Path) -> N
     (folder / "found.json").write_text(json.dumps(found, default=str))
 
 
-def run(folder: Path, poisoned: int = 0) -> Any:
+def run(folder: Path, poisoned: int = 0, **overrides: Any) -> Any:
     data = folder / "data"
     tiny_jobs.make_rows(data, 16, "train")
     tiny_jobs.make_rows(data, 8, "test")
     settings = {"train.epochs": EPOCHS, "train.batch_size": 4, "train.early_stopping": None}
-    job = tiny_jobs.tiny_job(data, **settings)
+    job = tiny_jobs.tiny_job(data, **settings, **overrides)
     ranks.spawn(_run, 1, job.model_dump_json(), poisoned, folder)
     return json.loads((folder / "found.json").read_text())
 
@@ -105,3 +107,13 @@ def test_a_nan_loss_stops_the_run_and_names_the_rows(tmp_path: Path) -> None:
     assert error.startswith("the loss is nan at step 2, on the rows ")
     assert "train.jsonl:" in error
     assert error.endswith("set train.loss_guard.action: rollback to skip such batches")
+
+
+def test_a_time_budget_ends_training_after_an_epoch(tmp_path: Path) -> None:
+    summary = run(tmp_path, **{"train.time_budget": "1ms"})["summary"]
+    assert len(summary["history"]) == 1
+    assert summary["best_validation"] == summary["history"][0]
+    [checkpoint] = list_checkpoints(str(tmp_path / "run"))
+    state = read_train_state(Path(checkpoint.url))
+    assert state.stopped_early
+    assert state.seconds > 0.001

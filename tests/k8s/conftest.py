@@ -6,20 +6,24 @@ and those that need pods of this checkout are skipped.
 """
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
+from lightkube import Client
+from lightkube.models.meta_v1 import ObjectMeta
+from lightkube.resources.core_v1 import PersistentVolumeClaim
 from mlflow_server import Server
 
 from rayfuse.cluster import manifests
 from rayfuse.cluster.kubernetes import KubernetesJobClient
 
-KIT = Path(__file__).parents[3] / "shared" / "kube"
+KIT = Path(os.environ.get("SHARED", Path(__file__).parents[3] / "shared")) / "kube"
 CLIMB = "/.." * 30
 """Out of any folder: the stand-in lays a pod's files out below a folder of its own, and this leads back to the root."""
 
@@ -57,6 +61,21 @@ def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             subprocess.run([KIT / "down", "--dir", state], check=True, stdout=subprocess.DEVNULL)
 
 
+@pytest.fixture
+def restart(kubeconfig: Path) -> Callable[[], None]:
+    """Return a function that kills the API server and starts it again."""
+    if os.environ.get("RAYFUSE_TEST_KUBECONFIG"):
+        pytest.skip("a real cluster is not restarted")
+    server = yaml.safe_load(kubeconfig.read_text())["clusters"][0]["cluster"]["server"]
+
+    def restart() -> None:
+        os.kill(int((kubeconfig.parent / "kube-api.pid").read_text().split()[0]), signal.SIGKILL)
+        command = [KIT / "up", "--dir", kubeconfig.parent, "--port", server.rpartition(":")[2]]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+    return restart
+
+
 @pytest.fixture(scope="session")
 def operator(kubeconfig: Path) -> Iterator[None]:
     """Start a stand-in for the operator, which runs RayJobs and RayServices as processes of this machine."""
@@ -64,6 +83,9 @@ def operator(kubeconfig: Path) -> Iterator[None]:
         pytest.skip("pods of a real cluster have no part in this checkout")
     command = [sys.executable, KIT / "operator.py", "--kubeconfig", kubeconfig, "--auth", "token"]
     command += ["--pass-env", "PYTHONPATH", "--grace", "2"]
+    with Client() as client:
+        claim = PersistentVolumeClaim(metadata=ObjectMeta(name="all", namespace="default"))
+        client.apply(claim, field_manager="test")
     source = Path(manifests.__file__).parents[2]
     with (kubeconfig.parent / "operator.log").open("wb") as log:
         process = subprocess.Popen(

@@ -18,7 +18,7 @@ from waiting import wait_for
 from rayfuse.cli import main
 from rayfuse.cluster.kubernetes import KubernetesJobClient
 
-KEY = "key-of-a-test"
+KEY = "secret-key-of-a-test"
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,10 @@ import yaml
 from lightkube import Client
 from lightkube.generic_resource import create_global_resource, create_namespaced_resource
 from lightkube.models.meta_v1 import ObjectMeta
-from lightkube.resources.core_v1 import Namespace
+from lightkube.resources.core_v1 import Namespace, Secret
 from waiting import wait_for
 
+from rayfuse.api.submission import prepare_submission
 from rayfuse.cli import main
 from rayfuse.cluster import manifests
 from rayfuse.cluster.kube import KubeClient
@@ -45,9 +46,11 @@ SERVICE = {
 
 @pytest.fixture
 def jobs(kubeconfig: Path) -> KubernetesJobClient:
-    """Return a namespace that the stand-in for the operator ignores."""
+    """Return a namespace that the stand-in for the operator ignores, with the Secret that cluster specs name."""
     with Client() as client:
         client.apply(Namespace(metadata=ObjectMeta(name=NAMESPACE)), field_manager="test")
+        secret = Secret(metadata=ObjectMeta(name="rayfuse-credentials", namespace=NAMESPACE))
+        client.apply(secret, field_manager="test")
     return KubernetesJobClient.connect(NAMESPACE)
 
 
@@ -72,7 +75,9 @@ def rendered(spec: Path, cluster_file: Path, name: str) -> list[dict[str, Any]]:
     )
 
 
-@pytest.mark.parametrize("wrong", cluster_specs.WRONG)
+@pytest.mark.parametrize(
+    "wrong", ["no image", "an unknown field", "a token in plain sight", "volumes in one another"]
+)
 def test_invalid_cluster_specs_are_not_sent(
     wrong: str, job: Path, jobs: KubernetesJobClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,6 +101,7 @@ def test_invalid_cluster_specs_are_not_sent(
         (["--set", "data.train=rows.jsonl"], "data.train: 'rows.jsonl' is a path of this machine"),
         (["--set", "data.train=${ROWS}"], "the environment variable ROWS is not set"),
         (["--set", "output.storage=/runs"], "output.storage: /runs is deleted with the pod"),
+        (["--set", "fusion={type: concat, hidden: 100000}"], "each worker needs "),
     ],
 )
 def test_invalid_jobs_are_not_sent(
@@ -117,12 +123,54 @@ def test_dry_run_stores_nothing(
         job.write_text(yaml.safe_dump(SERVICE))
     before = objects(jobs.kube)
     file = cluster_specs.write(
-        tmp_path, kueue_queue="team-a", submission={"ttl": "5m", "active_deadline": "1h", "backoff_limit": 1}
+        tmp_path,
+        namespace=NAMESPACE,
+        submission={"ttl": "5m", "active_deadline": "1h", "backoff_limit": 1},
     )
     assert main(["submit", str(job), "--cluster", str(file), "--dry-run", "server", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert (answer["kind"], answer["status"]) == (kind, None)
     assert objects(jobs.kube) == before
+
+
+def test_missing_objects_are_listed(
+    job: Path, jobs: KubernetesJobClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = cluster_specs.write(
+        tmp_path,
+        namespace=NAMESPACE,
+        secrets={"env": ["rayfuse-credentials", "none"]},
+        image_pull_secrets=["registry"],
+        volumes={"runs": {"pvc": "runs", "path": "/mnt/runs"}},
+        service_account="trainer",
+        kueue_queue="team-a",
+    )
+    before = objects(jobs.kube)
+    for options in (["--dry-run", "server"], []):
+        assert main(["submit", str(job), "--cluster", str(file), *options]) == 2
+        lines = capsys.readouterr().err.removeprefix("error: ").splitlines()
+        assert [line.removeprefix(f"{file}: ").split(";")[0] for line in lines] == [
+            f"secrets.env.1: no Secret none in namespace {NAMESPACE}",
+            f"image_pull_secrets.0: no Secret registry in namespace {NAMESPACE}",
+            f"volumes.runs.pvc: no PersistentVolumeClaim runs in namespace {NAMESPACE}",
+            f"service_account: no ServiceAccount trainer in namespace {NAMESPACE}",
+            "kueue_queue: Kueue is not installed on this cluster, which has no LocalQueue",
+        ]
+    assert objects(jobs.kube) == before
+    file = cluster_specs.write(tmp_path, namespace="nope")
+    assert main(["submit", str(job), "--cluster", str(file), "--dry-run", "server"]) == 2
+    assert f"{file}: namespace: nope does not exist; create it with `kubectl" in capsys.readouterr().err
+
+
+def test_errors_of_the_server_have_paths_of_the_cluster_spec(
+    job: Path, jobs: KubernetesJobClient, tmp_path: Path
+) -> None:
+    file = cluster_specs.write(tmp_path, namespace=NAMESPACE)
+    prepared = prepare_submission(job, file, name="wrong")
+    group = prepared.manifests[1]["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
+    group["replicas"] = "two"
+    with pytest.raises(SpecError, match=rf"^{file}: workers\.cpu\.max: .*workerGroupSpecs\[0\]\.replicas\)$"):
+        prepared.dry_run()
 
 
 def test_errors_of_the_server_are_listed_by_field(
@@ -216,16 +264,22 @@ def test_jobs_of_kueue_are_stopped_through_kueue(
     sent[1]["spec"]["suspend"] = True  # as Kueue's webhook does
     jobs.submit(sent)
     uid = jobs.kube.find("RayJob", "queued")["metadata"]["uid"]
-    with pytest.raises(UnavailableError, match="has no resource Workload"):
-        jobs.suspend(jobs.find("queued"))
+    assert jobs.get("queued").message == (
+        "queued by Kueue; queue team-a: Kueue has no Workload for it; check that Kueue is running and has ray.io/rayjob in "
+        "its integrations"
+    )
     with kueue(), Client(namespace=NAMESPACE) as client:
         workload = {
             "apiVersion": "kueue.x-k8s.io/v1beta1",
             "kind": "Workload",
             "metadata": {"name": "queued", "namespace": NAMESPACE, "labels": {"kueue.x-k8s.io/job-uid": uid}},
             "spec": {"active": True},
+            "status": {
+                "conditions": [{"type": "QuotaReserved", "status": "False", "message": "no quota for cpu"}]
+            },
         }
         client.create(WORKLOAD(**workload))
+        assert jobs.get("queued").message == "queued by Kueue; queue team-a: no quota for cpu"
         jobs.suspend(jobs.find("queued"))
         assert client.get(WORKLOAD, "queued")["spec"] == {"active": False}
     jobs.kube.delete("RayJob", "queued")
@@ -268,7 +322,7 @@ def test_control_c_leaves_the_job_running(job: Path, jobs: KubernetesJobClient, 
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiting:
         assert waiting.stdout
         assert next(waiting.stdout) == f"patient: submitted to namespace {NAMESPACE}\n"
-        assert next(waiting.stdout) == "patient: PENDING\n"
+        assert next(waiting.stdout).startswith("patient: PENDING  KubeRay's operator has not seen it yet; ")
         os.kill(waiting.pid, signal.SIGINT)
         _, err = waiting.communicate(timeout=60)
     assert waiting.returncode == 130

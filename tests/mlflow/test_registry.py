@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 from tiny_jobs import make_model_folder, make_rows, tiny_job
 
@@ -14,9 +15,12 @@ from rayfuse.cli import main
 from rayfuse.evaluation.evaluate import evaluate_folder
 from rayfuse.model.model_io import load_job
 from rayfuse.registry.download import download, fetch, folder_digest
-from rayfuse.registry.mlflow_connection import connect
+from rayfuse.registry.mlflow_connection import connect, default_tracking_uri
+from rayfuse.registry.model_card import TrainedModel
+from rayfuse.registry.promotion import promote
 from rayfuse.registry.registration import register
 from rayfuse.registry.tracker import Tracker
+from rayfuse.registry.versions import get_version
 
 SERVING_ONLY = """
 import json, sys
@@ -54,6 +58,7 @@ def log_and_register(uri: str, folder: Path, digest: str, model: str) -> int:
         {"validation": {"loss": 1.0}},
         evaluation,
         {"test": digest},
+        TrainedModel(job, {"test": 24}, "test", evaluation["by_inputs"]).card,
     )
     tracker.finish()
     return number
@@ -99,6 +104,28 @@ def test_a_model_is_downloaded_unchanged_and_once(
     assert [path.name for path in cache.iterdir()] == [found.folder.name]
     stored = [path for path in (server.folder / "artifacts").rglob("*") if path.is_file()]
     assert not [path for path in stored if path.suffix in (".pkl", ".pickle", ".pt", ".bin", ".pth")]
+
+
+def test_pages_of_a_server_have_descriptions_names_and_short_tags(
+    server: Any, trained: tuple[Path, Path]
+) -> None:
+    good, _ = trained
+    number = log_and_register(server.uri, good, "d", "described")
+    client = connect(server.uri)
+    promote(client, "described")
+    version = client.get_model_version("described", str(number))
+    assert f'rayfuse.load_model("models:/described/{number}")' in version.description
+    assert max(map(len, version.tags.values())) < 250
+    run = client.get_run(version.run_id)
+    assert run.data.tags["mlflow.note.content"] == version.description
+    assert max(len(value) for name, value in run.data.tags.items() if name != "mlflow.note.content") < 250
+    found = get_version(client, "described", number)
+    assert found.by_inputs.keys() == {"image+text", "image", "text"}
+    assert (found.decision or {})["decision"] == "promoted"
+    with default_tracking_uri(server.uri):
+        info = mlflow.models.get_model_info(version.source)
+    assert info.signature is not None
+    assert info.signature.inputs.input_names() == ["image", "text"]
 
 
 def test_promotion_and_rollback_on_the_command_line(

@@ -36,7 +36,11 @@ class TuneTrial:
 
 
 @pytest.mark.parametrize(
-    "last_report", [{"summary": {"history": [{"answer/accuracy": 0.5}]}}, {"failure": "out of memory"}]
+    "last_report",
+    [
+        {"summary": {"history": [{"answer/accuracy": 0.5}]}},
+        {"failure": "out of memory", "out_of_memory": True},
+    ],
 )
 def test_a_trial_that_runs_while_mlflow_is_down(
     server: Any, tmp_path: Path, last_report: dict[str, Any]
@@ -78,6 +82,7 @@ def test_a_trial_that_runs_while_mlflow_is_down(
     (kept,) = Trials(trials.folder)
     assert kept.state == ("failed" if "failure" in last_report else "finished")
     assert (kept.error, kept.sent, kept.run_id) == (last_report.get("failure"), False, None)
+    assert kept.out_of_memory == failed
     assert kept.startup_seconds is not None
     assert kept.best_value("answer/accuracy", "max") == 0.5
     assert len(list(read_journal(trials.run_folder(kept).path("metrics.jsonl")))) == 2

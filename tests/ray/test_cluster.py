@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import psutil
+import listening
 import pytest
 
 from rayfuse.cluster import local
@@ -19,18 +19,9 @@ def test_a_driver_with_its_environment_connects(ray_cluster: LocalCluster) -> No
 
 
 def test_the_cluster_listens_on_loopback_only(ray_cluster: LocalCluster) -> None:
-    listening = {ip for process in local.processes(ray_cluster) for ip in _listening(process)}
-    assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
-    assert "127.0.0.1" in listening
-
-
-def _listening(process: psutil.Process) -> list[str]:
-    """Return the addresses that a process listens on; idle workers of Ray may end meanwhile."""
-    try:
-        found = process.net_connections("tcp")
-    except psutil.NoSuchProcess:
-        return []
-    return [connection.laddr.ip for connection in found if connection.status == psutil.CONN_LISTEN]
+    found = listening.addresses(local.processes(ray_cluster))
+    assert {"gcs_server", "raylet"} <= {name for name, _ in found}
+    assert not listening.beyond_loopback(found)
 
 
 def test_starting_again_returns_the_running_cluster(ray_cluster: LocalCluster, tmp_path: Path) -> None:

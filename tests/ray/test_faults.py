@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -297,6 +298,22 @@ def written(server: S3) -> int:
     """Return the number of the newest complete checkpoint on a server."""
     files = server.filesystem().glob("bucket/runs/tiny/*/checkpoints/*/manifest.json")
     return max((int(file.split("/")[-2].partition("-")[2]) for file in files), default=0) // EVERY
+
+
+@pytest.mark.slow
+def test_a_run_whose_storage_is_deleted_ends_with_the_reason(
+    nodes: Nodes, rng: random.Random, tmp_path: Path
+) -> None:
+    """It also has its rows and MLflow's database there, and does not create any of it again."""
+    training = Training(prepare(tmp_path, **{"train.epochs": 100}), nodes)
+    training.wait_for_step(random_step(rng))
+    shutil.rmtree(tmp_path / "runs")
+    code, data, err = training.finish()
+    assert code == 1, err
+    assert data["error"]["type"] == "ResourceError"
+    assert "the folder of the run does not exist any more" in data["error"]["message"]
+    assert "Traceback" not in err
+    assert not list(tmp_path.glob("runs/tiny/*/checkpoints"))
 
 
 @pytest.mark.slow

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import tiny_jobs
 from mlflow import MlflowClient
+from waiting import wait_for
 
+import rayfuse
 from rayfuse.cli import main
 from rayfuse.cluster.local import LocalCluster
 from rayfuse.cluster.rayjobs import RayJobClient, submit
@@ -68,6 +70,18 @@ def test_a_failed_job_has_its_exit_code_and_log(jobs: RayJobClient, failed: str)
     assert (job.kind, job.status, job.exit_code) == ("sweep", "FAILED", 3)
     assert job.message == "Job entrypoint command failed with exit code 3"
     assert list(printed(jobs.logs(failed))) == ["about to fail"]
+
+
+def test_jobs_without_the_memory_are_not_submitted(
+    jobs: RayJobClient, ray_cluster: LocalCluster, tmp_path: Path
+) -> None:
+    wait_for(jobs.largest_node_memory)
+    content = tiny_jobs.job_content(tmp_path) | {"fusion": {"type": "concat", "hidden": 10**6}}
+    with pytest.raises(
+        SpecError, match=f"each worker needs .* on the largest node of {ray_cluster.dashboard_url}; "
+    ):
+        rayfuse.submit(content, address=ray_cluster.dashboard_url, name="large")
+    assert "large" not in [job.name for job in jobs.list()]
 
 
 def test_a_log_is_followed_to_the_end_of_the_job(

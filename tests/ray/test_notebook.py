@@ -104,6 +104,7 @@ def notebook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
         kernel.run("ray.shutdown()")
 
 
+@pytest.mark.slow  # tests/docs runs the same code
 def test_the_quick_start_in_a_notebook(tmp_path: Path) -> None:
     page = Path(__file__).parents[2] / "docs" / "quickstart.md"
     make_rows, train, *_ = [block.code for block in blocks(page.read_text()) if "import" in block.code]

@@ -70,7 +70,7 @@ def interrupted(callers_actor: Any, rows: tuple[Job, Dataset]) -> RunFolder:
     before = dict(os.environ)
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     try:
-        with pytest.raises(RunInterruptedError, match="interrupted; the last checkpoint is in"):
+        with pytest.raises(RunInterruptedError, match="interrupted; the checkpoint of step"):
             train(rows, run, press_ctrl_c)
     finally:
         signal.signal(signal.SIGINT, handler)
@@ -80,13 +80,24 @@ def interrupted(callers_actor: Any, rows: tuple[Job, Dataset]) -> RunFolder:
 
 @pytest.fixture(scope="module")
 def finished(interrupted: RunFolder, rows: tuple[Job, Dataset]) -> tuple[RunFolder, list[int]]:
-    """Resume the same run to its end; return the epochs that were reported too."""
+    """Resume the same run to its end; return the epochs that were reported.
+
+    The controller is killed after a third of them, and the metrics actor after half.
+    """
     # Ray Train's own list, of a controller that died after some of its checkpoints had been removed
     interrupted.write(
         "checkpoint_manager_snapshot.json", '{"checkpoint_results": [{"checkpoint_dir_name": "gone"}]}'
     )
     epochs: list[int] = []
-    train(rows, interrupted, epochs.append)
+    victims = {EPOCHS // 3: "TrainController", EPOCHS // 2: "MetricsActor"}
+
+    def on_epoch(epoch: int) -> None:
+        epochs.append(epoch)
+        if epoch in victims:
+            [pid] = live_actors()[victims.pop(epoch)]
+            os.kill(pid, signal.SIGKILL)
+
+    train(rows, interrupted, on_epoch)
     return interrupted, epochs
 
 
@@ -96,17 +107,22 @@ def placement_groups() -> list[str]:
     ]
 
 
-def live_actors() -> set[str]:
+def live_actors() -> dict[str, list[int]]:
+    """Return the process ids of the actors of each class."""
     from ray._private.state import actors
 
-    return {actor["ActorClassName"] for actor in actors().values() if actor["State"] == "ALIVE"}
+    pids: dict[str, list[int]] = {}
+    for actor in actors().values():
+        if actor["State"] == "ALIVE":
+            pids.setdefault(actor["ActorClassName"], []).append(actor["Pid"])
+    return pids
 
 
 def assert_ray_is_as_before(callers_actor: Any) -> None:
     assert ray.is_initialized()
     assert ray.get(callers_actor.increment.remote()) > 0
     waiting.wait_for(lambda: not placement_groups())
-    waiting.wait_for(lambda: not live_actors() & {"RayTrainWorker", "TrainController", "MetricsActor"})
+    waiting.wait_for(lambda: not live_actors().keys() & {"RayTrainWorker", "TrainController", "MetricsActor"})
 
 
 def test_an_interrupt_ends_the_run_and_not_ray(callers_actor: Any, interrupted: RunFolder) -> None:
@@ -130,6 +146,19 @@ def test_a_session_of_the_caller_is_not_closed(callers_actor: Any, rows: tuple[J
     with connect(rows[0]) as session:
         assert not session.started_by_us
     assert ray.is_initialized()
+
+
+def test_a_killed_metrics_actor_restarts_and_each_epoch_is_reported_once(
+    finished: tuple[RunFolder, list[int]],
+) -> None:
+    _, epochs = finished
+    first = epochs.index(EPOCHS // 2)
+    assert epochs[first:] == list(range(EPOCHS // 2, EPOCHS + 1))
+
+
+def test_a_killed_controller_is_replaced(finished: tuple[RunFolder, list[int]]) -> None:
+    _, epochs = finished
+    assert epochs.count(1) == 2, "of the checkpoint of the interrupted run, and of that before the kill"
 
 
 def test_a_resumed_run_trains_only_the_epochs_that_are_left(finished: tuple[RunFolder, list[int]]) -> None:
@@ -159,4 +188,4 @@ def test_the_dashboard_lists_the_runs(
 ) -> None:
     response = RayHttp(ray_cluster.dashboard_url, ray_cluster.token).request("GET", "/api/train/v2/runs/v1")
     runs = [run for run in response.json()["train_runs"] if run["name"] == finished[0].status.name]
-    assert sorted(run["status"] for run in runs) == ["ABORTED", "FINISHED"]
+    assert {run["status"] for run in runs} >= {"ABORTED", "FINISHED"}  # and that of the killed controller

@@ -1,5 +1,6 @@
 """Endpoints on a real Ray Serve."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -14,12 +15,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import costly_inputs
 import httpx
+import listening
 import pytest
 import yaml
 from endpoints import b64, make_champion, make_served_model, problem_of
 from mlflow_server import Server
 from tiny_jobs import write_audio, write_image
+from waiting import wait_for
 
 from rayfuse.cli import main
 from rayfuse.cluster import local
@@ -173,6 +177,58 @@ def test_limits_change_without_a_new_replica(
     assert replica(dashboard) == before
 
 
+def test_costly_files_are_rejected_and_their_memory_is_freed(
+    bring: Bring, dashboard: Dashboard, endpoint: EndpointStatus, whole: dict[str, Any]
+) -> None:
+    assert predict(endpoint, whole).status_code == 200
+    before, name = memory(dashboard), replica(dashboard)
+    peaks = [before]
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.02):
+            peaks.append(memory(dashboard))
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        for kind, make in (
+            ("image", costly_inputs.png_line),
+            ("image", costly_inputs.webp),
+            ("image", costly_inputs.png_16_bit),
+            ("audio", costly_inputs.mp4_samples),
+        ):
+            problem_of(predict(endpoint, {**whole, kind: b64(make())}), 422, f"{kind}: ")
+        large = b64(costly_inputs.png(9400, 9400, 1, 3))
+        with ThreadPoolExecutor(4) as pool:
+            responses = list(pool.map(lambda _: predict(endpoint, {**whole, "image": large}), range(4)))
+        assert {response.status_code for response in responses} == {200}
+    finally:
+        done.set()
+        watching.join()
+    assert max(peaks) < before + 1e9
+    wait_for(lambda: memory(dashboard) < 1.1 * before)
+    short = bring(limits={"max_decode_time": 0.2})
+    problem_of(predict(short, {**whole, "image": large}), 422, "more than 0.2 s of CPU time to decode")
+    assert predict(short, whole).status_code == 200
+    assert replica(dashboard) == name
+
+
+def memory(dashboard: Dashboard) -> float:
+    """Return the bytes that the replica and its processes do not share with others."""
+    details = dashboard.serve_details()["applications"]["tiny"]["deployments"]["Endpoint"]["replicas"]
+    pending, total = [int(details[0]["pid"])], 0
+    while pending:
+        process = Path(f"/proc/{pending.pop()}")
+        with contextlib.suppress(OSError):  # it has ended
+            pending += [
+                int(pid) for tasks in process.glob("task/*/children") for pid in tasks.read_text().split()
+            ]
+            lines = (process / "smaps_rollup").read_text().splitlines()
+            total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_Dirty:"))
+    return total
+
+
 def test_requests_above_the_queue_limit_get_retry_after(bring: Bring, whole: dict[str, Any]) -> None:
     endpoint = bring(
         limits={"max_queued_requests": 1}, batching={"max_batch_size": 1, "batch_wait_timeout": 0}
@@ -246,13 +302,70 @@ def test_a_port_in_use_is_reported_and_other_endpoints_continue(
     assert predict(endpoint, whole).status_code == 200
 
 
+def test_the_routes_of_a_cluster_are_for_this_machine(endpoint: EndpointStatus, port: int) -> None:
+    """The proxy of Serve is configured by Rayfuse."""
+    address = f"http://127.0.0.1:{port}/-"
+    assert httpx.get(f"{address}/routes", trust_env=False).json() == {"/tiny": "tiny"}
+    hostile = {"Host": "evil.example.com"}
+    problem_of(httpx.get(f"{address}/routes", headers=hostile, trust_env=False), 421, "evil.example.com")
+    assert httpx.get(f"{address}/healthz", headers=hostile, trust_env=False).status_code == 200
+
+
+def test_an_endpoint_without_keys_listens_on_loopback_only(
+    bring: Bring, dashboard: Dashboard, ray_cluster: LocalCluster
+) -> None:
+    dashboard.shutdown_serve()
+    bring()
+    found = listening.addresses(local.processes(ray_cluster))
+    assert any("ServeReplica" in name for name, _ in found)
+    assert not listening.beyond_loopback(found)
+
+
+def test_a_port_is_free_again_at_once(bring: Bring, dashboard: Dashboard, whole: dict[str, Any]) -> None:
+    """A connection that the server closed stays in TIME_WAIT for a minute."""
+    endpoint = bring()
+    for _ in range(3):
+        assert predict(endpoint, whole, headers={"Connection": "close"}).status_code == 200
+    deploy.delete("tiny", dashboard)
+    assert predict(bring(), whole).status_code == 200
+
+
+def test_a_killed_proxy_is_replaced_at_once(
+    endpoint: EndpointStatus, ray_cluster: LocalCluster, whole: dict[str, Any]
+) -> None:
+    assert predict(endpoint, whole, headers={"Connection": "close"}).status_code == 200
+    [proxy] = [one for one in local.processes(ray_cluster) if "ProxyActor" in " ".join(one.cmdline())]
+    proxy.kill()
+    wait_for(lambda: is_answering(endpoint, whole), timeout=30)
+
+
+def is_answering(endpoint: EndpointStatus, inputs: Any) -> bool:
+    try:
+        return predict(endpoint, inputs).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_a_failed_move_to_another_address_is_rolled_back(
+    bring: Bring, dashboard: Dashboard, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    """Serve must restart to listen on all interfaces."""
+    dashboard.shutdown_serve()
+    endpoint = bring()
+    with pytest.raises(ResourceError, match=r"tiny: deployment failed: .*not a model folder"):
+        bring(model=tmp_path, version=3, auth={"keys": "a-key-of-16-characters"})
+    assert dashboard.serve_details()["http_options"]["host"] == "127.0.0.1"
+    wait_for(lambda: is_answering(endpoint, whole), timeout=60)
+    assert predict(endpoint, whole).json()["model"]["version"] == 1
+
+
 def test_keys_allow_remote_clients_and_are_not_exposed(
     bring: Bring, dashboard: Dashboard, whole: dict[str, Any]
 ) -> None:
-    endpoint = bring(auth={"keys": "key-of-anna,key-of-ben"})
+    endpoint = bring(auth={"keys": "secret-key-of-anna,secret-key-of-ben"})
     problem_of(predict(endpoint, whole), 401)
-    problem_of(predict(endpoint, whole, headers={"Authorization": "Bearer key-of-carl"}), 401)
-    for key in ("key-of-anna", "key-of-ben"):
+    problem_of(predict(endpoint, whole, headers={"Authorization": "Bearer secret-key-of-carl"}), 401)
+    for key in ("secret-key-of-anna", "secret-key-of-ben"):
         assert predict(endpoint, whole, headers={"Authorization": f"Bearer {key}"}).status_code == 200
     assert "key-of" not in json.dumps(dashboard.serve_details())
     assert dashboard.serve_details()["http_options"]["host"] == "0.0.0.0"
@@ -337,7 +450,7 @@ def test_a_cluster_reads_the_spec_and_fetches_the_model_itself(
     """As in a RayService of KubeRay."""
     dashboard.shutdown_serve()
     [port] = local.free_ports(1)
-    keys = "${RAYFUSE_API_KEYS:-key-of-anna}"
+    keys = "${RAYFUSE_API_KEYS:-secret-key-of-anna}"
     spec = write_service(
         tmp_path,
         auth={"keys": keys},
@@ -352,7 +465,7 @@ def test_a_cluster_reads_the_spec_and_fetches_the_model_itself(
     assert (endpoint.name, endpoint.num_api_keys, endpoint.replicas) == ("on-kuberay", 1, 1)
     assert endpoint.model == {"name": "promoted", "version": 1}
     problem_of(predict(endpoint, whole), 401)
-    answer = predict(endpoint, whole, headers={"Authorization": "Bearer key-of-anna"}).json()
+    answer = predict(endpoint, whole, headers={"Authorization": "Bearer secret-key-of-anna"}).json()
     values = {name: path.read_bytes() for name, path in files.items()}
     [expected] = Predictor(folder).predict([{**values, "text": whole["text"]}])
     assert answer["model"] == {"name": "promoted", "version": 1}
@@ -360,14 +473,16 @@ def test_a_cluster_reads_the_spec_and_fetches_the_model_itself(
         expected["outputs"]["answer"]["scores"], abs=1e-4
     )
     large = {**whole, "text": "x" * 200_000}
-    problem_of(predict(endpoint, large, headers={"Authorization": "Bearer key-of-anna"}), 413)
+    problem_of(predict(endpoint, large, headers={"Authorization": "Bearer secret-key-of-anna"}), 413)
 
     assert "key-of" not in json.dumps(dashboard.serve_details())
     [cached] = (tmp_path / "cache" / "rayfuse" / "models").iterdir()
     assert cached.name.startswith("promoted-1-")
     used = found["deployments"]["Endpoint"]["deployment_config"]
     [same] = serve_config.build_application(
-        validate_spec({**yaml.safe_load(spec.read_text()), "auth": {"keys": "key-of-anna"}}, Service, "x"),
+        validate_spec(
+            {**yaml.safe_load(spec.read_text()), "auth": {"keys": "secret-key-of-anna"}}, Service, "x"
+        ),
         ModelSource("models:/promoted/1", registry, "promoted", 1),
     )["deployments"]
     assert {name: used[name] for name in same if name not in ("autoscaling_config", "ray_actor_options")} == {
@@ -382,10 +497,10 @@ def test_a_cluster_reads_the_spec_and_fetches_the_model_itself(
     [
         ({}, r"auth\.keys: missing, .*RAYFUSE_API_KEYS in a Secret listed under `secrets\.env`"),
         (
-            {"auth": {"keys": "k"}, "model": "models:/promoted@unknown"},
+            {"auth": {"keys": "a-key-that-is-secret"}, "model": "models:/promoted@unknown"},
             "no version of promoted has the alias",
         ),
-        ({"auth": {"keys": "k"}, "prot": 1}, "prot: unknown key; did you mean port"),
+        ({"auth": {"keys": "a-key-that-is-secret"}, "prot": 1}, "prot: unknown key; did you mean port"),
     ],
 )
 def test_a_service_that_cannot_run_has_its_reason(
@@ -409,7 +524,7 @@ def test_a_cluster_waits_for_an_mlflow_that_is_still_starting(
 
     server = Server(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    spec = endpoint.SpecArgs(spec=str(write_service(tmp_path, auth={"keys": "k"})))
+    spec = endpoint.SpecArgs(spec=str(write_service(tmp_path, auth={"keys": "a-key-that-is-secret"})))
     monkeypatch.setattr(endpoint, "_RETRY_TIMEOUT_SECONDS", 0.0)
     with pytest.raises(UnavailableError, match="connection refused"):
         endpoint.from_spec(spec)
@@ -535,7 +650,7 @@ def test_serving_in_python_starts_and_stops_a_local_cluster(
 
 
 ON_THE_CALLERS_RAY = """
-import _thread, json, logging, pathlib, sys
+import _thread, json, logging, pathlib, sys, time
 
 import httpx, ray
 from ray import serve as ray_serve
@@ -571,6 +686,9 @@ try:
     serve({"name": "ours", "model": folder, "port": int(port), "replicas": {"num_cpus": 0.5}})
 except KeyboardInterrupt:
     result["interrupted"] = True
+deadline = time.monotonic() + 60
+while endpoint.status().status != "RUNNING" and time.monotonic() < deadline:  # the replica is being replaced
+    time.sleep(0.2)
 endpoint.predict(row)
 result["found"] = [(each.name, each.status().status) for each in list_endpoints()]
 

@@ -14,10 +14,11 @@ import pytest
 import tiny_jobs
 from mlflow import MlflowClient
 from s3_server import s3_server
-from training_runs import finish, runs, start_training, validated, validations, wait_for
+from training_runs import finish, runs, start_training, steps_done, validated, validations, wait_for
 
 from rayfuse.cluster import local
 from rayfuse.cluster.local import LocalCluster
+from rayfuse.registry.versions import get_version
 
 pytestmark = pytest.mark.ray
 MANY = 60
@@ -95,6 +96,42 @@ def test_the_model_is_registered_as_candidate(trained: tuple[Path, dict[str, Any
     assert int(version.version) == data["version"]
 
 
+def test_a_model_of_many_classes_is_registered(ray_cluster: LocalCluster, tmp_path: Path) -> None:
+    """Two workers merge the counts of their rows, and no file, metric or parameter lists classes times rows."""
+    classes = [f"class {i}" for i in range(300)]
+    for name, start in (("train", 0), ("test", 1)):
+        rows = [{"text": f"item {i}", "label": classes[i], "labels": classes[i : i + 2]} for i in range(300)]
+        tiny_jobs.write_rows(tmp_path / f"{name}.jsonl", rows[start:])
+    content = tiny_jobs.job_content(tmp_path)
+    del content["inputs"]["image"]
+    content["tasks"] = {
+        "answer": {
+            "type": "classification",
+            "column": "label",
+            "classes": classes,
+            "class_weights": "balanced",
+        },
+        "tags": {"type": "multi_label", "column": "labels", "classes": classes, "top_k": 3},
+    }
+    (tmp_path / "job.yaml").write_text(json.dumps(content))
+    code, data, err = finish(
+        start_training(tmp_path, "--set", "compute.workers=2", "--set", "train.epochs=1")
+    )
+    assert code == 0, err
+    assert max(map(len, err.splitlines())) < 1000
+    mlflow = client(tmp_path)
+    assert int(mlflow.get_model_version_by_alias("tiny", "candidate").version) == data["version"]
+    run = mlflow.get_run(data["run_id"])
+    assert len(run.data.metrics) < 150
+    assert len(run.data.params) < 150
+    evaluation = json.loads(Path(data["run"], "evaluation.json").read_text())
+    details = evaluation["details"]["answer"]
+    assert len(details["per_class"]) == 300
+    assert sum(count for _, _, count in details["confusion"]) == evaluation["rows"] == 299
+    assert {"answer/ece", "tags/map", "tags/ece"} <= data["metrics"].keys()
+
+
+@pytest.mark.slow
 def test_distillation_with_ema_and_a_model_soup(ray_cluster: LocalCluster, tmp_path: Path) -> None:
     teacher = tiny_jobs.make_model_folder(tmp_path, steps=20)
     folder = tmp_path / "data"
@@ -128,6 +165,20 @@ def test_a_finished_run_is_not_resumed(trained: tuple[Path, dict[str, Any], str]
     assert again["run_id"] != data["run_id"]
 
 
+def test_sigterm_saves_a_checkpoint_inside_the_epoch(ray_cluster: LocalCluster, tmp_path: Path) -> None:
+    tiny_jobs.make_rows(tmp_path, 4000, "train")
+    tiny_jobs.tiny_job(tmp_path)
+    process = start_training(tmp_path, "--set", "train.epochs=50", "--set", "train.batch_size=1")
+    wait_for(lambda: steps_done(tmp_path) > 0, process)
+    process.send_signal(signal.SIGTERM)
+    code, data, err = finish(process)
+    assert code == 143, err
+    [status] = runs(tmp_path)
+    assert status["status"] == "interrupted"
+    step = int(data["error"]["message"].partition("the checkpoint of step ")[2].split()[0])
+    assert steps_done(tmp_path) <= step < 4000
+
+
 def test_a_run_resumes_after_ctrl_c_with_another_number_of_workers(
     ray_cluster: LocalCluster, tmp_path: Path
 ) -> None:
@@ -138,7 +189,7 @@ def test_a_run_resumes_after_ctrl_c_with_another_number_of_workers(
     process.send_signal(signal.SIGINT)
     code, data, err = finish(process)
     assert code == 130, err
-    assert "the last checkpoint is in" in data["error"]["message"]
+    assert "the checkpoint of step" in data["error"]["message"]
     [status] = runs(tmp_path)
     assert status["status"] == "interrupted"
     done = len(validations(tmp_path))
@@ -151,6 +202,37 @@ def test_a_run_resumes_after_ctrl_c_with_another_number_of_workers(
     assert len(set(steps)) == MANY
     assert steps.count(min(steps)) == 1  # the first epoch was not trained again
     assert done < MANY
+
+
+def test_a_killed_cross_validation_resumes_at_its_fold(ray_cluster: LocalCluster, tmp_path: Path) -> None:
+    tiny_jobs.tiny_job(tmp_path)
+    options = ("--set", "data.folds=3", "--set", "data.stratify=label", "--set", "train.epochs=1")
+    process = start_training(tmp_path, *options)
+    wait_for(lambda: list((tmp_path / "runs").glob("tiny/*/fold-2")), process)
+    process.kill()
+    process.communicate()
+    [first] = (tmp_path / "runs").glob("tiny/*/fold-1/metrics.jsonl")
+    before = first.read_text()
+
+    code, data, err = finish(start_training(tmp_path, *options))
+    assert code == 0, err
+    assert first.read_text() == before
+    assert len(data["folds"]) == 3
+    accuracies = [fold["answer/accuracy"] for fold in data["folds"]]
+    assert data["cross_validation"]["answer/accuracy"]["mean"] == pytest.approx(sum(accuracies) / 3)
+    assert data["evaluated_on"] == "test"
+
+    mlflow = client(tmp_path)
+    parent = mlflow.get_run(data["run_id"])
+    assert parent.data.metrics["cross_validation/answer/accuracy"] == pytest.approx(sum(accuracies) / 3)
+    children = mlflow.search_runs(
+        [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{data['run_id']}'"
+    )
+    assert {run.info.run_name: run.info.status for run in children} == {
+        f"tiny fold {fold}": "FINISHED" for fold in (1, 2, 3)
+    }
+    version = get_version(mlflow, "tiny", data["version"])
+    assert set(version.metrics) == {"validation", "cross_validation", "test"}
 
 
 @pytest.mark.parametrize("failure", ["too many bad rows", "no such column"])

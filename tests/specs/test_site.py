@@ -162,7 +162,7 @@ class TestConfigurationPages:
             "workers": "integer ≥ 1 or list of integer ≥ 1",
             "betas": "list of 2: number ≥ 0, < 1, number ≥ 0, < 1",
             "inputs": "mapping from names to input",
-            "test": "text",
+            "test": "fractionsplit or text or list of text",
         }
 
 

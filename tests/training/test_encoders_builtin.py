@@ -45,6 +45,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "lstm": {"hidden_size": 8, "layers": 2, "bidirectional": False},
     "mlp": {"hidden_size": 8, "layers": 2, "embedding": 3},
     "embedding": {"hidden_size": 8},
+    "ngrams": {"hidden_size": 8, "vocabulary": ["a", "b", "a b"], "idf": [1.0, 2.0, 3.0]},
     "frames": {"encoder": {"type": "conv", "hidden_size": 4}},
 }
 BUILT_IN = [
@@ -53,7 +54,11 @@ BUILT_IN = [
     for name in family
     if name != "huggingface" and (kind, name) != ("audio", "conv")
 ]
-OF_STEPS = [key for key in BUILT_IN if key[0] in ("text", "timeseries", "item_sequence", "video")]
+OF_STEPS = [
+    key
+    for key in BUILT_IN
+    if key[0] in ("text", "timeseries", "item_sequence", "video") and key[1] != "ngrams"
+]
 
 
 def build(kind: str, name: str, source: Any = None, **options: Any) -> Encoder:
@@ -62,13 +67,15 @@ def build(kind: str, name: str, source: Any = None, **options: Any) -> Encoder:
     return build_nested_encoder(kind, block, source or SOURCES[kind]).eval()
 
 
-def features(kind: str, rows: int = 3, steps: int = 7) -> dict[str, torch.Tensor]:
+def features(kind: str, name: str = "", rows: int = 3, steps: int = 7) -> dict[str, torch.Tensor]:
     torch.manual_seed(1)
     mask = torch.ones(rows, steps, dtype=torch.int64)
     if kind == "image":
         return {"pixel_values": torch.rand(rows, 3, 20, 20)}
     if kind == "audio":
         return {"mel": torch.randn(rows, 40, 30)}
+    if name == "ngrams":
+        return {"input_ids": torch.randint(0, 4, (rows, steps)), "weights": torch.rand(rows, steps)}
     if kind == "text":
         return {"input_ids": torch.randint(1, 257, (rows, steps)), "attention_mask": mask}
     if kind == "video":
@@ -97,7 +104,7 @@ def part(found: dict[str, torch.Tensor], rows: slice, steps: int | None = None) 
 
 @pytest.mark.parametrize(("kind", "name"), BUILT_IN)
 def test_shapes_gradients_and_independence_of_rows(kind: str, name: str) -> None:
-    encoder, found = build(kind, name), features(kind)
+    encoder, found = build(kind, name), features(kind, name)
     tokens, mask = encoder(**found)
     assert tokens.shape == (3, 1, encoder.width)
     assert mask.shape == (3, 1)
@@ -110,7 +117,7 @@ def test_shapes_gradients_and_independence_of_rows(kind: str, name: str) -> None
 
 @pytest.mark.parametrize(("kind", "name"), BUILT_IN)
 def test_state_dict_reloads(kind: str, name: str) -> None:
-    encoder, found = build(kind, name), features(kind)
+    encoder, found = build(kind, name), features(kind, name)
     torch.manual_seed(9)
     other = build(kind, name)
     for parameter in other.parameters():
@@ -213,6 +220,14 @@ def test_tabular_inputs_of_one_type_of_column(numbers: list[str], categories: di
     assert tokens.shape == (2, 1, 8)
 
 
+def test_ngrams_are_summed_by_their_weights() -> None:
+    encoder = build("text", "ngrams")
+    codes, weights = torch.tensor([[3, 1], [2, 0]]), torch.tensor([[0.6, 0.8], [1.0, 0.0]])
+    tokens, _ = encoder(input_ids=codes, weights=weights)
+    vectors = encoder.embedding.weight
+    torch.testing.assert_close(tokens[:, 0], torch.stack([0.6 * vectors[3] + 0.8 * vectors[1], vectors[2]]))
+
+
 def test_frames_are_mixed_by_time() -> None:
     found = features("video")
     turned = found | {"frames": found["frames"].flip(1)}
@@ -257,6 +272,7 @@ def test_frames_are_preprocessed_as_images_of_the_pretrained_encoder(kind: str, 
         ("text", "gru", {}),
         ("text", "lstm", {"pool": "attention"}),
         ("text", "transformer", {"pool": "none"}),
+        ("text", "ngrams", {"vocabulary": None, "idf": None, "characters": [3, 4]}),
     ],
 )
 def test_every_encoder_trains_and_reloads(

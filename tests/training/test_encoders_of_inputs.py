@@ -21,6 +21,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "frames": {"encoder": {"type": "conv", "hidden_size": 4}, "pool": "transformer", "layers": 1, "heads": 2},
     "mlp": {"hidden_size": 8},
     "embedding": {"hidden_size": 8},
+    "ngrams": {"hidden_size": 8, "characters": [2, 3]},
 }
 BUILT_IN = [
     (kind, encoder) for kind, family in ENCODERS.items() for encoder in family if encoder != "huggingface"

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_encoders
 import tiny_jobs
@@ -22,7 +23,8 @@ from rayfuse.modalities.pretrained import resolve_model_path
 from rayfuse.model.encoders import build_encoder
 from rayfuse.model.encoders.base import Encoder
 from rayfuse.model.fused import FusedModel
-from rayfuse.spec.inputs import Input
+from rayfuse.spec.encoders import HuggingFaceEncoderConfig
+from rayfuse.spec.inputs import AudioInput, Input
 
 KINDS: dict[str, dict[str, Any]] = {
     "bert": {"type": "text", "max_tokens": 16},
@@ -419,6 +421,61 @@ def test_absent_texts_of_many_tokens_have_no_effect(
         dropped = model(collate(samples, preprocessor.modalities).select_inputs(["image"])).tasks["answer"]
     torch.testing.assert_close(together[1:], alone, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(dropped, alone, rtol=1e-5, atol=1e-5)
+
+
+def speech_vectors(model: Path, max_seconds: float, *clips: np.ndarray) -> torch.Tensor:
+    """Return the pooled vector of each clip, encoded in one batch."""
+    source = AudioInput(
+        type="audio", column="clip", sample_rate=16000, max_seconds=max_seconds,
+        encoder=HuggingFaceEncoderConfig(type="huggingface", model=str(model)),
+    )  # fmt: skip
+    modality = build_modality(source)
+    batch = modality.collate([modality.process(clip[: int(max_seconds * 16000)]) for clip in clips])
+    encoder = build_encoder(source).eval()
+    with torch.no_grad():
+        return encoder(**{name: torch.as_tensor(values) for name, values in batch.items()})[0][:, 0]
+
+
+CHIRP = (0.1 * np.sin(2 * np.pi * np.linspace(300, 700, 16000) * np.arange(16000) / 16000)).astype(np.float32)
+NOISE = np.random.default_rng(0).normal(0, 0.2, 40000).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "kind", ["wav2vec2", "hubert", "wavlm", "unispeech", "unispeech_sat", "wav2vec2_bert"]
+)
+def test_a_clip_has_the_same_vector_for_any_max_seconds_and_neighbor(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = tiny_encoders.speech(tmp_path, kind)
+    [alone] = speech_vectors(model, 1.0, CHIRP)
+    for max_seconds in (1.3, 2.5):
+        [longer] = speech_vectors(model, max_seconds, CHIRP)
+        together, other = speech_vectors(model, max_seconds, CHIRP, NOISE)
+        for found in (longer, together):
+            torch.testing.assert_close(found, alone, atol=1e-5, rtol=0)
+        assert not torch.allclose(other, alone, atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["sew", "group_norm"])
+def test_a_clip_whose_encoder_reads_padding_has_the_same_vector_with_any_neighbor(
+    kind: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = tiny_encoders.speech(tmp_path, kind)
+    [alone] = speech_vectors(model, 2.5, CHIRP)
+    together, _ = speech_vectors(model, 2.5, CHIRP, NOISE)
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+
+
+def test_normalization_does_not_count_padding(tmp_path: Path) -> None:
+    model = tiny_encoders.speech(tmp_path, "group_norm")
+    source = AudioInput(
+        type="audio", column="clip", sample_rate=16000, max_seconds=10,
+        encoder=HuggingFaceEncoderConfig(type="huggingface", model=str(model)),
+    )  # fmt: skip
+    features = build_modality(source).process(CHIRP)
+    assert features["input_values"][:16000].std() == pytest.approx(1, abs=1e-3)
+    assert not features["input_values"][16000:].any()
+    assert features["attention_mask"].sum() == 16000
 
 
 def test_whisper_positions_are_truncated_to_max_seconds(models: Path) -> None:

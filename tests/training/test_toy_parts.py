@@ -99,7 +99,7 @@ def predictor(model_folder: Path) -> Predictor:
 @pytest.fixture
 def client(predictor: Predictor) -> Iterator[TestClient]:
     engine = InferenceEngine(predictor, Settings(version=3, batch_wait_timeout=0.0))
-    with TestClient(build_app(engine), client=("127.0.0.1", 50000)) as found:
+    with TestClient(build_app(engine), "http://localhost", client=("127.0.0.1", 50000)) as found:
         yield found
 
 
@@ -133,6 +133,7 @@ def _train(rank: int, world: int, job_json: str, folder: Path) -> None:
     from rayfuse.training.engine import load_deepspeed_config
 
     job, dataset = load_dataset(validate_spec(json.loads(job_json), Job, "job"))
+    (folder / "run").mkdir(exist_ok=True)
     trainer = build_trainer(job, dataset.splits, load_deepspeed_config(job), run=str(folder / "run"))
     summary = trainer.run(print)
     optimizer = trainer.engine.optimizer
@@ -162,7 +163,7 @@ def test_the_openapi_document_describes_them(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     schemas = document["components"]["schemas"]
     assert schemas["Inputs"]["properties"]["gene"] == {
-        "type": "string",
+        "type": ["string", "null"],
         "pattern": "^[ACGT]+$",
         "description": "a DNA sequence, of which the first 6 bases are read (optional)",
     }

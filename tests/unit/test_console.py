@@ -2,6 +2,7 @@
 
 import io
 import logging
+import subprocess
 import sys
 
 import pytest
@@ -46,6 +47,40 @@ def test_a_terminal_gets_records_through_rich_without_line_breaks(monkeypatch: p
     assert "warning" in terminal.getvalue()
     assert "\x1b[" in terminal.getvalue()
     assert f"{path}\n" in terminal.getvalue()
+
+
+WARNINGS = """
+import logging, warnings
+from rayfuse import console
+def emit():
+    warnings.warn("python warning", FutureWarning)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("forced warning")
+    logging.getLogger("matplotlib").warning("log warning")
+    logging.getLogger("matplotlib").error("log error")
+with console.without_library_warnings():
+    emit()
+print("after", file=__import__("sys").stderr)
+emit()
+"""
+
+
+def test_warnings_of_libraries_are_hidden_and_their_errors_are_not() -> None:
+    err = _stderr_of(WARNINGS)
+    hidden, _, shown = err.partition("after\n")
+    assert hidden == "log error\n"
+    assert all(text in shown for text in ("python warning", "forced warning", "log warning"))
+
+
+def test_warnings_of_libraries_are_shown_on_request() -> None:
+    hidden, _, _ = _stderr_of(WARNINGS, "-W", "default").partition("after\n")
+    assert all(text in hidden for text in ("python warning", "forced warning", "log warning"))
+
+
+def _stderr_of(script: str, *options: str) -> str:
+    command = [sys.executable, *options, "-c", script]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stderr
 
 
 def test_logging_of_the_caller_is_restored(caplog: pytest.LogCaptureFixture) -> None:

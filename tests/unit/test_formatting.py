@@ -1,11 +1,13 @@
 import pytest
 
 from rayfuse.formatting import (
+    escape_controls,
     first_line,
     format_bytes,
     metric_table,
     no_capacity,
     plural,
+    printable,
     table,
     truncate,
     truncate_middle,
@@ -17,6 +19,25 @@ def test_truncated_text_has_the_limit() -> None:
     assert truncate("abc", 3) == "abc"
     assert truncate("abcd", 3) == "ab…"
     assert truncated_repr(["a" * 100], 8) == "['aaaaa…"
+
+
+def test_only_the_beginning_of_a_large_value_is_formatted() -> None:
+    shared: list[object] = ["lol"]
+    for _ in range(100):
+        shared = [shared] * 9
+    assert truncated_repr(shared).startswith("[[[[[...], ")
+    assert truncated_repr({"b": 1, "a": [True, None]}) == "{'b': 1, 'a': [True, None]}"
+    assert truncated_repr(10**5000) == "<an integer of 16610 bits>"
+
+
+def test_printable_text_is_one_line() -> None:
+    assert printable("a\x1b[2J\n\u202eb\ud800é") == r"a\x1b[2J\n\u202eb\ud800é"
+    assert printable("\x1b" * 100, 10) == r"\x1b\x1b\…"
+
+
+def test_control_characters_are_escaped_and_lines_kept() -> None:
+    text = "a\tb\r\nc\x1b[2J\rd\x07\x9b\ud800\n"
+    assert escape_controls(text) == "a\tb\r\nc\\x1b[2J\\rd\\x07\\x9b\\ud800\n"
 
 
 def test_the_middle_of_a_long_text_is_cut() -> None:
@@ -56,9 +77,17 @@ def test_a_table_aligns_words_left_and_numbers_right() -> None:
 
 def test_the_table_of_metrics_leaves_out_averages_over_classes() -> None:
     metrics = {"loss": 1.0, "a_task/accuracy": 0.5, "a_task/f1_macro": 0.25}
-    text = metric_table({"image+text": metrics, "text": {**metrics, "a_task/accuracy": 0.125}})
+    by_inputs = {"image+text": metrics, "image": metrics, "text": {**metrics, "a_task/accuracy": 0.125}}
+    text = metric_table(by_inputs)
     assert text.splitlines() == [
         "inputs      loss  a_task/accuracy",
         "image+text     1              0.5",
+        "image          1              0.5",
         "text           1            0.125",
     ]
+
+
+def test_the_table_of_metrics_says_if_subsets_are_left_out() -> None:
+    names = ["a+b+c+d+e+f", "a", "b"]
+    last = metric_table({name: {"loss": 1.0} for name in names}).splitlines()[-1]
+    assert last.startswith("3 of the 63 subsets of 6 inputs")

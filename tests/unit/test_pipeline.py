@@ -40,6 +40,14 @@ def test_a_run_that_fails(
     assert tracker == mlflow_status
 
 
+def test_the_reason_is_raised_if_the_storage_is_gone(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path / "gone"), RunStatus("run", "fingerprint"))
+    tracker: Any = Ended()
+    with pytest.raises(DataError, match="no rows"), record_failure(run, tracker):
+        raise DataError("no rows")
+    assert tracker == ["FAILED"]
+
+
 def test_a_successful_run_is_not_ended(tmp_path: Path) -> None:
     run = RunFolder(str(tmp_path), RunStatus("run", "fingerprint"))
     tracker: Any = Ended()

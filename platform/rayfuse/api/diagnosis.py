@@ -25,6 +25,8 @@ SPILL_THRESHOLD = 0.95
 OBJECT_STORE_FRACTION = 0.3
 """Fraction of the memory that Ray's object store uses, in /dev/shm where it fits."""
 
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - Ray's
+
 
 @dataclass(frozen=True)
 class CheckResult:
@@ -53,8 +55,8 @@ def run_checks(environment: Mapping[str, str]) -> Iterator[CheckResult]:
     yield check_disk("disk", Path.cwd())
     yield check_disk("disk for temporary files", Path(tempfile.gettempdir()))
     yield check_memory(available_memory())
-    if Path("/dev/shm").is_dir():
-        yield check_shared_memory(shutil.disk_usage("/dev/shm").free, available_memory())
+    if _SHARED_MEMORY.is_dir():
+        yield check_shared_memory(shutil.disk_usage(_SHARED_MEMORY).free, available_memory())
     yield check_extension_locks(environment, Path.home())
     yield check_mlflow(environment)
     yield check_ray_auth(environment, Path.home())

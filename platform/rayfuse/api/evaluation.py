@@ -1,24 +1,19 @@
 """Evaluation of a model on rows, with every subset of its inputs."""
 
 import logging
-import sys
-import tempfile
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayfuse.console import LiveText, live_text, show_log
-from rayfuse.errors import SpecError
+from rayfuse.api.progress import RowProgress
+from rayfuse.api.tables import rows_url
+from rayfuse.console import show_log
 from rayfuse.formatting import metric_table, table
-from rayfuse.spec.rows import is_table
 
 if TYPE_CHECKING:
     from rayfuse.registry.download import LocalModel
 
-_LOG_INTERVAL_SECONDS = 10.0
 _MAX_LABELS = 6
 """Labels with a column of contributions in the text; all are in `to_dict`."""
 _log = logging.getLogger(__name__)
@@ -40,6 +35,8 @@ class EvaluationResult:
     """With `explain`: `tasks` (contributions by input), `attention`, `plots` (paths), and the MLflow run of the plots."""
     folder: Path | None = field(default=None, repr=False)
     """Folder of the plots."""
+    output: str | None = None
+    """File of the predictions, row by row."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON."""
@@ -49,11 +46,14 @@ class EvaluationResult:
             "rows": self.rows,
             "invalid": self.invalid,
         }
-        return content if self.explain is None else {**content, "explain": self.explain}
+        optional = {"explain": self.explain, "output": self.output}
+        return content | {name: value for name, value in optional.items() if value is not None}
 
     def __str__(self) -> str:
         skipped = f", {self.invalid} skipped" if self.invalid else ""
         text = f"{self.rows} rows{skipped}\n{metric_table(self.by_inputs)}"
+        if self.output is not None:
+            text += f"\npredictions in {self.output}"
         return text if self.explain is None else f"{text}\n{format_explanation(self.explain)}"
 
     def _repr_html_(self) -> str:
@@ -69,6 +69,7 @@ def evaluate(
     batch_size: int = 64,
     explain: int | None = None,
     plots: str | Path = "plots",
+    output: str | Path | None = None,
     tracking_uri: str | None = None,
     verbose: bool = True,
 ) -> EvaluationResult:
@@ -76,10 +77,11 @@ def evaluate(
 
     Args:
         model: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, or a model folder or its URL.
-        data: Rows: jsonl, csv or parquet (a file, glob or folder), or a table in memory as `rayfuse.Job` takes.
+        data: Rows: data files (a file, glob, folder or list of these), or a table in memory as `rayfuse.Job` takes.
         batch_size: Rows of a batch.
         explain: Also compute the contribution of each input, and plot the attributions of that many rows.
         plots: Folder for the plots of `explain`, which are also logged to the MLflow run of the model.
+        output: Path or URL of a file for the prediction of each row, with the columns of `predict` and TASK_target.
         tracking_uri: MLflow for `models:/…`; by default MLFLOW_TRACKING_URI, else `runs/mlflow.db`.
         verbose: Show log lines and progress, unless the application has configured logging.
 
@@ -88,20 +90,24 @@ def evaluate(
         DataError: The rows cannot be read, or too many are invalid.
         UnavailableError: MLflow or a store does not respond.
     """
-    from rayfuse.evaluation.evaluate import evaluate_folder
     from rayfuse.registry.download import fetch
 
+    folder, target = Path(plots), None if output is None else str(output)
     with show_log(verbose):
         local = fetch(str(model), tracking_uri)
-        folder = Path(plots)
-        with _rows_url(data, local.folder) as url:
-            found = evaluate_folder(
-                local.folder, url, batch_size, _Progress(), _log.warning, explain=explain, plot_dir=folder
-            )
+        found = _evaluate_rows(local, data, batch_size, explain=explain, plot_dir=folder, output=target)
         explanation = None if explain is None else _explanation(found, folder, local, tracking_uri)
     return EvaluationResult(
-        found["metrics"], found["by_inputs"], found["rows"], found["invalid"], explanation, folder
+        found["metrics"], found["by_inputs"], found["rows"], found["invalid"], explanation, folder, target
     )
+
+
+def _evaluate_rows(model: "LocalModel", data: Any, batch_size: int, **options: Any) -> dict[str, Any]:
+    from rayfuse.evaluation.evaluate import evaluate_folder
+    from rayfuse.model.model_io import load_job
+
+    with rows_url(data, lambda: load_job(model.folder)[0]) as url:
+        return evaluate_folder(model.folder, url, batch_size, RowProgress(), _log.warning, **options)
 
 
 def _explanation(
@@ -117,22 +123,6 @@ def _explanation(
         "plots": [str(path) for path in saved],
         "run_id": log_attribution_plots(folder, model, tracking_uri, _log.warning) if saved else None,
     }
-
-
-@contextmanager
-def _rows_url(data: Any, model: Path) -> Iterator[str]:
-    """Yield the URL of rows; a table in memory is written to a temporary file for the inputs of a model."""
-    if isinstance(data, (str, Path)):
-        yield str(data)
-        return
-    if not is_table(data):
-        raise SpecError(f"data: expected the path or URL of rows or a table, not {type(data).__name__}")
-    from rayfuse.data.tables import write_table
-    from rayfuse.model.model_io import load_job
-
-    job, _ = load_job(model)
-    with tempfile.TemporaryDirectory(prefix="rayfuse-") as folder:
-        yield write_table(data, folder, job.inputs, "data")
 
 
 def format_explanation(explanation: Mapping[str, Any]) -> str:
@@ -161,25 +151,3 @@ def format_explanation(explanation: Mapping[str, Any]) -> str:
         logged = f", and in MLflow run {explanation['run_id']}" if explanation["run_id"] else ""
         parts.append(f"\n{len(explanation['plots'])} plots in {Path(explanation['plots'][0]).parent}{logged}")
     return "\n".join(parts)
-
-
-class _Progress:
-    """Progress of an evaluation: a live line on a terminal and in a notebook, else a line every 10 seconds."""
-
-    def __init__(self) -> None:
-        self._live: LiveText | None = live_text(sys.stderr)
-        self._started = self._shown = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if done == total and self._live:
-            self._live.clear()
-        if done == total or now - self._shown < (0.2 if self._live else _LOG_INTERVAL_SECONDS):
-            return
-        self._shown = now
-        rate = done / max(1e-9, now - self._started)
-        line = f"{done}/{total} rows  {rate:.0f} rows/s  {(total - done) / max(1e-9, rate):.0f} s left"
-        if self._live:
-            self._live.draw(line)
-        else:
-            _log.info("%s", line)

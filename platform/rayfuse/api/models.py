@@ -7,15 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 
-from rayfuse.errors import InvalidInputError, SpecError
+from rayfuse.errors import InvalidInputError, MissingInputError, SpecError
 
 if TYPE_CHECKING:
     import pandas as pd
     import ray.data
 
     from rayfuse.data.row_adapter import InputDescription as InputDescription  # also for the command line
+    from rayfuse.data.rows import InvalidRow
+    from rayfuse.data.rows import Row as DataRow
     from rayfuse.model.predictor import Predictor
     from rayfuse.spec.job import Job
 
@@ -28,6 +30,8 @@ Prediction = dict[str, Any]
 """{"outputs": {task: prediction}, "inputs_used": [names], "model": {"name", "version"}}."""
 
 _CONCURRENT_REQUESTS = 8
+_RETRY_SECONDS = 120.0
+"""Time for which requests of a batch prediction are repeated while the endpoint is overloaded."""
 _ROWS_PER_BATCH = 32
 _EXPLAINED_ROWS_PER_BATCH = 1
 _T = TypeVar("_T")
@@ -64,7 +68,7 @@ class Model(ABC):
     """A model that predicts rows: the training columns, or a value per input, as over HTTP.
 
     An input is given by the columns that it was trained on, or by its name. Files are paths (relative to the current
-    folder), URLs or bytes; images are also images of Pillow or uint8 arrays, and clips (samples, rate). Null, NaN and NA
+    folder), URLs or bytes; images are also images of Pillow or arrays of integers, and clips (samples, rate). Null, NaN and NA
     are absent inputs. Other columns are ignored.
     """
 
@@ -76,6 +80,8 @@ class Model(ABC):
     """The inputs, by name."""
     tasks: dict[str, str]
     """The type of each task, by name."""
+    is_remote: ClassVar[bool] = False
+    """True if an endpoint predicts, not this process."""
 
     @property
     @abstractmethod
@@ -116,6 +122,25 @@ class Model(ABC):
             values = self._rows_of(values)
         return _map_rows(partial(self._predict_rows, explain=True), values)
 
+    @abstractmethod
+    def predict_data(
+        self, rows: "Sequence[DataRow | InvalidRow]", batch_size: int, concurrency: int | None = None
+    ) -> "list[Prediction | InvalidRow]":
+        """Predict rows of data files; the result of a row that cannot be used is an InvalidRow.
+
+        A model in this process predicts batches of `batch_size`; to an endpoint, `concurrency` requests are sent at a
+        time (8 by default), and repeated while it is overloaded.
+        """
+
+    @abstractmethod
+    def check_rows(self, rows: "Sequence[DataRow | InvalidRow]") -> None:
+        """Raise DataError if none of these rows of a data file can be predicted, before other processes are started."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Name, version and source of the model as JSON, to recognize it."""
+
     def __repr__(self) -> str:
         version = "" if self.version is None else f", version {self.version}"
         inputs = [f"{name} ({one.type}{', optional' * one.optional})" for name, one in self.inputs.items()]
@@ -136,8 +161,8 @@ class Model(ABC):
         """Predict rows; raise InvalidInputError with the number of the row."""
 
     @abstractmethod
-    def _dataset_source(self) -> "_Source":
-        """Return what actors load this model from."""
+    def loader(self) -> "ModelLoader":
+        """Return what other processes load this model with."""
 
     @abstractmethod
     def _rows_of(self, frame: "pd.DataFrame") -> list[dict[str, Any]]:
@@ -153,7 +178,7 @@ class Model(ABC):
         return []
 
     def _predict_dataset(self, dataset: "ray.data.Dataset") -> "ray.data.Dataset":
-        source = self._dataset_source()
+        source = self.loader()
         return dataset.map_batches(
             _BatchPredictor,
             fn_constructor_args=(source,),
@@ -168,7 +193,7 @@ class FolderModel(Model):
     """A model that is loaded into this process."""
 
     def __init__(
-        self, predictor: "Predictor", name: str | None, version: int | None, source: "_Source"
+        self, predictor: "Predictor", name: str | None, version: int | None, source: "ModelLoader"
     ) -> None:
         self.predictor = predictor
         """Preprocessing and the PyTorch model."""
@@ -191,7 +216,21 @@ class FolderModel(Model):
         predictions = self.predictor.predict_rows(rows, batch_size=size, explain=explain)
         return [{**prediction, "model": self.model} for prediction in predictions]
 
-    def _dataset_source(self) -> "_Source":
+    def predict_data(
+        self, rows: "Sequence[DataRow | InvalidRow]", batch_size: int, concurrency: int | None = None
+    ) -> "list[Prediction | InvalidRow]":
+        return self.predictor.predict_valid_rows(rows, batch_size)
+
+    def check_rows(self, rows: "Sequence[DataRow | InvalidRow]") -> None:
+        self.predictor.check_rows(rows)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        from rayfuse.registry.download import folder_digest
+
+        return {**self.model, "digest": folder_digest(self.predictor.folder)}
+
+    def loader(self) -> "ModelLoader":
         return self._source
 
     def _rows_of(self, frame: "pd.DataFrame") -> list[dict[str, Any]]:
@@ -205,6 +244,8 @@ class FolderModel(Model):
 
 class RemoteModel(Model):
     """The model of an endpoint. Needs neither torch nor Ray here; files are read here and sent."""
+
+    is_remote = True
 
     def __init__(self, url: str, api_key: str | None = None) -> None:
         """Connect to an endpoint, and read the inputs and tasks of its model.
@@ -244,39 +285,80 @@ class RemoteModel(Model):
         from rayfuse.serving.client import predict
 
         try:
-            values = {name: _to_field(value) for name, value in self._adapter.read(row).items()}
-            return predict(self.url, values, self._api_key, explain=explain)
+            return predict(self.url, self._fields(row), self._api_key, explain=explain)
         except InvalidInputError as error:
             raise error.in_row(number) from None
 
-    def _dataset_source(self) -> "_Source":
-        return _Source(self.url, api_key=self._api_key)
+    def predict_data(
+        self, rows: "Sequence[DataRow | InvalidRow]", batch_size: int, concurrency: int | None = None
+    ) -> "list[Prediction | InvalidRow]":
+        with ThreadPoolExecutor(concurrency or _CONCURRENT_REQUESTS, thread_name_prefix="predict") as pool:
+            futures = [pool.submit(self._request_row, row) for row in rows]
+            try:
+                return [future.result() for future in futures]
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _request_row(self, row: "DataRow | InvalidRow") -> "Prediction | InvalidRow":
+        from rayfuse.data.rows import InvalidRow
+        from rayfuse.serving.client import predict
+
+        if isinstance(row, InvalidRow):
+            return row
+        try:
+            return predict(
+                self.url, self._fields(row.values, row.folder), self._api_key, retry_for=_RETRY_SECONDS
+            )
+        except (InvalidInputError, SpecError) as error:  # also a value above a limit of the endpoint
+            return InvalidRow(row.origin, str(error))
+
+    def check_rows(self, rows: "Sequence[DataRow | InvalidRow]") -> None:
+        """Accept all rows, as the endpoint checks them."""
+
+    def _fields(self, row: Row, folder: str = ".") -> dict[str, Any]:
+        values = {name: _to_field(value) for name, value in self._adapter.read(row, folder).items()}
+        if not values:
+            raise MissingInputError(f"no input given; this model reads: {', '.join(self.inputs)}")
+        return values
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {**self.model, "url": self.url}
+
+    def loader(self) -> "ModelLoader":
+        return ModelLoader(self.url, api_key=self._api_key)
 
     def _rows_of(self, frame: "pd.DataFrame") -> list[dict[str, Any]]:
         return self._adapter.rows_of(frame)
 
 
 @dataclass(frozen=True)
-class _Source:
+class ModelLoader:
     """Arguments of `load_model` for other processes."""
 
     uri: str
+    """A fixed version of the model."""
     tracking_uri: str | None = None
+    """MLflow tracking URI for `models:/…`."""
     device: str | None = None
+    """Device of PyTorch."""
     api_key: str | None = None
+    """API key of an endpoint."""
     needs_gpu: bool = False
+    """True if each process needs a GPU."""
 
     def __repr__(self) -> str:
-        return f"_Source({self.uri!r})"  # Ray logs arguments, and the API key is a secret
+        return f"ModelLoader({self.uri!r})"  # Ray logs arguments, and the API key is a secret
 
     def load(self) -> Model:
+        """Load the model."""
         return load_model(self.uri, tracking_uri=self.tracking_uri, device=self.device, api_key=self.api_key)
 
 
 class _BatchPredictor:
     """Actor of Ray Data that predicts batches."""
 
-    def __init__(self, source: _Source) -> None:
+    def __init__(self, source: ModelLoader) -> None:
         self._model = source.load()
 
     def __call__(self, batch: "pd.DataFrame") -> "pd.DataFrame":
@@ -291,7 +373,7 @@ def _load_folder_model(uri: str | Path, tracking_uri: str | None, device: str | 
     found = fetch(resolved.model, tracking_uri)
     predictor = Predictor(found.folder, device)
     is_local = resolved.name is None and ":/" not in str(uri)
-    source = _Source(
+    source = ModelLoader(
         str(found.folder.resolve()) if is_local else resolved.model,
         resolved.tracking_uri,
         device,

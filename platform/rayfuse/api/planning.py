@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayfuse.api.specs import as_spec
+from rayfuse.api.specs import as_local_job
 from rayfuse.errors import SpecError
 from rayfuse.spec.base import parse_size
 from rayfuse.spec.job import Job
@@ -54,7 +54,7 @@ def plan(
         rows,
         dict(lengths or {}),
     )
-    return Planner.from_job(store_tables(as_spec(job, Job, overrides, _PARAMETERS)), request).plan()
+    return Planner.from_job(store_tables(as_local_job(job, overrides, _PARAMETERS)), request).plan()
 
 
 def _bytes(name: str, size: int | str | None) -> int | None:

@@ -259,7 +259,9 @@ def _ensure_cluster(service: "Service") -> ServingCluster:
         return found
     from rayfuse.cluster import local
     from rayfuse.serving.dashboard import Dashboard
+    from rayfuse.serving.deploy import check_port
 
+    check_port(service)  # before Ray is started
     replicas = service.replicas
     wanted = math.ceil((replicas.max + 1) * replicas.num_cpus)
     _log.info("starting a local Ray cluster")

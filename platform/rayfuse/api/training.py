@@ -3,16 +3,19 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayfuse.api.specs import as_spec
+from rayfuse.api.presets import with_preset
+from rayfuse.api.specs import as_local_job
 from rayfuse.console import show_log
-from rayfuse.formatting import metric_table
+from rayfuse.formatting import format_cross_validation, metric_table, without_averages
 from rayfuse.spec.job import Job
 
 if TYPE_CHECKING:
     from rayfuse.api.models import Model
+    from rayfuse.spec.quality import Quality
     from rayfuse.training.runs import RunFolder
 
 Resume = bool | Callable[[str], bool]
@@ -37,12 +40,24 @@ class TrainResult:
     """The same metrics with every subset of the inputs, such as `image+text`."""
     validation: dict[str, float]
     """Validation metrics of the best checkpoint."""
+    selection_metric: str
+    """Validation metric that selected the best epoch."""
+    best_epoch: int
+    """Best epoch, from 1."""
+    epochs: int
+    """Number of epochs that were trained."""
+    stop_reason: str
+    """Why training ended: all epochs are done, early stopping, or the time budget."""
     checkpoint: str
     """URL of the best checkpoint."""
     run: str
     """URL of the run's folder."""
     seconds: float
     """Duration."""
+    folds: list[dict[str, float]] = field(default_factory=list, repr=False)
+    """Test metrics of each fold, with `data.folds`."""
+    cross_validation: dict[str, dict[str, float]] = field(default_factory=dict)
+    """`mean` and sample standard deviation `std` of each metric of `folds`."""
     tracking_uri: str | None = field(default=None, repr=False)
     """Tracking URI of the job's MLflow; None: that of the environment."""
 
@@ -64,30 +79,34 @@ class TrainResult:
         return content
 
     def __str__(self) -> str:
-        shown = {name: value for name, value in self.metrics.items() if not name.endswith(_AVERAGES)}
-        metrics = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
+        metrics = "  ".join(f"{name} {value:.4f}" for name, value in without_averages(self.metrics).items())
+        validated = (
+            format_cross_validation(self.cross_validation, len(self.folds)) + "\n" if self.folds else ""
+        )
         return (
-            f"{self.evaluated_on}: {metrics}\n{metric_table(self.by_inputs)}\n"
+            f"{validated}{self.evaluated_on}: {metrics}\n{metric_table(self.by_inputs)}\n"
             f"registered {self.model} version {self.version} as candidate in {self.seconds:.0f} s"
         )
 
     def _repr_html_(self) -> str:
         import pandas as pd
 
-        table = pd.DataFrame(self.by_inputs).T
-        shown = table[[name for name in table if not name.endswith(_AVERAGES)]]
-        return (
-            f"<p>{self.model} version {self.version}, {self.evaluated_on} metrics by inputs</p>"
-            + shown.to_html(float_format="%.4f")
+        shown = {name: without_averages(metrics) for name, metrics in self.by_inputs.items()}
+        validated = (
+            f"<p>{escape(format_cross_validation(self.cross_validation, len(self.folds)))}</p>"
+            if self.folds
+            else ""
         )
-
-
-_AVERAGES = ("_micro", "_macro", "_weighted")
+        return (
+            f"{validated}<p>{self.model} version {self.version}, {self.evaluated_on} metrics by inputs</p>"
+            + pd.DataFrame(shown).T.to_html(float_format="%.4f")
+        )
 
 
 def train(
     job: "Job | Mapping[str, Any] | str | Path",
     *,
+    quality: "Quality | None" = None,
     resume: Resume = True,
     profile_steps: int = 0,
     verbose: bool = True,
@@ -100,6 +119,8 @@ def train(
 
     Args:
         job: The path or URL of a YAML file, a Job, or a dict.
+        quality: `fast`, `medium` or `best`: choose the values of keys that the job leaves out by its data and this
+            machine. They are logged, and stored with the run.
         resume: Whether to resume an unfinished run of the same job and data, or a function that decides by its URL.
         profile_steps: Number of steps to profile: a trace and a table of operators in the run's folder.
         verbose: Show log lines and progress, unless the application has configured logging.
@@ -115,15 +136,20 @@ def train(
     spec_file = str(job) if isinstance(job, (str, Path)) else None
     with show_log(verbose):
         return train_job(
-            as_spec(job, Job, overrides, ("resume", "profile_steps", "verbose")),
+            as_local_job(job, overrides, ("quality", "resume", "profile_steps", "verbose")),
             spec_file,
             resume,
             profile_steps,
+            quality,
         )
 
 
 def train_job(
-    job: Job, spec_file: str | None = None, resume: Resume = True, profile_steps: int = 0
+    job: Job,
+    spec_file: str | None = None,
+    resume: Resume = True,
+    profile_steps: int = 0,
+    quality: "Quality | None" = None,
 ) -> TrainResult:
     """Train a job as `train` does. `spec_file` is the file that it came from, for MLflow."""
     from rayfuse.data.tables import store_tables
@@ -131,7 +157,7 @@ def train_job(
     from rayfuse.registry.mlflow_connection import resolve_tracking_uri
 
     started = time.perf_counter()
-    job = store_tables(job)
+    job = with_preset(store_tables(job), quality)
     trained = train_and_register(job, confirm_resume(resume), spec_file, profile_steps)
     tracking_uri = resolve_tracking_uri(job.output.tracking_uri, job.output.storage)
     seconds = round(time.perf_counter() - started, 1)

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rayfuse.api.memory import check_this_machine
 from rayfuse.api.specs import as_spec
 from rayfuse.api.training import Resume, TrainResult, confirm_resume, train_job
 from rayfuse.console import show_log
 from rayfuse.formatting import table
+from rayfuse.spec.custom_parts import check_custom_parts
 from rayfuse.spec.job import Job
 from rayfuse.spec.sweep import Sweep
 
@@ -125,7 +127,7 @@ def tune(
         **overrides: Values of the sweep by path, as in `**{"search.trials": 20}`.
 
     Raises:
-        SpecError: The sweep, or a combination of its values, is invalid.
+        SpecError: The sweep, or a combination of its values, is invalid or needs more memory than this machine has.
         RayfuseError: Every trial failed. Others as `rayfuse.train`.
         RunInterruptedError: Ctrl-C, or the interrupted kernel of a notebook; the same call resumes the sweep.
     """
@@ -137,6 +139,8 @@ def tune(
     with show_log(verbose):
         where = str(sweep) if isinstance(sweep, (str, Path)) else "Sweep"
         space = search_space(_with_stored_job(as_spec(sweep, Sweep, overrides, _PARAMETERS)), where)
+        check_custom_parts(space.job, f"{where}: job")
+        check_this_machine(space, where)
         reuse_finished = register_best and resume is not False
         reporter = create_reporter(_log.info, sys.stderr)
         board = run_sweep(space, confirm_resume(resume), _log.info, reporter, where, reuse_finished)

@@ -1,8 +1,8 @@
 """The `rayfuse` command, with a module per subcommand that is imported only when it is used.
 
 Exit codes: 0 success, 1 failed while running, 2 invalid spec or command line, 3 rejected by a gate, 4 service
-unavailable or access denied, 130 interrupted. Expected errors are one message on standard error; any other exception is
-a bug and keeps its traceback.
+unavailable or access denied, 130 interrupted (143 by SIGTERM, 129 by SIGHUP). Expected errors are one message on
+standard error; any other exception is a bug and keeps its traceback.
 """
 
 import importlib
@@ -14,16 +14,21 @@ from contextlib import nullcontext
 import click
 from click.exceptions import NoArgsIsHelpError, NoSuchCommand
 
-from rayfuse import __version__, console, errors, extras
+from rayfuse import __version__, console, errors, extras, signals, text_encoding
 from rayfuse.cli import output
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("rayfuse.cli.demo:demo", "Run the whole workflow on this machine, from data to an endpoint."),
+    "init": ("rayfuse.cli.init:init", "Write a job for data as it is, from its columns."),
     "train": ("rayfuse.cli.train:train", "Train a job and register the model as candidate."),
     "plan": ("rayfuse.cli.plan:plan", "Estimate memory and time of a job before it starts."),
     "tune": ("rayfuse.cli.tune:tune", "Run a hyperparameter sweep and rank its trials."),
     "evaluate": ("rayfuse.cli.evaluate:evaluate", "Evaluate a model with every subset of its inputs."),
     "predict": ("rayfuse.cli.predict:predict", "Predict with a model or an endpoint."),
+    "export": (
+        "rayfuse.cli.export:export",
+        "Export a model to ONNX, or its encoders to PEFT or transformers.",
+    ),
     "models": ("rayfuse.cli.models:models", "List, show, promote and roll back registered models."),
     "serve": ("rayfuse.cli.serve:serve", "Start, list and stop endpoints."),
     "submit": ("rayfuse.cli.submit:submit", "Submit a job, sweep or service to a cluster."),
@@ -74,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, `sys.argv` by default, and return the exit code."""
     if "_RAYFUSE_COMPLETE" in os.environ:  # shell completion
         rayfuse.main(prog_name="rayfuse")
+    text_encoding.escape_unencodable_output()
     args = list(sys.argv[1:] if arguments is None else arguments)
     with output.reserve_stdout_for_json(permanent=arguments is None) if _wants_json(args) else nullcontext():
         try:
@@ -92,12 +98,18 @@ def _wants_json(args: list[str]) -> bool:
 
 def _run(args: list[str]) -> int:
     try:
-        with console.log_to_user(), rayfuse.make_context("rayfuse", args) as context:
+        with (
+            signals.termination_as_interrupt(),
+            console.without_library_warnings(),
+            console.log_to_user(),
+            rayfuse.make_context("rayfuse", args) as context,
+        ):
+            text_encoding.check_encoding()
             rayfuse.invoke(context)
     except click.exceptions.Exit as done:
         return done.exit_code
-    except (*errors.INTERRUPT_EXCEPTIONS, click.Abort):
-        return output.report_error("RunInterruptedError", "interrupted", errors.RunInterruptedError.exit_code)
+    except (*errors.INTERRUPT_EXCEPTIONS, click.Abort) as error:
+        return output.report_error("RunInterruptedError", "interrupted", 128 + signals.signum_of(error))
     except click.ClickException as error:
         return _fail_click(error)
     except errors.RayfuseError as error:

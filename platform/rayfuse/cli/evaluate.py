@@ -17,7 +17,13 @@ _DEFAULT_PLOTTED_ROWS = 6
     "url",
     metavar="URL",
     required=True,
-    help="Rows to evaluate on: jsonl, csv or parquet; a file, glob or folder.",
+    help="Rows to evaluate on: a data file, glob or folder.",
+)
+@click.option(
+    "--output",
+    "target",
+    metavar="FILE",
+    help="Also write the prediction of each row, with its target: .parquet, .jsonl or .csv, a path or URL.",
 )
 @click.option(
     "--batch-size", default=64, show_default=True, type=click.IntRange(min=1), help="Rows of a batch."
@@ -47,12 +53,24 @@ _DEFAULT_PLOTTED_ROWS = 6
 )
 @output.json_option
 def evaluate(
-    model: str, url: str, batch_size: int, tracking_uri: str | None, explain: int | None, plots: Path
+    model: str,
+    url: str,
+    target: str | None,
+    batch_size: int,
+    tracking_uri: str | None,
+    explain: int | None,
+    plots: Path,
 ) -> None:
     """Compute the metrics of MODEL (models:/NAME@ALIAS, models:/NAME/VERSION or a model folder) on the rows at URL."""
     from rayfuse.api import evaluation
 
     result = evaluation.evaluate(
-        model, url, batch_size=batch_size, explain=explain, plots=plots, tracking_uri=tracking_uri
+        model,
+        url,
+        batch_size=batch_size,
+        explain=explain,
+        plots=plots,
+        output=target,
+        tracking_uri=tracking_uri,
     )
     output.print_result(result.to_dict(), str(result))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rayfuse.cli import output
+from rayfuse.cli.submit import exit_code
+from rayfuse.errors import RayfuseError
 from rayfuse.formatting import table
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ def _cluster_options(command: Callable[..., None]) -> Callable[..., None]:
     def run(
         address: str | None, cluster: str | None, namespace: str | None, context: str | None, **options: Any
     ) -> None:
-        from rayfuse.api.submission import connect_jobs
+        from rayfuse.api.submitted_jobs import connect_jobs
 
         client = connect_jobs(address=address, cluster=cluster, namespace=namespace, context=context)
         command(client, **options)
@@ -74,14 +76,36 @@ def status(jobs: "JobClient", name: str) -> None:
 @click.option("--follow", "-f", is_flag=True, help="Follow the log until the job has ended.")
 @_cluster_options
 @output.json_option
-def logs(jobs: "JobClient", name: str, follow: bool) -> None:
-    """Print the log of the job NAME."""
-    lines = jobs.logs(name, follow)
-    if output.is_json():
-        output.print_result({"logs": "\n".join(lines)}, "")
-        return
-    for line in lines:
-        output.echo(line)
+@click.pass_context
+def logs(context: click.Context, jobs: "JobClient", name: str, follow: bool) -> None:
+    """Print the log of the job NAME; with --follow the exit code is that of the job."""
+    lines = jobs.logs(name, follow, _StatusPrinter())
+    try:
+        if output.is_json():
+            output.print_result({"logs": "\n".join(lines)}, "")
+        else:
+            for line in lines:
+                output.echo_log(line)
+    except RayfuseError as error:
+        if not follow or type(error) is not RayfuseError:
+            raise
+        click.echo(f"error: {error}", err=True)  # without a log, the exit code is the job's, too
+        if output.is_json():
+            output.print_result({"logs": ""}, "")
+    if follow:
+        context.exit(exit_code(jobs.get(name)))
+
+
+class _StatusPrinter:
+    """Print a status to standard error when it has changed."""
+
+    def __init__(self) -> None:
+        self._printed = ""
+
+    def __call__(self, info: "JobInfo") -> None:
+        if info.summary != self._printed:
+            click.echo(info.summary, err=True)
+        self._printed = info.summary
 
 
 @jobs.command()
@@ -89,7 +113,8 @@ def logs(jobs: "JobClient", name: str, follow: bool) -> None:
 @_cluster_options
 @output.json_option
 def stop(jobs: "JobClient", name: str) -> None:
-    """Stop the job NAME and wait until it has ended."""
+    """Stop the job NAME and wait until it has ended, at most two minutes."""
+    click.echo(f"{name}: stopping", err=True)
     found = jobs.stop(name)
     output.print_result(to_dict(found), jobs_table([found], datetime.now(UTC)))
 

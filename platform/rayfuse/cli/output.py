@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import re
 import select
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +18,12 @@ from typing import Any, TextIO, TypeVar
 
 import click
 
+from rayfuse.formatting import escape_controls
+from rayfuse.spec.quality import QUALITIES
+
 AnyCallable = TypeVar("AnyCallable", bound=Callable[..., Any])
+
+_COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 _json_stream: TextIO | None = None
 """Stream of the JSON object; None without `--json`."""
@@ -28,6 +34,45 @@ _log = logging.getLogger("rayfuse")
 def json_option(command: AnyCallable) -> AnyCallable:
     """Add the option `--json`, which `main` handles before parsing, so that the command does not receive it."""
     return click.option("--json", is_flag=True, expose_value=False, help="Print one JSON object.")(command)
+
+
+def quality_option(command: AnyCallable) -> AnyCallable:
+    """Add the option `--quality`, passed as `quality: Quality | None`."""
+    return click.option(
+        "--quality",
+        type=click.Choice(QUALITIES),
+        help="Choose options that the job leaves out by its data, for about 2 minutes, 20 minutes or 2 hours of training.",
+    )(command)
+
+
+def target_options(required: bool) -> Callable[[AnyCallable], AnyCallable]:
+    """Return a decorator that adds the options of jobs for data as it is: `targets`, `tasks` and `exclude`."""
+
+    def decorate(command: AnyCallable) -> AnyCallable:
+        for option in (
+            click.option("--exclude", metavar="COLUMN", multiple=True, help="Column that is no input. May be repeated."),
+            click.option(
+                "--task", "tasks", metavar="COLUMN=TYPE", multiple=True, callback=_parse_tasks,
+                help="Kind of task of a target, such as rating=regression, instead of the inferred one.",
+            ),
+            click.option(
+                "--target", "targets", metavar="COLUMN", multiple=True, required=required,
+                help="Column of the data to predict. May be repeated.",
+            ),
+        ):  # fmt: skip
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def _parse_tasks(
+    context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]
+) -> dict[str, str]:
+    tasks = dict(text.rpartition("=")[::2] for text in texts)
+    if bad := [text for text in texts if not text.rpartition("=")[0]]:
+        raise click.BadParameter(f"{bad[0]!r} is not COLUMN=TYPE, as in rating=regression")
+    return tasks
 
 
 def set_option(example: str) -> Callable[[AnyCallable], AnyCallable]:
@@ -53,8 +98,13 @@ def _parse_overrides(
 
 
 def echo(text: str = "") -> None:
-    """Print a line on standard output, or with `--json` on standard error."""
-    print(text, flush=True)
+    """Print a text on standard output, or with `--json` on standard error, with control characters escaped."""
+    print(escape_controls(text), flush=True)
+
+
+def echo_log(line: str) -> None:
+    """Print a line of a job's log as `echo` does, without its colors; a redrawn progress bar has a line each time."""
+    echo(_COLOR.sub("", line).replace("\r", "\n"))
 
 
 def log(text: str) -> None:
@@ -77,7 +127,8 @@ def print_result(data: Mapping[str, Any], text: str) -> None:
 
 def report_error(error_type: str, message: str, exit_code: int, text: str | None = None) -> int:
     """Print an error (or `text`) on standard error, and with `--json` as JSON; return `exit_code`."""
-    print(f"error: {message}" if text is None else text, file=sys.stderr, flush=True)
+    shown = escape_controls(f"error: {message}" if text is None else text)
+    print(shown, file=sys.stderr, flush=True)
     if _json_stream is not None:
         _write_json({"error": {"type": error_type, "message": message, "exit_code": exit_code}})
     return exit_code

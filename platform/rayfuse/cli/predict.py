@@ -1,4 +1,4 @@
-"""`rayfuse predict MODEL NAME=VALUE …`: one prediction, from a model or an endpoint."""
+"""`rayfuse predict MODEL NAME=VALUE …`: one prediction; `rayfuse predict MODEL --data URL --output FILE`: one per row."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -34,14 +34,62 @@ class Given:
 @click.option(
     "--tracking-uri", "tracking_uri", metavar="URI", help="MLflow server or database, for models:/…"
 )
+@click.option(
+    "--data",
+    "url",
+    metavar="URL",
+    help="Predict rows instead of one: a data file, glob or folder.",
+)
+@click.option(
+    "--output", "target", metavar="FILE", help="Path or URL of the predictions: .parquet, .jsonl or .csv."
+)
+@click.option(
+    "--keep",
+    metavar="COLUMN,…",
+    help="Columns of the data to keep in the output; by default all of texts, numbers, booleans and times.",
+)
+@click.option("--scores", is_flag=True, help="Also write the probabilities of the classes, as TASK_scores.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Rows of a batch; 64 by default.")
+@click.option(
+    "--concurrency",
+    type=click.IntRange(min=1),
+    help="Number of Ray actors, each with the model; by default this process predicts, without Ray. For an endpoint, "
+    "the number of requests at a time; 8 by default.",
+)
+@click.option(
+    "--max-bad-rows",
+    "max_bad_rows",
+    metavar="FRACTION",
+    callback=lambda context, parameter, value: _parse_fraction(value),
+    help="Fraction of invalid rows, such as 1%, above which the command fails once the output is written; by default "
+    "only if all rows are invalid.",
+)
+@click.option("--no-resume", is_flag=True, help="Predict all rows again after an interrupted command.")
 @output.json_option
-def predict(model: str, values: tuple[str, ...], tracking_uri: str | None) -> None:
+def predict(
+    model: str, values: tuple[str, ...], tracking_uri: str | None, url: str | None, **options: Any
+) -> None:
     """Predict with MODEL: models:/NAME@ALIAS, a model folder, or the URL of an endpoint.
 
     Each input is NAME=VALUE; `NAME=@FILE` reads a file or URL, as in image=@digit.png text="is it even?". Time series,
     columns and item sequences are JSON, as in patient='{"age": 61}'; repeat the name of an input that takes several
     values. Set RAYFUSE_API_KEY for an endpoint with API keys.
+
+    With --data and --output, all rows of data files are predicted. The same command resumes an interrupted one.
     """
+    if url is not None:
+        if values:
+            raise SpecError(f"{values[0]}: give values of one row or --data, not both")
+        _predict_data(model, url, tracking_uri, **options)
+        return
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
+    if given:
+        name = given[0].replace("--target", "--output")
+        raise SpecError(f"{name}: only for predictions of --data; add it, or leave {name} out")
+    _predict_one(model, values, tracking_uri)
+
+
+def _predict_one(model: str, values: Sequence[str], tracking_uri: str | None) -> None:
     from rayfuse.api.models import load_model
 
     given = parse_values(values)
@@ -51,6 +99,40 @@ def predict(model: str, values: tuple[str, ...], tracking_uri: str | None) -> No
     except InvalidInputError as error:
         raise SpecError(str(error)) from None
     output.print_result(prediction, format_prediction(prediction))
+
+
+def _predict_data(
+    model: str,
+    url: str,
+    tracking_uri: str | None,
+    target: str | None,
+    keep: str | None,
+    no_resume: bool,
+    **options: Any,
+) -> None:
+    from rayfuse.api import prediction
+
+    if target is None:
+        raise SpecError("--output is missing; give the file of the predictions: .parquet, .jsonl or .csv")
+    columns = None if keep is None else [name.strip() for name in keep.split(",") if name.strip()]
+    given = {name: value for name, value in options.items() if value is not None}
+    result = prediction.predict(
+        model, url, target, keep=columns, resume=not no_resume, tracking_uri=tracking_uri, **given
+    )
+    output.print_result(result.to_dict(), str(result))
+
+
+def _parse_fraction(text: str | None) -> float | None:
+    if text is None:
+        return None
+    from pydantic import TypeAdapter, ValidationError
+
+    from rayfuse.spec.base import Fraction
+
+    try:
+        return float(TypeAdapter(Fraction).validate_python(text))
+    except ValidationError:
+        raise click.BadParameter(f"{text}: expected a fraction from 0 to 1, such as 0.01 or 1%") from None
 
 
 def parse_values(arguments: Sequence[str]) -> dict[str, list[Given]]:
@@ -122,6 +204,8 @@ def _to_value(name: str, given: Given, formats: Sequence[str]) -> Any:
         content = _decode_text(name, content)
     if isinstance(content, bytes) or "json" not in formats:
         return content
+    if "file" in formats and content.startswith("data:"):
+        return content
     return (
         _parse_json(name, content) if "text" not in formats or given.filename.endswith(".json") else content
     )
@@ -136,7 +220,7 @@ def _parse_json(name: str, text: str) -> Any:
 
 def _decode_text(name: str, content: bytes) -> str:
     try:
-        return content.decode("utf-8")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise SpecError(f"{name}: not valid UTF-8 (byte {error.start})") from None
 

@@ -8,7 +8,8 @@ from rayfuse.cli import output
 from rayfuse.errors import RayfuseError
 
 if TYPE_CHECKING:
-    from rayfuse.api.submission import Submission, SubmittedJob
+    from rayfuse.api.submission import Submission
+    from rayfuse.api.submitted_jobs import SubmittedJob
     from rayfuse.cluster.jobs import JobInfo
 
 
@@ -117,7 +118,7 @@ def _print_next_steps(job: "SubmittedJob") -> int:
 
 def _follow(job: "SubmittedJob", timeout: float | None, print_log: bool) -> int:
     """Wait for a job, and return the exit code of the command."""
-    info = job.wait(timeout, output.echo if print_log else None)
+    info = job.wait(timeout, output.echo_log if print_log else None)
     output.print_result(_to_dict(job, info), info.summary)
     return exit_code(info)
 

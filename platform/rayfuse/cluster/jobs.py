@@ -9,10 +9,10 @@ from typing import Literal, Protocol
 
 from rayfuse.errors import ResourceError, SpecError
 
-Status = Literal["PENDING", "RUNNING", "SUCCEEDED", "FAILED", "STOPPED"]
+Status = Literal["PENDING", "RUNNING", "SUCCEEDED", "FAILED", "STOPPED", "UPDATE_FAILED"]
 
-TERMINAL_STATUSES: tuple[Status, ...] = ("SUCCEEDED", "FAILED", "STOPPED")
-"""Statuses of a job that has ended."""
+TERMINAL_STATUSES: tuple[Status, ...] = ("SUCCEEDED", "FAILED", "STOPPED", "UPDATE_FAILED")
+"""Statuses of a job that has ended, or of a service whose update has."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class JobInfo:
     kind: str
     """job, sweep or service; empty where the job was not submitted by Rayfuse."""
     status: Status
-    """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
+    """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED; UPDATE_FAILED: the previous version of a service is serving."""
     started: datetime | None = None
     """Start time in UTC; None before the start."""
     ended: datetime | None = None
@@ -43,6 +43,10 @@ class JobInfo:
         return f"{self.name}: {self.status}{code}" + (f"  {self.message}" if self.message else "")
 
 
+def ignore(info: JobInfo) -> None:
+    """Do nothing: the default of `JobClient.logs`."""
+
+
 class JobClient(Protocol):
     """Client of the jobs of one cluster.
 
@@ -55,8 +59,14 @@ class JobClient(Protocol):
     def get(self, name: str) -> JobInfo:
         """Return a job; raise SpecError with the known names where there is no job of this name."""
 
-    def logs(self, name: str, follow: bool = False) -> Iterator[str]:
-        """Yield the lines of the entrypoint's output; with `follow` until the job has ended."""
+    def logs(
+        self, name: str, follow: bool = False, on_wait: Callable[[JobInfo], object] = ignore
+    ) -> Iterator[str]:
+        """Yield the lines of the entrypoint's output; with `follow` until the job has ended.
+
+        `on_wait` is called with the status while a followed job has no log yet. Raises RayfuseError, with the status,
+        where a job has none and is not followed.
+        """
 
     def stop(self, name: str) -> JobInfo:
         """Stop a job and wait until it has ended; a job that has ended is not changed."""
@@ -69,10 +79,12 @@ def unknown_job_error(name: str, known: Sequence[str]) -> SpecError:
     return SpecError(f"{name}: no such job; {remedy}")
 
 
-def wait_until(is_done: Callable[[], bool], timeout: float, poll_seconds: float, message: str) -> None:
-    """Poll `is_done` until it is true; raise ResourceError with `message` after `timeout` seconds."""
+def wait_until(
+    is_done: Callable[[], bool], timeout: float, poll_seconds: float, message: str, remedy: str = ""
+) -> None:
+    """Poll `is_done` until it is true; raise ResourceError with `message` and `remedy` after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not is_done():
         if time.monotonic() > deadline:
-            raise ResourceError(f"{message} within {timeout:g} s")
+            raise ResourceError(f"{message} within {timeout:g} s" + (f"; {remedy}" if remedy else ""))
         time.sleep(poll_seconds)

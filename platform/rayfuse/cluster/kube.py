@@ -1,31 +1,37 @@
 """A thin client of the Kubernetes API server, with objects as JSON and its errors as Rayfuse's exceptions."""
 
-import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TypeVar
 
 import httpx2
 from lightkube import Client, KubeConfig
 from lightkube.core.exceptions import ApiError, ConfigError
-from lightkube.generic_resource import GenericNamespacedResource, create_namespaced_resource
+from lightkube.generic_resource import (
+    GenericNamespacedResource,
+    create_global_resource,
+    create_namespaced_resource,
+)
 from lightkube.types import CascadeType, PatchType
 
-from rayfuse.errors import RayfuseError, SpecError, UnavailableError
+from rayfuse.cluster.kube_errors import (
+    AuthenticationError,
+    Json,
+    NoSuchResourceError,
+    ServerUnavailableError,
+    to_error,
+)
+from rayfuse.errors import UnavailableError
 
-Json = dict[str, Any]
+T = TypeVar("T")
 
 _FIELD_MANAGER = "rayfuse"
 _RAY_API_GROUP = "ray.io"
+_KUEUE_API_GROUP = "kueue.x-k8s.io"
 
-
-_RETRY_TIMEOUT_SECONDS = 60.0
+_RETRY_TIMEOUT_SECONDS = 300.0
 _RETRY_INTERVAL_SECONDS = 1.0
-
-
-class _ServerUnavailableError(UnavailableError):
-    """An API server that is unreachable or temporarily unavailable."""
 
 
 def _resource(group: str, version: str, kind: str) -> type[GenericNamespacedResource]:
@@ -35,61 +41,90 @@ def _resource(group: str, version: str, kind: str) -> type[GenericNamespacedReso
 _RESOURCES = {
     "ConfigMap": _resource("", "v1", "ConfigMap"),
     "Pod": _resource("", "v1", "Pod"),
+    "Event": _resource("", "v1", "Event"),
+    "LocalQueue": _resource(_KUEUE_API_GROUP, "v1beta1", "LocalQueue"),
+    "PersistentVolumeClaim": _resource("", "v1", "PersistentVolumeClaim"),
+    "RayCluster": _resource(_RAY_API_GROUP, "v1", "RayCluster"),
     "RayJob": _resource(_RAY_API_GROUP, "v1", "RayJob"),
     "RayService": _resource(_RAY_API_GROUP, "v1", "RayService"),
-    "Workload": _resource("kueue.x-k8s.io", "v1beta1", "Workload"),
+    "Secret": _resource("", "v1", "Secret"),
+    "ServiceAccount": _resource("", "v1", "ServiceAccount"),
+    "Workload": _resource(_KUEUE_API_GROUP, "v1beta1", "Workload"),
 }
+_NAMESPACE = create_global_resource("", "v1", "Namespace", "namespaces")
 
 
 class KubeClient:
     """Objects of one namespace of a cluster.
 
     Every method raises UnavailableError where the API server is unreachable or denies access, and SpecError where it
-    rejects an object.
+    rejects an object. Requests that change nothing, or the same when repeated, wait for a server that has answered
+    before and restarts: until it answers and has the kind again, which its custom resources are not from the start.
     """
 
-    def __init__(self, client: Client, namespace: str) -> None:
-        self._client = client
-        self.namespace = namespace
-        self._has_connected = False
+    def __init__(self, connect: Callable[[], Client], namespace: str | None = None) -> None:
+        """Use the client that `connect` returns, and a new one when the server no longer takes its credentials."""
+        self._connect = connect
+        self._client = connect()
+        self.namespace = namespace or self._client.config.namespace
+        self._known_kinds: set[str] = set()
 
     @classmethod
     def connect(cls, namespace: str | None = None, context: str | None = None) -> "KubeClient":
         """Connect with the kubeconfig (KUBECONFIG, else ~/.kube/config), or in a pod with its service account."""
-        try:
-            config = KubeConfig.from_env().get(context)
-            assert config is not None
-            client = Client(config, field_manager=_FIELD_MANAGER)
-        except Exception as error:  # noqa: BLE001 - lightkube raises any type for an invalid kubeconfig
-            reason = str(error) if isinstance(error, (ConfigError, OSError)) else "the kubeconfig is invalid"
-            raise UnavailableError(
-                f"Kubernetes: cannot connect to a cluster: {reason}; set KUBECONFIG, or choose another `context`"
-            ) from None
-        return cls(client, namespace or config.namespace)
+        return cls(lambda: _connect(context), namespace)
 
     def find(self, kind: str, name: str) -> Json | None:
         """Return an object; None where there is none of this name."""
         found = self.list(kind, fields={"metadata.name": name})
         return found[0] if found else None
 
+    def exists(self, kind: str, name: str) -> bool:
+        """Return whether there is an object of this name, which requires permission to `get` it, not to `list`."""
+        resource = _RESOURCES[kind]
+        return self._exists(kind, name, lambda: self._client.get(resource, name, namespace=self.namespace))
+
+    def namespace_exists(self) -> bool:
+        """Return whether the namespace exists."""
+        return self._exists("Namespace", self.namespace, lambda: self._client.get(_NAMESPACE, self.namespace))
+
     def list(
         self, kind: str, labels: Mapping[str, str] | None = None, fields: Mapping[str, str] | None = None
     ) -> Sequence[Json]:
-        """Return the objects of a kind with these labels and field values.
+        """Return the objects of a kind with these labels and field values."""
+        return self._request(kind, lambda: self._list(kind, labels or {}, fields or {}))
 
-        Retries for a minute where the server was reachable before, so that waiting for a job survives its restart.
-        """
-        deadline = time.monotonic() + (_RETRY_TIMEOUT_SECONDS if self._has_connected else 0)
+    def _request(self, kind: str, request: Callable[[], T]) -> T:
+        """Return the result of a request that may be repeated."""
+        deadline, has_renewed = time.monotonic() + _RETRY_TIMEOUT_SECONDS, False
         while True:
             try:
-                found = self._list(kind, labels or {}, fields or {})
-            except _ServerUnavailableError:
-                if time.monotonic() >= deadline:
+                found = request()
+            except (ServerUnavailableError, NoSuchResourceError) as error:
+                is_restarting = self._known_kinds and isinstance(error, ServerUnavailableError)
+                if not (is_restarting or kind in self._known_kinds) or time.monotonic() >= deadline:
                     raise
                 time.sleep(_RETRY_INTERVAL_SECONDS)
+            except AuthenticationError:
+                if has_renewed or not self._known_kinds:
+                    raise
+                self._client, has_renewed = self._connect(), True
             else:
-                self._has_connected = True
+                self._known_kinds.add(kind)
                 return found
+
+    def _exists(self, kind: str, name: str, get: Callable[[], object]) -> bool:
+        def request() -> bool:
+            with self._translate_errors(kind, name):
+                try:
+                    get()
+                except ApiError as error:
+                    if error.status.code == 404 and error.status.details and error.status.details.name:
+                        return False
+                    raise
+            return True
+
+        return self._request(kind, request)
 
     def _list(self, kind: str, labels: Mapping[str, str], fields: Mapping[str, str]) -> Sequence[Json]:
         resource = _RESOURCES[kind]
@@ -115,6 +150,9 @@ class KubeClient:
 
     def patch(self, kind: str, name: str, changes: Json) -> Json:
         """Change fields of an object by a merge patch and return it."""
+        return self._request(kind, lambda: self._patch(kind, name, changes))
+
+    def _patch(self, kind: str, name: str, changes: Json) -> Json:
         with self._translate_errors(kind, name):
             return dict(
                 self._client.patch(
@@ -124,6 +162,9 @@ class KubeClient:
 
     def delete(self, kind: str, name: str) -> None:
         """Delete an object and its dependents, if it exists."""
+        self._request(kind, lambda: self._delete(kind, name))
+
+    def _delete(self, kind: str, name: str) -> None:
         with self._translate_errors(kind, name):
             try:
                 self._client.delete(
@@ -143,62 +184,28 @@ class KubeClient:
 
     @contextmanager
     def _translate_errors(self, kind: str, name: str = "") -> Iterator[None]:
-
         config = self._client.config
         where = f"Kubernetes at {config.cluster.server} (context {config.context_name})"
         try:
             yield
         except httpx2.HTTPStatusError as error:
-            raise _to_error(error, where, kind, name) from None
+            raise to_error(error, where, kind, name) from None
         except httpx2.HTTPError as error:
             reason = str(error) or type(error).__name__
-            raise _ServerUnavailableError(
+            raise ServerUnavailableError(
                 f"{where} is unreachable: {reason}; check the cluster and KUBECONFIG"
             ) from None
         except ConfigError as error:  # an authentication plugin runs at the first request
-            raise UnavailableError(f"authentication to {where} failed: {error}") from None
+            raise AuthenticationError(f"authentication to {where} failed: {error}") from None
 
 
-def _to_error(error: httpx2.HTTPStatusError, where: str, kind: str, name: str) -> RayfuseError:
-    code, status = error.response.status_code, _status(error.response)
-    message, details = status.get("message") or error.response.reason_phrase, status.get("details") or {}
-    what = f"{kind} {name}".rstrip()
-    if code == 401:
-        return UnavailableError(f"authentication to {where} failed: {message}; log in again")
-    if code == 403:
-        return UnavailableError(f"{where} denied permission: {message}")
-    if code == 404 and not details.get("name"):
-        remedy = (
-            "install KubeRay 1.7 or newer (docs.ray.io)" if kind.startswith("Ray") else "install it first"
-        )
-        return UnavailableError(f"{where} has no resource {kind}; {remedy}")
-    if code == 404 and details.get("kind") == "namespaces":
-        return SpecError(f"namespace: {message} on {where}; create it, or use another")
-    if code == 404:
-        return SpecError(f"{what}: {message}")
-    if code == 409 and status.get("reason") == "AlreadyExists":
-        return SpecError(
-            f"{what}: already exists; choose another name, or `kubectl delete {kind.lower()} {name}`"
-        )
-    if code == 409:
-        return SpecError(f"{what}: conflict with a concurrent change: {message}; try again")
-    if code in (400, 413, 422):
-        return SpecError("\n".join(f"{what}: {line}" for line in _causes(status) or [message]))
-    return _ServerUnavailableError(f"{where} is unavailable: {code} {message}")
-
-
-def _status(response: httpx2.Response) -> Json:
-    """Return the API server's Status object; {} where another server has responded."""
+def _connect(context: str | None) -> Client:
     try:
-        found = json.loads(response.content)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _causes(status: Json) -> list[str]:
-    """Return a line for each invalid field."""
-    causes = (status.get("details") or {}).get("causes") or []
-    return [
-        f"{cause['field']}: {cause['message']}" for cause in causes if cause.get("field", "<nil>") != "<nil>"
-    ]
+        config = KubeConfig.from_env().get(context)
+        assert config is not None
+        return Client(config, field_manager=_FIELD_MANAGER)
+    except Exception as error:  # noqa: BLE001 - lightkube raises any type for an invalid kubeconfig
+        reason = str(error) if isinstance(error, (ConfigError, OSError)) else "the kubeconfig is invalid"
+        raise UnavailableError(
+            f"Kubernetes: cannot connect to a cluster: {reason}; set KUBECONFIG, or choose another `context`"
+        ) from None

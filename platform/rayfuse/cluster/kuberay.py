@@ -4,7 +4,7 @@ All that is matched in statuses and messages of KubeRay 1.7 and Kubernetes is he
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -54,9 +54,14 @@ def _job_status(job: Json, raw_status: Json) -> Status:
         return "STOPPED" if ray == "STOPPED" else "FAILED" if ray == "FAILED" else "SUCCEEDED"
     if own in ("Failed", "ValidationFailed"):
         return "FAILED"
-    if STOPPED_AT_ANNOTATION in _annotations(job) and own in ("Suspending", "Suspended"):
-        return "STOPPED" if own == "Suspended" else "RUNNING"
+    if STOPPED_AT_ANNOTATION in _annotations(job) and (own in ("Suspending", "Suspended") or _is_unseen(job)):
+        return "RUNNING" if own == "Suspending" else "STOPPED"
     return "RUNNING" if own == "Running" and ray not in ("", "PENDING") else "PENDING"
+
+
+def _is_unseen(job: Json) -> bool:
+    """Return whether the operator has not seen a suspended job yet, which it will not start then."""
+    return not job.get("status") and bool((job.get("spec") or {}).get("suspend"))
 
 
 def _exit_code(status: Status, message: str) -> int | None:
@@ -73,7 +78,7 @@ def _job_message(job: Json, status: Status, raw_status: Json) -> str:
         return line if reason in ("", "AppFailed", "ValidationFailed") else f"{reason}: {line}"
     if own == "Retrying":
         return f"retrying: {line}"
-    if own in ("Suspending", "Suspended") and status == "PENDING":
+    if (own in ("Suspending", "Suspended") or _is_unseen(job)) and status == "PENDING":
         is_queued = QUEUE_LABEL in (job["metadata"].get("labels") or {})
         return "queued by Kueue" if is_queued else "suspended"
     return "stopping" if own == "Suspending" else ""
@@ -103,7 +108,9 @@ def _service_status(service: Json, raw_status: Json, conditions: Json) -> tuple[
     if raw_status.get("observedGeneration") == service["metadata"].get("generation"):
         for application in (newest.get("applicationStatuses") or {}).values():
             if application["status"] in FAILED_SERVE_STATUSES:
-                return "FAILED", _application_message(application)
+                reason = _application_message(application)
+                is_answering = is_ready and newest is pending
+                return ("UPDATE_FAILED", f"new version: {reason}") if is_answering else ("FAILED", reason)
         if is_ready and newest is active:
             return "RUNNING", ""
     return "PENDING", "updating; the previous version is still serving" if is_ready else ""
@@ -114,31 +121,6 @@ def _application_message(application: Json) -> str:
     deployments = (application.get("serveDeploymentStatuses") or {}).values()
     messages = [application.get("message"), *(deployment.get("message") for deployment in deployments)]
     return next((_last_line(text) for text in messages if text), application["status"])
-
-
-def pending_reason(pods: Sequence[Json]) -> str:
-    """Return why the first pending pod is not scheduled or a container of it not started; else ""."""
-    for pod in pods:
-        status = pod.get("status") or {}
-        reasons = [
-            _condition_message(condition)
-            for condition in status.get("conditions") or []
-            if condition["type"] == "PodScheduled" and condition["status"] == "False"
-        ]
-        reasons += [
-            _condition_message(container["state"]["waiting"])
-            for container in status.get("containerStatuses") or []
-            if (container.get("state") or {}).get("waiting")
-        ]
-        if reasons:
-            return f"pod {pod['metadata']['name']}: {reasons[0]}"
-    return ""
-
-
-def _condition_message(condition: Json) -> str:
-    return _first_line(
-        f"{condition.get('reason') or 'pending'}: {condition.get('message') or ''}".rstrip(": ")
-    )
 
 
 def entrypoint_lines(submitter_log: Iterable[str]) -> Iterator[str]:

@@ -1,27 +1,35 @@
 """Client of the jobs on Kubernetes: submit, list, follow and stop them."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
-from rayfuse.cluster.jobs import TERMINAL_STATUSES, JobInfo, unknown_job_error, wait_until
-from rayfuse.cluster.kube import Json, KubeClient
+from rayfuse.cluster.jobs import TERMINAL_STATUSES, JobInfo, ignore, unknown_job_error, wait_until
+from rayfuse.cluster.kube import KubeClient
+from rayfuse.cluster.kube_errors import Json
 from rayfuse.cluster.kuberay import (
     STOPPED_AT_ANNOTATION,
     entrypoint_lines,
     job_info,
-    pending_reason,
     service_info,
 )
-from rayfuse.cluster.manifests import MANAGED_BY_LABELS, QUEUE_LABEL, SUBMITTER_CONTAINER
+from rayfuse.cluster.manifests import MANAGED_BY_LABELS, SUBMITTER_CONTAINER
+from rayfuse.cluster.status_details import (
+    OPERATOR_PODS,
+    cluster_pods,
+    explain_pending,
+    find_workloads,
+    serving_model,
+    submitter_pods,
+)
 from rayfuse.errors import RayfuseError, SpecError, UnavailableError
 
 _POLL_SECONDS = 1.0
-_STOP_TIMEOUT_SECONDS = 300.0
+_STOP_TIMEOUT_SECONDS = 120.0
 _TO_JOB_INFO = {"RayJob": job_info, "RayService": service_info}
 
 
@@ -45,15 +53,25 @@ class KubernetesJobClient:
     def get(self, name: str) -> JobInfo:
         """Return a job, with the reason why its pods are pending; raise SpecError where there is none of this name."""
         found = self.find(name)
-        info = _TO_JOB_INFO[found["kind"]](found)
-        if info.status == "PENDING" and not info.message:
-            return replace(info, message=pending_reason(self._ray_pods(found)))
+        return self._with_details(found, _TO_JOB_INFO[found["kind"]](found))
+
+    def _with_details(self, manifest: Json, info: JobInfo) -> JobInfo:
+        """Add to a status what is in other objects: the reason why it is pending, or the version that is serving."""
+        if info.status == "PENDING":
+            reasons = (info.message, explain_pending(self.kube, manifest))
+            return replace(info, message="; ".join(filter(None, reasons)))
+        if info.status == "UPDATE_FAILED":
+            model = serving_model(self.kube, manifest) or "the previous version"
+            return replace(info, message=f"{info.message}; {model} is still serving")
         return info
 
-    def logs(self, name: str, follow: bool = False) -> Iterator[str]:
+    def logs(
+        self, name: str, follow: bool = False, on_wait: Callable[[JobInfo], object] = ignore
+    ) -> Iterator[str]:
         """Yield the lines of the entrypoint's output; with `follow` until the job has ended.
 
-        Raises SpecError for a service, RayfuseError where the log is not available.
+        `on_wait` is called with the status while a followed job has no log yet. Raises SpecError for a service,
+        RayfuseError where the log is not available.
         """
         attempt, num_printed = "", 0
         while True:
@@ -62,8 +80,9 @@ class KubernetesJobClient:
             current = (found.get("status") or {}).get("jobId") or attempt
             if current != attempt:
                 attempt, num_printed = current, 0
-            if pod is None and info.status in TERMINAL_STATUSES and not num_printed:
-                raise RayfuseError(f"{name}: {info.status}; its log was deleted with its pods")
+            if pod is None and not num_printed:
+                self._check_log_follows(found, info, follow)
+                on_wait(self._with_details(found, info))
             # A restarted submitter prints the log of the same attempt from the beginning.
             for line in islice(self._read_log_lines(pod, follow), num_printed, None):
                 num_printed += 1
@@ -71,6 +90,13 @@ class KubernetesJobClient:
             if not follow or info.status in TERMINAL_STATUSES:
                 return
             time.sleep(_POLL_SECONDS)
+
+    def _check_log_follows(self, manifest: Json, info: JobInfo, follow: bool) -> None:
+        """Raise RayfuseError where a job without a log has ended, or is not followed."""
+        if info.status in TERMINAL_STATUSES:
+            raise RayfuseError(f"{info.name}: {info.status}; its log was deleted with its pods")
+        if not follow:
+            raise RayfuseError(f"{self._with_details(manifest, info).summary}\n{info.name}: no log yet")
 
     def stop(self, name: str) -> JobInfo:
         """Suspend a job and wait until its pods are gone; a job that has ended is not changed. Delete a service."""
@@ -132,17 +158,12 @@ class KubernetesJobClient:
         KubeRay suspends only jobs that it may shut down. Kueue suspends the jobs that it manages itself, once their
         Workload is no longer active.
         """
-        name, labels = manifest["metadata"]["name"], manifest["metadata"].get("labels") or {}
+        name, workloads = manifest["metadata"]["name"], find_workloads(self.kube, manifest)
         stopped = {"annotations": {STOPPED_AT_ANNOTATION: datetime.now(UTC).isoformat(timespec="seconds")}}
-        if QUEUE_LABEL in labels:
-            self.kube.patch("RayJob", name, {"metadata": stopped})
-            for workload in self.kube.list(
-                "Workload", {"kueue.x-k8s.io/job-uid": manifest["metadata"]["uid"]}
-            ):
-                self.kube.patch("Workload", workload["metadata"]["name"], {"spec": {"active": False}})
-        else:
-            spec = {"suspend": True, "shutdownAfterJobFinishes": True}
-            self.kube.patch("RayJob", name, {"metadata": stopped, "spec": spec})
+        spec = {} if workloads else {"suspend": True, "shutdownAfterJobFinishes": True}
+        self.kube.patch("RayJob", name, {"metadata": stopped, "spec": spec})
+        for workload in workloads:
+            self.kube.patch("Workload", workload["metadata"]["name"], {"spec": {"active": False}})
 
     def find(self, name: str) -> Json:
         """Return the RayJob or RayService of a job; raise SpecError where there is none of this name."""
@@ -166,10 +187,10 @@ class KubernetesJobClient:
 
     def _find_submitter_pod(self, manifest: Json) -> str | None:
         """Return the newest pod whose submitter container has started: of the Job in K8sJobMode, else the head."""
-        status, name = manifest.get("status") or {}, manifest["metadata"]["name"]
-        pods = self.kube.list("Pod", {"batch.kubernetes.io/job-name": name})
+        status = manifest.get("status") or {}
+        pods = submitter_pods(self.kube, manifest)
         if not pods and status.get("rayClusterName"):
-            pods = self.kube.list("Pod", _cluster_labels(status["rayClusterName"], "head"))
+            pods = cluster_pods(self.kube, status["rayClusterName"], "head")
         started = [pod for pod in pods if _has_started(pod)]
         newest = max(started, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
         return str(newest["metadata"]["name"]) if newest else None
@@ -180,26 +201,16 @@ class KubernetesJobClient:
             with suppress(*((UnavailableError, SpecError) if follow else (SpecError,))):
                 yield from entrypoint_lines(self.kube.log(pod, SUBMITTER_CONTAINER, follow))
 
-    def _ray_pods(self, manifest: Json) -> Sequence[Json]:
-        status = manifest.get("status") or {}
-        slots = [
-            status,
-            *(status.get(slot) or {} for slot in ("pendingServiceStatus", "activeServiceStatus")),
-        ]
-        names = [slot["rayClusterName"] for slot in slots if slot.get("rayClusterName")]
-        return self.kube.list("Pod", _cluster_labels(names[0])) if names else []
-
     def _wait_until_stopped(self, name: str, is_stopped: Callable[[], bool]) -> None:
-        message = f"{name}: not stopped by KubeRay's operator (is it running?)"
-        wait_until(is_stopped, _STOP_TIMEOUT_SECONDS, _POLL_SECONDS, message)
+        message, remedy = (
+            f"{name}: not stopped by KubeRay's operator",
+            f"check that it is running: {OPERATOR_PODS}",
+        )
+        wait_until(is_stopped, _STOP_TIMEOUT_SECONDS, _POLL_SECONDS, message, remedy)
 
 
 def _is_managed(manifest: Json) -> bool:
     return MANAGED_BY_LABELS.items() <= (manifest["metadata"].get("labels") or {}).items()
-
-
-def _cluster_labels(name: str, node: str | None = None) -> Mapping[str, str]:
-    return {"ray.io/cluster": name, **({"ray.io/node-type": node} if node else {})}
 
 
 def _has_started(pod: Json) -> bool:

@@ -29,6 +29,8 @@ import psutil
 
 from rayfuse.errors import ResourceError
 from rayfuse.ray_auth import ensure_token
+from rayfuse.ray_patches import LOOPBACK_ENV, SERVE_ENV
+from rayfuse.temp_dirs import socket_base_dir
 
 _MARKER_ENV = "RAYFUSE_LOCAL_CLUSTER"
 _STATE_FILE = "cluster.json"
@@ -41,20 +43,12 @@ _PORT_RANGE = range(20_000, 32_768)
 """Below Linux's ephemeral ports, so that no connection takes one between the check and the start."""
 
 _EXCLUDED_ENV = ("RAY_ADDRESS", "RAYFUSE_API_KEYS", "RAYFUSE_API_KEY")
-_RAY_ENV = {
-    # On platforms with multi-node clusters Ray replaces 127.0.0.1 by an external address and listens on all interfaces.
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
-_RAY_HEAD_ENV = {
-    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-    # With SO_REUSEPORT a second Serve on a port would share its requests instead of failing.
-    "SERVE_SOCKET_REUSE_PORT_ENABLED": "0",
-}
+_RAY_ENV = {**LOOPBACK_ENV, "RAY_USAGE_STATS_ENABLED": "0"}
+_RAY_HEAD_ENV = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0", **SERVE_ENV}
 _RAY_TEMP_SUBDIR = "r"
 """Folder for Ray inside the private one: Ray makes its folder accessible to all users of the machine."""
-_MAX_TEMP_DIR_LENGTH = 20
-"""Maximum length of the temporary folder: up to 85 characters follow, and a Unix socket's path has at most 107."""
+_SESSION_LENGTH = 87
+"""Maximum length of what Ray and this module add to the folder for sockets."""
 
 
 @dataclass(frozen=True)
@@ -223,10 +217,9 @@ def head_command(folder: Path, ports: Mapping[str, int], num_cpus: int | None) -
 
 
 def _new_folder() -> Path:
-    base = tempfile.gettempdir()
-    return Path(
-        tempfile.mkdtemp(prefix="rayfuse-", dir=base if len(base) <= _MAX_TEMP_DIR_LENGTH else "/tmp")
-    )
+    base = socket_base_dir(_SESSION_LENGTH)
+    os.makedirs(base, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix="rayfuse-", dir=base))
 
 
 def _process_create_time(pid: int) -> float:

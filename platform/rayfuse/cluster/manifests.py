@@ -14,8 +14,13 @@ import yaml
 from rayfuse.cluster import sizing
 from rayfuse.cluster.submission import COMMANDS, SubmissionBundle
 from rayfuse.errors import SpecError
-from rayfuse.spec.cluster import SPEC_FOLDER, Cluster, PodTemplate, WorkerGroup, is_dns1035
+from rayfuse.formatting import truncated_repr
+from rayfuse.ray_patches import SERVE_ENV
+from rayfuse.spec.cluster import Cluster, PodTemplate, WorkerGroup
 from rayfuse.spec.job import Job
+from rayfuse.spec.kubernetes import is_dns1035
+from rayfuse.spec.pods import SPEC_FOLDER
+from rayfuse.spec.ray_start import to_parameters
 from rayfuse.spec.service import Service
 
 API_VERSION = "ray.io/v1"
@@ -27,12 +32,15 @@ MANAGED_BY_LABELS = {"app.kubernetes.io/managed-by": "rayfuse"}
 SUBMITTER_CONTAINER = "ray-job-submitter"
 """KubeRay's name of the container that submits a job and prints its log."""
 
+SPEC_VOLUME = "rayfuse-spec"
+"""Name of the volume with the submitted spec."""
+
 MAX_NAME_LENGTH = 47
 """Maximum length of the name of a RayJob or RayService, to which KubeRay appends."""
 
+_MAX_CONFIG_MAP_BYTES = 1024**2
 _GIVEN_NAME = "name"
 _SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"  # as Kubernetes' own, without vowels
-_SPEC_VOLUME = "rayfuse-spec"
 _ACCELERATOR_LABEL = "ray.io/accelerator-type"
 _USER, _GROUP = 1000, 100  # of the images of Ray, and of ours
 
@@ -48,6 +56,7 @@ def render(
     cluster.
     """
     chosen = object_name(bundle, name)
+    _check_size(bundle)
     spec_map = f"{chosen}-spec-{bundle.digest}"
     if bundle.service is not None:
         body = _ray_service(bundle, bundle.service, cluster, cluster_file, spec_map)
@@ -73,6 +82,15 @@ def render(
     ]
 
 
+def _check_size(bundle: SubmissionBundle) -> None:
+    size = sum(len(text.encode()) for text in bundle.files.values())
+    if size > _MAX_CONFIG_MAP_BYTES:
+        raise SpecError(
+            f"{bundle.source_file}: {size} bytes, and Kubernetes stores at most 1 MiB in a ConfigMap; move long lists into "
+            "the rows or into files of a job at a URL"
+        )
+
+
 class _Dumper(yaml.SafeDumper):
     """A YAML dumper that writes multi-line strings as blocks, and no aliases."""
 
@@ -95,7 +113,7 @@ def to_yaml(manifests: list[Manifest]) -> str:
 def object_name(bundle: SubmissionBundle, given: str | None) -> str:
     """Return `given`, else the name of a service or a new unique name for a job or sweep.
 
-    Raises SpecError where the name is not valid for KubeRay.
+    Raises SpecError where the name is not valid for KubeRay; the rule is the same on a Ray cluster.
     """
     if given is not None:
         return _validate_name(given, _GIVEN_NAME)
@@ -115,7 +133,7 @@ def job_name(bundle: SubmissionBundle) -> str:
 def _validate_name(name: str, path: str) -> str:
     if not is_dns1035(name, MAX_NAME_LENGTH):
         raise SpecError(
-            f"{path}: {name!r} is not valid for KubeRay; use at most {MAX_NAME_LENGTH} of a-z, 0-9 and -, starting "
+            f"{path}: {truncated_repr(name)} is not a name on a cluster; use at most {MAX_NAME_LENGTH} of a-z, 0-9 and -, starting "
             "with a letter" + ("" if path == _GIVEN_NAME else ", or pass such a name (`--name`)")
         )
     return name
@@ -124,14 +142,9 @@ def _validate_name(name: str, path: str) -> str:
 def _ray_job(
     bundle: SubmissionBundle, job: Job, cluster: Cluster, cluster_file: str, config_map_name: str
 ) -> Manifest:
-    compute, submission = job.compute, cluster.submission
-    workers = sizing.WorkerRequirements(
-        min_workers=compute.min_workers,
-        max_workers=compute.max_workers * bundle.concurrent_trials,
-        cpus=compute.cpus_per_worker,
-        gpus=compute.gpus_per_worker,
-        spec_path="compute.workers" if bundle.kind == "job" else "compute.workers of a trial",
-    )
+    submission = cluster.submission
+    path = "compute.workers" if bundle.kind == "job" else "compute.workers of a trial"
+    workers = sizing.WorkerRequirements.of_job(job, bundle.concurrent_trials, path)
     counts = sizing.allocate_pods(workers, cluster, bundle.source_file, cluster_file)
     groups = [
         _worker_group(name, group, cluster, bundle, config_map_name, (counts[name],) * 3)
@@ -168,7 +181,7 @@ def _ray_service(
         for name, group in cluster.workers.items()
     ]
     config = {
-        "http_options": {"host": "0.0.0.0", "port": service.port},
+        "http_options": {"host": "0.0.0.0", "port": service.port},  # noqa: S104 - of a pod
         "applications": [
             {
                 "name": service.name,
@@ -192,7 +205,7 @@ def _ray_cluster(
     serve_port: int | None = None,
 ) -> Manifest:
     """Render a RayCluster's spec; its head has no CPUs for work where there are worker groups."""
-    head = _container("ray-head", cluster.head, cluster)
+    head = _container("ray-head", cluster.head, cluster, bundle)
     if serve_port is not None:
         ports = {"gcs-server": 6379, "dashboard": 8265, "client": 10001, "serve": serve_port}
         head["ports"] = [{"name": name, "containerPort": port} for name, port in ports.items()]
@@ -201,7 +214,7 @@ def _ray_cluster(
         "rayVersion": cluster.ray_version,
         "authOptions": {"mode": "token"},
         "headGroupSpec": _drop_none(
-            rayStartParams={**defaults, **cluster.head.ray},
+            rayStartParams={**defaults, **to_parameters(cluster.head.ray)},
             labels=_ray_labels(cluster.head),
             template=_ray_pod_template(head, cluster.head, bundle, cluster, config_map_name),
         ),
@@ -224,10 +237,10 @@ def _worker_group(
         minReplicas=minimum,
         replicas=initial,
         maxReplicas=maximum,
-        rayStartParams=group.ray,
+        rayStartParams=to_parameters(group.ray),
         labels=_ray_labels(group),
         template=_ray_pod_template(
-            _container("ray-worker", group, cluster), group, bundle, cluster, config_map_name
+            _container("ray-worker", group, cluster, bundle), group, bundle, cluster, config_map_name
         ),
     )
 
@@ -242,11 +255,11 @@ def _ray_pod_template(
     """Render a Ray pod with the spec's ConfigMap and the cluster spec's volumes mounted."""
     claims = cluster.volumes.items()
     container["volumeMounts"] = [
-        {"name": _SPEC_VOLUME, "mountPath": SPEC_FOLDER, "readOnly": True},
+        {"name": SPEC_VOLUME, "mountPath": SPEC_FOLDER, "readOnly": True},
         *({"name": name, "mountPath": volume.path} for name, volume in claims),
     ]
     volumes = [
-        {"name": _SPEC_VOLUME, "configMap": {"name": config_map_name}},
+        {"name": SPEC_VOLUME, "configMap": {"name": config_map_name}},
         *({"name": name, "persistentVolumeClaim": {"claimName": volume.pvc}} for name, volume in claims),
     ]
     return _pod_template(container, machine, bundle, cluster, volumes)
@@ -290,12 +303,13 @@ def _pod_template(
     return {"metadata": {"labels": _labels(bundle)}, "spec": spec}
 
 
-def _container(name: str, machine: PodTemplate, cluster: Cluster) -> Manifest:
+def _container(name: str, machine: PodTemplate, cluster: Cluster, bundle: SubmissionBundle) -> Manifest:
     """Render a container whose requests equal its limits (QoS class Guaranteed)."""
     resources = {"cpu": machine.cpu, "memory": machine.memory}
     if machine.gpus:
         resources["nvidia.com/gpu"] = str(machine.gpus)
-    variables = {"RAY_USAGE_STATS_ENABLED": "0", **cluster.env}
+    serve_variables = SERVE_ENV if bundle.kind == "service" else {}
+    variables = {"RAY_USAGE_STATS_ENABLED": "0", **serve_variables, **cluster.env}
     return _drop_none(
         name=name,
         image=cluster.image,

@@ -5,15 +5,15 @@ import io
 import os
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, cast
 from urllib.parse import quote
 
-from rayfuse.cluster.jobs import TERMINAL_STATUSES, JobInfo, Status, unknown_job_error, wait_until
-from rayfuse.errors import ResourceError, SpecError, UnavailableError
+from rayfuse.cluster.jobs import TERMINAL_STATUSES, JobInfo, Status, ignore, unknown_job_error, wait_until
+from rayfuse.errors import RayfuseError, ResourceError, SpecError
 from rayfuse.ray_auth import token
-from rayfuse.ray_http import RayHttp, error_reason
+from rayfuse.ray_http import RayHttp, check_address, error_reason
 
 KIND_METADATA_KEY = "rayfuse/kind"
 """Key of a job's metadata that holds the kind of its spec."""
@@ -44,28 +44,35 @@ class RayJobClient:
     def list(self) -> list[JobInfo]:
         """Return the submitted jobs, the newest first; drivers that connected directly are not among them."""
         response = self._ray.request("GET", "/api/jobs/", allowed_statuses=_ANY_ERROR_STATUS)
-        if not response.is_success or "json" not in response.headers.get("content-type", ""):
-            raise UnavailableError(
-                f"{self._ray.url} is not the dashboard of a Ray cluster: {error_reason(response)}"
-            )
-        found = [job for job in response.json() if job["type"] == "SUBMISSION"]
+        jobs = self._ray.parse(response, list)
+        found = [job for job in jobs if isinstance(job, dict) and job.get("type") == "SUBMISSION"]
         return [self._info(job) for job in sorted(found, key=_start_time, reverse=True)]
 
     def get(self, name: str) -> JobInfo:
         """Return a job; raise SpecError where there is none of this name."""
         response = self._ray.request("GET", _path(name), allowed_statuses=(404,))
-        job = response.json() if response.is_success else {}
+        job = self._ray.parse(response, dict) if response.is_success else {}
         if job.get("type") != "SUBMISSION":
             raise unknown_job_error(name, [job.name for job in self.list()])
         return self._info(job)
 
-    def logs(self, name: str, follow: bool = False) -> Iterator[str]:
-        """Yield the lines of the entrypoint's output, after Ray's own first lines; with `follow` until its end."""
+    def logs(
+        self, name: str, follow: bool = False, on_wait: Callable[[JobInfo], object] = ignore
+    ) -> Iterator[str]:
+        """Yield the lines of the entrypoint's output, after Ray's own first lines; with `follow` until its end.
+
+        `on_wait` is called with the status of a followed job that is pending. Raises RayfuseError for one that is not
+        followed.
+        """
         num_seen = 0
         while True:
-            # Before the log: nothing is printed after the end.
-            is_last = self.get(name).status in TERMINAL_STATUSES or not follow
-            log: str = self._ray.request("GET", _path(name, "logs")).json()["logs"] or ""
+            info = self.get(name)  # before the log: nothing is printed after the end
+            if info.status == "PENDING" and not follow:
+                raise RayfuseError(f"{info.summary}\n{name}: no log yet")
+            if info.status == "PENDING":
+                on_wait(info)
+            is_last = info.status in TERMINAL_STATUSES or not follow
+            log: str = self._ray.parse(self._ray.request("GET", _path(name, "logs")), dict)["logs"] or ""
             end = len(log) if is_last else log.rfind("\n") + 1
             yield from log[num_seen:end].removesuffix("\n").split("\n") if end > num_seen else ()
             if is_last:
@@ -84,6 +91,12 @@ class RayJobClient:
             f"{name}: not stopped by Ray",
         )
         return self.get(name)
+
+    def largest_node_memory(self) -> int | None:
+        """Return the bytes of memory of the largest node of the cluster; None where the dashboard does not report them."""
+        response = self._ray.request("GET", "/nodes?view=summary", allowed_statuses=_ANY_ERROR_STATUS)
+        nodes = (self._ray.parse(response, dict).get("data") or {}).get("summary") or []
+        return max((int(node["mem"][0]) for node in nodes if node.get("mem")), default=None)
 
     def _info(self, job: Mapping[str, Any]) -> JobInfo:
         status = cast(Status, job["status"])
@@ -110,9 +123,13 @@ def submit(
     """Submit `entrypoint` to the cluster at `address`, with a working directory of `files` (content by path).
 
     `environment` is set for the entrypoint and its workers; Ray exposes it, so it must hold no secrets. Returns the
-    submission id. Raises SpecError where the name is taken, ResourceError where Ray rejects the job.
+    submission id. Raises SpecError where the name is taken, ResourceError where Ray rejects the job, UnavailableError
+    where the server is no Ray dashboard.
     """
     ray = _connect(address, os.environ)
+    version = ray.parse(ray.request("GET", "/api/version", allowed_statuses=_ANY_ERROR_STATUS), dict)
+    if "ray_version" not in version:
+        raise ray.not_a_dashboard("its /api/version has no ray_version")
     job = {
         "submission_id": name,
         "entrypoint": entrypoint,
@@ -124,10 +141,11 @@ def submit(
         if _NAME_TAKEN_MESSAGE in response.text:
             raise SpecError(f"{name}: a job of this name exists on {ray.url}; choose another name")
         raise ResourceError(f"Ray at {ray.url} rejected {name}: {error_reason(response)}")
-    return str(response.json()["submission_id"])
+    return str(ray.parse(response, dict)["submission_id"])
 
 
 def _connect(address: str, environment: Mapping[str, str]) -> RayHttp:
+    check_address(address)
     url = address if address.startswith(("http://", "https://")) else f"http://{address}"
     return RayHttp(url, token(environment))
 

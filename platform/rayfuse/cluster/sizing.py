@@ -1,11 +1,14 @@
 """Allocate the workers of a spec to the pods of a cluster spec's groups."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rayfuse.errors import SpecError
 from rayfuse.formatting import no_capacity
-from rayfuse.spec.cluster import Cluster, PodTemplate, parse_cpu
+from rayfuse.spec.cluster import Cluster, PodTemplate
+from rayfuse.spec.job import Job
+from rayfuse.spec.kubernetes import parse_cpu, parse_memory
 
 _UNLIMITED = 1_000_000
 
@@ -24,6 +27,18 @@ class WorkerRequirements:
     """GPUs of each worker."""
     spec_path: str
     """Field of the spec that sets `min_workers`, for messages."""
+
+    @classmethod
+    def of_job(cls, job: Job, concurrent_trials: int, spec_path: str) -> "WorkerRequirements":
+        """Return the workers of a job, or of as many trials of a sweep that run at a time."""
+        compute = job.compute
+        return cls(
+            min_workers=compute.min_workers,
+            max_workers=compute.max_workers * concurrent_trials,
+            cpus=compute.cpus_per_worker,
+            gpus=compute.gpus_per_worker,
+            spec_path=spec_path,
+        )
 
 
 def allocate_pods(
@@ -49,6 +64,34 @@ def allocate_pods(
             f"{where}: {workers.spec_path}: {_insufficient_capacity_message(workers, cluster, per_pod, cluster_file)}"
         )
     return {name: counts[name] for name in cluster.workers}
+
+
+@dataclass(frozen=True)
+class PodMemory:
+    """Memory of each worker in the pods of a group."""
+
+    path: str
+    """Path of the pods in the cluster spec: head, or workers.NAME."""
+    bytes_per_worker: int
+    """Bytes of a pod, divided by its workers."""
+    accelerator: str | None
+    """Kind of its GPUs; None: unknown or none."""
+
+
+def least_memory(workers: WorkerRequirements, cluster: Cluster) -> PodMemory:
+    """Return the memory of the workers that have the least, in the pods that run them.
+
+    Raises SpecError where the pods have no room for them.
+    """
+    counts = allocate_pods(workers, cluster, "", "")
+    groups = {f"workers.{name}": cluster.workers[name] for name, count in counts.items() if count}
+    pods: Mapping[str, PodTemplate] = groups or {"head": cluster.head}
+    found = [
+        PodMemory(path, parse_memory(pod.memory) // min(each, workers.max_workers), pod.accelerator)
+        for path, pod in pods.items()
+        if (each := workers_per_pod(pod, workers))
+    ]
+    return min(found, key=lambda pod: pod.bytes_per_worker)
 
 
 def workers_per_pod(machine: PodTemplate, workers: WorkerRequirements) -> int:

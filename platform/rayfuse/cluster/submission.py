@@ -13,17 +13,20 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
+from rayfuse.cluster.protocols import check_protocols
 from rayfuse.errors import SpecError
 from rayfuse.spec.base import Spec, SpecModel
-from rayfuse.spec.cluster import Cluster, is_below
+from rayfuse.spec.cluster import Cluster
 from rayfuse.spec.job import Job
-from rayfuse.spec.load import folder_of, read_kind, read_spec, spec_class, substitute, validate_spec
+from rayfuse.spec.load import folder_of, read_kind, read_spec, spec_class, validate_spec
+from rayfuse.spec.memory_options import memory_combinations
 from rayfuse.spec.paths import ABSENT, get_at
-from rayfuse.spec.search_space import MAX_CHECKED_COMBINATIONS, search_space
+from rayfuse.spec.pods import is_below
+from rayfuse.spec.search_space import MAX_CHECKED_COMBINATIONS, format_values, search_space
 from rayfuse.spec.service import Service
 from rayfuse.spec.sweep import Sweep
+from rayfuse.spec.variables import substitute
+from rayfuse.spec.yaml_io import dump_yaml, load_yaml
 
 COMMANDS = {"job": "train", "sweep": "tune"}
 """`rayfuse` command that runs a spec, by its kind."""
@@ -64,6 +67,8 @@ class SubmissionBundle:
     """Maximum number of trials that run at the same time; 1 for a job."""
     service: Service | None = None
     """The service; None for a job or sweep."""
+    memory_jobs: tuple[tuple[str, Job], ...] = ()
+    """The job, or the trials of a sweep that differ in memory, each with a label for messages."""
 
     @property
     def spec_file(self) -> str:
@@ -116,6 +121,7 @@ class TargetEnvironment:
         read = self.substitute_env(content, where)
         spec = validate_spec(read, kind, where, base=_LOCAL_BASE)
         self.check_no_local_paths(spec, where, content, read)
+        check_protocols(_iter_strings(spec.model_dump(mode="json")), where)
         return spec
 
     def check_no_local_paths(
@@ -239,7 +245,7 @@ def _check_submittable(kind: str, where: str) -> None:
 
 def _content_of(spec: Spec) -> dict[str, Any]:
     """Return a spec as written to YAML, but with its API keys, which are then checked to be variables."""
-    content: dict[str, Any] = yaml.safe_load(spec.to_yaml())
+    content: dict[str, Any] = load_yaml(spec.to_yaml())
     if isinstance(spec, Service) and spec.auth.keys:
         content["auth"]["keys"] = ",".join(key.get_secret_value() for key in spec.auth.keys)
     return content
@@ -248,7 +254,9 @@ def _content_of(spec: Spec) -> dict[str, Any]:
 def _bundle_job(source: str, content: dict[str, Any], target: TargetEnvironment) -> SubmissionBundle:
     job = target.validate(content, Job, source)
     target.check_storage(job, source)
-    return SubmissionBundle("job", job.name, source, {"job.yaml": _to_yaml(content)}, job=job)
+    return SubmissionBundle(
+        "job", job.name, source, {"job.yaml": _to_yaml(content)}, job=job, memory_jobs=(("", job),)
+    )
 
 
 def _bundle_sweep(
@@ -277,7 +285,18 @@ def _bundle_sweep(
     }
     largest = max(trials, key=_total_resources)
     concurrency = sweep.concurrency or getattr(sweep.search, "trials", None) or len(space.grid())
-    return SubmissionBundle("sweep", sweep.name, source, files, job=largest, concurrent_trials=concurrency)
+    memory_jobs = tuple(
+        (f"{format_values(values)}: ", bundled.trial_job(values)) for values in memory_combinations(space)
+    )
+    return SubmissionBundle(
+        "sweep",
+        sweep.name,
+        source,
+        files,
+        job=largest,
+        concurrent_trials=concurrency,
+        memory_jobs=memory_jobs,
+    )
 
 
 def _total_resources(job: Job) -> tuple[float, float]:
@@ -296,7 +315,7 @@ def _bundle_service(source: str, content: dict[str, Any], target: TargetEnvironm
 
 
 def _to_yaml(content: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, width=110)
+    return dump_yaml(dict(content), width=110)
 
 
 def _iter_strings(node: Any, path: str = "") -> Iterator[tuple[str, str]]:

@@ -8,7 +8,7 @@ import torch
 
 from rayfuse.data.samples import Sample
 from rayfuse.modalities import Features, Modality
-from rayfuse.spec.tasks import Target
+from rayfuse.spec.tasks import MultiHot, Target
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,18 @@ def _collate_input(
 
 
 def _collate_targets(targets: list[Target]) -> torch.Tensor:
+    if isinstance(targets[0], MultiHot):
+        return _collate_multi_hot(targets)  # type: ignore[arg-type]
     if not isinstance(targets[0], list):
         return torch.tensor(targets, dtype=torch.float32)
     padded = np.full((len(targets), max(map(len, targets))), np.nan, dtype=np.float32)  # type: ignore[arg-type]
     for row, target in zip(padded, targets, strict=True):
         row[: len(target)] = target  # type: ignore[arg-type]
     return torch.from_numpy(padded)
+
+
+def _collate_multi_hot(targets: Sequence[MultiHot]) -> torch.Tensor:
+    found = torch.zeros(len(targets), targets[0].size)
+    for row, target in zip(found, targets, strict=True):
+        row[list(target.positions)] = 1.0
+    return found

@@ -14,6 +14,7 @@ from rayfuse.data.ingest import MapFn, read_splits
 from rayfuse.data.invalid_rows import InvalidRows, check_invalid_fraction, no_valid_rows_message
 from rayfuse.data.rows import Row
 from rayfuse.data.samples import row_value
+from rayfuse.data.splitting import PlaceReader, SplitSummary
 from rayfuse.data.store import RowDataset, RowStore
 from rayfuse.data.validation import SplitStats, duplicate_warnings, select_valid, validate_splits
 from rayfuse.errors import DataError, InvalidInputError
@@ -70,6 +71,8 @@ def fit(job: Job, rows: Iterable[Row]) -> Job:
     if inputs or tasks:
         for row in rows:
             for name, input_fitter in inputs.items():
+                if not input_fitter.takes_next_row():
+                    continue
                 for value in _input_values(name, job.inputs[name], row, unreadable):
                     with _prefix_errors(f"inputs.{name}"):
                         input_fitter.partial_fit(value)
@@ -141,10 +144,23 @@ def describe(dataset: Dataset, job: Job, stats: Mapping[str, SplitStats]) -> Ite
     yield f"rows: {sizes}" + (f"; {num_invalid} skipped" if num_invalid else "")
     for rows in dataset.invalid.values():
         yield from rows.skipped_lines()
+    yield from _describe_fractions(dataset, job)
     task_lines, input_lines = _summarize(dataset.splits, job)
     yield from task_lines
     yield from _missing_value_report(dataset, job, stats)
     yield from input_lines
+
+
+def _describe_fractions(dataset: Dataset, job: Job) -> Iterable[str]:
+    """Return the groups, classes or times of each split that is cut by them."""
+    reader = PlaceReader.of(job)
+    if not reader.option:
+        return []
+    summary = SplitSummary(reader)
+    for name in ("train", *job.data.fractions):
+        for row in dataset.splits[name]:
+            summary.add(name, row)
+    return summary.lines()
 
 
 def _summarize(splits: Mapping[str, Iterable[Row]], job: Job) -> tuple[list[str], list[str]]:
@@ -162,6 +178,8 @@ def _summarize(splits: Mapping[str, Iterable[Row]], job: Job) -> tuple[list[str]
             for task_summary in tasks_of_split:
                 task_summary.update(row)
             for name, input_summary in inputs.items():
+                if not input_summary.takes_next_row():
+                    continue
                 for value in _input_values(name, job.inputs[name], row):
                     input_summary.update(value)
         for name, summary in inputs.items():

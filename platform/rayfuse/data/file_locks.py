@@ -36,3 +36,9 @@ def remove_orphans(parent: Path) -> None:
                 path.unlink(missing_ok=True)
         except OSError:  # locked, or owned by another user
             continue
+
+
+def release_shared(lock: IO[bytes], parent: Path) -> None:
+    """Unlock a folder below `parent`; the last process that uses it removes it."""
+    lock.close()
+    remove_orphans(parent)

@@ -1,9 +1,13 @@
 """Reading of files at local paths and fsspec URLs."""
 
+import bz2
 import gzip
+import io
+import lzma
+import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,6 +16,23 @@ import fsspec
 
 from rayfuse.errors import DataError, UnavailableError
 from rayfuse.spec.base import join_url
+
+_SHEET = "#sheet="
+
+
+def _open_zstd(file: BinaryIO) -> Any:
+    import pyarrow as pa
+
+    return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file), "zstd"))
+
+
+COMPRESSIONS: dict[str, Callable[[Any], Any]] = {
+    ".gz": lambda file: gzip.GzipFile(fileobj=file),
+    ".bz2": bz2.BZ2File,
+    ".xz": lzma.LZMAFile,
+    ".zst": _open_zstd,
+}
+"""Suffixes of compressed data files → how they are decompressed."""
 
 
 def read_file(url: str) -> bytes:
@@ -24,22 +45,77 @@ def read_file(url: str) -> bytes:
 
 
 @contextmanager
-def open_url(url: str) -> Iterator[BinaryIO]:
-    """Open a data file for reading; a file with the suffix `.gz` is decompressed.
+def open_url(url: str, copy: bool = True) -> Iterator[BinaryIO]:
+    """Open a data file for reading; a file with a suffix of COMPRESSIONS is decompressed.
 
-    A remote file is first copied to the local disk, in one request, so that memory does not depend on its size.
+    A remote file is first copied to the local disk, in one request, so that memory does not depend on its size; without
+    `copy`, it is read as far as needed.
     Raises DataError or UnavailableError as `to_read_error` does, also for errors while the file is read.
     """
+    suffix = compression(url)
     with ExitStack() as stack:
-        file: Any = stack.enter_context(_open_local(url))
-        if normalized_url(url).endswith(".gz"):
-            file = stack.enter_context(gzip.GzipFile(fileobj=file))
+        remote = "://" in url and not copy
+        opened = (open_for_random_access if remote else _open_local)(without_sheet(url))
+        file: Any = stack.enter_context(opened)
+        if not suffix:
+            yield file
+            return
+        file = stack.enter_context(COMPRESSIONS[suffix](file))
         try:
             yield file
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise DataError(
-                f"{url}: incomplete or corrupt gzip file: {error}; compress or upload it again"
+                f"{url}: incomplete or corrupt {suffix[1:]} file: {error}; compress or upload it again"
             ) from None
+
+
+@contextmanager
+def unpacked(url: str, content: BinaryIO) -> Iterator[BinaryIO]:
+    """Yield the content of a data file for random access: a compressed one is copied to the local disk."""
+    if not compression(url):
+        yield content
+        return
+    with tempfile.TemporaryFile(prefix="rayfuse-") as copy:
+        shutil.copyfileobj(content, copy)
+        copy.seek(0)
+        yield copy
+
+
+def compression(url: str) -> str:
+    """Return the suffix of a compressed data file; empty for others."""
+    name = normalized_url(url)
+    return next((suffix for suffix in COMPRESSIONS if name.endswith(suffix)), "")
+
+
+def data_suffix(url: str) -> str:
+    """Return the suffix that names the format of a data file, which may be compressed, as in `.csv`."""
+    name = normalized_url(url).removesuffix(compression(url)).rpartition("/")[2]
+    return "." + name.rsplit(".", 1)[-1]
+
+
+def without_sheet(url: str) -> str:
+    """Return the URL of the workbook that `URL#sheet=NAME` names a sheet of; other URLs unchanged."""
+    return url.partition(_SHEET)[0]
+
+
+def sheet_of(url: str) -> str | None:
+    """Return the name of the sheet in `URL#sheet=NAME`."""
+    return url.partition(_SHEET)[2] or None
+
+
+@contextmanager
+def open_for_random_access(url: str) -> Iterator[BinaryIO]:
+    """Open a file of which only parts are read; a remote file is not copied. Raises as `to_read_error` does."""
+    fs, path = filesystem(url)
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(fs.open(path, "rb"))
+        except Exception as error:  # noqa: BLE001 - each store has its own errors
+            raise to_read_error(url, error) from None
+        try:
+            yield file
+        except FileNotFoundError as error:
+            raise to_read_error(url, error) from None
 
 
 @contextmanager
@@ -80,7 +156,8 @@ def filesystem(url: str) -> tuple[Any, str]:
 
 
 def normalized_url(url: str) -> str:
-    """Return the URL in lower case without an HTTP query, to match its suffix."""
+    """Return the URL in lower case without an HTTP query and the name of a sheet, to match its suffix."""
+    url = without_sheet(url)
     return (url.partition("?")[0] if url.startswith(("http://", "https://")) else url).lower()
 
 

@@ -98,6 +98,8 @@ def check_invalid_fraction(invalid: InvalidRows, total: int, limit: float) -> No
 
 def no_valid_rows_message(source: str, invalid: InvalidRows) -> str:
     """Return the error message of data without a valid row."""
+    if not len(invalid):
+        return f"{source}: no rows"
     return "\n".join([f"{source}: all {len(invalid)} rows are invalid:", *invalid.top_reasons()])
 
 

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Mapping
 from functools import cached_property
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -14,6 +14,9 @@ from rayfuse.data.sampler import BatchSampler, SampleCache
 from rayfuse.data.train_batches import build_train_batch
 from rayfuse.errors import RayfuseError
 from rayfuse.spec.job import Job
+
+if TYPE_CHECKING:
+    from rayfuse.data.cluster_batches import ClusterBatches
 
 Item = TypeVar("Item")
 StepBatches = tuple[list[Batch], int]
@@ -94,7 +97,8 @@ class BatchIterator(Iterator[StepBatches]):
 class BatchLoader:
     """Loader of one worker's batches, built ahead of its training; the same batches in every run.
 
-    They are built by a thread of the worker, or by `compute.data_workers` processes, which live as long as the loader.
+    They are built by a thread of the worker, by `compute.data_workers` processes, which live as long as the loader, or
+    with `compute.decode: cluster` by tasks on the whole cluster.
 
     teacher_outputs: outputs of the teacher on all rows, by task: float32 (rows, …).
     """
@@ -113,6 +117,9 @@ class BatchLoader:
 
     def iter_epoch(self, epoch: int, start_step: int = 0) -> BatchIterator:
         """Return the steps of an epoch from `start_step` on."""
+        if self._job.compute.decode == "cluster":
+            steps = self._cluster_batches.iter_epoch(epoch, start_step)
+            return BatchIterator(prefetch(steps, self._job.compute.prefetch_steps))
         if self._job.compute.data_workers:
             return BatchIterator(self._iter_workers(epoch, start_step))
         return BatchIterator(prefetch(self._iter_local(epoch, start_step), self._job.compute.prefetch_steps))
@@ -122,7 +129,7 @@ class BatchLoader:
         return [part.tolist() for part in parts]
 
     def _iter_local(self, epoch: int, start_step: int) -> Iterator[StepBatches]:
-        dataset = _BatchDataset(self._sample_cache, self._job, self._teacher_outputs)
+        dataset = BatchDataset(self._sample_cache, self._job, self._teacher_outputs)
         for step in range(start_step, self._batch_sampler.steps_per_epoch):
             yield (
                 dataset.build(epoch, self._row_indices(epoch, step)),
@@ -146,6 +153,13 @@ class BatchLoader:
                 pass
 
     @cached_property
+    def _cluster_batches(self) -> "ClusterBatches":
+        from rayfuse.data.cluster_batches import ClusterBatches
+
+        dataset = BatchDataset(self._sample_cache.empty_copy(0), self._job, self._teacher_outputs)
+        return ClusterBatches(dataset, self._batch_sampler, self._rank, self._world_size)
+
+    @cached_property
     def _step_queue(self) -> "_StepQueue":
         return _StepQueue()
 
@@ -161,7 +175,7 @@ class BatchLoader:
         context.set_forkserver_preload(_FORKSERVER_PRELOAD)
         cache = self._sample_cache.empty_copy(compute.sample_cache // compute.data_workers)
         return torch.utils.data.DataLoader(
-            _BatchDataset(cache, self._job, self._teacher_outputs),
+            BatchDataset(cache, self._job, self._teacher_outputs),
             sampler=self._step_queue,
             batch_size=None,
             num_workers=compute.data_workers,
@@ -182,17 +196,18 @@ class _StepQueue(torch.utils.data.Sampler[_StepIndices]):
             yield step
 
 
-class _BatchDataset(torch.utils.data.Dataset[list[Batch] | RayfuseError]):
+class BatchDataset(torch.utils.data.Dataset[list[Batch] | RayfuseError]):
     """Batches by the row indices of a step, in any process."""
 
     def __init__(
         self, sample_cache: SampleCache, job: Job, teacher_outputs: Mapping[str, torch.Tensor] | None
     ) -> None:
-        self._sample_cache, self._job, self._teacher_outputs = sample_cache, job, teacher_outputs
+        self._sample_cache, self.job, self._teacher_outputs = sample_cache, job, teacher_outputs
 
     def build(self, epoch: int, indices: list[list[int]]) -> list[Batch]:
+        """Build a batch of each list of row indices."""
         return [
-            build_train_batch(part, self._sample_cache, self._job, epoch, self._teacher_outputs)
+            build_train_batch(part, self._sample_cache, self.job, epoch, self._teacher_outputs)
             for part in indices
         ]
 

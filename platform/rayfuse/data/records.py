@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+from rayfuse.data.embedded_files import ColumnPath, EmbeddedFile
 from rayfuse.errors import DataError
 
 _TYPE_TAG = "\0rayfuse"
@@ -50,6 +51,8 @@ def encode_values(values: Mapping[str, Any], origin: str) -> tuple[str, list[byt
         if isinstance(value, bytes):
             contents.append(value)
             return {_TYPE_TAG: "bytes", "value": len(contents) - 1}
+        if isinstance(value, EmbeddedFile):
+            return {_TYPE_TAG: kind, "value": value.path}
         if kind not in _ENCODERS:
             raise DataError(
                 f"{origin}: a value of type {kind} is not supported; write text, a number, a time or bytes"
@@ -59,13 +62,17 @@ def encode_values(values: Mapping[str, Any], origin: str) -> tuple[str, list[byt
     return json.dumps(values, default=encode_other), contents
 
 
-def decode_values(text: str, contents: Sequence[bytes]) -> dict[str, Any]:
-    """Return the values of a row as they were before `encode_values`."""
+def decode_values(
+    text: str, contents: Sequence[bytes], attach: Callable[[ColumnPath], EmbeddedFile] = EmbeddedFile
+) -> dict[str, Any]:
+    """Return the values of a row as they were before `encode_values`; `attach` opens the files inside the row."""
 
     def decode_tagged(found: dict[str, Any]) -> Any:
         kind = found.get(_TYPE_TAG)
         if kind == "bytes":
             return contents[found["value"]]
+        if kind == "EmbeddedFile":
+            return attach(tuple(found["value"]))
         return _DECODERS[kind](found["value"]) if kind in _DECODERS else found
 
     values: dict[str, Any] = json.loads(text, object_hook=decode_tagged if _TYPE_TAG_JSON in text else None)

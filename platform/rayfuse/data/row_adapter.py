@@ -6,19 +6,18 @@
 Imports neither numpy nor a modality, so that clients of endpoints have it too.
 """
 
-import base64
-import binascii
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from rayfuse.data.base64_values import decode_base64, is_data_uri
 from rayfuse.data.objects import is_instance_of, to_raw_value
-from rayfuse.data.readers import CELL_PARSERS
 from rayfuse.data.references import file_reference, read_reference
 from rayfuse.errors import InvalidInputError
 from rayfuse.spec.base import is_missing
-from rayfuse.spec.tasks import CellType
+from rayfuse.spec.cells import CellFormat, CellParser, CellType, cell_parser, parse_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,20 +45,23 @@ class InputDescription:
     """True if rows may lack this input."""
     fallback_input: str | None
     """The input whose value is used if a row has none for this one."""
+    cells: Mapping[str, Any] = field(default_factory=dict)
+    """Marks in cells that are texts, other than the defaults (see `rayfuse.spec.cells.CellFormat`)."""
 
     @classmethod
-    def of(cls, options: "Input") -> "InputDescription":
-        """Describe an input of a job."""
+    def of(cls, options: "Input", cells: CellFormat | None = None) -> "InputDescription":
+        """Describe an input of a job, whose csv files have the marks of `cells`."""
         from rayfuse.modalities import modality_class
 
         return cls(
             options.type,
             tuple(modality_class(options).value_formats),
             options.source_columns,
-            options.column_key == "columns",
+            options.reads_mapping,
             options.max_items,
             options.optional,
             options.fallback_input,
+            (cells or CellFormat()).marks(),
         )
 
     @classmethod
@@ -80,12 +82,22 @@ class InputDescription:
         return value
 
     def _parse_cell(self, column: str, value: Any) -> Any:
-        return CELL_PARSERS[self.columns[column]](value) if isinstance(value, str) else value
+        return self._parsers[column](value) if isinstance(value, str) else value
+
+    @cached_property
+    def _parsers(self) -> dict[str, CellParser]:
+        cells = CellFormat(**self.cells)
+        # "NA" may be a category in rows in memory, as in jsonl and parquet
+        marked = {**self.cells, "missing_values": []}
+        formats = {"category": CellFormat(**marked)}
+        return {column: cell_parser(kind, formats.get(kind, cells)) for column, kind in self.columns.items()}
 
 
-def describe_inputs(inputs: Mapping[str, "Input"]) -> dict[str, InputDescription]:
-    """Describe the inputs of a job, by name."""
-    return {name: InputDescription.of(options) for name, options in inputs.items()}
+def describe_inputs(
+    inputs: Mapping[str, "Input"], cells: CellFormat | None = None
+) -> dict[str, InputDescription]:
+    """Describe the inputs of a job, by name; `cells` has the marks in cells that are texts."""
+    return {name: InputDescription.of(options, cells) for name, options in inputs.items()}
 
 
 class RowAdapter:
@@ -182,7 +194,7 @@ class RowAdapter:
     def _parse_named(described: InputDescription, value: Any) -> Any:
         holds_json = "text" not in described.formats and "json" in described.formats
         is_json = isinstance(value, str) and (holds_json or described.max_items > 1)
-        return CELL_PARSERS["json"](value) if is_json else value
+        return parse_json(value) if is_json else value
 
     def _load_items(self, name: str, value: Any, folder: str | None) -> Any:
         if self.inputs[name].max_items == 1:
@@ -200,13 +212,13 @@ class RowAdapter:
         if "file" not in self.inputs[name].formats:
             return value
         value = file_reference(_decode_request_file(name, value))
-        if folder is None and isinstance(value, str):
+        if folder is None and isinstance(value, str) and not is_data_uri(value):
             raise InvalidInputError(
                 "expected the bytes of a file, got a path or URL; give the bytes, or load the model with "
                 'model_config={"media_folder": FOLDER} to read files that trusted rows name',
                 name,
             )
-        return value if folder is None else read_reference(name, value, folder)
+        return read_reference(name, value, folder or "")
 
 
 def numbers_to_texts(column: "pd.Series") -> "pd.Series":
@@ -221,7 +233,7 @@ def numbers_to_texts(column: "pd.Series") -> "pd.Series":
 def explain_unknown_input(name: str, inputs: Mapping[str, "Input"]) -> str:
     """Return the error of a request with a name that is not an input, which may be a column of one."""
     owners = [owner for owner, options in inputs.items() if name in options.source_columns]
-    if owners and inputs[owners[0]].column_key == "columns":
+    if owners and inputs[owners[0]].reads_mapping:
         return f'not an input of this model, but a column of `{owners[0]}`: give {{"{owners[0]}": {{"{name}": …}}}}'
     if owners:
         return f"not an input of this model, but the column of `{owners[0]}`: give `{owners[0]}`"
@@ -238,6 +250,6 @@ def _decode_request_file(name: str, value: Any) -> Any:
     if key == "url":
         return content
     try:
-        return base64.b64decode("".join(content.splitlines()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidInputError(f"b64: not base64: {error}", name) from None
+        return decode_base64(content)
+    except ValueError as error:
+        raise InvalidInputError(f"b64: {error}", name) from None

@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from rayfuse.data.embedded_files import EmbeddedFile
 from rayfuse.spec.base import is_missing
 
 _HASH_RANGE = 2**64
@@ -19,11 +20,13 @@ class Row:
     file: str
     """URL of the file."""
     line: int
-    """Line of a text file, or row number of a parquet file, from 1."""
+    """Line of a text file, or number of the row in other data, from 1."""
 
     @property
     def origin(self) -> str:
-        """FILE:LINE."""
+        """FILE:LINE; the first file of a row in a folder of classes."""
+        if self.file.endswith("/"):
+            return f"{self.file}{self.values.get('file_name', self.line)}"
         return f"{self.file}:{self.line}"
 
     @property
@@ -40,12 +43,12 @@ class Row:
         canonical = json.dumps(values, sort_keys=True, ensure_ascii=False, default=_json_default)
         return hashlib.blake2b(canonical.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
-    def is_held_out(self, fraction: float) -> bool:
-        """Return whether the row is one of about `fraction` of all rows to validate on.
+    def position(self) -> float:
+        """Return a number from 0 to 1 by which a fraction of all rows is held out.
 
         It depends on the values alone, so that equal rows are in one split, whatever the other rows are.
         """
-        return int.from_bytes(self.digest()[:8], "big") / _HASH_RANGE < fraction
+        return _to_position(self.digest())
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,5 +64,16 @@ class InvalidRow:
         return f"{self.origin}: {self.reason}"
 
 
+def hash_position(content: bytes) -> float:
+    """Return a number from 0 to 1 that depends on some bytes, such as the name of a group."""
+    return _to_position(hashlib.blake2b(content, digest_size=16).digest())
+
+
+def _to_position(digest: bytes) -> float:
+    return int.from_bytes(digest[:8], "big") / _HASH_RANGE
+
+
 def _json_default(value: Any) -> str:
+    if isinstance(value, EmbeddedFile):
+        value = value.read()
     return hashlib.blake2b(value, digest_size=16).hexdigest() if isinstance(value, bytes) else str(value)

@@ -6,9 +6,9 @@ import numpy as np
 
 from rayfuse.data.cached_features import add_cached_features
 from rayfuse.data.rows import Row
-from rayfuse.data.samples import Preprocessor, Sample
-from rayfuse.data.store import RowDataset
-from rayfuse.data.validation import GROUPS, LENGTHS
+from rayfuse.data.samples import Preprocessor, Sample, changed_file_message, content_digest
+from rayfuse.data.store import Blocks, RowDataset
+from rayfuse.data.validation import GROUPS, LENGTHS, content_digests_column, file_inputs
 from rayfuse.errors import DataError, InvalidInputError
 from rayfuse.spec.inputs import Input
 from rayfuse.spec.job import Job
@@ -26,6 +26,7 @@ class BatchSampler:
     groups: integers (rows,); rows of equal groups follow one another, so that only a batch border separates them.
     lengths: integers (rows,); each batch has rows of similar length, sorted by it, so that micro-batches and workers do
     too.
+    windows: rows are shuffled within windows of their blocks.
     """
 
     def __init__(
@@ -36,25 +37,33 @@ class BatchSampler:
         seed: int = 0,
         groups: np.ndarray | None = None,
         lengths: np.ndarray | None = None,
+        windows: "Windows | None" = None,
     ) -> None:
         self.num_rows, self.batch_size, self.seed = num_rows, batch_size, seed
         self.gradient_accumulation_steps = gradient_accumulation_steps
         self._groups = None if groups is None else _factorize(groups)
         if lengths is not None and self._groups is not None:
             lengths = _group_means(lengths, self._groups)
-        self._lengths = lengths
+        self._lengths, self._windows = lengths, windows
         self._cached_order: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     @classmethod
     def from_job(cls, rows: Sequence[Row], job: Job) -> "BatchSampler":
         """Build the sampler of a job's training rows, with the groups and lengths that validation stored."""
         train = job.train
-        groups = lengths = None
+        groups = lengths = windows = None
         if isinstance(rows, RowDataset):
             groups = rows.get_column(GROUPS)
             lengths = rows.get_column(LENGTHS) if train.group_by_length else None
+            windows = Windows.from_job(rows.blocks(), job)
         return cls(
-            len(rows), train.batch_size, train.gradient_accumulation_steps, train.seed, groups, lengths
+            len(rows),
+            train.batch_size,
+            train.gradient_accumulation_steps,
+            train.seed,
+            groups,
+            lengths,
+            windows,
         )
 
     @property
@@ -81,8 +90,15 @@ class BatchSampler:
         return order
 
     def _shuffle(self, rng: np.random.Generator) -> np.ndarray:
-        order = np.arange(self.num_rows, dtype=np.int32)
-        rng.shuffle(order)
+        if self._windows is None:
+            order = np.arange(self.num_rows, dtype=np.int32)
+            rng.shuffle(order)
+            return self._group(order, rng)
+        parts = self._windows.shuffle(rng)
+        return np.concatenate([self._group(part, rng) for part in parts])
+
+    def _group(self, order: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Reorder shuffled rows by their groups and lengths."""
         if self._groups is not None:
             ranks = rng.permutation(int(self._groups.max(initial=-1)) + 1).astype(np.int32)
             order = order[np.argsort(ranks[self._groups[order]], kind="stable")]
@@ -95,15 +111,55 @@ class BatchSampler:
 
         The last batch stays last, as it may be smaller.
         """
-        batches = min(_MEGABATCH_SIZE, max(1, self.steps_per_epoch // 2))
+        batches = min(_MEGABATCH_SIZE, max(1, -(-len(order) // self.batch_size) // 2))
         size = batches * self.batch_size
-        for start in range(0, self.num_rows, size):
+        for start in range(0, len(order), size):
             part = order[start : start + size]
             order[start : start + size] = part[np.argsort(-lengths[part], kind="stable")]
-        num_full = self.num_rows // self.batch_size
+        num_full = len(order) // self.batch_size
         full = order[: num_full * self.batch_size].reshape(num_full, self.batch_size)
         rng.shuffle(full, axis=0)
         return order
+
+
+class Windows:
+    """Windows of blocks that fit into the disk cache of a machine, each read once per epoch.
+
+    Each window is a sequence of shuffled blocks. A lane takes some of its blocks, and row i of a window is one of lane
+    i mod `lanes`, so that each of `lanes` workers reads only its own blocks, but for the ends of the lanes.
+    """
+
+    def __init__(self, blocks: Blocks, window_bytes: int, lanes: int) -> None:
+        self._window_bytes, self._lanes, self._num_bytes = window_bytes, lanes, blocks.num_bytes
+        self._rows = np.argsort(blocks.of_rows, kind="stable").astype(np.int32)
+        self._ends = np.cumsum(np.bincount(blocks.of_rows, minlength=len(blocks.num_bytes)))
+
+    @classmethod
+    def from_job(cls, blocks: Blocks | None, job: Job) -> "Windows | None":
+        """Build the windows of a job's rows: half of `compute.disk_cache` each; None if all blocks fit into it."""
+        limit = job.compute.disk_cache
+        if blocks is None or blocks.num_bytes.sum() <= limit:
+            return None
+        return cls(blocks, limit // 2, job.compute.max_workers)
+
+    def shuffle(self, rng: np.random.Generator) -> list[np.ndarray]:
+        """Return the rows of each window in a random order: int32 (rows of the window,) each."""
+        order = rng.permutation(len(self._num_bytes))
+        window_of = (np.cumsum(self._num_bytes[order]) - 1).clip(0) // self._window_bytes
+        starts = np.flatnonzero(np.diff(window_of, prepend=-1))
+        return [self._shuffle_window(blocks, rng) for blocks in np.split(order, starts[1:])]
+
+    def _shuffle_window(self, blocks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        lanes: list[list[np.ndarray]] = [[] for _ in range(self._lanes)]
+        sizes = np.zeros(self._lanes, dtype=np.int64)
+        for block in blocks:
+            lane = int(sizes.argmin())
+            start = self._ends[block - 1] if block else 0
+            lanes[lane].append(self._rows[start : self._ends[block]])
+            sizes[lane] += self._ends[block] - start
+        shuffled = [rng.permutation(np.concatenate(lane)) for lane in lanes if lane]
+        places = np.concatenate([np.arange(len(lane)) for lane in shuffled])
+        return np.concatenate(shuffled)[np.argsort(places, kind="stable")]
 
 
 def _factorize(groups: np.ndarray) -> np.ndarray:
@@ -121,6 +177,8 @@ class SampleCache:
     """Samples of rows by index, decoded at first access and cached up to a memory limit.
 
     cached_indices: by input whose features are cached, the cached value of each row: int32 (rows, items), -1 for none.
+
+    Raises DataError for a row that was valid when the rows were validated and is no longer, or whose files have changed.
     """
 
     def __init__(
@@ -133,13 +191,14 @@ class SampleCache:
         self.rows = rows
         self.preprocessor = preprocessor
         self.cached_indices = cached_indices or {}
+        self._content_digests = _content_digests(rows, preprocessor)
         self._free_bytes = max_bytes
         self._samples: dict[int, Sample] = {}
 
     def __getitem__(self, index: int) -> Sample:
         sample = self._samples.get(index)
         if sample is None:
-            sample = add_cached_features(self._preprocess(self.rows[index]), self.cached_indices, index)
+            sample = add_cached_features(self._preprocess(index), self.cached_indices, index)
             if sample.nbytes <= self._free_bytes:
                 self._free_bytes -= sample.nbytes
                 self._samples[index] = sample
@@ -149,14 +208,28 @@ class SampleCache:
         """Return an empty cache of the same rows."""
         return SampleCache(self.rows, self.preprocessor, max_bytes, self.cached_indices)
 
-    def _preprocess(self, row: Row) -> Sample:
+    def _preprocess(self, index: int) -> Sample:
+        row = self.rows[index]
         try:
-            return self.preprocessor.from_row(row)
+            sample = self.preprocessor.from_row(row)
         except InvalidInputError as error:
             raise DataError(f"{row.origin}: {error}; the row was valid when the run started") from None
+        for name, digests in self._content_digests.items():
+            if content_digest(sample.keys.get(name, ())) != digests[index]:
+                raise DataError(changed_file_message(name, self.preprocessor.inputs[name], row))
+        return sample
 
     def __len__(self) -> int:
         return len(self.rows)
+
+
+def _content_digests(rows: Sequence[Row], preprocessor: Preprocessor) -> dict[str, np.ndarray]:
+    """Return what validation has stored about the files that are read again: uint64 (rows,) by input."""
+    if not isinstance(rows, RowDataset):
+        return {}
+    names = [name for name in file_inputs(preprocessor.inputs) if name not in preprocessor.cached_inputs]
+    stored = {name: rows.get_column(content_digests_column(name)) for name in names}
+    return {name: digests for name, digests in stored.items() if digests is not None}
 
 
 def drop_modalities(

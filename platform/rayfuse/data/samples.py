@@ -1,24 +1,33 @@
 """Preprocessing from values to features, the same for rows in training and for requests in serving."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from rayfuse.data.embedded_files import EmbeddedFile
 from rayfuse.data.references import file_reference, read_reference
 from rayfuse.data.row_adapter import explain_unknown_input
 from rayfuse.data.rows import Row
 from rayfuse.errors import InvalidInputError, MissingInputError
+from rayfuse.formatting import truncate_middle
 from rayfuse.modalities import Features, Modality, build_modality, modality_class
 from rayfuse.spec.base import is_missing
+from rayfuse.spec.family import CustomConfig
 from rayfuse.spec.inputs import Input
 from rayfuse.spec.tasks import Target, TaskConfig
 
 KEY_BYTES = 16
 """Bytes of a content hash."""
 
+FileDecoder = Callable[[str, bytes], Features]
+"""Decoder of the files of inputs by name, which returns `Modality.to_arrays` of the decoded value."""
+
+_MAX_PATHS, _MAX_PATH_CHARS = 3, 200
 _OBJECT_OVERHEAD_BYTES = 500
 """Bytes of the Python objects around an array, or around a sample."""
 
@@ -51,6 +60,11 @@ class _DecodedItem:
     decoded: Any
 
 
+class _DecodedElsewhere(NamedTuple):
+    arrays: Features
+    """Result of `Modality.to_arrays` in another process."""
+
+
 class RowFingerprint(NamedTuple):
     """Hashes and length of a valid row."""
 
@@ -60,6 +74,11 @@ class RowFingerprint(NamedTuple):
     """Steps of all inputs along which batches are padded; 0 unless requested."""
     content_keys: dict[str, list[bytes]]
     """Content hash of each value, by input; empty for a value without content for its input."""
+
+    @property
+    def present_inputs(self) -> set[str]:
+        """Inputs for which the row has content: those that the model gets."""
+        return set(self.content_keys)
 
 
 class Preprocessor:
@@ -82,15 +101,24 @@ class Preprocessor:
         """Return the features and targets of a row. Raises InvalidInputError with the input or task."""
         return self._sample(self._row_values(row), self._targets(row))
 
-    def from_values(self, values: Mapping[str, Any]) -> Sample:
+    @cached_property
+    def isolated_inputs(self) -> set[str]:
+        """Inputs whose files can be decoded in another process, without code of users."""
+        built_in = {name for name, options in self.inputs.items() if not isinstance(options, CustomConfig)}
+        return {name for name in built_in if self.modalities[name].is_isolated}
+
+    def from_values(self, values: Mapping[str, Any], decode_file: FileDecoder | None = None) -> Sample:
         """Return the features of a request: bytes for inputs that are files, else the value itself.
+
+        `decode_file`: decoder of the files of `isolated_inputs`, by default that of their modality.
 
         Raises InvalidInputError for an unknown name or an invalid value, MissingInputError without a required input.
         """
         for name in values:
             if name not in self.inputs:
                 raise InvalidInputError(explain_unknown_input(name, self.inputs), name)
-        return self._sample({name: self._value_or_fallback(name, values) for name in self.inputs}, {})
+        found = {name: self._value_or_fallback(name, values) for name in self.inputs}
+        return self._sample(found, {}, decode_file)
 
     def fingerprint(self, row: Row, with_length: bool = False) -> RowFingerprint:
         """Decode and hash every value of a row, each read once; with `with_length`, also count its steps.
@@ -120,8 +148,8 @@ class Preprocessor:
     def raw_item(self, name: str, row: Row, position: int) -> Any:
         """Return one of `raw_items` without reading the files of the others."""
         options = self.inputs[name]
-        value = options.read(row.values)
-        if not _reads_files(options):
+        value = _read_columns(options, row)
+        if not reads_files(options):
             return self._split_items(name, value)[position]
         references = value if options.max_items > 1 and isinstance(value, (list, tuple)) else [value]
         present = [item for item in map(file_reference, references) if not is_missing(item)]
@@ -133,16 +161,25 @@ class Preprocessor:
         fallback = self.inputs[name].fallback_input
         return values.get(fallback) if fallback is not None and is_missing(value) else value
 
-    def _sample(self, values: Mapping[str, Any], targets: dict[str, Target]) -> Sample:
-        decoded = self._decode_inputs(values)
+    def _sample(
+        self, values: Mapping[str, Any], targets: dict[str, Target], decode_file: FileDecoder | None = None
+    ) -> Sample:
+        decoded = self._decode_inputs(values, decode_file)
         features = {
-            name: [self.modalities[name].process(item.decoded) for item in items]
-            for name, items in decoded.items()
+            name: [self._process(name, item.decoded) for item in items] for name, items in decoded.items()
         }
         keys = {name: [item.key for item in items] for name, items in decoded.items()}
         return Sample(features, keys, targets)
 
-    def _decode_inputs(self, values: Mapping[str, Any]) -> dict[str, list[_DecodedItem]]:
+    def _process(self, name: str, decoded: Any) -> Features:
+        modality = self.modalities[name]
+        if isinstance(decoded, _DecodedElsewhere):
+            return modality.process_arrays(decoded.arrays)
+        return modality.process(decoded)
+
+    def _decode_inputs(
+        self, values: Mapping[str, Any], decode_file: FileDecoder | None = None
+    ) -> dict[str, list[_DecodedItem]]:
         """Return the items of the inputs that are present. Raises MissingInputError without a required input."""
         given = {
             name: self._split_items(name, values.get(name))
@@ -151,23 +188,33 @@ class Preprocessor:
         }
         for name, items in given.items():
             self._check_required(name, items, "missing")
-        decoded = {name: self._decode_items(name, items) for name, items in given.items()}
+        decoded = {name: self._decode_items(name, items, decode_file) for name, items in given.items()}
         present = {name: items for name, items in decoded.items() if items}
         if not present and not self.cached_inputs:
             raise MissingInputError(f"no input given; this model reads: {', '.join(self.inputs)}")
         return present
 
-    def _decode_items(self, name: str, values: list[Any]) -> list[_DecodedItem]:
+    def _decode_items(
+        self, name: str, values: list[Any], decode_file: FileDecoder | None
+    ) -> list[_DecodedItem]:
         """Return the values that hold something of an input; none if it is optional and absent."""
+        is_elsewhere = decode_file is not None and name in self.isolated_inputs
         items: list[_DecodedItem] = []
         reason = "missing"
         for position, value in enumerate(values):
             try:
-                decoded = self.modalities[name].decode(value)
+                decoded: Any
+                if is_elsewhere and isinstance(value, bytes):
+                    assert decode_file is not None
+                    decoded = _DecodedElsewhere(decode_file(name, value))
+                else:
+                    decoded = self.modalities[name].decode(value)
             except MissingInputError as error:
                 reason = f"missing: {error}"
             except InvalidInputError as error:
                 raise error.for_input(name) from None
+            except MemoryError:
+                raise InvalidInputError("takes more memory to decode than there is", name) from None
             else:
                 items.append(_DecodedItem(position, content_key(value), decoded))
         self._check_required(name, items, reason)
@@ -220,12 +267,17 @@ def row_value(name: str, options: Input, row: Row) -> Any:
 
     Raises InvalidInputError if the file cannot be read.
     """
-    value = options.read(row.values)
-    if not _reads_files(options):
+    value = _read_columns(options, row)
+    if not reads_files(options):
         return value
     if options.max_items > 1 and isinstance(value, (list, tuple)):
         return [read_reference(name, file_reference(item), row.folder) for item in value]
     return read_reference(name, file_reference(value), row.folder)
+
+
+def _read_columns(options: Input, row: Row) -> Any:
+    value = options.read(row.values)
+    return value.read() if isinstance(value, EmbeddedFile) else value
 
 
 def content_key(value: Any) -> bytes:
@@ -234,16 +286,36 @@ def content_key(value: Any) -> bytes:
     return hashlib.blake2b(content, digest_size=KEY_BYTES).digest()
 
 
-def _reads_files(options: Input) -> bool:
+def content_digest(keys: Iterable[bytes]) -> int:
+    """Return a hash of the content keys of all values of an input: 64 bits."""
+    digest = hashlib.blake2b(b"".join(keys), digest_size=8).digest()
+    return int.from_bytes(digest, sys.byteorder)
+
+
+def changed_file_message(name: str, options: Input, row: Row) -> str:
+    """Return why a row cannot be used: files of an input have other contents than when the rows were validated."""
+    value = options.read(row.values)
+    values = value if isinstance(value, (list, tuple)) else [value]
+    found = [item.file if isinstance(item, EmbeddedFile) else file_reference(item) for item in values]
+    paths = [truncate_middle(path, _MAX_PATH_CHARS) for path in dict.fromkeys(found) if isinstance(path, str)]
+    shown = ", ".join(paths[:_MAX_PATHS]) + (" …" if len(paths) > _MAX_PATHS else "")
+    return (
+        f"{row.origin}: {name}: {shown or 'its file'} has changed since the run validated it; run the same command again to "
+        "train on the current files"
+    )
+
+
+def reads_files(options: Input) -> bool:
+    """Return whether values of an input are files, which rows may name by path or URL."""
     return "file" in modality_class(options).value_formats
 
 
 def _to_builtin(value: Any) -> Any:
-    """Convert arrays of data frames to lists."""
+    """Convert arrays to lists, also inside lists and mappings: the text of a long array is abbreviated."""
     if isinstance(value, (np.ndarray, np.generic)):
         return _to_builtin(value.tolist())
     if isinstance(value, dict):
         return {name: _to_builtin(inner) for name, inner in value.items()}
-    if isinstance(value, list) and value and isinstance(value[0], (list, dict, np.ndarray, np.generic)):
+    if isinstance(value, (list, tuple)) and not (value and isinstance(value[0], (int, float, str))):
         return [_to_builtin(inner) for inner in value]
     return value

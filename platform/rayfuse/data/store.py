@@ -1,47 +1,56 @@
 """Rows on disk in Arrow IPC files, written once and read by index through memory maps.
 
-    STORE/SHARD.arrow    rows of one split and one file: `line`, `values` (JSON) and `contents` (list of binary)
+    STORE/SHARD.arrow    rows of one split and one file: `line`, `values` (JSON) and `contents` (list of binary),
+                         `row_group` (-1 for none) and `embedded_bytes`
     STORE/SPLIT.COLUMN   a number for each valid row of a split, such as its length
 
 Values keep their exact types (see rayfuse.data.records), which may differ between rows, so they are not typed columns.
 A store is in a folder that all workers reach; each machine copies a remote store once to its own disk. Mapped pages
 count as memory of the process, so they are released every few reads: memory does not depend on the number of rows.
+Files inside rows of parquet stay there, and rows have references to them (see rayfuse.data.embedded_files).
 """
 
-import mmap
 import os
 import shutil
 import tempfile
 import threading
 import weakref
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from operator import index
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, overload
+from typing import IO, Any, NamedTuple, overload
 from uuid import uuid4
 
 import fsspec
 import numpy as np
 
-from rayfuse.data.file_locks import lock_exclusive, lock_shared, remove_orphans
+from rayfuse.data.embedded_files import (
+    BlockCache,
+    ColumnPath,
+    EmbeddedFile,
+    detach_files,
+    has_blocks,
+    row_group_ends,
+)
+from rayfuse.data.file_locks import lock_exclusive, lock_shared, release_shared, remove_orphans
+from rayfuse.data.files import read_file
+from rayfuse.data.memory_map import MappedTable
 from rayfuse.data.records import decode_values, encode_values
 from rayfuse.data.rows import Row
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from rayfuse.errors import ResourceError
 
 _SUFFIX = ".arrow"
 _SHARD_BYTES = 256 << 20
 _BATCH_ROWS, _BATCH_BYTES = 1024, 1 << 20
 """Limits of a record batch: a writer holds one in memory."""
 _MAX_OPEN_SHARDS = 64
-_READS_PER_RELEASE = 16
-"""Reads of a shard between two releases of its mapped pages."""
+DISK_CACHE = 10_000_000_000
+"""Default limit of the files inside rows that a machine keeps on its disk, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -61,25 +70,35 @@ class RowShard:
         return sum(self.batch_sizes)
 
 
+class Blocks(NamedTuple):
+    """Blocks that hold the files inside rows; rows without files form a separate block."""
+
+    of_rows: np.ndarray
+    """Number of each row's block: int32 (rows,)."""
+    num_bytes: np.ndarray
+    """Bytes of the files in each block: int64 (blocks,)."""
+
+
 class RowStore:
     """Folder of a store, removed when the process that created it drops the object; unpickled copies only read it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, disk_cache: int = DISK_CACHE) -> None:
         self.url = url
+        self.block_cache = BlockCache(url.rstrip("/").rpartition("/")[2], disk_cache)
 
     @classmethod
-    def temporary(cls) -> "RowStore":
+    def temporary(cls, disk_cache: int = DISK_CACHE) -> "RowStore":
         """Create a store in this machine's folder for temporary files."""
-        store = cls(tempfile.mkdtemp(prefix="rayfuse-rows-"))
+        store = cls(tempfile.mkdtemp(prefix="rayfuse-rows-"), disk_cache)
         weakref.finalize(store, shutil.rmtree, store.url, ignore_errors=True)
         return store
 
     @classmethod
-    def create_in(cls, parent: str) -> "RowStore":
+    def create_in(cls, parent: str, disk_cache: int = DISK_CACHE) -> "RowStore":
         """Create a store in a new folder below a URL, and remove the stores of killed processes there."""
         fs, path = fsspec.url_to_fs(parent)
         name = uuid4().hex
-        store = cls(f"{parent}/{name}")
+        store = cls(f"{parent}/{name}", disk_cache)
         if _is_local(fs):
             remove_orphans(Path(path))
             weakref.finalize(store, _remove_local, lock_shared(Path(path, name)), Path(path, name))
@@ -114,7 +133,7 @@ class RowStore:
         parent.mkdir(exist_ok=True)
         remove_orphans(parent)
         folder = parent / self.url.rstrip("/").rpartition("/")[2]
-        weakref.finalize(self, _release_copy, lock_shared(folder), parent)
+        weakref.finalize(self, release_shared, lock_shared(folder), parent)
         with lock_exclusive(parent / f"{folder.name}.copying"):
             if not folder.is_dir():
                 partial = tempfile.mkdtemp(prefix="copying-", dir=parent)
@@ -123,7 +142,7 @@ class RowStore:
         return folder
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url}
+        return {"url": self.url, "block_cache": self.block_cache}
 
 
 def _is_local(fs: Any) -> bool:
@@ -134,12 +153,6 @@ def _remove_local(lock: IO[bytes], folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     Path(lock.name).unlink(missing_ok=True)
     lock.close()
-
-
-def _release_copy(lock: IO[bytes], parent: Path) -> None:
-    """Unlock this machine's copy; the last process that uses it removes it."""
-    lock.close()
-    remove_orphans(parent)
 
 
 def _remove_remote(url: str) -> None:
@@ -155,14 +168,19 @@ class ShardWriter:
         self.shards: list[RowShard] = []
         self._store, self._prefix, self._file = store, prefix, file
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._batch: list[tuple[int, str, list[bytes]]] = []
+        self._row_group_ends = row_group_ends(file) if has_blocks(file) else ()
+        self._batch: list[tuple[int, str, list[bytes], int, int]] = []
         self._batch_bytes = self._shard_bytes = 0
         self._batch_sizes: list[int] = []
 
     def write(self, row: Row) -> None:
         """Add a row. Raises DataError for a value of an unsupported type."""
-        text, contents = encode_values(row.values, row.origin)
-        self._batch.append((row.line, text, contents))
+        values, embedded, row_group = row.values, 0, -1
+        if self._row_group_ends:
+            values, embedded = detach_files(values)
+            row_group = bisect_right(self._row_group_ends, row.line - 1) if embedded else -1
+        text, contents = encode_values(values, row.origin)
+        self._batch.append((row.line, text, contents, row_group, embedded))
         self._batch_bytes += len(text) + sum(map(len, contents))
         if len(self._batch) >= _BATCH_ROWS or self._batch_bytes >= _BATCH_BYTES:
             self._write_batch()
@@ -180,7 +198,13 @@ class ShardWriter:
         import pyarrow as pa
 
         schema = pa.schema(
-            [("line", pa.int64()), ("values", pa.large_utf8()), ("contents", pa.list_(pa.large_binary()))]
+            [
+                ("line", pa.int64()),
+                ("values", pa.large_utf8()),
+                ("contents", pa.list_(pa.large_binary())),
+                ("row_group", pa.int32()),
+                ("embedded_bytes", pa.int64()),
+            ]
         )
         if self._folder is None:
             self._folder = self._store.temp_dir()
@@ -204,32 +228,11 @@ class ShardWriter:
         self._folder, self._batch_sizes, self._shard_bytes = None, [], 0
 
 
-class _MappedShard:
-    """Memory map of a shard. Mapped pages are dropped every few reads, and read again from the page cache."""
-
-    def __init__(self, path: Path) -> None:
-        import pyarrow as pa
-
-        with path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._reader = pa.ipc.open_file(pa.py_buffer(self._map))
-        self._num_reads = 0
-
-    def record(self, batch: int, row: int) -> tuple[int, str, list[bytes]]:
-        """Return the line, JSON and contents of a row."""
-        line, values, contents = (column[row].as_py() for column in self._read(batch).columns)
-        return line, values, contents
-
-    def records(self, batch: int, start: int, stop: int) -> Iterator[tuple[int, str, list[bytes]]]:
-        """Return the rows `start` to `stop` of a record batch."""
-        columns = self._read(batch).slice(start, stop - start).columns
-        return zip(*(column.to_pylist() for column in columns), strict=True)
-
-    def _read(self, batch: int) -> "pa.RecordBatch":
-        self._num_reads += 1
-        if self._num_reads % _READS_PER_RELEASE == 0:
-            self._map.madvise(mmap.MADV_DONTNEED)
-        return self._reader.get_batch(batch)
+def _missing_rows_error(path: Path | str) -> ResourceError:
+    return ResourceError(
+        f"{path}: the stored rows do not exist any more: they were removed, or their storage unmounted, during the run; "
+        "run the same command again"
+    )
 
 
 class RowDataset(Sequence[Row]):
@@ -248,7 +251,7 @@ class RowDataset(Sequence[Row]):
         self._valid_before = invalid - np.arange(len(invalid))  # valid rows before each invalid one
         self._chosen = range(self.num_stored - len(invalid))
         self._column_dtypes: dict[str, np.dtype[Any]] = {}
-        self._open_shards: dict[int, _MappedShard] = {}
+        self._open_shards: dict[int, MappedTable] = {}
         self._opening = threading.Lock()
 
     @property
@@ -267,8 +270,11 @@ class RowDataset(Sequence[Row]):
         """
         if name not in self._column_dtypes:
             return None
-        with fsspec.open(f"{self.store.url}/{self.split}.{name}", "rb") as file:
-            numbers = np.frombuffer(file.read(), self._column_dtypes[name])
+        url = f"{self.store.url}/{self.split}.{name}"
+        try:
+            numbers = np.frombuffer(read_file(url), self._column_dtypes[name])
+        except FileNotFoundError:
+            raise _missing_rows_error(url) from None
         chosen = self._chosen
         return numbers if chosen == range(len(numbers)) else numbers[np.array(chosen, dtype=np.int64)]
 
@@ -276,6 +282,24 @@ class RowDataset(Sequence[Row]):
         """Move a file SPLIT.NAME with one entry of `dtype` per valid row of the split into the store."""
         self.store.put(file)
         self._column_dtypes[name] = dtype
+
+    def blocks(self) -> Blocks | None:
+        """Return where the files inside these rows are; None if there are none."""
+        keys: list[np.ndarray] = []
+        sizes: list[np.ndarray] = []
+        files = {file: number for number, file in enumerate(dict.fromkeys(s.file for s in self.shards))}
+        for shard, batch in self._batches:
+            table = self._open(shard)
+            group = table.column(batch, "row_group").to_numpy().astype(np.int64)
+            keys.append(np.where(group < 0, -1, group + (files[self.shards[shard].file] << 32)))
+            sizes.append(table.column(batch, "embedded_bytes").to_numpy())
+        valid = np.array(self._chosen, dtype=np.int64)
+        stored = valid + np.searchsorted(self._valid_before, valid, side="right")
+        chosen, num_bytes = np.concatenate(keys)[stored], np.concatenate(sizes)[stored]
+        if not num_bytes.any():
+            return None
+        ids = np.unique(chosen, return_inverse=True)[1].astype(np.int32)
+        return Blocks(ids, np.bincount(ids, weights=num_bytes).astype(np.int64))
 
     def __len__(self) -> int:
         return len(self._chosen)
@@ -293,7 +317,7 @@ class RowDataset(Sequence[Row]):
         place = bisect_right(self._ends, stored)
         shard, batch = self._batches[place]
         start = self._ends[place - 1] if place else 0
-        return self._decode(shard, self._open(shard).record(batch, stored - start))
+        return self._decode(shard, self._open(shard).row(batch, stored - start))
 
     def __iter__(self) -> Iterator[Row]:
         if self._chosen.step != 1 or not self._chosen:
@@ -305,28 +329,38 @@ class RowDataset(Sequence[Row]):
             shard, batch = self._batches[place]
             begin = self._ends[place - 1] if place else 0
             start, stop = max(first, begin), min(last + 1, self._ends[place])
-            records = self._open(shard).records(batch, start - begin, stop - begin)
+            records = self._open(shard).rows(batch, start - begin, stop - begin)
             for stored, record in enumerate(records, start):
                 if stored not in invalid:
                     yield self._decode(shard, record)
 
-    def _decode(self, shard: int, record: tuple[int, str, list[bytes]]) -> Row:
-        line, text, contents = record
-        return Row(decode_values(text, contents), self.shards[shard].file, line)
+    def _decode(self, shard: int, record: Mapping[str, Any]) -> Row:
+        file, line = self.shards[shard].file, record["line"]
+
+        def attach(path: ColumnPath) -> EmbeddedFile:
+            return EmbeddedFile(path, file, line - 1, self.store.block_cache)
+
+        return Row(decode_values(record["values"], record["contents"], attach), file, line)
 
     def _to_stored_index(self, valid: int) -> int:
         """Return the stored index of a valid row."""
         return valid + int(np.searchsorted(self._valid_before, valid, side="right"))
 
-    def _open(self, shard: int) -> _MappedShard:
+    def _open(self, shard: int) -> MappedTable:
         mapped = self._open_shards.get(shard)
         if mapped is None:
             with self._opening:
                 if len(self._open_shards) >= _MAX_OPEN_SHARDS:
                     del self._open_shards[next(iter(self._open_shards))]  # closed when no thread reads it
-                mapped = _MappedShard(self.store.local_path / f"{self.shards[shard].name}{_SUFFIX}")
+                mapped = self._map(self.store.local_path / f"{self.shards[shard].name}{_SUFFIX}")
                 self._open_shards[shard] = mapped
         return mapped
+
+    def _map(self, path: Path) -> MappedTable:
+        try:
+            return MappedTable(path)
+        except FileNotFoundError:
+            raise _missing_rows_error(path) from None
 
     def _view(self, chosen: range) -> "RowDataset":
         view = RowDataset.__new__(RowDataset)

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from rayfuse.data.base64_values import is_data_uri
 from rayfuse.data.files import filesystem
+from rayfuse.data.formats.hugging_face import label_decoders
 from rayfuse.data.objects import is_instance_of, to_raw_value
-from rayfuse.data.readers import CELL_PARSERS
 from rayfuse.data.row_adapter import describe_inputs, numbers_to_texts
 from rayfuse.errors import DataError, ResourceError
 from rayfuse.spec.base import is_missing
+from rayfuse.spec.cells import parse_json
 from rayfuse.spec.inputs import Input
 from rayfuse.spec.job import Job
 from rayfuse.spec.rows import InMemoryRows
@@ -89,6 +91,20 @@ def write_table(table: Any, folder: str, inputs: Mapping[str, Input], name: str 
     return str(fs.unstrip_protocol(target)) if "://" in folder else target
 
 
+def iter_rows(table: Any) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a table in memory (see `rayfuse.spec.rows.is_table`), a part of it at a time."""
+    if isinstance(table, (list, tuple)):
+        yield from map(dict, table)
+    elif hasattr(table, "iloc"):
+        for start in range(0, len(table), _BATCH_ROWS):
+            yield from table.iloc[start : start + _BATCH_ROWS].to_dict("records")
+    else:
+        for batch in _batches(table, "rows", _ColumnKinds.of({})):
+            decoders = label_decoders(batch.schema)
+            for row in batch.to_pylist():
+                yield row | {name: decode(row[name]) for name, decode in decoders.items()}
+
+
 @dataclass(frozen=True)
 class _ColumnKinds:
     """Columns of the inputs whose values are not stored as they are."""
@@ -115,7 +131,7 @@ class _ColumnKinds:
     def to_storable(self, column: str, value: Any) -> Any:
         """Return a value that Arrow can hold."""
         if column in self.json and isinstance(value, str):
-            value = CELL_PARSERS["json"](value)
+            value = parse_json(value)
         return _to_storable(value, column in self.media)
 
 
@@ -178,7 +194,7 @@ def _to_array(column: str, values: list[Any], name: str) -> "pa.Array":
 
     try:
         return pa.array(values, from_pandas=True)
-    except (pa.ArrowException, TypeError, ValueError) as error:
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         kinds = sorted({type(value).__name__ for value in values if value is not None})
         raise DataError(
             f"{name}: column {column!r} has values of several or unknown types ({', '.join(kinds)}): "
@@ -232,7 +248,7 @@ def _holds_text(kind: "pa.DataType") -> bool:
 
 
 def _absolute(value: Any) -> Any:
-    if isinstance(value, str) and value and "://" not in value:
+    if isinstance(value, str) and value and "://" not in value and not is_data_uri(value):
         return str(Path(value).expanduser().absolute())
     if isinstance(value, list):
         return [_absolute(item) for item in value]

@@ -16,11 +16,11 @@ import numpy as np
 from rayfuse.data.ingest import MapFn, WorkItem
 from rayfuse.data.invalid_rows import InvalidRows
 from rayfuse.data.rows import InvalidRow, Row
-from rayfuse.data.samples import KEY_BYTES, Preprocessor, RowFingerprint
+from rayfuse.data.samples import KEY_BYTES, Preprocessor, RowFingerprint, content_digest, reads_files
 from rayfuse.data.store import RowDataset
 from rayfuse.errors import InvalidInputError
-from rayfuse.spec.base import is_missing
 from rayfuse.spec.feature_cache import cached_inputs
+from rayfuse.spec.inputs import Input
 from rayfuse.spec.job import Job
 from rayfuse.spec.tasks import TaskConfig
 
@@ -39,6 +39,11 @@ def content_keys_column(name: str) -> str:
     return f"content_keys.{name}"
 
 
+def content_digests_column(name: str) -> str:
+    """Return the column of the store with a hash of the files of an input in each row: uint64 (rows,)."""
+    return f"content_digests.{name}"
+
+
 def column_dtypes(job: Job) -> dict[str, np.dtype[Any]]:
     """Return the columns that validation stores, with the dtype of one row's entry."""
     dtypes: dict[str, np.dtype[Any]] = {}
@@ -49,7 +54,14 @@ def column_dtypes(job: Job) -> dict[str, np.dtype[Any]]:
     for name in cached_inputs(job):
         shape = (job.inputs[name].max_items,)
         dtypes[content_keys_column(name)] = np.dtype((f"S{KEY_BYTES}", shape))
+    for name in file_inputs(job.inputs):
+        dtypes[content_digests_column(name)] = np.dtype(np.uint64)
     return dtypes
+
+
+def file_inputs(inputs: Mapping[str, Input]) -> list[str]:
+    """Return the inputs that read files, which may change after they were validated."""
+    return [name for name, options in inputs.items() if reads_files(options)]
 
 
 @dataclass
@@ -73,7 +85,7 @@ class SplitStats:
     invalid_indices: list[np.ndarray] = field(default_factory=list)
     """Stored indices of the invalid rows, in order: int64 (any number,) each."""
     missing_counts: Counter[str] = field(default_factory=Counter)
-    """Valid rows without a value, by input."""
+    """Valid rows without content for an input, by input."""
     hash_sums: np.ndarray = field(default_factory=lambda: np.zeros(2, np.uint64))
     """Sums of both halves of the rows' hashes: uint64 (2,)."""
 
@@ -162,7 +174,7 @@ def validate_work_item(item: WorkItem, splits: Mapping[str, RowDataset], job: Jo
             valid.append(False)
             continue
         valid.append(True)
-        missing.update(name for name, i in job.inputs.items() if is_missing(i.read(row.values)))
+        missing.update(job.inputs.keys() - found.present_inputs)
         for name, entry in entries_of(row, found).items():
             columns[name].append(entry)
     return {
@@ -178,6 +190,7 @@ def _column_encoder(job: Job) -> Callable[[Row, RowFingerprint], dict[str, bytes
     """Return a function from a valid row to the bytes of its hash and columns."""
     by_length, group = job.train.group_by_length, group_column(job.tasks)
     key_sizes = {name: job.inputs[name].max_items * KEY_BYTES for name in cached_inputs(job)}
+    digested = file_inputs(job.inputs)
 
     def encode(row: Row, fingerprint: RowFingerprint) -> dict[str, bytes]:
         entries = {"hashes": fingerprint.digest}
@@ -188,6 +201,9 @@ def _column_encoder(job: Job) -> Callable[[Row, RowFingerprint], dict[str, bytes
         for name, size in key_sizes.items():
             keys = b"".join(key.ljust(KEY_BYTES, b"\0") for key in fingerprint.content_keys.get(name, ()))
             entries[content_keys_column(name)] = keys.ljust(size, b"\0")
+        for name in digested:
+            keys_of_present = filter(None, fingerprint.content_keys.get(name, ()))
+            entries[content_digests_column(name)] = content_digest(keys_of_present).to_bytes(8, sys.byteorder)
         return entries
 
     return encode

@@ -15,9 +15,10 @@ from rayfuse.api.training import train_job
 from rayfuse.cluster import local
 from rayfuse.data.ingest import split_urls
 from rayfuse.demo.prepare import make_data, make_models
-from rayfuse.demo.services import mlflow_server, ray_cluster, sigterm_as_interrupt
+from rayfuse.demo.services import mlflow_server, ray_cluster
 from rayfuse.registry.mlflow_connection import connect, resolve_tracking_uri
 from rayfuse.registry.promotion import promote
+from rayfuse.signals import termination_as_interrupt
 from rayfuse.spec.job import Job
 from rayfuse.spec.load import load_spec
 from rayfuse.spec.service import Service
@@ -83,7 +84,7 @@ def run(
     All processes that it starts are stopped at the end, after `on_ready` (if given) has returned.
     """
     result = DemoResult()
-    with sigterm_as_interrupt(), ExitStack() as cleanup:
+    with termination_as_interrupt(), ExitStack() as cleanup:
         with result.timed_step("prepare the data and the text encoder"):
             prepare(root)
         job_file = root / "jobs" / "digit_arithmetic.yaml"
@@ -102,7 +103,7 @@ def run(
         with result.timed_step("serve with Ray Serve"):
             endpoint = serve(service, tracking_uri=service.tracking_uri or tracking_uri)
         with result.timed_step("predict over HTTP"):
-            result.predictions = _predict_example(endpoint, Path(split_urls(job)["test"]))
+            result.predictions = _predict_example(endpoint, Path(str(split_urls(job)["test"])))
         if on_ready is not None:
             mlflow = cleanup.enter_context(mlflow_server(tracking_uri))
             token_file = str(local.state_file(state_dir))

@@ -10,11 +10,18 @@ import sys
 
 from rayfuse.errors import ResourceError
 
+_WITH_ADAPTERS = "--with-adapters"
 
-def measure() -> int:
-    """Return the bytes of a new process, which takes some seconds. Raises ResourceError if it fails."""
+
+def measure(with_adapters: bool = False) -> int:
+    """Return the bytes of a new process, which takes some seconds, with PEFT if the job trains adapters.
+
+    Raises ResourceError if it fails.
+    """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run([sys.executable, "-m", __name__], env=environment, capture_output=True, text=True)
+    options = [_WITH_ADAPTERS] if with_adapters else []
+    command = [sys.executable, "-m", __name__, *options]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["killed"])[-1]
         raise ResourceError(
@@ -23,16 +30,16 @@ def measure() -> int:
     return int(done.stdout.split()[-1])
 
 
-def _run_dummy_training() -> int:
+def _run_dummy_training(with_adapters: bool) -> int:
     os.environ |= {"DS_ACCELERATOR": "cpu", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     import ray.train
     import ray.train.torch  # noqa: F401
     import torch
 
     import rayfuse.training.worker  # noqa: F401
-    from rayfuse.training.memory import preload_libraries, resident_bytes
+    from rayfuse.training.memory import preload_libraries, release_free_memory, resident_bytes
 
-    preload_libraries()
+    preload_libraries(with_adapters)
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     import deepspeed
     import deepspeed.ops
@@ -47,8 +54,9 @@ def _run_dummy_training() -> int:
     )
     engine.backward(engine(torch.ones(8, 8)).sum())
     engine.step()
+    release_free_memory()
     return resident_bytes()
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{_run_dummy_training()}\n")
+    sys.stdout.write(f"{_run_dummy_training(_WITH_ADAPTERS in sys.argv)}\n")

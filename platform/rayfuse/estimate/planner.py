@@ -12,18 +12,24 @@ from rayfuse.data.dataset import fit
 from rayfuse.data.ingest import read_job_rows, split_urls
 from rayfuse.errors import DataError, SpecError, UnavailableError
 from rayfuse.estimate import baseline, gpu_specs
+from rayfuse.estimate.large_batches import ScalableSimulation
 from rayfuse.estimate.layouts import Phase, WorkerFootprint, offload_names
 from rayfuse.estimate.report import format_plan, plan_to_dict
 from rayfuse.estimate.simulation import ModelSizes, OptimizerMemory, Simulation, StepEstimate
 from rayfuse.estimate.synthetic_batch import max_input_lengths, max_lengths, sample_bytes, with_lengths
 from rayfuse.estimate.synthetic_batch import with_assumed_statistics as assume
-from rayfuse.spec.job import FractionSplit, Job
+from rayfuse.spec.job import Job
 from rayfuse.training.engine import build_deepspeed_config, load_deepspeed_config, zero_stage
+from rayfuse.training.evaluator import evaluation_batch_size
+from rayfuse.training.memory import uses_adapters
 from rayfuse.training.precision import choose_precision
 
-_EVALUATION_BATCH = 256
 _PREFETCHED_BATCHES = 3
 """Batches that are ready while one is computed."""
+_KERNEL_BYTES = 64_000_000
+"""Compiled kernels of a worker on CPUs, and pages of libraries that they use."""
+_RETAINED_FRACTION = 0.5
+"""Freed memory that malloc retains, as a fraction of the activations."""
 _MAX_FITTED_ROWS = 10_000
 _FORWARD_FRACTION = 1 / 3
 """Fraction of the forward pass in the time of forward and backward."""
@@ -156,8 +162,9 @@ class _CachedSimulation:
 
     def __init__(self, simulation: Simulation) -> None:
         self.sizes = simulation.sizes()
-        self.step: Callable[[int], StepEstimate] = cache(simulation.simulate_step)
-        self.evaluation: Callable[[int], int] = cache(simulation.simulate_evaluation)
+        scalable = ScalableSimulation(simulation)
+        self.step: Callable[[int], StepEstimate] = cache(scalable.simulate_step)
+        self.evaluation: Callable[[int], int] = cache(scalable.simulate_evaluation)
         self.optimizer: Callable[[int | None], OptimizerMemory] = cache(simulation.simulate_optimizer)
 
 
@@ -182,10 +189,7 @@ class Planner:
     def plan(self) -> Plan:
         """Return the complete plan. Raises RayfuseError if the model cannot be simulated."""
         with ThreadPoolExecutor(1) as executor:
-            pending = None if self.on_gpu else executor.submit(baseline.measure)
-            current = self.estimate_memory(
-                self.job.compute.max_workers, self.options, self.job.train.gradient_accumulation_steps
-            )
+            pending = None if self.on_gpu else executor.submit(baseline.measure, uses_adapters(self.job))
             layouts = self._layouts()
             activations = self._activations()
             time = self._time()
@@ -195,8 +199,8 @@ class Planner:
             self.precision,
             self.on_gpu,
             [self._add_process_memory(layout, base) for layout in layouts],
-            self._add_process_memory(current, base),
-            self._smallest_fitting(base),
+            self.current_layout(base),
+            self.smallest_fitting(base),
             activations,
             time,
             self.notes,
@@ -236,12 +240,16 @@ class Planner:
             host,
         )
 
-    def predict_peak_bytes(self, baseline_bytes: int) -> int:
-        """Return the peak bytes of a worker of the job as it is configured, with `baseline_bytes` of its process."""
+    def current_layout(self, baseline_bytes: int) -> Layout:
+        """Return the layout of the job as it is configured, with `baseline_bytes` of a worker's process."""
         current = self.estimate_memory(
             self.job.compute.max_workers, self.options, self.job.train.gradient_accumulation_steps
         )
-        return self._add_process_memory(current, baseline_bytes).phase.total
+        return self._add_process_memory(current, baseline_bytes)
+
+    def predict_peak_bytes(self, baseline_bytes: int) -> int:
+        """Return the peak bytes of a worker of the job as it is configured, with `baseline_bytes` of its process."""
+        return self.current_layout(baseline_bytes).phase.total
 
     def _choose_precision(self) -> str:
         wanted = self.job.train.precision
@@ -261,11 +269,11 @@ class Planner:
         return self._models[sharded]
 
     def _evaluation_batch_size(self) -> int:
-        return min(_EVALUATION_BATCH, max(1, self._validation_rows() // self.job.compute.max_workers))
+        workers = self.job.compute.max_workers
+        return min(evaluation_batch_size(self.job, workers), max(1, self.rows // workers))
 
     def _validation_rows(self) -> int:
-        split = self.job.data.validation
-        return round(self.rows * split.fraction) if isinstance(split, FractionSplit) else self.rows
+        return round(self.rows * self.job.data.fractions.get("validation", 1.0))
 
     def _layouts(self) -> list[Layout]:
         """Return every stage and offload, on as many workers as there are GPUs or as the job has."""
@@ -292,7 +300,7 @@ class Planner:
             if stage >= {0: 0, 1: 1, 2: 3}[len(offload)] and not any(self.job.validate_zero_stage(stage))
         ]
 
-    def _smallest_fitting(self, baseline_bytes: int) -> Layout | None:
+    def smallest_fitting(self, baseline_bytes: int) -> Layout | None:
         """Return the layout that fits with the minimum of workers, then of accumulation steps, then of time."""
         available = self.request.gpus or self.job.compute.max_workers
         counts = sorted({available, *(1 << power for power in range(available.bit_length()))})
@@ -319,7 +327,7 @@ class Planner:
     def _sample_memory(self) -> int:
         """Return the bytes of cached samples and prefetched batches of a worker in host memory."""
         one = sample_bytes(self.job)
-        prefetched = _PREFETCHED_BATCHES * one * self._micro_batch_size()
+        prefetched = _PREFETCHED_BATCHES * one * max(self._micro_batch_size(), self._evaluation_batch_size())
         return min(self.job.compute.sample_cache, one * (self.rows + self._validation_rows())) + prefetched
 
     def _micro_batch_size(self) -> int:
@@ -332,7 +340,13 @@ class Planner:
         """Add the memory of the process and its samples, which share host memory with the model on a CPU."""
         if self.on_gpu:
             return layout
-        device = {"process": baseline_bytes, "samples": layout.host_bytes, **layout.phase.device}
+        retained = round(_RETAINED_FRACTION * layout.phase.device.get("activations", 0))
+        own = {
+            "process": baseline_bytes,
+            "samples": layout.host_bytes,
+            "overhead": _KERNEL_BYTES + retained,
+        }
+        device = {**own, **layout.phase.device}
         return replace(layout, phase=Phase(layout.phase.name, device), host_bytes=0)
 
     def _activations(self) -> list[Activations]:
@@ -399,6 +413,18 @@ class Planner:
         )
 
 
+def _describe_folds(job: Job) -> list[str]:
+    """Return a note about the models of the folds, which are trained before the one that is planned."""
+    data = job.data
+    if not data.folds or data.fold:
+        return []
+    fraction = (1 - sum(data.of_fold(1).fractions.values())) / (1 - sum(data.fractions.values()))
+    return [
+        f"cross-validation: {data.folds} models of {fraction:.0%} of the training rows are trained before; all of it takes "
+        f"{1 + data.folds * fraction:.1f} times as long"
+    ]
+
+
 def _scale_length(length: float, fraction: float) -> float:
     """Return a fraction of a length in seconds, or of a count, at least 1."""
     return length * fraction if isinstance(length, float) else max(1, length * fraction)
@@ -411,6 +437,7 @@ def _resolve_request(job: Job, request: PlanRequest) -> tuple[Job, int, PlanRequ
         notes = [
             f"assumed: {request.rows} rows, as long as the job allows; the data is not read",
             *(f"assumed: {what}" for what in assumptions),
+            *_describe_folds(job),
         ]
         return with_lengths(job, request.lengths), request.rows, request, notes
     try:
@@ -419,9 +446,8 @@ def _resolve_request(job: Job, request: PlanRequest) -> tuple[Job, int, PlanRequ
         raise type(error)(
             f"{error}\n  to plan without reading the rows, pass their number: --rows N"
         ) from None
-    split = job.data.validation
-    count = len(rows) - round(len(rows) * split.fraction) if isinstance(split, FractionSplit) else len(rows)
-    notes = [f"read: {len(rows)} rows, {count} of them for training"]
+    count = len(rows) - sum(round(len(rows) * fraction) for fraction in job.data.fractions.values())
+    notes = [f"read: {len(rows)} rows, {count} of them for training", *_describe_folds(job)]
     if len(rows) > _MAX_FITTED_ROWS:
         notes.append(f"read: classes and vocabularies of the first {_MAX_FITTED_ROWS} rows only")
     job = fit(job, rows[:_MAX_FITTED_ROWS])

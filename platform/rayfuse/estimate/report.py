@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from rayfuse.estimate.planner import Layout, Plan, TimeEstimate
 
 _BAR_WIDTH = 40
-_MEMORY_PARTS = ("process", "samples", "weights", "gathered weights", "master weights", "ema weights", "optimizer",
+_MEMORY_PARTS = ("process", "overhead", "samples", "weights", "gathered weights", "master weights", "ema weights", "optimizer",
           "gradients", "buffers", "activations")  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def format_plan(plan: "Plan") -> Iterable[str]:
         ],
     )
     yield ""
-    yield _recommendation(plan)
+    yield recommend(plan.smallest, plan.on_gpu)
     yield _time_estimate(plan.time) if plan.time else "time: unknown without --device"
 
 
@@ -135,24 +135,23 @@ def _describe_layout(layout: "Layout") -> str:
     )
 
 
-def _recommendation(plan: "Plan") -> str:
-    if plan.smallest is None:
+def recommend(smallest: "Layout | None", on_gpu: bool) -> str:
+    """Return the options of the smallest layout that fits, or what to do where none does."""
+    if smallest is None:
         return (
             "no layout fits, down to micro-batches of one row; use more or larger devices, shorter inputs, a smaller encoder, "
             "or adapters instead of train: full"
         )
-    found = plan.smallest
-    changes = [f"compute.workers={found.workers}", *(["compute.gpus_per_worker=1"] if plan.on_gpu else [])]
-    changes += [f"train.deepspeed.stage={found.stage}"]
-    changes += [f"train.deepspeed.offload.{part}=cpu" for part in found.offload.split("+") if part != "none"]
-    changes += (
-        [f"train.gradient_accumulation_steps={found.gradient_accumulation_steps}"]
-        if found.gradient_accumulation_steps > 1
-        else []
-    )
-    return (
-        f"smallest layout that fits: {_describe_layout(found)}: {format_bytes(found.phase.total)} of {format_bytes(found.memory_limit)}\n  "
-        + " ".join(f"--set {change}" for change in changes)
+    steps = smallest.gradient_accumulation_steps
+    changes = [f"compute.workers={smallest.workers}", *(["compute.gpus_per_worker=1"] if on_gpu else [])]
+    changes += [f"train.deepspeed.stage={smallest.stage}"]
+    changes += [
+        f"train.deepspeed.offload.{part}=cpu" for part in smallest.offload.split("+") if part != "none"
+    ]
+    changes += [f"train.gradient_accumulation_steps={steps}"] if steps > 1 else []
+    used = f"{format_bytes(smallest.phase.total)} of {format_bytes(smallest.memory_limit)}"
+    return f"smallest layout that fits: {_describe_layout(smallest)}: {used}\n  " + " ".join(
+        f"--set {change}" for change in changes
     )
 
 

@@ -26,6 +26,7 @@ from rayfuse.estimate.memory_tracker import MemoryPeak, MemoryTracker, freeze_gc
 from rayfuse.estimate.synthetic_batch import make_synthetic_batch
 from rayfuse.model.encoders.huggingface import skip_weight_loading
 from rayfuse.model.encoders.networks import Recurrent
+from rayfuse.model.evaluation import evaluated_subsets
 from rayfuse.model.fused import FusedModel, trainable_parameters
 from rayfuse.spec.feature_cache import cached_inputs
 from rayfuse.spec.job import Job
@@ -178,7 +179,7 @@ class Simulation:
         )
 
     def simulate_evaluation(self, rows: int) -> int:
-        """Return the peak bytes of a forward pass without gradients, in addition to the model."""
+        """Return the peak bytes of a forward pass for subsets of the inputs without gradients, in addition to the model."""
         self.model.eval()
         batch = self._batch(rows)
         with (
@@ -187,7 +188,7 @@ class Simulation:
             MemoryTracker(self._persistent_tensors(batch)) as live,
             self._autocast(),
         ):
-            self.model(batch)
+            self.model(batch, [*evaluated_subsets(list(self.job.inputs)), ()])
         return live.peak_activations.total + _total_bytes(_batch_tensors(batch))
 
     def simulate_optimizer(self, num_shards: int | None) -> OptimizerMemory:

@@ -145,6 +145,11 @@ class _SyntheticSamples:
         return 1
 
 
+def features_bytes(job: Job) -> int:
+    """Return the bytes of a row's features in a synthetic batch."""
+    return _SyntheticSamples(job)[0].nbytes
+
+
 def sample_bytes(job: Job) -> int:
     """Return the bytes of a row's features that a worker reads, without inputs whose features are cached."""
     sample = _SyntheticSamples(job)[0]

@@ -18,7 +18,11 @@ DPI = 120
 """Dots per inch of all plots."""
 _MAX_ANNOTATED_CLASSES = 25
 _MAX_TICK_LABELS = 60
+_MAX_CONFUSION_CLASSES = 100
+"""Of more classes, a confusion matrix shows those with the most confused rows."""
 _MAX_LABEL_LENGTH = 24
+_MAX_BAR_LABEL_LENGTH = 40
+"""Longer names of bars would leave no room for the bars."""
 _SMOOTHED_POINTS = 60
 """Longer training curves are smoothed."""
 
@@ -89,15 +93,21 @@ def _save_curves(folder: Path, records: Iterable[Mapping[str, Any]], metric: str
         yield path
 
 
-def draw_confusion(path: Path, counts: Sequence[Sequence[int]], classes: Sequence[str], title: str) -> None:
-    """Draw a confusion matrix: color is the fraction of a true class (row), numbers are counts of rows."""
-    import numpy as np
+def draw_confusion(
+    path: Path, cells: Sequence[tuple[int, int, int]], classes: Sequence[str], title: str
+) -> None:
+    """Draw a confusion matrix: color is the fraction of a true class (row), numbers are counts of rows.
+
+    cells: positions of the true and the predicted class, and number of rows, of the pairs that occur. Of many classes,
+    only those with the most confused rows are drawn, and the title has the number of the others.
+    """
     from matplotlib.colors import Normalize, PowerNorm
 
-    table = np.asarray(counts, dtype=float)
-    sums = table.sum(axis=1, keepdims=True)
-    fractions = np.divide(table, sums, out=np.zeros_like(table), where=sums > 0)
-    names = [truncate_middle(name, _MAX_LABEL_LENGTH) for name in classes]
+    shown, table, fractions, accuracy = _confusion_of_most_confused(cells, len(classes))
+    title = f"{title}\n{accuracy}"
+    if len(shown) < len(classes):
+        title += f"; the {len(shown)} most confused of {len(classes)} classes"
+    names = [truncate_middle(classes[index], _MAX_LABEL_LENGTH) for index in shown]
     annotated = len(names) <= _MAX_ANNOTATED_CLASSES
     cell = 0.62 if len(names) <= 12 else 0.42 if annotated else 0.22
     longest = max(map(len, names))
@@ -114,15 +124,31 @@ def draw_confusion(path: Path, counts: Sequence[Sequence[int]], classes: Sequenc
     axes.set_yticks(range(0, len(names), step), names[::step], fontsize=size)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    axes.set_title(f"{title}\n{_accuracy_text(table)}", fontsize=11)
+    axes.set_title(title, fontsize=11)
     if annotated:
         _annotate_cells(axes, table, fractions, size=9 if len(names) <= 12 else 7)
     figure.savefig(path)
 
 
-def _accuracy_text(table: "np.ndarray") -> str:
-    total, correct = int(table.sum()), int(table.trace())
-    return f"{correct:,} of {total:,} correct ({correct / max(1, total):.1%})"
+def _confusion_of_most_confused(
+    cells: Sequence[tuple[int, int, int]], num_classes: int
+) -> "tuple[np.ndarray, np.ndarray, np.ndarray, str]":
+    """Return the classes to draw, in their order, their counts and fractions, (classes, classes), and the accuracy as text."""
+    import numpy as np
+
+    true, predicted, counts = np.asarray(cells, dtype=int).reshape(-1, 3).T
+    errors = np.where(true == predicted, 0, counts)
+    confused = np.bincount(true, errors, num_classes) + np.bincount(predicted, errors, num_classes)
+    shown = np.sort(np.argsort(-confused, kind="stable")[:_MAX_CONFUSION_CLASSES])
+    position = np.full(num_classes, -1)
+    position[shown] = np.arange(len(shown))
+    drawn = (position[true] >= 0) & (position[predicted] >= 0)
+    table = np.zeros((len(shown), len(shown)))
+    table[position[true[drawn]], position[predicted[drawn]]] = counts[drawn]
+    sums = np.bincount(true, counts, num_classes)[shown, None]
+    fractions = np.divide(table, sums, out=np.zeros_like(table), where=sums > 0)
+    total, right = int(counts.sum()), int(counts.sum() - errors.sum())
+    return shown, table, fractions, f"{right:,} of {total:,} correct ({right / max(1, total):.1%})"
 
 
 def _annotate_cells(axes: "Axes", table: "np.ndarray", fractions: "np.ndarray", size: int) -> None:
@@ -142,7 +168,8 @@ def draw_by_inputs(
     all_inputs = max((name for name, _ in found), key=lambda name: name.count("+"))
     values = [value for _, value in found]
     labels = [f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}" for value in values]
-    figure, axes = _bars([name for name, _ in found], values, labels)
+    names = [_brief_subset(name, all_inputs) for name, _ in found]
+    figure, axes = _bars(names, values, labels)
     for bar, (name, _) in zip(axes.patches, found, strict=True):
         bar.set_color(BLUE if name == all_inputs else GRAY)
     top = max((abs(value) for value in values), default=1.0) or 1.0
@@ -151,6 +178,14 @@ def draw_by_inputs(
     axes.set_xlabel(f"{metric} on the {split} rows ({'higher' if mode == 'max' else 'lower'} is better)")
     axes.set_title("Quality by subset of the inputs", fontsize=11)
     figure.savefig(path)
+
+
+def _brief_subset(name: str, all_inputs: str) -> str:
+    """Return the name of a subset of many inputs by those that it lacks."""
+    inputs = name.split("+")
+    absent = [one for one in all_inputs.split("+") if one not in inputs]
+    brief = f"without {', '.join(absent)}" if absent else "all inputs"
+    return name if len(name) <= max(len(brief), _MAX_BAR_LABEL_LENGTH) else brief
 
 
 def draw_importance(path: Path, task: str, found: Mapping[str, Any], split: str) -> None:
@@ -170,7 +205,8 @@ def draw_importance(path: Path, task: str, found: Mapping[str, Any], split: str)
 def _bars(names: Sequence[str], values: Sequence[float], labels: Sequence[str]) -> "tuple[Figure, Axes]":
     figure = new_figure(7.5, max(2.2, 0.34 * len(names) + 1.3))
     axes = figure.subplots()
-    bars = axes.barh(names, values, color=BLUE, height=0.7)
+    shown = [truncate_middle(name, _MAX_BAR_LABEL_LENGTH) for name in names]
+    bars = axes.barh(range(len(names)), values, tick_label=shown, color=BLUE, height=0.7)
     axes.bar_label(bars, labels, padding=4, fontsize=9)
     despine(axes, grid="x")
     return figure, axes

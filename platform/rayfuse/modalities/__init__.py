@@ -38,6 +38,9 @@ class _CustomInputFitter(InputFitter):
     def __init__(self, config: CustomConfig, fitter: InputFitter) -> None:
         self._config, self._fitter = config, fitter
 
+    def takes_next_row(self) -> bool:
+        return self._fitter.takes_next_row()
+
     def partial_fit(self, value: Any) -> None:
         self._fitter.partial_fit(value)
 

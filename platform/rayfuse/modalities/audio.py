@@ -3,26 +3,34 @@
 import io
 import wave
 from collections.abc import Mapping
-from fractions import Fraction
 from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 
 from rayfuse.errors import InvalidInputError, MissingInputError, SpecError
+from rayfuse.modalities.audio_headers import describe_truncation, is_mp3, is_streamed_flac
 from rayfuse.modalities.base import Features, Modality, SaliencyMap
+from rayfuse.modalities.decode_memory import reserve
 from rayfuse.modalities.media import MediaDecodeError, open_container, read_packet_times
 from rayfuse.modalities.mel import log_mel
 from rayfuse.modalities.pretrained import WHISPER_STRIDE, load_feature_extractor, whisper_num_positions
+from rayfuse.modalities.resampler import Resampler
 from rayfuse.spec.encoders import HuggingFaceEncoderConfig
 from rayfuse.spec.inputs import AudioInput
 
 _MAX_SAMPLE_RATE = 1_000_000  # samples per second
 _MAX_AMPLITUDE = 1e6  # samples lie in [-1, 1]; 16-bit integers stored as floats reach 32768
-_BLOCK_FRAMES = 65_536
+_COPIES = 3
+"""Arrays of all samples at once: blocks, the whole clip, and its result."""
+_BLOCK_SAMPLES = 1_000_000
+_MAX_VORBIS_BLOCK = 8192
+"""Samples at the end of an Ogg stream that libsndfile may not decode (Vorbis I specification, 4.2.2)."""
 _UNKNOWN_FORMAT_CODES = (1, 4)  # libsndfile's codes for unknown formats and encodings
-_MAX_DENOMINATOR = 10_000
-_PLACEHOLDER_SIZE = 0x7FFF0000  # streaming recorders write sizes from here up into the header
+
+_SAMPLES = "input_values"
+"""Normalized samples, of extractors for encoders that read waveforms."""
+_NO_SAMPLES = np.empty((0, 0))
 
 _TIME_FEATURES: dict[tuple[str, int], tuple[int, ...]] = {
     ("mel", 2): (-2,),
@@ -38,12 +46,14 @@ class AudioModality(Modality):
     """Audio clips, cut or padded to `max_seconds`.
 
     Features: `mel`, float32 (bands, frames), or `waveform`, float32 (sample_rate × max_seconds,), by the option
-    `features`; for a Hugging Face encoder the features of its own feature extractor.
+    `features`; for a Hugging Face encoder the features of its own feature extractor, and for one of variable length
+    `attention_mask`, int64 (steps,), 0 where they are padded.
     """
 
     options: AudioInput
     example_filename = "clip.wav"
     media_types = ("audio/", "video/", "application/octet-stream")
+    is_isolated = True
 
     def __init__(self, options: AudioInput) -> None:
         super().__init__(options)
@@ -57,30 +67,63 @@ class AudioModality(Modality):
             )
         if not value:
             raise InvalidInputError("the audio file is empty (0 bytes)")
-        _check_not_truncated(value)
-        mono, rate = self._read_mono(value)
-        if not len(mono):
+        reserve(_COPIES * 4 * self.num_samples, f"a clip of {self.options.max_seconds:g} s")
+        if missing := describe_truncation(value):
+            raise InvalidInputError(f"the audio file is truncated: {missing}")
+        samples = self._read_mono(value)
+        if not len(samples):
             raise InvalidInputError("the audio file has no samples")
-        if not np.abs(mono).max() <= _MAX_AMPLITUDE:
-            raise InvalidInputError(
-                f"the audio file has samples that are NaN, infinite or above {_MAX_AMPLITUDE:g}; the usual range is -1 to 1"
-            )
-        return _resample(mono, rate, self.options.sample_rate)[: self.num_samples]
+        return samples[: self.num_samples]
 
     def process(self, decoded: np.ndarray) -> Features:
+        if self._extractor is not None:
+            return self._pad_features(self._extract(decoded))
         padded = np.pad(decoded, (0, max(0, self.num_samples - len(decoded))))
-        if self._extractor is None:
-            if self.options.features == "waveform":
-                return {"waveform": padded}
-            return {"mel": log_mel(padded, self.options.sample_rate, self.options.n_mels)}
-        features = self._extractor(
-            padded, sampling_rate=self.options.sample_rate, return_tensors="np", **self._extractor_kwargs
+        if self.options.features == "waveform":
+            return {"waveform": padded}
+        return {"mel": log_mel(padded, self.options.sample_rate, self.options.n_mels)}
+
+    def to_arrays(self, decoded: np.ndarray) -> Features:
+        """Return the samples: extractors of Hugging Face need heavy libraries."""
+        return {"samples": decoded}
+
+    def process_arrays(self, arrays: Features) -> Features:
+        return self.process(arrays["samples"])
+
+    def _extract(self, samples: np.ndarray) -> Features:
+        """Return the features of a Hugging Face extractor for a clip that is not padded, and their mask if it has one.
+
+        Extractors normalize by the statistics of what they get, which must not be padding.
+        """
+        found = self._extractor(
+            samples, sampling_rate=self.options.sample_rate, return_tensors="np", **self._extractor_kwargs
         )
+        features = {name: np.asarray(values[0]) for name, values in found.items()}
+        if self._reads_fixed_windows:
+            features.pop("attention_mask", None)
+        elif "attention_mask" not in features and features.get(_SAMPLES, _NO_SAMPLES).ndim == 1:
+            features["attention_mask"] = np.ones(len(features[_SAMPLES]))
         return {
-            name: np.asarray(values[0], dtype=np.float32)
+            name: values.astype(np.int64 if name == "attention_mask" else np.float32)
             for name, values in features.items()
-            if "mask" not in name
         }
+
+    def _pad_features(self, features: Features) -> Features:
+        """Pad features at the end to those of a clip of `max_seconds`; padding is masked where there is a mask."""
+        padded = {}
+        for name, values in features.items():
+            widths = [
+                (0, max(0, full - own))
+                for full, own in zip(self._full_shapes[name], values.shape, strict=True)
+            ]
+            fill = 0 if name == "attention_mask" else getattr(self._extractor, "padding_value", 0.0)
+            padded[name] = np.pad(values, widths, constant_values=fill)
+        return padded
+
+    @cached_property
+    def _full_shapes(self) -> dict[str, tuple[int, ...]]:
+        silence = np.zeros(self.num_samples, dtype=np.float32)
+        return {name: values.shape for name, values in self._extract(silence).items()}
 
     def dummy_features(self) -> Features:
         return self.process(np.zeros(self.num_samples, dtype=np.float32))
@@ -98,28 +141,39 @@ class AudioModality(Modality):
                 return SaliencyMap(name, sum_axes)
         return None
 
-    def _read_mono(self, value: bytes) -> tuple[np.ndarray, int]:
-        """Read with libsndfile, which reports errors exactly; with FFmpeg if libsndfile does not know the format."""
+    def _read_mono(self, value: bytes) -> np.ndarray:
+        """Read with libsndfile, which reports errors exactly; with FFmpeg if libsndfile does not know the format.
+
+        MP3 is read with FFmpeg, as libsndfile estimates the length of one with a variable bit rate, and stops there; so is
+        FLAC without a stated length, which libsndfile does not read.
+        """
         import soundfile
 
+        seconds, rate = self.options.max_seconds, self.options.sample_rate
+        if is_mp3(value) or is_streamed_flac(value):
+            return _read_container(value, seconds, rate)
         try:
-            return _read_audio_file(value, self.options.max_seconds)
+            return _read_audio_file(value, seconds, rate)
         except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError) as error:
             reason = str(getattr(error, "error_string", None) or error).partition("\n")[0]
-            broken = InvalidInputError(f"not a readable audio file: {reason}")
             if getattr(error, "code", None) not in _UNKNOWN_FORMAT_CODES:
-                raise broken from None
+                raise InvalidInputError(f"not a readable audio file: {reason}") from None
         try:
-            return _read_container(value, self.options.max_seconds)
-        except MediaDecodeError:
-            raise broken from None
+            return _read_container(value, seconds, rate)
+        except MediaDecodeError as unreadable:
+            raise unreadable from None
         except MissingInputError as absent:
             raise absent if self.options.audio_of is not None else InvalidInputError(str(absent)) from None
+
+    @property
+    def _reads_fixed_windows(self) -> bool:
+        """True for Whisper, whose encoder attends to the silence after a clip too."""
+        return hasattr(self._extractor, "n_samples")
 
     @cached_property
     def _extractor_kwargs(self) -> dict[str, Any]:
         """Arguments with which Whisper pads clips to `max_seconds` instead of 30 s; its encoder is cut to fit."""
-        if not hasattr(self._extractor, "n_samples"):
+        if not self._reads_fixed_windows:
             return {}
         return {
             "padding": "max_length",
@@ -146,29 +200,35 @@ class AudioModality(Modality):
         return extractor
 
 
-def _read_audio_file(value: bytes, seconds: float) -> tuple[np.ndarray, int]:
-    """Read the first `seconds` of an audio file, channels averaged; also return the sample rate.
+def _read_audio_file(value: bytes, seconds: float, target_rate: int) -> np.ndarray:
+    """Read the first `seconds` of an audio file, channels averaged, float32 (samples,) at `target_rate`.
 
     Raises libsndfile's errors for files that it cannot read.
     """
     import soundfile
 
     with soundfile.SoundFile(io.BytesIO(value)) as file:
-        rate = file.samplerate
-        _check_rate(rate)
-        blocks = file.blocks(_BLOCK_FRAMES, frames=int(seconds * rate) + 1, dtype="float32", always_2d=True)
-        # In blocks, as a small file can unpack to hundreds of channels.
-        parts = [block.mean(axis=1) for block in blocks]
-    return np.concatenate([np.empty(0, dtype=np.float32), *parts]), rate
+        _check_rate(file.samplerate)
+        wanted = min(file.frames, int(seconds * file.samplerate) + 1)
+        resampler = Resampler(file.samplerate, target_rate)
+        size = max(1, _BLOCK_SAMPLES // file.channels)  # a small file can have hundreds of channels
+        found = 0
+        while len(block := file.read(min(size, wanted - found), dtype="float32", always_2d=True)):
+            resampler.add(_checked(block.mean(axis=1)))
+            found += len(block)
+        tolerance = _MAX_VORBIS_BLOCK if file.format == "OGG" else 0
+        if found < wanted - tolerance:
+            raise InvalidInputError(f"the audio file is truncated: {found} of {file.frames} samples")
+    return resampler.finish()
 
 
-def _read_container(value: bytes, seconds: float) -> tuple[np.ndarray, int]:
+def _read_container(value: bytes, seconds: float, target_rate: int) -> np.ndarray:
     """Read the first audio track of a container. Raises MissingInputError if there is none."""
     with open_container(value, "audio file") as container:
         stream = _audio_stream(container)
         read_packet_times(stream, seconds, "audio track")
     with open_container(value, "audio file") as container:
-        return _decode_stream(container, _audio_stream(container), seconds)
+        return _decode_stream(container, _audio_stream(container), seconds, target_rate)
 
 
 def _audio_stream(container: Any) -> Any:
@@ -179,19 +239,29 @@ def _audio_stream(container: Any) -> Any:
     return stream
 
 
-def _decode_stream(container: Any, stream: Any, seconds: float) -> tuple[np.ndarray, int]:
+def _decode_stream(container: Any, stream: Any, seconds: float, target_rate: int) -> np.ndarray:
     from av import AudioResampler
 
     rate: int = stream.rate
     planes = AudioResampler(format="fltp", rate=rate)
-    parts = [np.empty(0, dtype=np.float32)]
+    resampler = Resampler(rate, target_rate)
     wanted = int(seconds * rate) + 1
     for frame in container.decode(stream):
-        parts += [part.to_ndarray().mean(axis=0) for part in planes.resample(frame)]
-        wanted -= frame.samples
+        for part in planes.resample(frame):  # frames may have another rate than the stream states
+            mono = _checked(part.to_ndarray().mean(axis=0)[:wanted])
+            resampler.add(mono)
+            wanted -= len(mono)
         if wanted <= 0:
             break
-    return np.concatenate(parts)[: int(seconds * rate) + 1], rate
+    return resampler.finish()
+
+
+def _checked(samples: np.ndarray) -> np.ndarray:
+    if len(samples) and not np.abs(samples).max() <= _MAX_AMPLITUDE:
+        raise InvalidInputError(
+            f"the audio file has samples that are NaN, infinite or above {_MAX_AMPLITUDE:g}; the usual range is -1 to 1"
+        )
+    return samples
 
 
 def _check_rate(rate: int) -> None:
@@ -199,24 +269,6 @@ def _check_rate(rate: int) -> None:
         raise InvalidInputError(
             f"the sample rate {rate} is outside 1 to {_MAX_SAMPLE_RATE} Hz; resample the file"
         )
-
-
-def _check_not_truncated(value: bytes) -> None:
-    """Raise InvalidInputError for a WAV shorter than its header states, which libsndfile accepts."""
-    if value[:4] == b"RIFF" and value[8:12] == b"WAVE":
-        size = int.from_bytes(value[4:8], "little") + 8
-        if len(value) < size * 0.99 and size < _PLACEHOLDER_SIZE:
-            raise InvalidInputError(f"the audio file is truncated: {len(value)} of {size} bytes")
-
-
-def _resample(samples: np.ndarray, rate: int, target_rate: int) -> np.ndarray:
-    if rate == target_rate:
-        return samples
-    from scipy.signal import resample_poly
-
-    # An odd rate such as 44101 would need a filter of a million taps; the error of this ratio is below 0.01%.
-    ratio = Fraction(target_rate, rate).limit_denominator(_MAX_DENOMINATOR)
-    return np.asarray(resample_poly(samples, ratio.numerator, ratio.denominator), dtype=np.float32)
 
 
 @cache

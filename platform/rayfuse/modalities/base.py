@@ -42,6 +42,13 @@ class SaliencyMap:
 class InputFitter(ABC):
     """Accumulator of what an input learns from the training rows, in a single pass."""
 
+    def takes_next_row(self) -> bool:
+        """Return whether the values of the next row are added; those of others are not read.
+
+        Called once for each row. An input of large files may fit a sample of the rows.
+        """
+        return True
+
     @abstractmethod
     def partial_fit(self, value: Any) -> None:
         """Add a raw value; one that cannot be decoded is ignored, since validation reports it."""
@@ -65,6 +72,8 @@ class Modality(ABC):
     """HTTP media types that a request may send: full names, or prefixes that end in `/`."""
     example_filename: ClassVar[str] = "FILE"
     """Name of a file in example commands."""
+    is_isolated: ClassVar[bool] = False
+    """True if endpoints decode files in a process with limited memory and time, since decoders may crash."""
 
     def __init__(self, options: Any) -> None:
         """Store the input's options: its spec model, or a custom modality's validated `Options`."""
@@ -96,6 +105,14 @@ class Modality(ABC):
     @abstractmethod
     def process(self, decoded: Any) -> Features:
         """Convert a decoded value to features."""
+
+    def to_arrays(self, decoded: Any) -> Features:
+        """Return what `process_arrays` needs of a decoded value, as arrays that another process can send."""
+        return self.process(decoded)
+
+    def process_arrays(self, arrays: Features) -> Features:
+        """Convert the result of `to_arrays` to features, the same as `process` returns."""
+        return arrays
 
     @abstractmethod
     def dummy_features(self) -> Features:

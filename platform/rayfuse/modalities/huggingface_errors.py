@@ -15,7 +15,11 @@ _LOAD_REASONS = (
     (r"Validation error for field '.*':\s+\w+: (.*)", r"config.json: \1"),
     (r"has model type `(.*)` but Transformers", r"transformers has no model type `\1`"),
     (r"contains custom code", "it requires custom code, which is never run"),
-    (r"no file named model.safetensors", "no file named model.safetensors; other formats are not loaded"),
+    (
+        r"no file named model.safetensors",
+        "no file named model.safetensors; other formats, such as pytorch_model.bin, may contain code and are not loaded. "
+        "If you trust the file, convert it with `AutoModel.from_pretrained(folder).save_pretrained(folder)`",
+    ),
     (
         r"ignore_mismatched_sizes",
         "tensors in model.safetensors have other shapes than config.json defines",

@@ -1,19 +1,28 @@
-"""Images in any format that Pillow reads, as RGB."""
+"""Images in any format that Pillow reads, as RGB with the precision of their files."""
 
 import io
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 
-from rayfuse.errors import InvalidInputError
-from rayfuse.modalities.base import Features, Modality, SaliencyMap
+from rayfuse.modalities.base import Features, InputFitter, Modality, SaliencyMap
+from rayfuse.modalities.image_files import is_deep, open_image, read_deep_pixels
+from rayfuse.modalities.image_range import LevelSummary, RangeFitter, scale_pixels
 from rayfuse.modalities.pretrained import load_image_processor
 from rayfuse.spec.encoders import HuggingFaceEncoderConfig
 from rayfuse.spec.inputs import ImageInput
+from rayfuse.spec.summary import Summary
 
-_MAX_PIXELS = 90_000_000
+_PIXELS = "pixels"
+_MAX_PROCESSOR_PIXELS = 16_000_000
+"""Pixels above which an image is reduced first: many times those of any pretrained encoder."""
+_STRIP_PIXELS = 1_000_000
+"""Pixels that are made opaque at once."""
+_NUM_QUANTIZED = 16
+"""Images of 8 bits that together have 12 bits."""
 
 
 class ImageModality(Modality):
@@ -25,39 +34,56 @@ class ImageModality(Modality):
     options: ImageInput
     media_types = ("image/", "application/octet-stream")
     example_filename = "image.png"
+    is_isolated = True
+
+    @classmethod
+    def fitter(cls, options: ImageInput) -> InputFitter | None:
+        return RangeFitter(options) if options.range == "auto" else None
+
+    def summary(self) -> Summary:
+        return LevelSummary(self.options)
 
     def decode(self, value: Any) -> Any:
-        """Decode the bytes of an image file to a PIL image in RGB."""
-        from PIL import Image, ImageOps
+        """Decode the bytes of an image file to a PIL image in RGB.
 
-        if not isinstance(value, bytes):
-            raise InvalidInputError(
-                f"expected the bytes of an image file, or its path in a row, got {type(value).__name__}"
-            )
-        if not value:
-            raise InvalidInputError("the image file is empty (0 bytes)")
-        try:
-            with Image.open(io.BytesIO(value)) as image:
-                _check_size(image)
-                return _to_rgb(ImageOps.exif_transpose(image))
-        except InvalidInputError:
-            raise
-        except Image.UnidentifiedImageError:
-            raise InvalidInputError("not a readable image: unknown format; use PNG, JPEG or WebP") from None
-        except Image.DecompressionBombError as error:
-            raise InvalidInputError(f"the image is too large: {error}") from None
-        except Exception as error:  # noqa: BLE001 - Pillow's decoders raise many kinds for broken files
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            raise InvalidInputError(f"not a readable image: {reason}") from None
+        An image of more than 8 bits per channel becomes float32 (height, width, 1 or 3), scaled to 0…255.
+        """
+        from PIL import ImageOps
+
+        with open_image(value) as image:
+            if is_deep(image):
+                return scale_pixels(read_deep_pixels(image, value), self.options.range)
+            ImageOps.exif_transpose(image, in_place=True)
+            return self._reduce(_to_rgb(image))
 
     def process(self, decoded: Any) -> Features:
+        is_array = isinstance(decoded, np.ndarray)
         if self._processor is not None:
-            pixels = self._processor(images=decoded, return_tensors="np")["pixel_values"][0]
-            return {"pixel_values": np.asarray(pixels, dtype=np.float32)}
+            images = _quantize(decoded) if is_array else iter([decoded])
+            found = [
+                self._processor(images=[image], return_tensors="np")["pixel_values"][0] for image in images
+            ]
+            return {"pixel_values": np.asarray(np.mean(found, axis=0), dtype=np.float32)}
         size = self.options.size
-        scaled = decoded if decoded.size == (size, size) else decoded.resize((size, size), resample=2)
-        pixels = np.asarray(scaled, dtype=np.float32).transpose(2, 0, 1)
+        if is_array:
+            pixels = _resize_array(decoded, size)
+        else:
+            scaled = decoded if decoded.size == (size, size) else decoded.resize((size, size), resample=2)
+            pixels = np.asarray(scaled, dtype=np.float32).transpose(2, 0, 1)
         return {"pixel_values": pixels / np.float32(127.5) - np.float32(1)}
+
+    def to_arrays(self, decoded: Any) -> Features:
+        """Return the features, or the pixels for a processor of Hugging Face, which needs heavy libraries."""
+        is_pretrained = isinstance(self.options.encoder, HuggingFaceEncoderConfig)
+        return {_PIXELS: np.asarray(decoded)} if is_pretrained else self.process(decoded)
+
+    def process_arrays(self, arrays: Features) -> Features:
+        from PIL import Image
+
+        pixels = arrays.get(_PIXELS)
+        if pixels is None:
+            return arrays
+        return self.process(pixels if pixels.dtype.kind == "f" else Image.fromarray(pixels))
 
     def dummy_features(self) -> Features:
         from PIL import Image
@@ -75,39 +101,54 @@ class ImageModality(Modality):
         is_image = len(shapes.get("pixel_values", ())) == 3
         return SaliencyMap("pixel_values", sum_axes=(-3,)) if is_image else None
 
+    def _reduce(self, image: Any) -> Any:
+        """Reduce a large image for a processor of Hugging Face, which copies it several times, by a whole factor."""
+        if not isinstance(self.options.encoder, HuggingFaceEncoderConfig):
+            return image
+        factor = math.ceil(math.sqrt(image.width * image.height / _MAX_PROCESSOR_PIXELS))
+        return image if factor <= 1 else image.reduce(factor)
+
     @cached_property
     def _processor(self) -> Any:
         encoder = self.options.encoder
         return load_image_processor(encoder.model) if isinstance(encoder, HuggingFaceEncoderConfig) else None
 
 
-def _check_size(image: Any) -> None:
-    """Reject decompression bombs: a few kilobytes can hold an image that takes gigabytes to decode."""
-    if image.width * image.height > _MAX_PIXELS:
-        raise InvalidInputError(
-            f"the image is too large: {image.width} × {image.height} pixels; "
-            f"the maximum is {_MAX_PIXELS // 1_000_000} million pixels"
-        )
-
-
 def _to_rgb(image: Any) -> Any:
-    """Convert to RGB on white, as the color of transparent pixels is arbitrary, with 16 bits scaled to 8."""
+    """Convert to RGB on white, as the color of transparent pixels is arbitrary; an image in RGB is returned itself."""
     from PIL import Image
 
-    if image.mode in ("F", "I") or image.mode.startswith("I;16"):
-        return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
+    image.load()
     if not image.has_transparency_data:
-        return image.convert("RGB")
-    visible = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", visible.size, "white"), visible).convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
+    opaque = Image.new("RGB", image.size)
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        visible = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
+        white = Image.new("RGBA", visible.size, "white")
+        opaque.paste(Image.alpha_composite(white, visible).convert("RGB"), (0, top))
+    return opaque
 
 
-def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
-    if pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() > 65535:
-        raise InvalidInputError(
-            "the pixels are neither 8-bit nor 16-bit integers; save the image with 8 bits per channel"
-        )
-    return (pixels.astype(np.uint32) // 257).astype(np.uint8)
+def _resize_array(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Resize (height, width, 1 or 3) to (3, size, size) as Pillow resizes images of 8 bits, without rounding."""
+    from PIL import Image
+
+    planes = [
+        np.asarray(Image.fromarray(np.ascontiguousarray(plane)).resize((size, size), resample=2))
+        for plane in np.moveaxis(pixels, -1, 0)
+    ]
+    return np.stack(planes * (3 // len(planes)))
+
+
+def _quantize(pixels: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield images of 8 bits, (height, width, 3), whose mean is the image: processors of Hugging Face read no others.
+
+    A processor resizes, crops and normalizes, so that the mean of its results is the result of the mean.
+    """
+    steps = (np.arange(_NUM_QUANTIZED, dtype=np.float32) + np.float32(0.5)) / _NUM_QUANTIZED
+    shape = (*pixels.shape[:2], 3)
+    return (np.broadcast_to((pixels + step).astype(np.uint8), shape) for step in steps)
 
 
 @cache

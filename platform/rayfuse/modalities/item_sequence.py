@@ -3,7 +3,8 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ _EVENT_KEYS = ("id", "time")
 _NUM_EXAMPLES = 3
 _NUM_ASSUMED_ITEMS = 10_000
 _MAX_REPR_CHARS = 40
+_MAX_ITEMS = 1_000_000
 _MAX_TIME_SECONDS = 1e15  # above it float64 no longer distinguishes neighboring times
 
 
@@ -60,6 +62,10 @@ class ItemSequenceModality(Modality):
             raise InvalidInputError(f"expected a list of items, got {type(value).__name__}")
         if not value:
             raise MissingInputError("the list of items is empty")
+        if len(value) > _MAX_ITEMS:
+            raise InvalidInputError(
+                f"{len(value)} items exceed the maximum of {_MAX_ITEMS}; give the newest ones"
+            )
         sequence = (
             _parse_events(value) if isinstance(value[0], Mapping) else ItemSequence(_parse_ids(value), None)
         )
@@ -98,7 +104,7 @@ class ItemSequenceModality(Modality):
         return assumed, [f"{len(vocabulary)} items"]
 
     def json_schema(self) -> Schema:
-        item = {"type": ["string", "number"]}
+        item = {"type": ["string", "number", "boolean"]}
         time = {"type": ["number", "string"], "description": "seconds, or a date and time of ISO 8601"}
         return {
             "type": "array",
@@ -121,7 +127,9 @@ class ItemSequenceModality(Modality):
 
     @cached_property
     def _codes(self) -> dict[str, int]:
-        return {item: code for code, item in enumerate(self.options.vocabulary or (), FIRST_KNOWN)}
+        return {
+            canonical_name(item): code for code, item in enumerate(self.options.vocabulary or (), FIRST_KNOWN)
+        }
 
 
 class _ItemSummary(Summary):
@@ -197,10 +205,13 @@ def _parse_time(place: int, value: Any) -> float:
     try:
         if isinstance(value, str):
             value = datetime.fromisoformat(value)
+        if isinstance(value, date) and not isinstance(value, datetime):
+            value = datetime(value.year, value.month, value.day)
         if isinstance(value, datetime):
             aware = value if value.tzinfo else value.replace(tzinfo=UTC)
             value = aware.timestamp()
-        seconds = float(value) if isinstance(value, (int, float)) else math.nan
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        seconds = float(value) if is_number else math.nan
     except (ValueError, OverflowError, OSError):
         seconds = math.nan
     if not abs(seconds) <= _MAX_TIME_SECONDS:
@@ -215,5 +226,5 @@ def _iter_ids(values: Iterable[Any]) -> Iterable[str]:
     for value in values:
         for item in value if isinstance(value, (list, tuple)) else ():
             item = item.get("id") if isinstance(item, Mapping) else item
-            if isinstance(item, (str, int, float)) and item == item:
+            if isinstance(item, (str, int, float, Decimal)) and item == item:
                 yield canonical_name(item)

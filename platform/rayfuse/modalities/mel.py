@@ -6,6 +6,8 @@ import numpy as np
 
 _WINDOW_SECONDS = 0.032
 _HOP_SECONDS = 0.010
+_FRAMES_AT_ONCE = 10_000
+"""Frames whose spectrum is in memory: it has 25 times the size of the mel bands."""
 _LINEAR_MAX_HZ, _MELS_PER_HZ, _LOG_STEP = 1000.0, 3 / 200, np.log(6.4) / 27
 
 
@@ -18,12 +20,14 @@ def log_mel(waveform: np.ndarray, sample_rate: int, n_mels: int) -> np.ndarray:
     """
     window = 2 ** round(sample_rate * _WINDOW_SECONDS - 1).bit_length()
     hop = round(sample_rate * _HOP_SECONDS)
-    padded = np.pad(waveform.astype(np.float32), window // 2)
+    padded = np.pad(waveform.astype(np.float32, copy=False), window // 2)
     frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop]
-    mels = np.log(
-        _mel_filter_bank(sample_rate, window, n_mels) @ _power_spectrum(frames * _hann_window(window)).T
-        + np.float32(1e-6)
-    )
+    mels = np.empty((n_mels, len(frames)), dtype=np.float32)
+    for start in range(0, len(frames), _FRAMES_AT_ONCE):
+        power = _power_spectrum(frames[start : start + _FRAMES_AT_ONCE] * _hann_window(window))
+        mels[:, start : start + _FRAMES_AT_ONCE] = _mel_filter_bank(sample_rate, window, n_mels) @ power.T
+    mels += np.float32(1e-6)
+    np.log(mels, out=mels)
     deviation = mels.std(ddof=1) if mels.size > 1 else 0
     return ((mels - mels.mean()) / (deviation + 1e-3)).astype(np.float32)
 

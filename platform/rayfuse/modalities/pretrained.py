@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -58,8 +59,28 @@ def resolve_model_path(model: str) -> str:
     """Return a model's local folder, downloaded first if `model` is a URL; a hub id is returned unchanged.
 
     Downloads are cached in ~/.cache/rayfuse/pretrained (or below XDG_CACHE_HOME) by the names, sizes and dates of the
-    files. Raises DataError if nothing can be read at the URL.
+    files. Raises DataError if nothing can be read at the URL, or if it is an adapter without its model.
     """
+    folder = _local_path(model)
+    _reject_adapter(model, Path(folder))
+    return folder
+
+
+def resolve_adapter_path(adapter: str) -> Path:
+    """Return the local folder of an adapter of PEFT, downloaded first if it is at a URL.
+
+    Raises DataError if it has no configuration, or no weights as safetensors.
+    """
+    folder = Path(_local_path(adapter))
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (folder / name).is_file():
+            raise DataError(
+                f"{adapter}: no {name}; save the adapter with `save_pretrained` of PEFT, which writes safetensors"
+            )
+    return folder
+
+
+def _local_path(model: str) -> str:
     if "://" not in model:
         return model
     import fsspec
@@ -86,6 +107,23 @@ def download_model(model: str) -> Path:
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(model, allow_patterns=[f"*{ending}" for ending in SAFE_SUFFIXES]))
+
+
+def _reject_adapter(model: str, folder: Path) -> None:
+    """Raise DataError if a folder has an adapter of PEFT, but no model."""
+    adapter = folder / "adapter_config.json"
+    if (folder / "config.json").exists() or not adapter.is_file():
+        return
+    try:
+        base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (ValueError, AttributeError):
+        base = None
+    raise DataError(
+        f"{model}: an adapter of PEFT, not a model; name its model ({base or 'see its documentation'}) here and the "
+        "adapter as `lora.init_from`, or merge it into its model with `PeftModel.from_pretrained(base, "
+        "adapter).merge_and_unload().save_pretrained(folder)`, save the tokenizer or processor there too, and use "
+        "that folder"
+    )
 
 
 def _download(fs: Any, files: dict[str, str], target: Path) -> None:

@@ -15,9 +15,11 @@ from rayfuse.modalities.base import CLIP_LIMIT, Features, InputFitter, Modality,
 from rayfuse.modalities.scalers import RobustFitter
 from rayfuse.modalities.vocabulary import UnknownValues, build_vocabulary, canonical_name
 from rayfuse.spec.base import is_missing
+from rayfuse.spec.cells import resembles_number
 from rayfuse.spec.error_messages import suggest_nearest
-from rayfuse.spec.inputs import CategoryColumn, Column, InferredColumn, NumberColumn, TabularInput
+from rayfuse.spec.inputs import TabularInput
 from rayfuse.spec.summary import Summary
+from rayfuse.spec.table_columns import CategoryColumn, Column, InferredColumn, NumberColumn
 
 _UNKNOWN, _MISSING, _FIRST_KNOWN = 0, 1, 2
 _MAX_REPR_CHARS = 40
@@ -25,6 +27,8 @@ _BUFFER_SIZE = 1024
 _MAX_INFERRED_CATEGORIES = 10_000
 """Distinct numbers that are counted in a column whose kind is not known yet."""
 _NUM_EXAMPLES = 3
+_MOSTLY = 0.5
+"""Fraction of values that look like numbers in an inferred column of categories above which its texts are reported."""
 _ASSUMED_CATEGORIES = [str(number) for number in range(100)]
 
 
@@ -80,7 +84,7 @@ class TabularModality(Modality):
         return self.options.model_copy(update={"columns": columns}), [note]
 
     def json_schema(self) -> Schema:
-        number = {"type": ["number", "null"]}
+        number = {"type": ["number", "boolean", "null"]}
         category = {"type": ["string", "number", "boolean", "null"]}
         known = self.options.category_vocabularies
         columns = {
@@ -99,7 +103,7 @@ class TabularModality(Modality):
         return _ColumnSummary(self.options)
 
     def _parse_cell(self, name: str, value: Any) -> Any:
-        if is_missing(value):
+        if _is_missing_cell(value):
             return None
         try:
             return (
@@ -116,7 +120,10 @@ class TabularModality(Modality):
     @cached_property
     def _codes(self) -> dict[str, dict[str, int]]:
         categories = self.options.category_vocabularies.items()
-        return {name: {text: i for i, text in enumerate(texts, _FIRST_KNOWN)} for name, texts in categories}
+        return {
+            name: {canonical_name(text): i for i, text in enumerate(texts, _FIRST_KNOWN)}
+            for name, texts in categories
+        }
 
     @cached_property
     def _center(self) -> np.ndarray:
@@ -154,12 +161,18 @@ def _iter_mappings(values: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
 
 
 class _ColumnSummary(Summary):
-    """Missing values and unknown categories of each column."""
+    """Missing values and unknown categories of each column, and texts in columns that are mostly numbers."""
 
     def __init__(self, options: TabularInput) -> None:
         self._columns = tuple(options.columns)
         self._rows = 0
         self._missing: Counter[str] = Counter()
+        self._numbers: Counter[str] = Counter()
+        self._texts: dict[str, Counter[str]] = {
+            name: Counter()
+            for name, column in options.columns.items()
+            if isinstance(column, CategoryColumn) and column.inferred
+        }
         self._unknown = {
             name: UnknownValues(vocabulary) for name, vocabulary in options.category_vocabularies.items()
         }
@@ -167,7 +180,9 @@ class _ColumnSummary(Summary):
     def update(self, value: Any) -> None:
         for row in _iter_mappings([value]):
             self._rows += 1
-            self._missing.update(name for name in self._columns if is_missing(row.get(name)))
+            self._missing.update(name for name in self._columns if _is_missing_cell(row.get(name)))
+            for name, texts in self._texts.items():
+                self._add_to_mixture(name, texts, row.get(name))
             for name, column in self._unknown.items():
                 for category in _category_names([row.get(name)]):
                     column.add(category)
@@ -176,9 +191,30 @@ class _ColumnSummary(Summary):
         for name in self._columns:
             if self._missing[name]:
                 yield f"column {name} is missing in {self._missing[name]} of {self._rows} rows"
+        for name, texts in self._texts.items():
+            if texts and self._numbers[name] >= _MOSTLY * (self._rows - self._missing[name]):
+                yield self._describe_mixture(name, texts)
         for name, column in self._unknown.items():
             if column.count:
                 yield f"column {name}: {column}"
+
+    def _add_to_mixture(self, name: str, texts: Counter[str], value: Any) -> None:
+        is_text = isinstance(value, str)
+        self._numbers[name] += resembles_number(value) if is_text else _looks_like_number(value)
+        if is_text and (len(texts) < _MAX_INFERRED_CATEGORIES or value in texts):
+            texts[value] += 1
+
+    def _describe_mixture(self, name: str, texts: Counter[str]) -> str:
+        shown = ", ".join(
+            f"{truncated_repr(text, _MAX_REPR_CHARS)} ({count})"
+            for text, count in texts.most_common(_NUM_EXAMPLES)
+        )
+        more = ", …" if len(texts) > _NUM_EXAMPLES else ""
+        return (
+            f"WARNING column {name} is a category, although {self._numbers[name]} of its values look like numbers: {shown}{more} are texts; "
+            "correct these cells, add them to `data.missing_values`, set `data.thousands` or `data.decimal`, or write "
+            f"`{name}: number` to make them invalid rows, `{name}: category` to keep them"
+        )
 
 
 class _TableFitter(InputFitter):
@@ -198,7 +234,7 @@ class _TableFitter(InputFitter):
             self._invalid = self._invalid or truncated_repr(value, _MAX_REPR_CHARS)
             return
         for name, column in self._columns.items():
-            if not is_missing(value.get(name)):
+            if not _is_missing_cell(value.get(name)):
                 column.add(value[name])
 
     def finalize(self) -> TabularInput:
@@ -282,7 +318,8 @@ def _fit_column(name: str, stats: _ColumnStats, options: TabularInput) -> Column
             f"column `{name}`: none of its {len(stats.categories)} categories occurs in {options.min_frequency} "
             "training rows; lower `min_frequency` or leave the column out"
         )
-    return column.model_copy(update={"vocabulary": vocabulary})
+    inferred = isinstance(options.columns[name], InferredColumn)
+    return column.model_copy(update={"vocabulary": vocabulary, "inferred": inferred})
 
 
 def _fit_number_column(name: str, column: NumberColumn, stats: _ColumnStats) -> NumberColumn:
@@ -298,6 +335,11 @@ def _fit_number_column(name: str, column: NumberColumn, stats: _ColumnStats) -> 
     return column.model_copy(
         update={"center": center, "scale": scale} | {k: v for k, v in given.items() if v is not None}
     )
+
+
+def _is_missing_cell(value: Any) -> bool:
+    """Return whether a cell is missing; a blank text is, as in csv files."""
+    return is_missing(value) or (isinstance(value, str) and not value.strip())
 
 
 def _parse_number(value: Any) -> float:
@@ -325,5 +367,7 @@ def _looks_like_number(value: Any) -> bool:
 
 def _category_names(values: Iterable[Any]) -> list[str]:
     """Return the values that can be categories, as text."""
-    kinds = (str, bool, int, float)
-    return [canonical_name(value) for value in values if isinstance(value, kinds) and not is_missing(value)]
+    kinds = (str, bool, int, float, Decimal)
+    return [
+        canonical_name(value) for value in values if isinstance(value, kinds) and not _is_missing_cell(value)
+    ]

@@ -1,17 +1,23 @@
-"""Text, as tokens of a pretrained encoder's tokenizer or as UTF-8 bytes."""
+"""Text, as tokens of a pretrained encoder's tokenizer, as UTF-8 bytes, or as n-grams."""
 
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from rayfuse.errors import DataError, InvalidInputError
-from rayfuse.modalities.base import Features, Modality, Schema, pad
+from rayfuse.errors import DataError, InvalidInputError, MissingInputError
+from rayfuse.modalities.base import Features, InputFitter, Modality, Schema, pad
+from rayfuse.modalities.ngrams import PADDING, NGramFitter, NGramVectorizer
 from rayfuse.modalities.pretrained import load_tokenizer
-from rayfuse.spec.encoders import HuggingFaceEncoderConfig
+from rayfuse.spec.encoders import HuggingFaceEncoderConfig, NGramsEncoderConfig
 from rayfuse.spec.inputs import TextInput
+from rayfuse.spec.templates import fill_template
 
 _PAD_TOKEN_ID = 0
+_CHARS_PER_TOKEN, _MIN_CHARS = 100, 10_000
+"""Characters of a text that a tokenizer reads: 100 per token of `max_tokens`, and 10,000 more."""
 NO_TOKEN = -1
 """Entry of `word_starts` for a word that was truncated, and for padding."""
 
@@ -21,18 +27,34 @@ class TextModality(Modality):
 
     Features: `input_ids` and `attention_mask`, int64 (tokens,), padded to the longest of a batch. For a list of words
     also `word_starts`, int64 (words,): the index of each word's first token, `NO_TOKEN` for truncated words.
+
+    For an encoder of n-grams: `input_ids`, int64 (n-grams,), codes of the distinct known n-grams; `weights`, float32
+    (n-grams,), their TF-IDF weights.
     """
 
     options: TextInput
     value_formats = ("text", "json")
-    media_types = ("text/plain", "application/json")
+    media_types = ("text/", "application/json", "application/octet-stream")
+
+    @classmethod
+    def fitter(cls, options: TextInput) -> InputFitter | None:
+        encoder = options.encoder
+        unfitted = isinstance(encoder, NGramsEncoderConfig) and encoder.vocabulary is None
+        return _VocabularyFitter(cls(options)) if unfitted else None
 
     def decode(self, value: Any) -> str | list[str]:
+        if self.options.template is not None and isinstance(value, Mapping):
+            value = fill_template(self.options.template, value)
+            if value is None:
+                raise MissingInputError(f"no value in the columns {', '.join(self.options.source_columns)}")
         if isinstance(value, (list, tuple)):
             return [_validate_text(word, f"word {place}: ") for place, word in enumerate(value)]
         return _validate_text(value)
 
     def process(self, decoded: str | list[str]) -> Features:
+        if self._vectorizer is not None:
+            codes, weights = self._vectorizer.transform(_as_text(decoded))
+            return {"input_ids": codes, "weights": weights}
         if isinstance(decoded, str):
             ids = self._token_ids(decoded)
             return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
@@ -41,28 +63,51 @@ class TextModality(Modality):
         return {"input_ids": ids, "attention_mask": np.ones_like(ids), "word_starts": starts}
 
     def num_steps(self, decoded: str | list[str]) -> int:
-        """Return the number of tokens."""
+        """Return the number of tokens or n-grams."""
         return len(self.process(decoded)["input_ids"])
 
     def dummy_features(self) -> Features:
         return self.process("")
 
+    @property
+    def length_mask(self) -> str | None:
+        return super().length_mask if self._vectorizer is None else None
+
+    def with_assumed_statistics(self) -> tuple[TextInput, list[str]]:
+        """Assume that the vocabulary of an encoder of n-grams is full."""
+        encoder = self.options.encoder
+        if not isinstance(encoder, NGramsEncoderConfig) or encoder.vocabulary is not None:
+            return self.options, []
+        vocabulary = [str(number) for number in range(encoder.vocabulary_size)]
+        assumed = encoder.model_copy(update={"vocabulary": vocabulary, "idf": [1.0] * len(vocabulary)})
+        return self.options.model_copy(update={"encoder": assumed}), [f"{len(vocabulary)} n-grams"]
+
     def longest_features(self, as_words: bool = False) -> Features:
+        if self._vectorizer is not None:
+            return self._vectorizer.longest_features()
         count = self.options.max_tokens
         features = self.process(["a"] * count if as_words else "a " * count)
         return {name: values[:count] for name, values in features.items()}  # a tokenizer adds special tokens
 
     def json_schema(self) -> Schema:
-        return {"type": ["string", "array"], "items": {"type": "string"}}
+        schema: Schema = {"type": ["string", "array"], "items": {"type": "string"}}
+        if self.options.template is None:
+            return schema
+        columns = {name: {"type": ["string", "number", "null"]} for name in self.options.source_columns}
+        return {**schema, "type": [*schema["type"], "object"], "properties": columns}
 
-    def example(self) -> str:
-        return "What is this?"
+    def example(self) -> str | dict[str, str]:
+        text = "What is this?"
+        return text if self.options.template is None else dict.fromkeys(self.options.source_columns, text)
 
     def description(self) -> str:
-        return f"a text; the first {self.options.max_tokens} tokens are read"
+        unit = "tokens" if self._vectorizer is None else "words"
+        return f"a text; the first {self.options.max_tokens} {unit} are read"
 
     def collate(self, rows: list[Features]) -> Features:
-        """Pad on the right to the longest row: int64 (rows, tokens), and (rows, words) if a row is a list of words."""
+        """Pad on the right to the longest row: (rows, tokens), and (rows, words) if a row is a list of words."""
+        if self._vectorizer is not None:
+            return {name: pad([row[name] for row in rows], 0, PADDING) for name in rows[0]}
         stacked = {
             "input_ids": pad([row["input_ids"] for row in rows], 0, self._pad_token_id),
             "attention_mask": pad([row["attention_mask"] for row in rows], 0),
@@ -74,6 +119,7 @@ class TextModality(Modality):
 
     def _token_ids(self, text: str) -> np.ndarray:
         limit = self.options.max_tokens
+        text = self._cut(text)
         if self._tokenizer is None:
             encoded = text.encode()[:limit] or b" "
             return np.frombuffer(encoded, dtype=np.uint8).astype(np.int64) + 1
@@ -84,6 +130,7 @@ class TextModality(Modality):
 
     def _tokenize_with_offsets(self, text: str) -> tuple[np.ndarray, list[tuple[int, int]]]:
         """Return token ids and the character span of each; the span of special tokens is empty."""
+        text = self._cut(text)
         if self._tokenizer is None:
             ids = self._token_ids(text)
             lengths = (len(character.encode()) for character in text)
@@ -98,6 +145,15 @@ class TextModality(Modality):
         found = self._tokenizer(text, truncation=True, max_length=limit, return_offsets_mapping=True)
         return np.asarray(found["input_ids"] or [self._pad_token_id], dtype=np.int64), found["offset_mapping"]
 
+    def _cut(self, text: str) -> str:
+        """Return the part of a text that is tokenized: tokenizers read a text to its end before they truncate it."""
+        if self._tokenizer is None:
+            return text[: self.options.max_tokens]
+        limit = _CHARS_PER_TOKEN * self.options.max_tokens + _MIN_CHARS
+        return (
+            text[-limit:] if getattr(self._tokenizer, "truncation_side", "right") == "left" else text[:limit]
+        )
+
     @property
     def _pad_token_id(self) -> int:
         return _PAD_TOKEN_ID if self._tokenizer is None else self._tokenizer.pad_token_id or _PAD_TOKEN_ID
@@ -106,6 +162,28 @@ class TextModality(Modality):
     def _tokenizer(self) -> Any:
         encoder = self.options.encoder
         return load_tokenizer(encoder.model) if isinstance(encoder, HuggingFaceEncoderConfig) else None
+
+    @cached_property
+    def _vectorizer(self) -> NGramVectorizer | None:
+        encoder = self.options.encoder
+        if not isinstance(encoder, NGramsEncoderConfig):
+            return None
+        return NGramVectorizer(encoder, self.options.max_tokens)
+
+
+class _VocabularyFitter(InputFitter):
+    """N-grams of the training rows."""
+
+    def __init__(self, modality: TextModality) -> None:
+        self._modality = modality
+        self._fitter = NGramFitter(modality.options.encoder, modality.options.max_tokens)  # type: ignore[arg-type]
+
+    def partial_fit(self, value: Any) -> None:
+        with suppress(InvalidInputError):
+            self._fitter.partial_fit(_as_text(self._modality.decode(value)))
+
+    def finalize(self) -> TextInput:
+        return self._modality.options.model_copy(update={"encoder": self._fitter.finalize()})
 
 
 def word_starts(words: list[str], offsets: list[tuple[int, int]]) -> np.ndarray:
@@ -124,6 +202,10 @@ def word_starts(words: list[str], offsets: list[tuple[int, int]]) -> np.ndarray:
             starts[place] = tokens[next_token][0]
         position = end + 1
     return starts
+
+
+def _as_text(decoded: str | list[str]) -> str:
+    return decoded if isinstance(decoded, str) else " ".join(decoded)
 
 
 def _validate_text(value: Any, prefix: str = "") -> str:

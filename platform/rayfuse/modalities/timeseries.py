@@ -1,11 +1,8 @@
 """Time series: values of several channels over time, of any length, with missing values."""
 
-import csv
-import io
-import json
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from functools import cached_property
 from typing import Any
 
@@ -15,14 +12,19 @@ from rayfuse.errors import DataError, InvalidInputError, MissingInputError
 from rayfuse.formatting import plural, truncated_repr
 from rayfuse.modalities.base import CLIP_LIMIT, Features, InputFitter, Modality, Schema, object_schema, pad
 from rayfuse.modalities.scalers import RobustFitter, ScalerFitter, StandardFitter
+from rayfuse.modalities.timeseries_files import (
+    PARQUET,
+    check_values,
+    out_of_range,
+    read_csv,
+    read_json,
+    read_parquet,
+)
 from rayfuse.spec.inputs import TimeseriesInput
 
-_PARQUET = b"PAR1"
 _BOM = b"\xef\xbb\xbf"
-_NULL_CELLS = ("", "nan", "null", "none", "na")
-_MAX_ABS_VALUE = 1e30  # larger values overflow float32 after scaling
-_MAX_VALUES = 50_000_000
 _MAX_NAMES_SHOWN = 40
+_NUMBER_TYPES = {bool, int, float, type(None)}
 
 
 class TimeSeriesModality(Modality):
@@ -36,11 +38,11 @@ class TimeSeriesModality(Modality):
     value_formats = ("json", "file")
     media_types = (
         "application/json",
-        "text/csv",
-        "text/plain",
+        "text/",
         "application/vnd.apache.parquet",
         "application/octet-stream",
     )
+    is_isolated = True
 
     @classmethod
     def fitter(cls, options: TimeseriesInput) -> InputFitter | None:
@@ -54,7 +56,9 @@ class TimeSeriesModality(Modality):
         Returns the newest `max_steps` steps, float64 (channels, steps), NaN where a value is missing.
         """
         if isinstance(value, bytes):
-            value = _from_file(value)
+            value = self._from_file(value)
+        else:
+            value = self._channels_first(value)
         if isinstance(value, Mapping):
             rows = self._channels_by_name(value)
         elif isinstance(value, (list, tuple)):
@@ -63,10 +67,24 @@ class TimeSeriesModality(Modality):
             raise InvalidInputError(
                 f"expected a list of values for each channel, or a file, got {type(value).__name__}"
             )
-        decoded = self._stack_channels(rows)[:, -self.options.max_steps :]
+        decoded = self._stack_channels(rows)
         if np.isnan(decoded).all():
             raise MissingInputError("the time series has no values")
         return decoded
+
+    def _channels_first(self, value: Any) -> Any:
+        """Return lists of channels for lists of steps, if `layout` is channels_last; other values unchanged."""
+        if self.options.layout == "channels_first" or not isinstance(value, (list, tuple)):
+            return value
+        if not any(isinstance(step, (list, tuple, np.ndarray)) for step in value):
+            return value  # of a single channel
+        count = self.options.num_channels
+        for place, step in enumerate(value):
+            if not isinstance(step, (list, tuple, np.ndarray)) or len(step) != count:
+                raise InvalidInputError(
+                    f"step {place}: expected a list of {plural(count, 'value')}, one per channel (layout: channels_last)"
+                )
+        return [list(channel) for channel in zip(*value, strict=True)]
 
     def process(self, decoded: np.ndarray) -> Features:
         observed = ~np.isnan(decoded)
@@ -94,8 +112,14 @@ class TimeSeriesModality(Modality):
 
     def json_schema(self) -> Schema:
         names, count = self.options.channel_names, self.options.num_channels
-        steps = {"type": "array", "items": {"type": ["number", "null"]}, "minItems": 1}
+        steps = {"type": "array", "items": {"type": ["number", "boolean", "null"]}, "minItems": 1}
         channels = {"type": "array", "items": steps, "minItems": count, "maxItems": count}
+        if self.options.layout == "channels_last":
+            channels = {
+                "type": "array",
+                "items": {**steps, "minItems": count, "maxItems": count},
+                "minItems": 1,
+            }
         if names is None:
             return channels
         named = {**object_schema(dict.fromkeys(names, steps)), "description": "values of each channel"}
@@ -105,6 +129,8 @@ class TimeSeriesModality(Modality):
         center = self.options.center or [0.0] * self.options.num_channels
         values = [[round(value, 3), None, round(value, 3)] for value in center]
         names = self.options.channel_names
+        if names is None and self.options.layout == "channels_last":
+            return [list(step) for step in zip(*values, strict=True)]
         return values if names is None else dict(zip(names, values, strict=True))
 
     def description(self) -> str:
@@ -149,7 +175,22 @@ class TimeSeriesModality(Modality):
                 )
         if not len(channels[0]):
             raise InvalidInputError("the time series has no steps")
-        return np.stack(channels)
+        return np.stack([channel[-self.options.max_steps :] for channel in channels])
+
+    def _from_file(self, content: bytes) -> Any:
+        """Read {channel: values}, or lists of values, from a csv, parquet or JSON file."""
+        content = content.removeprefix(_BOM)
+        if not content.strip():
+            raise InvalidInputError("the file is empty")
+        if content.startswith(PARQUET):
+            return read_parquet(content, self.options)
+        try:
+            text = content.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InvalidInputError(f"neither parquet nor UTF-8 text (byte {error.start})") from None
+        if text.lstrip()[:1] in ("[", "{"):
+            return self._channels_first(read_json(text))
+        return read_csv(text, self.options)
 
     def _channel_name(self, place: int) -> str:
         return self.options.channel_names[place] if self.options.channel_names else str(place)
@@ -204,98 +245,37 @@ def _parse_channel(name: str, row: Any) -> np.ndarray:
     """Parse one channel to float64 (steps,)."""
     if not isinstance(row, (list, tuple, np.ndarray)):
         raise InvalidInputError(f"channel {name}: expected a list of values, got {type(row).__name__}")
-    try:
-        array = np.asarray(row)
-    except ValueError:  # lists of different lengths
-        array = np.array(row, dtype=object)
-    if array.dtype.kind not in "iufb":
-        array = np.array([_parse_value(name, value) for value in row], dtype=np.float64)
+    if isinstance(row, np.ndarray) and row.dtype.kind in "iufb":
+        array = row
+    elif row and all(isinstance(value, (list, tuple, np.ndarray)) for value in row):
+        raise InvalidInputError(f"channel {name}: expected numbers, got lists of numbers")
+    elif not set(map(type, row)) <= _NUMBER_TYPES:  # an array of texts has the size of the longest for each
+        array = np.fromiter((_parse_value(name, value) for value in row), np.float64, len(row))
+    else:
+        array = _to_array(name, row)
     if array.ndim != 1:
         raise InvalidInputError(f"channel {name}: expected numbers, got lists of numbers")
-    array = array.astype(np.float64)
-    if (np.abs(array) > _MAX_ABS_VALUE).any():  # NaN compares as False
-        raise InvalidInputError(f"channel {name}: a value is infinite or above {_MAX_ABS_VALUE:g}")
+    array = array.astype(np.float64, copy=False)
+    check_values(name, array)
     return array
+
+
+def _to_array(name: str, row: Any) -> np.ndarray:
+    try:
+        return np.array(row, dtype=np.float64)
+    except OverflowError:
+        raise out_of_range(name) from None
 
 
 def _parse_value(name: str, value: Any) -> float:
     if value is None:
         return math.nan
-    if not isinstance(value, (bool, int, float)):
+    if not isinstance(value, (bool, int, float, Decimal, np.number, np.bool_)):
         raise InvalidInputError(f"channel {name}: expected a number or null, got {truncated_repr(value)}")
     try:
         return float(value)
     except OverflowError:
-        raise InvalidInputError(f"channel {name}: a value is infinite or above {_MAX_ABS_VALUE:g}") from None
-
-
-def _from_file(content: bytes) -> Any:
-    """Read {channel: values}, or lists of values, from a csv, parquet or JSON file."""
-    content = content.removeprefix(_BOM)
-    if not content.strip():
-        raise InvalidInputError("the file is empty")
-    if content.startswith(_PARQUET):
-        return _from_parquet(content)
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InvalidInputError(f"neither parquet nor UTF-8 text (byte {error.start})") from None
-    return _from_json(text) if text.lstrip()[:1] in ("[", "{") else _from_csv(text)
-
-
-def _from_parquet(content: bytes) -> dict[str, Any]:
-    import pyarrow.parquet as pq
-    from pyarrow import ArrowException
-
-    try:
-        file = pq.ParquetFile(io.BytesIO(content))
-        if file.metadata.num_rows * file.metadata.num_columns > _MAX_VALUES:
-            raise InvalidInputError(f"more than {_MAX_VALUES} values; shorten the series")
-        columns: dict[str, Any] = file.read().to_pydict()
-    except (ArrowException, OSError, ValueError, OverflowError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InvalidInputError(f"not a readable parquet file: {reason}") from None
-    return columns
-
-
-def _from_json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInputError(f"not JSON: {error}") from None
-
-
-def _from_csv(text: str) -> Any:
-    """Read a column per channel and a line per step; the first line may hold the channel names."""
-    try:
-        lines = [line for line in csv.reader(io.StringIO(text, newline=""), strict=True) if line]
-    except csv.Error as error:
-        raise InvalidInputError(f"not CSV: {error}") from None
-    if not lines:
-        raise InvalidInputError("the file is empty")
-    for number, line in enumerate(lines, 1):
-        if len(line) != len(lines[0]):
-            raise InvalidInputError(f"line {number} has {len(line)} cells, the first {len(lines[0])}")
-    first = [_parse_cell(cell) for cell in lines[0]]
-    if any(isinstance(cell, float) for cell in first):
-        return [list(map(_parse_cell, column)) for column in zip(*lines, strict=True)]
-    header = [cell.strip() for cell in lines[0]]
-    name, count = Counter(header).most_common(1)[0]
-    if count > 1:
-        raise InvalidInputError(f"{count} columns have the name `{name}`; rename all but one")
-    columns = zip(*lines[1:], strict=True) if len(lines) > 1 else ([] for _ in header)
-    return {name: list(map(_parse_cell, column)) for name, column in zip(header, columns, strict=True)}
-
-
-def _parse_cell(cell: str) -> float | str | None:
-    """Parse a cell to a number, None if it is missing, or its text if it is not a number."""
-    cell = cell.strip()
-    if cell.lower() in _NULL_CELLS:
-        return None
-    try:
-        return float(cell)
-    except ValueError:
-        return cell
+        raise out_of_range(name) from None
 
 
 def _join_names(names: Iterable[Any]) -> str:

@@ -10,10 +10,13 @@ import numpy as np
 
 from rayfuse.errors import InvalidInputError
 from rayfuse.modalities.base import Features, Modality, SaliencyMap, pad
-from rayfuse.modalities.media import PacketTimes, open_container, read_packet_times
+from rayfuse.modalities.decode_memory import reserve
+from rayfuse.modalities.media import MAX_FRAME_PIXELS, PacketTimes, open_container, read_packet_times
 from rayfuse.spec.inputs import VideoInput
 
-_MAX_PIXELS = 36_000_000  # per frame: 8K
+_MAX_SIDE = 16_384  # pixels
+_FRAMES_IN_MEMORY = 20
+"""Frames that decoders hold: up to 16 that others refer to, and those in work."""
 _TIME_TOLERANCE = 1e-4  # seconds by which times of packets and frames may differ
 
 
@@ -36,6 +39,7 @@ class VideoModality(Modality):
     options: VideoInput
     example_filename = "clip.mp4"
     media_types = ("video/", "image/gif", "application/octet-stream")
+    is_isolated = True
 
     def decode(self, value: Any) -> Clip:
         """Decode the bytes of a video file to RGB frames, rotated according to the file's metadata."""
@@ -129,14 +133,26 @@ def _video_stream(container: Any) -> Any:
         if stream.disposition.name and "attached_pic" in stream.disposition.name:
             continue
         context = stream.codec_context
-        if context.width * context.height > _MAX_PIXELS:
-            raise InvalidInputError(
-                f"the video is too large: {context.width} × {context.height} pixels; "
-                f"the maximum is {_MAX_PIXELS // 1_000_000} million pixels per frame"
-            )
-        context.options = {"max_pixels": str(_MAX_PIXELS)}
+        _check_size(context)
+        context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
+        context.thread_count = 1  # each thread holds further frames
         return stream
     raise InvalidInputError("the file has no video stream")
+
+
+def _check_size(context: Any) -> None:
+    """Check the size of a video's frames, and the memory of those that its decoder holds."""
+    width, height = context.width, context.height
+    if width * height > MAX_FRAME_PIXELS or max(width, height) > _MAX_SIDE:
+        raise InvalidInputError(
+            f"the video is too large: {width} × {height} pixels; the maximum is {MAX_FRAME_PIXELS // 1_000_000} million "
+            f"pixels per frame, and {_MAX_SIDE} for a side"
+        )
+    bits = context.format.padded_bits_per_pixel if context.format else 32
+    reserve(
+        width * height * bits // 8 * _FRAMES_IN_MEMORY,
+        f"a video of {width} × {height} pixels, {bits} bits each,",
+    )
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Collect the outputs of a model over samples, for all inputs and for every subset of them, and compute metrics."""
+"""Accumulate the outputs of a model over samples, for all inputs and for every subset of them, and compute metrics."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,11 @@ import torch
 
 from rayfuse.data.collate import Batch
 from rayfuse.model.tasks import TaskHead
+from rayfuse.model.tasks.accumulators import Accumulator, StoredOutputs, new_accumulator
 from rayfuse.spec.job import Job
+
+_MAX_INPUTS_WITH_ALL_SUBSETS = 5
+_MAX_FREQUENT_COMBINATIONS = 10
 
 Subset = tuple[str, ...]
 """Names of inputs, in the order of the job."""
@@ -22,6 +26,32 @@ def nonempty_subsets(inputs: Sequence[str]) -> list[Subset]:
     return [chosen for size in sizes for chosen in combinations(inputs, size)]
 
 
+def evaluated_subsets(
+    inputs: Sequence[str], present: Mapping[str, Sequence[np.ndarray]] | None = None
+) -> list[Subset]:
+    """Return the subsets of the inputs that metrics are computed with, the largest first.
+
+    These are all subsets of up to 5 inputs. Of more inputs, they are all inputs, all but one, each alone, and the
+    combinations that most samples have according to `present` (see `EvaluationOutputs.present`).
+    """
+    if len(inputs) <= _MAX_INPUTS_WITH_ALL_SUBSETS:
+        return nonempty_subsets(inputs)
+    chosen = [subset for size in (len(inputs), len(inputs) - 1, 1) for subset in combinations(inputs, size)]
+    frequent = [] if present is None else _most_frequent_combinations(inputs, present)
+    order = {name: position for position, name in enumerate(inputs)}
+    return sorted({*chosen, *frequent}, key=lambda subset: (-len(subset), [order[name] for name in subset]))
+
+
+def _most_frequent_combinations(
+    inputs: Sequence[str], present: Mapping[str, Sequence[np.ndarray]]
+) -> list[Subset]:
+    table = np.stack([np.concatenate(present[name]) for name in inputs], axis=1)
+    patterns, counts = np.unique(table, axis=0, return_counts=True)
+    most = patterns[np.argsort(-counts, kind="stable")[:_MAX_FREQUENT_COMBINATIONS]]
+    names = [tuple(name for name, has in zip(inputs, pattern, strict=True) if has) for pattern in most]
+    return [subset for subset in names if subset]
+
+
 def subset_name(subset: Subset) -> str:
     """Return the name of a subset in reports: its inputs joined by `+`."""
     return "+".join(subset)
@@ -29,12 +59,14 @@ def subset_name(subset: Subset) -> str:
 
 @dataclass
 class EvaluationOutputs:
-    """Raw outputs and targets of samples."""
+    """Outputs on samples as metrics, details and contributions need them, accumulated over batches and workers."""
 
-    outputs: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    """By task, float (samples, …), one array per batch."""
-    targets: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    """By task, float (samples, …), one array per batch."""
+    tasks: dict[str, Accumulator[Any]] = field(default_factory=dict)
+    """By task, the state of its metrics."""
+    scores: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    """By task, float (samples,), one array per batch: `TaskHead.attribution_score` of the prediction from all inputs."""
+    labels: dict[str, list[str]] = field(default_factory=dict)
+    """By task whose predictions have labels, those of the samples."""
     present: dict[str, list[np.ndarray]] = field(default_factory=dict)
     """By input, bool (samples,): which samples have it."""
     losses: dict[str, float] = field(default_factory=dict)
@@ -42,52 +74,58 @@ class EvaluationOutputs:
     num_samples: int = 0
     """Number of samples, without fillers."""
 
-    def add(self, heads: Mapping[str, TaskHead], outputs: Mapping[str, torch.Tensor], batch: Batch) -> None:
-        """Add the raw outputs of a batch by task; its filler samples are left out."""
+    def add(
+        self,
+        heads: Mapping[str, TaskHead],
+        outputs: Mapping[str, torch.Tensor],
+        batch: Batch,
+        complete: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        """Add the raw outputs of a batch by task; its filler samples are left out.
+
+        `complete`: the raw outputs from all inputs, if scores are to be added.
+        """
         real = batch.weights > 0
         for name, head in heads.items():
             if name in batch.targets and real.any():
                 chosen, targets = outputs[name][real].float(), batch.targets[name][real]
                 self.losses[name] = self.losses.get(name, 0.0) + float(head.loss(chosen, targets).sum())
-                self.outputs.setdefault(name, []).append(chosen.cpu().numpy())
-                self.targets.setdefault(name, []).append(targets.cpu().numpy())
+                if name not in self.tasks:
+                    self.tasks[name] = new_accumulator(head)
+                self.tasks[name].update(head, chosen.cpu().numpy(), targets.cpu().numpy())
+                if complete is not None:
+                    self._add_scores(name, head, chosen, complete[name][real].float())
+                if outputs is complete and name in self.scores:
+                    self._add_labels(name, head, chosen)
         for name, part in batch.inputs.items():
             self.present.setdefault(name, []).append((part.index[real] >= 0).any(dim=1).cpu().numpy())
         self.num_samples += int(real.sum())
 
-    def for_task(self, task: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return all outputs and targets of a task, each (samples, …)."""
-        return _concatenate_padded(self.outputs[task]), _concatenate_padded(self.targets[task])
+    def _add_scores(self, name: str, head: TaskHead, outputs: torch.Tensor, complete: torch.Tensor) -> None:
+        scores = head.attribution_score(outputs, complete)
+        if scores is not None:
+            self.scores.setdefault(name, []).append(scores.double().cpu().numpy())
+
+    def _add_labels(self, name: str, head: TaskHead, outputs: torch.Tensor) -> None:
+        labels = [prediction.get("label") for prediction in head.format_predictions(outputs)]
+        if all(isinstance(label, (str, int, float)) for label in labels):
+            self.labels.setdefault(name, []).extend(map(str, labels))
 
     def merge(self, other: "EvaluationOutputs") -> None:
         """Add the samples of another worker."""
-        for mine, theirs in (
-            (self.outputs, other.outputs),
-            (self.targets, other.targets),
-            (self.present, other.present),
-        ):
+        for name, state in other.tasks.items():
+            if name in self.tasks:
+                self.tasks[name].merge(state)
+            else:
+                self.tasks[name] = state
+        for mine, theirs in ((self.scores, other.scores), (self.present, other.present)):
             for name, arrays in theirs.items():
                 mine.setdefault(name, []).extend(arrays)
+        for name, labels in other.labels.items():
+            self.labels.setdefault(name, []).extend(labels)
         for name, loss in other.losses.items():
             self.losses[name] = self.losses.get(name, 0.0) + loss
         self.num_samples += other.num_samples
-
-
-def _concatenate_padded(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Concatenate along the first axis; pad the other axes with NaN to the longest."""
-    shape = np.max([array.shape[1:] for array in arrays], axis=0)
-    if all(array.shape[1:] == tuple(shape) for array in arrays):
-        return np.concatenate(arrays)
-    return np.concatenate(
-        [
-            np.pad(
-                array,
-                [(0, 0), *((0, most - size) for most, size in zip(shape, array.shape[1:], strict=True))],
-                constant_values=np.nan,
-            )
-            for array in arrays
-        ]
-    )
 
 
 def collect_outputs(
@@ -96,16 +134,40 @@ def collect_outputs(
     batches: Iterable[Batch],
     subsets: Sequence[Subset] | None = None,
 ) -> list[EvaluationOutputs]:
-    """Collect outputs over `batches` for each of the subsets of inputs, or once for all inputs.
+    """Accumulate outputs over `batches` for each of the subsets of inputs, or once for all inputs.
 
-    `forward` is a FusedModel or a DeepSpeed engine with one, in evaluation mode.
+    `forward` is a FusedModel or a DeepSpeed engine with one, in evaluation mode. If all inputs and no input are among
+    the subsets, the scores that `input_importance` needs are added.
     """
     collected = [EvaluationOutputs() for _ in subsets or [()]]
     with torch.inference_mode():
         for batch in batches:
             results = forward(batch, subsets) if subsets is not None else [forward(batch)]
+            position = _position_of_complete(subsets or (), batch)
+            complete = None if position is None else results[position].tasks
             for outputs, result in zip(collected, results, strict=True):
-                outputs.add(heads, result.tasks, batch)
+                outputs.add(heads, result.tasks, batch, complete)
+    return collected
+
+
+def _position_of_complete(subsets: Sequence[Subset], batch: Batch) -> int | None:
+    """Return the position of the subset of all inputs; None if contributions cannot be computed from the subsets."""
+    complete = [i for i, subset in enumerate(subsets) if set(subset) == set(batch.inputs)]
+    return complete[0] if complete and () in subsets else None
+
+
+def collect_raw_outputs(
+    forward: Callable[..., Any], heads: Mapping[str, TaskHead], batches: Iterable[Batch]
+) -> dict[str, StoredOutputs]:
+    """Store the raw outputs over `batches` by task; `forward` is as for `collect_outputs`."""
+    collected = {name: StoredOutputs() for name in heads}
+    with torch.inference_mode():
+        for batch in batches:
+            outputs, real = forward(batch).tasks, batch.weights > 0
+            for name, head in heads.items():
+                if name in batch.targets and real.any():
+                    found = outputs[name][real].float(), batch.targets[name][real]
+                    collected[name].update(head, *(part.cpu().numpy() for part in found))
     return collected
 
 
@@ -114,34 +176,34 @@ def compute_metrics(heads: Mapping[str, TaskHead], job: Job, outputs: Evaluation
     found: dict[str, float] = {}
     total = 0.0
     for name, head in heads.items():
-        raw, targets = outputs.for_task(name)
         loss = outputs.losses[name] / max(1, outputs.num_samples)
         weight = job.tasks[name].weight
         total += loss * (1.0 if weight == "learned" else weight)
         found[f"{name}/loss"] = loss
-        found |= {f"{name}/{metric}": value for metric, value in head.metrics(raw, targets).items()}
+        found |= {f"{name}/{metric}": value for metric, value in outputs.tasks[name].metrics(head).items()}
     return {"loss": total, **found}
 
 
-def fill_memory_banks(heads: Mapping[str, TaskHead], outputs: EvaluationOutputs) -> dict[str, np.ndarray]:
+def fill_memory_banks(
+    heads: Mapping[str, TaskHead], outputs: Mapping[str, StoredOutputs]
+) -> dict[str, np.ndarray]:
     """Fill the memory banks of tasks with outputs on training rows; return the changed buffers of the model by name."""
     return {
         f"tasks.{name}.{buffer}": value
-        for name, head in heads.items()
-        if head.memory_bank_size
-        for buffer, value in head.fill_memory_bank(outputs.for_task(name)[0]).items()
+        for name, stored in outputs.items()
+        for buffer, value in heads[name].fill_memory_bank(stored.arrays()[0]).items()
     }
 
 
-def calibrate(heads: Mapping[str, TaskHead], outputs: EvaluationOutputs) -> dict[str, float]:
+def calibrate(heads: Mapping[str, TaskHead], outputs: Mapping[str, StoredOutputs]) -> dict[str, float]:
     """Calibrate the tasks on validation rows; return the changed buffers of the model by name."""
     return {
         f"tasks.{name}.{buffer}": value
-        for name, head in heads.items()
-        for buffer, value in head.calibrate(*outputs.for_task(name)).items()
+        for name, stored in outputs.items()
+        for buffer, value in heads[name].calibrate(*stored.arrays()).items()
     }
 
 
 def details(heads: Mapping[str, TaskHead], outputs: EvaluationOutputs) -> dict[str, Any]:
     """Return the details that each task reports in addition to scalar metrics, such as a confusion matrix."""
-    return {name: head.details(*outputs.for_task(name)) for name, head in heads.items()}
+    return {name: outputs.tasks[name].details(head) for name, head in heads.items()}

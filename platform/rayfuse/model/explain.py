@@ -250,39 +250,35 @@ def input_importance(
     complete = collected[tuple(inputs)]
     present = np.stack([np.concatenate(complete.present[name]) for name in inputs], axis=1)
     found = {}
-    for task, head in heads.items():
-        raw = {subset: torch.from_numpy(outputs.for_task(task)[0]) for subset, outputs in collected.items()}
-        known = compute_contributions(head, raw, inputs)
-        if known is not None:
-            means = _mean_where_present(np.abs(known.shap_values), present, inputs)
-            found[task] = {
-                "score": head.attribution_score_name,
-                "rows": len(known.value),
-                "value": float(known.value.mean()),
-                "base_value": float(known.base_value.mean()),
-                "contributions": means,
-                "rows_with": {name: int(present[:, i].sum()) for i, name in enumerate(inputs)},
-                **_group_by_label(
-                    head.format_predictions(raw[tuple(inputs)]), known.shap_values, present, inputs
-                ),
+    for task in heads:
+        if task in complete.scores:
+            scores = {
+                frozenset(subset): np.concatenate(outputs.scores[task])
+                for subset, outputs in collected.items()
             }
+            values = shapley(scores, inputs)
+            found[task] = {
+                "score": heads[task].attribution_score_name,
+                "rows": len(values),
+                "value": float(scores[frozenset(inputs)].mean()),
+                "base_value": float(scores[frozenset()].mean()),
+                "contributions": _mean_where_present(np.abs(values), present, inputs),
+                "rows_with": {name: int(present[:, i].sum()) for i, name in enumerate(inputs)},
+            }
+            if task in complete.labels:
+                found[task]["by_label"] = _group_by_label(complete.labels[task], values, present, inputs)
     return found
 
 
 def _group_by_label(
-    predictions: Sequence[Mapping[str, Any]],
-    shap_values: np.ndarray,
-    present: np.ndarray,
-    inputs: Sequence[str],
-) -> dict[str, Any]:
-    if not all(isinstance(prediction.get("label"), (str, int, float)) for prediction in predictions):
-        return {}
-    labels = np.array([str(prediction["label"]) for prediction in predictions])
+    labels: Sequence[str], shap_values: np.ndarray, present: np.ndarray, inputs: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Average the contributions to each label, the most frequent label first."""
+    names, groups, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    rows = np.split(np.argsort(groups, kind="stable"), np.cumsum(counts)[:-1])
     return {
-        "by_label": {
-            str(label): _mean_where_present(shap_values[labels == label], present[labels == label], inputs)
-            for label in np.unique(labels)
-        }
+        str(names[i]): _mean_where_present(shap_values[rows[i]], present[rows[i]], inputs)
+        for i in np.argsort(-counts, kind="stable")
     }
 
 

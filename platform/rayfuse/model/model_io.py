@@ -43,6 +43,8 @@ def save_model(
             for key in path:
                 block = block[key]
             block["model"] = f"./{relative}"
+            if block.get("lora"):
+                block["lora"]["init_from"] = None  # the trained adapters are in the weights
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / _WEIGHTS_FILE)
     (folder / _SPEC_FILE).write_text(
         json.dumps({"format": FORMAT_VERSION, "metadata": dict(metadata), "job": content}, indent=1)

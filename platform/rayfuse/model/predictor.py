@@ -7,9 +7,11 @@ from typing import Any
 import torch
 
 from rayfuse.data.collate import collate
+from rayfuse.data.invalid_rows import InvalidRows, no_valid_rows_message
 from rayfuse.data.row_adapter import RowAdapter, describe_inputs
-from rayfuse.data.samples import Preprocessor, Sample
-from rayfuse.errors import InvalidInputError, SpecError
+from rayfuse.data.rows import InvalidRow, Row
+from rayfuse.data.samples import FileDecoder, Preprocessor, Sample
+from rayfuse.errors import DataError, InvalidInputError, SpecError
 from rayfuse.model import explain as explaining
 from rayfuse.model.fused import task_heads
 from rayfuse.model.model_io import load_model
@@ -28,18 +30,22 @@ class Predictor:
         """
         if str(folder).startswith("models:"):
             raise SpecError(f"{folder}: not a folder; load a registered model with rayfuse.load_model")
-        self.job, model = load_model(Path(folder))
+        self.folder = Path(folder)
+        """The model folder."""
+        self.job, model = load_model(self.folder)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.to(self.device)
         self.preprocessor = Preprocessor(self.job.inputs)
-        self.row_adapter = RowAdapter(describe_inputs(self.job.inputs))
+        self.row_adapter = RowAdapter(describe_inputs(self.job.inputs, self.job.data))
 
-    def preprocess(self, values: Mapping[str, Any]) -> Sample:
+    def preprocess(self, values: Mapping[str, Any], decode_file: FileDecoder | None = None) -> Sample:
         """Compute the features of one request: {input: bytes of a file, or the value itself}.
+
+        `decode_file`: decoder of files (see `Preprocessor.from_values`).
 
         Raises InvalidInputError or MissingInputError with the name of the input.
         """
-        return self.preprocessor.from_values(values)
+        return self.preprocessor.from_values(values, decode_file)
 
     def predict_samples(self, samples: Sequence[Sample], explain: bool = False) -> list[dict[str, Any]]:
         """Predict a batch of samples: {"outputs": {task: prediction}, "inputs_used": [names in the spec's order]} of each.
@@ -49,17 +55,18 @@ class Predictor:
         batch = collate(samples, self.preprocessor.modalities).to(self.device)
         if not explain:
             with torch.inference_mode():
-                return self._format_predictions(samples, self.model(batch).tasks)
+                return self.format_predictions(samples, self.model(batch).tasks)
         explanation = explaining.explain(self.model, batch, self.preprocessor.modalities)
         heads = task_heads(self.model)
         return [
             {**prediction, "explain": explaining.to_json(explanation, row, heads)}
-            for row, prediction in enumerate(self._format_predictions(samples, explanation.outputs))
+            for row, prediction in enumerate(self.format_predictions(samples, explanation.outputs))
         ]
 
-    def _format_predictions(
+    def format_predictions(
         self, samples: Sequence[Sample], outputs: Mapping[str, torch.Tensor]
     ) -> list[dict[str, Any]]:
+        """Return the predictions of samples from the raw outputs of each task."""
         predictions = {
             name: head.format_predictions(outputs[name]) for name, head in task_heads(self.model).items()
         }
@@ -89,6 +96,36 @@ class Predictor:
             samples = [self._preprocess_row(number, row, folder) for number, row in numbered]
             predictions += self.predict_samples(samples, explain)
         return predictions
+
+    def predict_valid_rows(
+        self, rows: Sequence[Row | InvalidRow], batch_size: int = ROWS_PER_BATCH
+    ) -> list[dict[str, Any] | InvalidRow]:
+        """Predict rows of data files, in batches; the result of a row that cannot be used is an InvalidRow."""
+        results: list[dict[str, Any] | InvalidRow] = []
+        for start in range(0, len(rows), batch_size):
+            found = [self._try_preprocess(row) for row in rows[start : start + batch_size]]
+            samples = [one for one in found if isinstance(one, Sample)]
+            predictions = iter(self.predict_samples(samples) if samples else ())
+            results += [one if isinstance(one, InvalidRow) else next(predictions) for one in found]
+        return results
+
+    def check_rows(self, rows: Sequence[Row | InvalidRow]) -> None:
+        """Raise DataError with the most common reasons if none of the rows of a data file can be used."""
+        invalid = InvalidRows()
+        for found in map(self._try_preprocess, rows):
+            if isinstance(found, Sample):
+                return
+            invalid.add(found)
+        source = rows[0].origin.rpartition(":")[0] if rows else "data"
+        raise DataError(no_valid_rows_message(source, invalid))
+
+    def _try_preprocess(self, row: Row | InvalidRow) -> Sample | InvalidRow:
+        if isinstance(row, InvalidRow):
+            return row
+        try:
+            return self.preprocess(self.row_adapter.read(row.values, row.folder))
+        except InvalidInputError as error:
+            return InvalidRow(row.origin, str(error))
 
     def _preprocess_row(self, number: int, row: Mapping[str, Any], folder: str | None) -> Sample:
         try:

@@ -27,7 +27,7 @@ class FusedState(TypedDict):
 
 def as_single_token(vectors: torch.Tensor) -> Tokens:
     """Convert vectors, float (rows, width), to one unmasked token each."""
-    return vectors.unsqueeze(1), torch.ones(len(vectors), 1, dtype=torch.bool, device=vectors.device)
+    return vectors.unsqueeze(1), torch.ones(vectors.shape[0], 1, dtype=torch.bool, device=vectors.device)
 
 
 def mean_pool(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -100,6 +100,7 @@ def configure_mlflow() -> None:
         os.environ["MLFLOW_CONFIGURE_LOGGING"] = "false"
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it also raises what it logs
 
 
 def artifact_root(uri: str, experiment: str) -> str | None:

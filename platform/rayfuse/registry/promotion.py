@@ -37,7 +37,7 @@ _ROLLBACK_IN_PROGRESS = "rolling-back"
 
 @dataclass(frozen=True)
 class PromotionRecord:
-    """Record of a decision, stored as a tag of the version and as an artifact of its run."""
+    """Record of a decision, stored as an artifact of the version's run, which a tag of the version names."""
 
     decision: Literal["promoted", "forced", "rejected", "rolled_back"]
     """The decision."""
@@ -198,11 +198,14 @@ def _champion_evaluator(
 
 
 def _save_record(client: "MlflowClient", version: ModelVersion, record: PromotionRecord) -> None:
-    """Write a record as a tag of the version, which replaces the last one, and as an artifact of its run."""
-    content = record.to_dict()
+    """Write a record as an artifact of the version's run, and its path as a tag of the version.
+
+    The tag of a version without a run is the decision.
+    """
+    stamp = record.time.replace(":", "").replace("+0000", "Z")
+    file = f"decisions/{stamp}-version-{version.version}-{record.decision}.json"
     with translate_errors(client.tracking_uri):
-        client.set_model_version_tag(version.name, str(version.version), DECISION_TAG, json.dumps(content))
         if version.run_id:
-            stamp = record.time.replace(":", "").replace("+0000", "Z")
-            file = f"decisions/{stamp}-version-{version.version}-{record.decision}.json"
-            client.log_text(version.run_id, json.dumps(content, indent=1), file)
+            client.log_text(version.run_id, json.dumps(record.to_dict(), indent=1), file)
+        tag = file if version.run_id else record.decision
+        client.set_model_version_tag(version.name, str(version.version), DECISION_TAG, tag)

@@ -68,7 +68,7 @@ def signature(job: Job) -> "ModelSignature":
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
     from mlflow.types.schema import Array
 
-    described = describe_inputs(job.inputs)
+    described = describe_inputs(job.inputs, job.data)
     columns = {
         name: ColSpec(_input_type(one), name, required=_is_required(name, one))
         for name, one in described.items()
@@ -87,7 +87,7 @@ def signature(job: Job) -> "ModelSignature":
 def example_rows(job: Job) -> pd.DataFrame | None:
     """Return a row of training columns as an example; None if a required input is a file, which would be stored as text."""
     row: dict[str, Any] = {}
-    for name, described in describe_inputs(job.inputs).items():
+    for name, described in describe_inputs(job.inputs, job.data).items():
         value = build_modality(job.inputs[name]).example()
         if described.formats == ("file",) or value is None:
             if described.optional or described.fallback_input is not None:
@@ -108,7 +108,7 @@ def _input_type(described: InputDescription) -> Any:
     from mlflow.types import DataType
     from mlflow.types.schema import AnyType, Array
 
-    if described.formats != ("file",) and "text" not in described.formats:
+    if described.is_flat or (described.formats != ("file",) and "text" not in described.formats):
         return AnyType()
     one = DataType.string if "text" in described.formats else DataType.binary
     return one if described.max_items == 1 else Array(one)
@@ -144,7 +144,11 @@ def _output_type(schema: Mapping[str, Any]) -> Any:
         return _scalar_types().get(kind) or AnyType()
     types = {name: _output_type(one) for name, one in schema.get("properties", {}).items()}
     if not types:
-        return AnyType()
+        return (
+            Map(_output_type(schema["additionalProperties"]))
+            if schema.get("additionalProperties")
+            else AnyType()
+        )
     if schema.get("required"):
         return Object([Property(name, one) for name, one in types.items()])
     first, *others = types.values()

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata as packages
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +15,12 @@ from rayfuse import __version__
 from rayfuse.registry.download import ARTIFACT_PATH, folder_digest
 from rayfuse.registry.mlflow_connection import default_tracking_uri, long_timeout
 from rayfuse.registry.mlflow_errors import is_existing, translate_errors
+from rayfuse.registry.run_params import mlflow_names
+from rayfuse.registry.run_tags import DESCRIPTION_TAG
 from rayfuse.registry.versions import (
-    BY_INPUTS_TAG,
     CANDIDATE,
-    DIGESTS_TAG,
-    EVALUATION_TAG,
     FOLDER_DIGEST_TAG,
-    METRICS_TAG,
+    RECORD_TAG,
     versions,
 )
 from rayfuse.spec.job import Job
@@ -42,11 +41,13 @@ def register(
     metrics: Mapping[str, Mapping[str, float]],
     evaluation: Mapping[str, Any],
     digests: Mapping[str, str] | None = None,
+    card: Callable[[int], str] | None = None,
 ) -> int:
     """Register a model folder as the next version of the job's model, with the alias `candidate`; return its number.
 
     `metrics`: by split; `evaluation`: {"split", "metrics", "by_inputs"} on the rows that gates compare; `digests`:
-    content hash of the rows by split. Registering the same folder of the same run again returns the same version, so
+    content hash of the rows by split; `card`: returns the model card of a version, which is the description of the version
+    and of its run. Registering the same folder of the same run again returns the same version, so
     that an interrupted command can be repeated.
     """
     name, digest = job.registered_model_name, folder_digest(folder)
@@ -56,36 +57,43 @@ def register(
         if version is None:
             model_id = _log_model(client, run_id, job, folder)
             _log_metrics(client, run_id, model_id, evaluation)
-            tags = _version_tags(job, metrics, evaluation, digests or {}) | {FOLDER_DIGEST_TAG: digest}
+            record = _log_record(client, run_id, job, metrics, evaluation, digests or {}, digest)
+            tags = {"rayfuse.version": __version__, RECORD_TAG: record, FOLDER_DIGEST_TAG: digest}
             created = client.create_model_version(
                 name, f"models:/{model_id}", run_id, tags=tags, model_id=model_id
             )
             version = int(created.version)
+        if card is not None:
+            client.update_model_version(name, str(version), card(version))
+            client.set_tag(run_id, DESCRIPTION_TAG, card(version))
         client.set_registered_model_alias(name, CANDIDATE, str(version))
     return version
 
 
-def _version_tags(
+def _log_record(
+    client: "MlflowClient",
+    run_id: str,
     job: Job,
     metrics: Mapping[str, Mapping[str, float]],
     evaluation: Mapping[str, Any],
     digests: Mapping[str, str],
-) -> dict[str, str]:
+    folder_digest: str,
+) -> str:
+    """Log the record of a version, which gates compare, as an artifact of its run; return its path."""
     split = evaluation["split"]
-    settings = {
+    record = {
         "split": split,
-        "metric": job.selection_metric,
+        "selection_metric": job.selection_metric,
         "mode": job.metric_modes()[job.selection_metric],
-        "modes": job.metric_modes(),
-        "required": [name for name, options in job.inputs.items() if not options.optional],
+        "metric_modes": job.metric_modes(),
+        "required_inputs": [name for name, options in job.inputs.items() if not options.optional],
+        "metrics": {**metrics, split: evaluation["metrics"]},
+        "by_inputs": evaluation["by_inputs"],
+        "digests": dict(digests),
     }
-    return {
-        "rayfuse.version": __version__,
-        EVALUATION_TAG: json.dumps(settings),
-        METRICS_TAG: json.dumps({**metrics, split: evaluation["metrics"]}),
-        BY_INPUTS_TAG: json.dumps(evaluation["by_inputs"]),
-        DIGESTS_TAG: json.dumps(dict(digests)),
-    }
+    file = f"versions/{folder_digest}.json"
+    client.log_text(run_id, json.dumps(record, indent=1), file)
+    return file
 
 
 def _ensure_registered_model(client: "MlflowClient", name: str) -> None:
@@ -214,8 +222,9 @@ def _log_metrics(client: "MlflowClient", run_id: str, model_id: str, evaluation:
     now = int(time.time() * 1000)
     # The run has validation metrics by epoch; these are of its best checkpoint.
     prefix = "best_validation" if evaluation["split"] == "validation" else evaluation["split"]
+    values = {f"{prefix}/{name}": float(value) for name, value in evaluation["metrics"].items()}
+    names = mlflow_names(values)
     metrics = [
-        Metric(f"{prefix}/{name}", float(value), now, 0, model_id=model_id, run_id=run_id)
-        for name, value in evaluation["metrics"].items()
+        Metric(names[name], value, now, 0, model_id=model_id, run_id=run_id) for name, value in values.items()
     ]
     client.log_batch(run_id, metrics=metrics)

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from rayfuse import __version__
 
+DESCRIPTION_TAG = "mlflow.note.content"
+"""Tag with the description of a run, which MLflow shows as Markdown."""
+
 _GIT_SECONDS = 5
 
 

@@ -14,12 +14,22 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rayfuse.data.ingest import split_urls
 from rayfuse.errors import RayfuseError, SpecError, UnavailableError
+from rayfuse.formatting import first_line, truncate
 from rayfuse.registry.async_sender import AsyncSender, SendJob
 from rayfuse.registry.journal import Journal, Record, read_journal
 from rayfuse.registry.mlflow_connection import artifact_root, connect
-from rayfuse.registry.mlflow_errors import is_missing, redact_uri, translate_error, translate_errors
-from rayfuse.registry.run_tags import source_tags
+from rayfuse.registry.mlflow_errors import (
+    is_missing,
+    is_rejected,
+    redact_uri,
+    translate_error,
+    translate_errors,
+)
+from rayfuse.registry.model_card import describe
+from rayfuse.registry.run_params import mlflow_names, run_params
+from rayfuse.registry.run_tags import DESCRIPTION_TAG, source_tags
 from rayfuse.spec.job import Job
+from rayfuse.spec.rows import Urls
 from rayfuse.spec.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -29,8 +39,11 @@ if TYPE_CHECKING:
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 """MLflow's final status of a run."""
 
+_FINISH_SECONDS: dict[Status, float] = {"FINISHED": 30.0, "FAILED": 10.0, "KILLED": 2.0}
+"""Time without progress after which the end of a run gives up: a process that is being stopped has little time."""
+
 _PARAMS_PER_REQUEST = 100
-_MAX_PARAM_LENGTH = 6000
+_MAX_TAG_LENGTH = 250
 _PARENT_RUN_TAG = "mlflow.parentRunId"
 _DATASET_CONTEXTS = {"train": "training", "validation": "validation", "test": "testing"}
 
@@ -78,13 +91,12 @@ class Tracker:
             if run_id is None or known is None:
                 if run_id is not None:
                     log(f"MLflow has no run {run_id} any more; creating a new one")
-                tags = source_tags(spec.kind, spec_file) | (
-                    {_PARENT_RUN_TAG: parent_run_id} if parent_run_id else {}
-                )
+                tags = source_tags(spec.kind, spec_file) | {DESCRIPTION_TAG: describe(spec)}
+                tags |= {_PARENT_RUN_TAG: parent_run_id} if parent_run_id else {}
                 run_id = str(client.create_run(experiment_id, tags=tags, run_name=run_name).info.run_id)
             else:
                 client.update_run(run_id, status="RUNNING")
-            _log_params(client, run_id, flatten_params(spec.model_dump(mode="json")), known or {})
+            _log_params(client, run_id, run_params(spec), known or {}, log)
             client.log_text(run_id, spec.model_dump_json(indent=1), "spec.json")
         return cls(client, spec, run_id, journal, log)
 
@@ -122,10 +134,10 @@ class Tracker:
         self._sender.add(SendJob(path.name, send))
 
     def set_tag(self, name: str, value: str) -> None:
-        """Set a tag of the run soon. Never raises."""
+        """Set a tag of the run soon, to the beginning of a long value. Never raises."""
 
         def send() -> None:
-            self.client.set_tag(self.run_id, name, value)
+            self.client.set_tag(self.run_id, name, truncate(value, _MAX_TAG_LENGTH))
 
         self._sender.add(SendJob(name, send))
 
@@ -142,12 +154,13 @@ class Tracker:
         self._try_journal(self._journal.flush)
         return self._sender.flush(timeout) == 0
 
-    def finish(self, status: Status = "FINISHED", timeout: float = 30.0) -> bool:
+    def finish(self, status: Status = "FINISHED", timeout: float | None = None) -> bool:
         """Send everything and end the run; return whether MLflow has all of it.
 
-        Raises UnavailableError if there is no progress for `timeout` seconds and `status` is FINISHED; for another
-        status this is only logged, as the caller raises the error of the run itself.
+        Raises UnavailableError if there is no progress for `timeout` seconds (default: 30) and `status` is FINISHED; for
+        another status (10 s for FAILED, 2 s for KILLED) this is only logged, as the caller raises the error of the run.
         """
+        timeout = _FINISH_SECONDS[status] if timeout is None else timeout
         self._try_journal(self._journal.flush)
         left = self._sender.flush(timeout)
         problem = self._failure_reason(left) if left else self._terminate(status, timeout)
@@ -213,31 +226,41 @@ class Tracker:
         ]
         self.client.log_inputs(self.run_id, inputs)
 
-    def _data_url(self, split: str) -> str:
+    def _data_url(self, split: str) -> Urls:
         assert isinstance(self.spec, Job)
         urls = split_urls(self.spec)
         return urls.get(split, urls["train"])
-
-
-def flatten_params(content: Any, path: str = "") -> dict[str, str]:
-    """Return a nested mapping as {"a.b.c": text}; lists are one text, null is left out."""
-    if isinstance(content, Mapping):
-        parts = (
-            flatten_params(value, f"{path}.{key}" if path else str(key)) for key, value in content.items()
-        )
-        return {key: value for part in parts for key, value in part.items()}
-    return {} if content is None else {path: str(content)[:_MAX_PARAM_LENGTH]}
 
 
 def _to_mlflow_metrics(metrics: Mapping[str, Any], seconds: Any, step: Any) -> "list[Metric]":
     from mlflow.entities import Metric
 
     timestamp = int(1000 * (time.time() if seconds is None else seconds))
+    names = mlflow_names(metrics)
     return [
-        Metric(name, float(value), timestamp, int(step or 0))
+        Metric(names[name], float(value), timestamp, int(step or 0))
         for name, value in metrics.items()
         if isinstance(value, Real) and not isinstance(value, bool)
     ]
+
+
+def check_experiment(client: "MlflowClient", name: str) -> None:
+    """Raise SpecError if the experiment `name` is deleted, so that no run can be created in it."""
+    with translate_errors(client.tracking_uri):
+        _find_experiment(client, name)
+
+
+def _find_experiment(client: "MlflowClient", name: str) -> str | None:
+    """Return the ID of the experiment `name`; None if there is none. Raises SpecError if it is deleted."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        return None
+    if found.lifecycle_stage != "active":
+        raise SpecError(
+            f"output.experiment: MLflow's experiment `{name}` is deleted; use another one, or restore it: "
+            f"`mlflow experiments restore --experiment-id {found.experiment_id}`"
+        )
+    return str(found.experiment_id)
 
 
 def _get_or_create_experiment(client: "MlflowClient", name: str) -> str:
@@ -245,14 +268,9 @@ def _get_or_create_experiment(client: "MlflowClient", name: str) -> str:
     from mlflow.exceptions import MlflowException
 
     for attempt in range(2):
-        found = client.get_experiment_by_name(name)
+        found = _find_experiment(client, name)
         if found is not None:
-            if found.lifecycle_stage != "active":
-                raise SpecError(
-                    f"name: MLflow's experiment `{name}` is deleted; rename the job, or restore it: "
-                    f"`mlflow experiments restore --experiment-id {found.experiment_id}`"
-                )
-            return str(found.experiment_id)
+            return found
         try:
             return str(client.create_experiment(name, artifact_root(client.tracking_uri, name)))
         except MlflowException:  # another process has created it in between
@@ -275,11 +293,24 @@ def _existing_params(client: "MlflowClient", run_id: str) -> dict[str, str] | No
 
 
 def _log_params(
-    client: "MlflowClient", run_id: str, wanted: Mapping[str, str], known: Mapping[str, str]
+    client: "MlflowClient",
+    run_id: str,
+    wanted: Mapping[str, str],
+    known: Mapping[str, str],
+    log: Callable[[str], None],
 ) -> None:
-    """Log parameters that the run does not have; MLflow does not allow others to change."""
+    """Log parameters that the run does not have; MLflow does not allow others to change.
+
+    Those that MLflow rejects are reported to `log`: the complete spec is in spec.json.
+    """
     from mlflow.entities import Param
+    from mlflow.exceptions import MlflowException
 
     params = [Param(key, value) for key, value in wanted.items() if key not in known]
     for start in range(0, len(params), _PARAMS_PER_REQUEST):
-        client.log_batch(run_id, params=params[start : start + _PARAMS_PER_REQUEST])
+        try:
+            client.log_batch(run_id, params=params[start : start + _PARAMS_PER_REQUEST])
+        except MlflowException as error:
+            if not is_rejected(error):
+                raise
+            log(f"MLflow rejected parameters, which are only in spec.json: {first_line(str(error))}")

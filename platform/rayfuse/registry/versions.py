@@ -3,9 +3,11 @@
 import difflib
 import json
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayfuse.errors import SpecError
@@ -18,12 +20,11 @@ if TYPE_CHECKING:
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 """Aliases of versions."""
 
-METRICS_TAG = "rayfuse.metrics"
-BY_INPUTS_TAG = "rayfuse.by_inputs"
-EVALUATION_TAG = "rayfuse.evaluation"
-DIGESTS_TAG = "rayfuse.digests"
+RECORD_TAG = "rayfuse.record"
+"""Tag with the path of a version's record among the artifacts of its run."""
 FOLDER_DIGEST_TAG = "rayfuse.folder_digest"
 DECISION_TAG = "rayfuse.decision"
+"""Tag with the path of the last decision among the artifacts of the version's run."""
 
 _URI = re.compile(r"^models:/([^/@]+)(?:@([^/@]+)|/(\d+))$")
 
@@ -62,6 +63,10 @@ class ModelVersion:
     """Content hash of the rows by split."""
     folder_digest: str | None = None
     """Content hash of the model folder."""
+    record_file: str | None = None
+    """Path of the record, which has the fields from `metrics` to `digests`, among the artifacts of the run."""
+    decision_file: str | None = None
+    """Path of the last decision among the artifacts of the run."""
     decision: Mapping[str, Any] | None = None
     """Last `PromotionRecord` of this version, as JSON."""
 
@@ -123,11 +128,11 @@ def get_version(client: "MlflowClient", name: str, number: int) -> ModelVersion:
     if found is None:
         existing = ", ".join(str(version.version) for version in versions(client, name))
         raise SpecError(f"models:/{name}/{number}: version not found; versions: {existing or 'none'}")
-    return _parse_version(found, known)
+    return with_record(client, _parse_version(found, known))
 
 
 def versions(client: "MlflowClient", name: str) -> list[ModelVersion]:
-    """Return all versions of a model, the newest first."""
+    """Return all versions of a model, the newest first, without their records (see `with_record`)."""
     known = aliases(client, name)
     with translate_errors(client.tracking_uri):
         found = list(
@@ -135,6 +140,24 @@ def versions(client: "MlflowClient", name: str) -> list[ModelVersion]:
         )
     return sorted(
         (_parse_version(version, known) for version in found), key=lambda v: v.version, reverse=True
+    )
+
+
+def with_record(client: "MlflowClient", version: ModelVersion) -> ModelVersion:
+    """Return a version with its metrics and its last decision, which are artifacts of its run."""
+    record = _read_artifact(client, version.run_id, version.record_file)
+    decision = _read_artifact(client, version.run_id, version.decision_file)
+    return replace(
+        version,
+        metrics=record.get("metrics", {}),
+        by_inputs=record.get("by_inputs", {}),
+        split=record.get("split", "test"),
+        selection_metric=record.get("selection_metric", "loss"),
+        mode=record.get("mode", "min"),
+        metric_modes=record.get("metric_modes", {}),
+        required_inputs=tuple(record.get("required_inputs", ())),
+        digests=record.get("digests", {}),
+        decision=decision or None,
     )
 
 
@@ -153,6 +176,7 @@ def list_models(client: "MlflowClient") -> list[dict[str, Any]]:
         all_versions = versions(client, name)
         by_alias = {alias: version for version in all_versions for alias in version.aliases}
         shown = by_alias.get(CHAMPION) or (all_versions[0] if all_versions else None)
+        shown = shown and with_record(client, shown)
         found.append(
             {
                 "name": name,
@@ -171,7 +195,7 @@ def describe_model(client: "MlflowClient", name: str) -> dict[str, Any]:
     return {
         "name": name,
         "aliases": aliases(client, name),
-        "versions": [v.to_dict() for v in versions(client, name)],
+        "versions": [with_record(client, v).to_dict() for v in versions(client, name)],
     }
 
 
@@ -194,7 +218,6 @@ def _format_aliases(known: Mapping[str, int]) -> str:
 
 def _parse_version(found: Any, known: Mapping[str, int]) -> ModelVersion:
     tags, number = dict(found.tags or {}), int(found.version)
-    settings = _parse_json_tag(tags.get(EVALUATION_TAG))
     return ModelVersion(
         name=found.name,
         version=number,
@@ -202,25 +225,22 @@ def _parse_version(found: Any, known: Mapping[str, int]) -> ModelVersion:
         source=found.source,
         created=datetime.fromtimestamp(found.creation_timestamp / 1000, UTC).isoformat(timespec="seconds"),
         aliases=tuple(sorted(alias for alias, version in known.items() if version == number)),
-        metrics=_parse_json_tag(tags.get(METRICS_TAG)),
-        by_inputs=_parse_json_tag(tags.get(BY_INPUTS_TAG)),
-        split=settings.get("split", "test"),
-        selection_metric=settings.get("metric", "loss"),
-        mode=settings.get("mode", "min"),
-        metric_modes=settings.get("modes", {}),
-        required_inputs=tuple(settings.get("required", ())),
-        digests=_parse_json_tag(tags.get(DIGESTS_TAG)),
         folder_digest=tags.get(FOLDER_DIGEST_TAG),
-        decision=_parse_json_tag(tags.get(DECISION_TAG)) or None,
+        record_file=tags.get(RECORD_TAG),
+        decision_file=tags.get(DECISION_TAG),
     )
 
 
-def _parse_json_tag(text: str | None) -> dict[str, Any]:
-    """Return the mapping in a tag; empty if a user has replaced it with something else."""
-    try:
-        content = json.loads(text or "{}")
-    except ValueError:
+def _read_artifact(client: "MlflowClient", run_id: str | None, file: str | None) -> dict[str, Any]:
+    """Return the mapping in a JSON artifact of a run; empty if there is none."""
+    if run_id is None or file is None:
         return {}
+    with translate_errors(client.tracking_uri), tempfile.TemporaryDirectory(prefix="rayfuse-") as folder:
+        local = _none_if_missing(lambda: client.download_artifacts(run_id, file, folder))
+        try:
+            content = json.loads(Path(local).read_text(encoding="utf-8")) if local else {}
+        except ValueError:
+            return {}
     return content if isinstance(content, dict) else {}
 
 

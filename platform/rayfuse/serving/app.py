@@ -1,25 +1,28 @@
 """The ASGI application of an endpoint, built from its loaded model. Runs without Ray."""
 
 import asyncio
-import ipaddress
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from rayfuse.serving import problems, protocol, swagger_ui
+from rayfuse.serving.cors import Cors
 from rayfuse.serving.engine import InferenceEngine
+from rayfuse.serving.local_access import LocalOnly
 from rayfuse.serving.openapi import build_openapi
 from rayfuse.serving.problems import ProblemError, to_json
 
 _NOT_FOUND_DETAIL = (
     "this endpoint has POST /predict and GET /docs, /openapi.json, /v2/health/live, /v2/health/ready"
 )
+_KEYLESS_REMEDY = "set auth.keys in the spec of this endpoint to allow others"
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -41,6 +44,10 @@ def build_app(engine: InferenceEngine) -> Starlette:
         routes=[
             Route("/predict", _handle_errors(endpoint.predict), methods=["POST"]),
             *(Route(path, _handle_errors(page), methods=["GET"]) for path, page in pages.items()),
+        ],
+        middleware=[
+            Middleware(LocalOnly, applies=lambda _: not engine.settings.keys, remedy=_KEYLESS_REMEDY),
+            Middleware(Cors, origins=lambda: engine.settings.cors_origins),
         ],
         exception_handlers={HTTPException: _http_problem_response},
     )
@@ -119,11 +126,6 @@ class _Routes:
                 raise ProblemError(
                     "unauthorized", "send a valid API key in the header `Authorization: Bearer KEY`"
                 )
-        elif not _is_loopback(request):
-            raise ProblemError(
-                "forbidden",
-                "without API keys this endpoint accepts requests from loopback only; set auth.keys in its spec",
-            )
 
 
 async def _read_body(request: Request, limit: int) -> bytes:
@@ -180,13 +182,3 @@ def _http_problem_response(request: Request, error: Exception) -> Response:
 
 def _json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(to_json(content), status, headers, protocol.JSON)
-
-
-def _is_loopback(request: Request) -> bool:
-    """Return whether the client's address is a loopback address, or the connection has no address."""
-    if request.client is None:
-        return True
-    try:
-        return ipaddress.ip_address(request.client.host).is_loopback
-    except ValueError:
-        return False

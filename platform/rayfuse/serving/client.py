@@ -1,7 +1,8 @@
 """HTTP client of an endpoint. Imports httpx only: no Ray, no torch."""
 
 import json
-import mimetypes
+import random
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,11 @@ import httpx
 
 from rayfuse.errors import InvalidInputError, RayfuseError, SpecError, UnavailableError
 
-_UNAVAILABLE_STATUSES = (401, 403, 404, 405)
+_JSON = "application/json"
+_ANY_FILE = "application/octet-stream"
+"""Media type of all other files: the endpoint recognizes their format by the content, and names have many types."""
+_UNAVAILABLE_STATUSES = (401, 403, 404, 405, 421)
+_OVERLOADED_STATUSES = (429, 503)
 
 
 MODEL_EXTENSION = "x-rayfuse-model"
@@ -26,19 +31,21 @@ def predict(
     api_key: str | None = None,
     timeout: float = 120.0,
     explain: bool = False,
+    retry_for: float = 0.0,
 ) -> dict[str, Any]:
     """POST one instance as multipart/form-data to an endpoint and return the response body.
 
     `url` is the endpoint's route or its /predict. `values` maps input names to bytes or (file name, bytes) for files, a
-    text, or a JSON value, and to MultipleValues of these for an input with max_items above 1. With `explain` the body
-    also has an explanation. Raises InvalidInputError where the endpoint rejects an input, SpecError where it rejects
+    text, or a JSON value (also in a file that ends in .json), and to MultipleValues of these for an input with max_items above 1. With `explain` the body
+    also has an explanation. For `retry_for` seconds, a request is repeated while the endpoint is overloaded or cannot be
+    connected to. Raises InvalidInputError where the endpoint rejects an input, SpecError where it rejects
     the request, UnavailableError where it is unreachable or denies access.
     """
     fields = multipart_fields(values)
     if explain:
         fields.append(("explain", (None, b"true", "text/plain")))
     target = predict_url(url)
-    content = _parse_response(target, _request("POST", target, api_key, timeout, files=fields))
+    content = _parse_response(target, _request("POST", target, api_key, timeout, retry_for, files=fields))
     if "outputs" not in content:
         raise _not_an_endpoint(target)
     return content
@@ -54,18 +61,36 @@ def describe_model(url: str, api_key: str | None = None, timeout: float = 30.0) 
     return described
 
 
-def _request(method: str, target: str, api_key: str | None, timeout: float, **options: Any) -> httpx.Response:
+def _request(
+    method: str, target: str, api_key: str | None, timeout: float, retry_for: float = 0.0, **options: Any
+) -> httpx.Response:
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    try:
-        response = httpx.request(method, target, headers=headers, timeout=timeout, trust_env=False, **options)
-    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
-        reason = str(error) or type(error).__name__
-        raise UnavailableError(
-            f"{target} is unreachable ({reason}); check the URL, or `rayfuse serve status` for those that are up"
-        ) from None
-    if not response.is_success:
-        raise _to_error(target, response, bool(api_key))
-    return response
+    deadline = time.monotonic() + retry_for
+    while True:
+        try:
+            response = httpx.request(
+                method, target, headers=headers, timeout=timeout, trust_env=False, **options
+            )
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+            if not isinstance(error, httpx.NetworkError) or time.monotonic() >= deadline:
+                reason = str(error) or type(error).__name__
+                raise UnavailableError(
+                    f"{target} is unreachable ({reason}); check the URL, or `rayfuse serve status` for those that are up"
+                ) from None
+            wait = 1.0
+        else:
+            if response.is_success:
+                return response
+            if response.status_code not in _OVERLOADED_STATUSES or time.monotonic() >= deadline:
+                raise _to_error(target, response, bool(api_key))
+            wait = _retry_after(response)
+        time.sleep(wait * random.uniform(0.5, 1.5))
+
+
+def _retry_after(response: httpx.Response) -> float:
+    """Return the seconds that an overloaded endpoint asks to wait; 1 if it does not."""
+    text = response.headers.get("Retry-After", "")
+    return float(text) if text.isdecimal() else 1.0
 
 
 def predict_url(url: str) -> str:
@@ -92,12 +117,12 @@ def multipart_fields(values: Mapping[str, Any]) -> list[tuple[str, MultipartFiel
 def _multipart_field(name: str, value: Any) -> MultipartField:
     if isinstance(value, tuple):
         filename, content = value
-        return filename, content, mimetypes.guess_type(filename)[0] or "application/octet-stream"
+        return filename, content, _JSON if filename.lower().endswith(".json") else _ANY_FILE
     if isinstance(value, bytes):
-        return name, value, "application/octet-stream"
+        return name, value, _ANY_FILE
     if isinstance(value, str):
         return None, value.encode("utf-8"), "text/plain"
-    return None, json.dumps(value).encode("utf-8"), "application/json"
+    return None, json.dumps(value).encode("utf-8"), _JSON
 
 
 def _to_error(target: str, response: httpx.Response, with_key: bool) -> RayfuseError:

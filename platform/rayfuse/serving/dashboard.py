@@ -9,7 +9,7 @@ from typing import Any
 
 from rayfuse.errors import UnavailableError
 from rayfuse.ray_auth import token
-from rayfuse.ray_http import RayHttp, current_dashboard_address
+from rayfuse.ray_http import RayHttp, check_address, current_dashboard_address
 
 _APPLICATIONS = "/api/serve/applications/"
 _PROBE_SECONDS = 5.0
@@ -25,8 +25,7 @@ class Dashboard(RayHttp):
 
     def serve_details(self) -> dict[str, Any]:
         """Return Serve's details (ServeInstanceDetails): `applications` by name, `http_options`, `proxies`."""
-        details: dict[str, Any] = self.request("GET", _APPLICATIONS).json()
-        return details
+        return self.parse(self.request("GET", _APPLICATIONS, allowed_statuses=(404, 405)), dict)
 
     def apply(self, config: Mapping[str, Any]) -> None:
         """Apply a Serve configuration (ServeDeploySchema); applications that it does not list are deleted."""
@@ -39,7 +38,8 @@ class Dashboard(RayHttp):
     def total_resources(self) -> dict[str, float]:
         """Return the resources of all live nodes together, by name (`CPU`, `GPU`, …)."""
         total: dict[str, float] = {}
-        for node in self.request("GET", "/api/v0/nodes").json()["data"]["result"]["result"]:
+        nodes = self.parse(self.request("GET", "/api/v0/nodes"), dict)
+        for node in nodes["data"]["result"]["result"]:
             if node["state"] == "ALIVE":
                 for name, amount in node["resources_total"].items():
                     total[name] = total.get(name, 0) + amount
@@ -47,12 +47,16 @@ class Dashboard(RayHttp):
 
     def active_jobs(self) -> list[dict[str, Any]]:
         """Return the pending and running jobs and drivers."""
-        jobs = self.request("GET", "/api/jobs/").json()
+        jobs = self.parse(self.request("GET", "/api/jobs/"), list)
         return [job for job in jobs if job.get("status") in ("PENDING", "RUNNING")]
 
 
 def connect(address: str, environment: Mapping[str, str] = os.environ) -> Dashboard:
-    """Connect to the dashboard of a cluster, given its URL or a `host:port` as in `ray.init(address=…)`."""
+    """Connect to the dashboard of a cluster, given its URL or a `host:port` as in `ray.init(address=…)`.
+
+    Raises SpecError for an address of another protocol, such as that of Ray Client.
+    """
+    check_address(address)
     if address.startswith(("http://", "https://")):
         return Dashboard(address, token(environment))
     return Dashboard(_resolve_dashboard_url(address), token(environment))

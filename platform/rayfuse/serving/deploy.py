@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 import httpx
+import psutil
 
 from rayfuse.errors import RayfuseError, ResourceError, UnavailableError
 from rayfuse.ray_http import FAILED_SERVE_STATUSES
@@ -30,27 +31,44 @@ def deploy(
 ) -> EndpointStatus:
     """Deploy the model at `source`, or update the endpoint of the same name, and wait until it is ready.
 
-    Raises ResourceError with the replica's own reason where it does not start; the previous deployment is restored.
+    Raises ResourceError with the replica's own reason where it does not start. Whatever fails, the previous deployment
+    remains or is restored, also where Serve was restarted to listen on another address.
     """
-    details = _prepare_serve(service, dashboard)
-    previous = serve_config.deployed_app_configs(details)
-    surge = _can_surge(service, dashboard, details)
-    application = serve_config.build_application(service, source, surge)
-    host, port = serve_config.listen_address(details) or (serve_config.listen_host(service), service.port)
-    dashboard.apply(serve_config.build_serve_config(host, port, {**previous, service.name: application}))
+    before = dashboard.serve_details()
+    restart = serve_config.must_restart_serve(service, before)
+    if dashboard.is_local:
+        _check_address(service, before)
+    application = serve_config.build_application(service, source, _can_surge(service, dashboard, before))
+    address = (None if restart else serve_config.listen_address(before)) or _wanted_address(service)
+    applications = {**serve_config.deployed_app_configs(before), service.name: application}
     try:
+        if restart:
+            _log.info("restarting Serve on %s:%d", *address)
+            dashboard.shutdown_serve()
+        dashboard.apply(serve_config.build_serve_config(*address, applications))
         endpoint = _wait_until_running(service.name, dashboard, time.monotonic() + timeout)
         _check_reachable(endpoint, dashboard)
     except BaseException as error:
-        if serve_config.active_applications(details):
-            _log.info("%s: restoring the previous deployment", service.name)
-            dashboard.apply(serve_config.build_serve_config(host, port, previous))
-        else:
-            dashboard.shutdown_serve()
+        _restore(before, restart, dashboard)
         if isinstance(error, RayfuseError):
             _wait_until_settled(service.name, dashboard)
         raise
     return endpoint
+
+
+def _restore(before: Mapping[str, Any], restarted: bool, dashboard: Dashboard) -> None:
+    """Restore the previous deployment; a failure is logged in favor of the error that led here."""
+    running = serve_config.active_applications(before)
+    try:
+        if restarted or not running:
+            dashboard.shutdown_serve()
+        address = serve_config.listen_address(before)
+        if running and address:
+            _log.info("restoring the previous deployment")
+            configs = serve_config.deployed_app_configs(before)
+            dashboard.apply(serve_config.build_serve_config(*address, configs))
+    except RayfuseError as error:
+        _log.error("the previous deployment is not restored: %s", error)
 
 
 def list_endpoints(dashboard: Dashboard) -> list[EndpointStatus]:
@@ -85,22 +103,32 @@ def delete(name: str, dashboard: Dashboard, timeout: float = 60.0) -> bool:
     return bool(others)
 
 
-def _prepare_serve(service: Service, dashboard: Dashboard) -> dict[str, Any]:
-    """Check that Serve listens, or can listen, on the service's address; restart it there if needed."""
-    details = dashboard.serve_details()
-    restart = serve_config.must_restart_serve(service, details)
+def _wanted_address(service: Service) -> tuple[str, int]:
+    return serve_config.listen_host(service), service.port
+
+
+def check_port(service: Service) -> None:
+    """Raise ResourceError where a port of this machine that a service needs is in use by another program."""
+    _check_bindable(serve_config.listen_host(service), service.port)
+
+
+def _check_address(service: Service, details: Mapping[str, Any]) -> None:
+    """Check the port of a service where Serve does not listen on it yet."""
     address = serve_config.listen_address(details)
-    host = serve_config.listen_host(service)
-    if dashboard.is_local and (address is None or address[1] != service.port):
-        _check_port(host, service.port)
-    if restart:
-        _log.info("restarting Serve on %s:%d", host, service.port)
-        dashboard.shutdown_serve()
-        details = dashboard.serve_details()
-    return details
+    if address is None or address[1] != service.port:
+        check_port(service)
+    elif address[0] != serve_config.ALL_INTERFACES and service.auth.keys:
+        for host in _addresses_of_this_machine() - {address[0]}:
+            _check_bindable(host, service.port)
 
 
-def _check_port(host: str, port: int) -> None:
+def _addresses_of_this_machine() -> set[str]:
+    """Return the IPv4 addresses of all interfaces that are not loopback."""
+    found = (one for interface in psutil.net_if_addrs().values() for one in interface)
+    return {one.address for one in found if one.family == socket.AF_INET and one.address[:4] != "127."}
+
+
+def _check_bindable(host: str, port: int) -> None:
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

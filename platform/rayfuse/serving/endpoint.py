@@ -15,6 +15,7 @@ from ray import serve
 from starlette.applications import Starlette
 
 from rayfuse.errors import SpecError, UnavailableError
+from rayfuse.ray_patches import bind_replica_to_loopback
 from rayfuse.registry.download import ModelSource, fetch, resolve_version
 from rayfuse.serving import serve_config
 from rayfuse.serving.app import build_app
@@ -62,6 +63,7 @@ class Endpoint:
 
     def __init__(self, arguments: EndpointArgs) -> None:
         _use_serve_log_handlers()
+        bind_replica_to_loopback()
         # A model folder is self-contained.
         os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
         import torch
@@ -73,6 +75,7 @@ class Endpoint:
         predictor = Predictor(_download_model(arguments))
         warm_up(predictor)
         self.engine = InferenceEngine(predictor, Settings(), num_threads=max(2, arguments.num_threads))
+        self.engine.decoders.start()
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """Build the ASGI application; Ray Serve calls this in the replica."""

@@ -11,12 +11,14 @@ from functools import partial
 from typing import Any
 
 from rayfuse.data.samples import Sample
-from rayfuse.errors import DataError, InvalidInputError, SpecError
+from rayfuse.errors import DataError, InvalidInputError, ResourceError, SpecError
 from rayfuse.formatting import truncate
 from rayfuse.model.explain import check_explainable, num_forward_passes
 from rayfuse.model.predictor import Predictor
 from rayfuse.serving import protocol, url_fetcher
 from rayfuse.serving.batcher import Batcher, BatchResult
+from rayfuse.serving.decode_budgets import CpuBudget
+from rayfuse.serving.decoders import Decoders
 from rayfuse.serving.problems import ProblemError
 from rayfuse.serving.protocol import ModelSignature, PredictRequest, RemoteFile, Values
 from rayfuse.serving.settings import Settings
@@ -67,10 +69,18 @@ class Timing:
 class InferenceEngine:
     """A loaded model that serves concurrent requests. All methods run in one event loop."""
 
-    def __init__(self, predictor: Predictor, settings: Settings, num_threads: int = 2) -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        settings: Settings,
+        num_threads: int = 2,
+        decoders: Decoders | None = None,
+    ) -> None:
+        """Preprocess in `num_threads`; `decoders` are by default as many processes for the model's own inputs."""
         self.predictor = predictor
         self.signature = ModelSignature(predictor.job.inputs, predictor.preprocessor.modalities)
         self.pool = ThreadPoolExecutor(num_threads, thread_name_prefix="prepare")
+        self.decoders = decoders or Decoders.for_predictor(predictor, num_threads, settings.max_decode_memory)
         self.settings = settings
         self.active_requests = 0
         """Requests between their first byte and their response."""
@@ -93,6 +103,7 @@ class InferenceEngine:
     def update_settings(self, settings: Settings) -> None:
         """Replace the limits, batching and keys; active requests finish with those that they started with."""
         self.settings = settings
+        self.decoders.limit_memory(settings.max_decode_memory)
         self.batcher.max_batch_size, self.batcher.batch_wait_timeout = (
             settings.max_batch_size,
             settings.batch_wait_timeout,
@@ -112,9 +123,13 @@ class InferenceEngine:
         predictions: list[dict[str, Any]] = []
         timing = Timing()
         size = self.batcher.max_batch_size
+        budget = CpuBudget(
+            self.settings.max_decode_time, min(self.decoders.num_processes, len(request.instances))
+        )
         for start in range(0, len(request.instances), size):
             started = time.monotonic()
-            samples = await self._preprocess(request, range(start, min(start + size, len(request.instances))))
+            indices = range(start, min(start + size, len(request.instances)))
+            samples = await self._preprocess(request, indices, budget)
             preprocess_seconds = time.monotonic() - started
             if request.explain:
                 results = await self._run_explanations(samples)
@@ -154,12 +169,13 @@ class InferenceEngine:
         await self.batcher.close()
         await self._explainer.close()
         self.pool.shutdown(wait=False, cancel_futures=True)
+        self.decoders.close()
 
     async def _in_thread(self, call: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self.pool, call, *arguments)
 
-    async def _preprocess(self, request: PredictRequest, indices: range) -> list[Sample]:
-        calls = (self._in_thread(self.predictor.preprocess, request.instances[index]) for index in indices)
+    async def _preprocess(self, request: PredictRequest, indices: range, budget: CpuBudget) -> list[Sample]:
+        calls = (self._in_thread(self._preprocess_one, request.instances[index], budget) for index in indices)
         samples: list[Sample] = []
         for index, result in zip(indices, await asyncio.gather(*calls, return_exceptions=True), strict=True):
             if isinstance(result, BaseException):
@@ -167,10 +183,21 @@ class InferenceEngine:
             samples.append(result)
         return samples
 
+    def _preprocess_one(self, values: Values, budget: CpuBudget) -> Sample:
+        """Preprocess an instance; the time of this thread and of the decoding processes counts."""
+        budget.use(0.0)
+        started = time.thread_time()
+        sample = self.predictor.preprocess(values, partial(self.decoders.decode, budget=budget))
+        budget.use(time.thread_time() - started)
+        return sample
+
     def _to_problem(self, error: BaseException, request: PredictRequest, index: int) -> BaseException:
         """Preprocessing depends on the request alone, so any exception in it is a client error."""
         if not isinstance(error, Exception):
             return error
+        if isinstance(error, ResourceError):
+            _log.error("%s", error)
+            return ProblemError("overloaded", "files cannot be decoded at the moment; retry later")
         if not isinstance(error, InvalidInputError):
             _log.error("preprocessing failed", exc_info=error)
             error = InvalidInputError(f"these inputs cannot be processed ({type(error).__name__})")

@@ -1,5 +1,6 @@
 """Parse `multipart/form-data` bodies that are already in memory."""
 
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 _MAX_PARTS = 1000
+
+logging.getLogger("python_multipart").setLevel(
+    logging.ERROR
+)  # it warns of every malformed body; the client gets a 400
 
 
 @dataclass(frozen=True)

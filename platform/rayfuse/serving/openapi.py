@@ -10,6 +10,7 @@ from rayfuse.modalities import build_modality
 from rayfuse.modalities.base import Schema, object_schema
 from rayfuse.model.prediction_schema import output_schemas
 from rayfuse.serving.client import MODEL_EXTENSION
+from rayfuse.serving.engine import MAX_EXPLAIN_INSTANCES
 from rayfuse.serving.problems import MEDIA_TYPE, PROBLEM_TYPES
 from rayfuse.serving.protocol import EXPLAIN, JSON, MAX_INSTANCES, MULTIPART
 from rayfuse.spec.inputs import Input
@@ -43,7 +44,7 @@ def build_openapi(job: Job, model: Mapping[str, Any], root: str, requires_api_ke
 
 def _model_extension(job: Job, model: Mapping[str, Any]) -> Schema:
     """Return what clients need to convert rows to requests: `name`, `version`, `inputs` and the types of the `tasks`."""
-    inputs = {name: one.to_json() for name, one in describe_inputs(job.inputs).items()}
+    inputs = {name: one.to_json() for name, one in describe_inputs(job.inputs, job.data).items()}
     return {**model, "inputs": inputs, "tasks": {name: task.type for name, task in job.tasks.items()}}
 
 
@@ -139,6 +140,7 @@ def _schemas(job: Job) -> Schema:
     request = {**one, "properties": {**one["properties"], EXPLAIN: _explain_option()}}
     requests = _list_schema("instances", one, maxItems=MAX_INSTANCES)
     requests["properties"][EXPLAIN] = _explain_option()
+    requests["properties"]["instances"]["description"] = f"with `{EXPLAIN}` at most {MAX_EXPLAIN_INSTANCES}"
     outputs = output_schemas(job)
     response = {
         "outputs": {"type": "object", "properties": outputs, "required": list(outputs)},
@@ -210,24 +212,44 @@ def _required(job: Job) -> list[str]:
 
 
 def _inputs_schema(job: Job) -> Schema:
-    properties = {
-        name: _with_description(options, _value_schema(options)) for name, options in job.inputs.items()
-    }
+    properties = {name: _json_property(options) for name, options in job.inputs.items()}
     schema = {"type": "object", "properties": properties, "required": _required(job)}
     return {**schema, "additionalProperties": False}
 
 
+def _json_property(options: Input) -> Schema:
+    """Return the JSON Schema of an input in a JSON body, where null stands for an absent value."""
+    one = _value_schema(options)
+    schema = one if options.max_items == 1 else _several(options, _nullable(one))
+    if not options.required_in_request:
+        schema = _nullable(schema)
+    return {**schema, "description": _input_description(options)}
+
+
+def _nullable(schema: Schema) -> Schema:
+    null = {"type": "null"}
+    if not schema:
+        return schema  # accepts null, too
+    if "type" in schema and not schema.keys() & {"const", "enum"}:
+        kinds = schema["type"]
+        return {**schema, "type": [*([kinds] if isinstance(kinds, str) else kinds), "null"]}
+    return {**schema, "anyOf": [*schema["anyOf"], null]} if "anyOf" in schema else {"anyOf": [schema, null]}
+
+
+def _several(options: Input, one: Schema) -> Schema:
+    return {"type": "array", "items": one, "maxItems": options.max_items}
+
+
 def _form_schema(job: Job) -> Schema:
-    properties = {
-        name: _with_description(options, _part_schema(options)) for name, options in job.inputs.items()
-    }
-    properties = {EXPLAIN: _explain_option(), **properties}
+    properties = {EXPLAIN: _explain_option(), **{name: _form_property(o) for name, o in job.inputs.items()}}
     return {"type": "object", "properties": properties, "required": _required(job)}
 
 
-def _with_description(options: Input, one: Schema) -> Schema:
-    several = {"type": "array", "items": one, "maxItems": options.max_items}
-    return {**(one if options.max_items == 1 else several), "description": _input_description(options)}
+def _form_property(options: Input) -> Schema:
+    """Return the JSON Schema of an input in a form."""
+    one = _part_schema(options)
+    schema = one if options.max_items == 1 else _several(options, one)
+    return {**schema, "description": _input_description(options)}
 
 
 def _value_schema(options: Input) -> Schema:
@@ -259,7 +281,11 @@ def _encoding(job: Job) -> Schema:
 
 def _file_schema() -> Schema:
     b64 = {"type": "string", "contentEncoding": "base64", "description": "the file's bytes in base64"}
-    url = {"type": "string", "format": "uri", "description": "a public http or https URL of the file"}
+    url = {
+        "type": "string",
+        "format": "uri",
+        "description": "a public http or https URL of the file, or a data: URI",
+    }
     return {"oneOf": [object_schema({"b64": b64}), object_schema({"url": url})]}
 
 

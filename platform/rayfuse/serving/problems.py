@@ -17,6 +17,7 @@ PROBLEM_TYPES: dict[str, tuple[int, str]] = {
     "request-timeout": (408, "Request body timed out"),
     "too-large": (413, "Request too large"),
     "media-type": (415, "Unsupported media type"),
+    "misdirected": (421, "Host not allowed"),
     "missing-input": (422, "Required input missing"),
     "invalid-input": (422, "Invalid input"),
     "explanation-unavailable": (422, "Explanation unavailable"),

@@ -1,32 +1,36 @@
 """Parse requests and build responses of `POST {route}/predict`, without a server, a model or a network.
 
-A JSON body is {"inputs": {NAME: value, …}}. A text is a string, a file is {"b64": "…"} or {"url": "…"}, and time
-series, tabular values and item sequences are lists and objects; null is the same as an absent input. An input with
+A JSON body is {"inputs": {NAME: value, …}}. A text is a string, a file is {"b64": "…"} or {"url": "…"}, which may be
+a `data:` URI, and time series, tabular values and item sequences are lists and objects; null is the same as an absent input. An input with
 max_items above 1 is a list. Several instances: {"instances": [{"inputs": {…}}, …]}. A multipart body has a part per
 input: a file part for a file, a field for a text or JSON; an input with max_items above 1 may have several parts.
 "explain": true next to "inputs" or "instances", or a multipart field `explain`, adds an explanation to each prediction.
 """
 
-import base64
-import binascii
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from rayfuse.data.base64_values import decode_base64, is_data_uri
 from rayfuse.data.row_adapter import explain_unknown_input
 from rayfuse.errors import InvalidInputError, MissingInputError
-from rayfuse.formatting import truncate
+from rayfuse.formatting import format_bytes, truncate
 from rayfuse.modalities import Modality
 from rayfuse.serving.multipart import Part, parse_header, split_parts
 from rayfuse.serving.problems import ProblemError
 from rayfuse.spec.error_messages import suggest_nearest
 from rayfuse.spec.inputs import Input
+from rayfuse.spec.nesting import TOO_DEEP, is_too_deep, json_memory
 
 JSON = "application/json"
 MULTIPART = "multipart/form-data"
 MAX_INSTANCES = 1000
+_MAX_JSON_BYTES = 400_000_000
 EXPLAIN = "explain"
+_STORED_FILE = "binary/octet-stream"
+"""Media type of files in S3 without a stated type."""
 _BOOLEANS = {"true": True, "false": False}
 
 Values = dict[str, Any]
@@ -226,12 +230,12 @@ def _parse_json_value(name: str, value: Any, modality: Modality, location: _Erro
         location.raise_problem(
             "malformed", f"{name}.{kind}: must be a string, not {_describe_type(content)}", input=name
         )
-    if kind == "url":
-        return RemoteFile(content)
+    if kind == "url" and not is_data_uri(content):
+        return RemoteFile(content.strip())
     try:
-        return _decode_base64(content)
+        return decode_base64(content)
     except ValueError as error:
-        location.raise_problem("malformed", f"{name}.b64: not base64: {error}", input=name)
+        location.raise_problem("malformed", f"{name}.{kind}: {error}", input=name)
 
 
 def _is_file(value: Any) -> bool:
@@ -248,25 +252,29 @@ def _check_unicode(name: str, value: Any, location: _ErrorLocation) -> Any:
     return value
 
 
-def _decode_base64(text: str) -> bytes:
-    """Decode base64, with or without line breaks."""
-    if "\n" in text or "\r" in text:
-        text = text.replace("\n", "").replace("\r", "")
-    try:
-        return base64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise ValueError(str(error)) from None
-
-
 def _load_json(content: bytes, what: str = "the body") -> Any:
     try:
-        return json.loads(content, parse_constant=_reject_constant, object_pairs_hook=_reject_duplicate_keys)
+        text = content.decode(json.detect_encoding(content), "surrogatepass")
+        _check_memory(text, what)
+        value = json.loads(text, parse_constant=_reject_constant, object_pairs_hook=_reject_duplicate_keys)
     except RecursionError:
-        raise ProblemError("malformed", "the JSON is nested too deeply") from None
+        raise ProblemError("malformed", f"the JSON is {TOO_DEEP}") from None
     except UnicodeDecodeError as error:
         raise ProblemError("malformed", f"{what} is not UTF-8 (byte {error.start})") from None
     except ValueError as error:
         raise ProblemError("malformed", f"{what} is not JSON: {error}") from None
+    if isinstance(value, list | dict) and is_too_deep(value):
+        raise ProblemError("malformed", f"the JSON is {TOO_DEEP}")
+    return value
+
+
+def _check_memory(text: str, what: str) -> None:
+    if (found := json_memory(text)) > _MAX_JSON_BYTES:
+        raise ProblemError(
+            "too-large",
+            f"{what} takes {format_bytes(found)} of memory as JSON; the maximum is {format_bytes(_MAX_JSON_BYTES)}; "
+            "send fewer values, or a file",
+        )
 
 
 def _reject_constant(name: str) -> NoReturn:
@@ -276,8 +284,7 @@ def _reject_constant(name: str) -> NoReturn:
 def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f"member {truncate(twice)} is given twice")
     return found
 
@@ -317,7 +324,7 @@ def _parse_part_value(part: Part, modality: Modality) -> Any:
     if "file" in modality.value_formats:
         return part.content
     try:
-        return part.content.decode("utf-8")
+        return part.content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         detail = f"{part.name}: not UTF-8 (byte {error.start})"
         raise ProblemError("invalid-input", detail, input=part.name) from None
@@ -334,7 +341,11 @@ def _parse_part_json(part: Part) -> Any:
 def _check_media_type(part: Part, modality: Modality) -> None:
     """Check a part's media type, which may be absent (RFC 7578: then it is `text/plain`)."""
     given = part.media_type
-    if given is None or any(given.startswith(allowed) for allowed in modality.media_types):
+    if (
+        given is None
+        or given == _STORED_FILE
+        or any(given.startswith(allowed) for allowed in modality.media_types)
+    ):
         return
     allowed = ", ".join(f"{name}*" if name.endswith("/") else name for name in modality.media_types)
     raise ProblemError(

@@ -19,7 +19,7 @@ BUILD_IMPORT_PATH, FROM_SPEC_IMPORT_PATH = (
     "rayfuse.serving.endpoint:build",
     "rayfuse.serving.endpoint:from_spec",
 )
-ALL_INTERFACES, LOOPBACK = "0.0.0.0", "127.0.0.1"
+ALL_INTERFACES, LOOPBACK = "0.0.0.0", "127.0.0.1"  # noqa: S104 - with API keys only
 
 _DEFAULT_PORT = 8000
 """Serve's default; its default host is LOOPBACK."""

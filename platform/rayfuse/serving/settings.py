@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rayfuse.errors import SpecError
 from rayfuse.spec.service import Service
+from rayfuse.spec.variables import is_variable
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Limits, batching, API keys and model name of an endpoint. Ray exposes them, so keys are stored as hashes."""
+    """Limits, batching, API keys, allowed origins and model name of an endpoint. Ray exposes them, so keys are stored as hashes."""
 
     max_batch_size: int = 32
     """Maximum number of instances in a batch."""
@@ -23,8 +25,14 @@ class Settings:
     """Seconds until a request gets a 408 or 504."""
     max_body_size: int = 20_000_000
     """Bytes of a request's body, and of the files that it names by URL."""
+    max_decode_memory: int = 1_000_000_000
+    """Bytes that a replica's processes take to decode files."""
+    max_decode_time: float = 10.0
+    """Seconds of CPU time to decode the values of a request."""
     keys: tuple[str, ...] = ()
     """SHA-256 of each API key; with none the endpoint accepts requests from loopback only."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins of web pages that may call the endpoint; `*` for any."""
     model: str | None = None
     """Name of the model; None: the name in its folder."""
     version: int | None = None
@@ -34,14 +42,26 @@ class Settings:
     def from_service(
         cls, service: Service, model: str | None = None, version: int | None = None
     ) -> "Settings":
-        """Build the settings of a service that serves this model and version."""
+        """Build the settings of a service that serves this model and version.
+
+        Raises SpecError for a variable as an API key, as in a service that was built in Python for a cluster.
+        """
+        for key in service.auth.keys:
+            if is_variable(key.get_secret_value()):
+                raise SpecError(
+                    f"{service.name}: auth.keys: variables are resolved in spec files only; pass the keys, as in "
+                    'os.environ["RAYFUSE_API_KEYS"]'
+                )
         return cls(
             max_batch_size=service.batching.max_batch_size,
             batch_wait_timeout=service.batching.batch_wait_timeout,
             max_queued_requests=service.limits.max_queued_requests,
             request_timeout=service.limits.request_timeout,
             max_body_size=service.limits.max_body_size,
+            max_decode_memory=service.limits.max_decode_memory,
+            max_decode_time=service.limits.max_decode_time,
             keys=tuple(hash_api_key(key.get_secret_value()) for key in service.auth.keys),
+            cors_origins=tuple(service.cors.origins),
             model=model,
             version=version,
         )
@@ -49,11 +69,12 @@ class Settings:
     @classmethod
     def load(cls, config: Mapping[str, Any]) -> "Settings":
         """Load settings from the result of `dump`."""
-        return cls(**{**config, "keys": tuple(config["keys"])})
+        lists = {name: tuple(config.get(name, ())) for name in ("keys", "cors_origins")}
+        return cls(**{**config, **lists})
 
     def dump(self) -> dict[str, Any]:
         """Return the settings as JSON values."""
-        return {**asdict(self), "keys": list(self.keys)}
+        return {**asdict(self), "keys": list(self.keys), "cors_origins": list(self.cors_origins)}
 
     @property
     def max_in_flight(self) -> int:

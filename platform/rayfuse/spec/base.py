@@ -1,12 +1,12 @@
 """Base models of all specs, and value types for URLs, durations and sizes."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self, cast
 
 from pydantic import (
     AfterValidator,
@@ -18,12 +18,14 @@ from pydantic import (
     GetJsonSchemaHandler,
     Tag,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
     WithJsonSchema,
 )
 from pydantic.json_schema import JsonSchemaValue, SkipJsonSchema
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from rayfuse.errors import SpecError
+from rayfuse.formatting import CONTROL_CHARACTER, printable
 
 if TYPE_CHECKING:
     from rayfuse.spec.job import Job
@@ -41,8 +43,55 @@ _SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMGTP]?)(i?)B?$", re.IGNORECASE)
 _FRACTION = re.compile(r"^(\d*\.?\d+(?:e-?\d+)?)\s*(%?)$", re.IGNORECASE)
 
 
+_INTEGERS = range(-(2**63), 2**64)
+
+
+def _check_number(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """Reject true and false, which Python counts as the integers 1 and 0, and integers of more than 64 bits."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("number", "must be a number, not {value}", {"value": str(value).lower()})
+    number = validate(value)
+    if isinstance(number, int) and number not in _INTEGERS:
+        raise PydanticCustomError("number", "must have at most 64 bits; use a smaller number")
+    return number
+
+
+def _guard_numbers(schema: Any) -> Any:
+    """Return a schema of pydantic whose numbers are neither booleans nor integers of more than 64 bits.
+
+    Schemas of models inside it are left as they are: each guards its own fields.
+    """
+    if isinstance(schema, list | tuple):
+        return type(schema)(map(_guard_numbers, schema))
+    if not isinstance(schema, dict) or schema.get("type") == "model" or _is_guard(schema):
+        return schema
+    is_number_literal = schema.get("type") == "literal" and int in map(type, schema["expected"])
+    if schema.get("type") in ("int", "float") or is_number_literal:
+        return core_schema.no_info_wrap_validator_function(_check_number, cast(CoreSchema, schema))
+    return {key: value if key in _NO_SCHEMAS else _guard_numbers(value) for key, value in schema.items()}
+
+
+def _is_guard(schema: Mapping[str, Any]) -> bool:
+    """Return whether a schema is guarded; pydantic keeps that of a class, and asks for it again."""
+    function = schema.get("function")
+    return isinstance(function, dict) and function.get("function") is _check_number
+
+
+_NO_SCHEMAS = (
+    "default",
+    "default_factory",
+    "expected",
+    "function",
+    "metadata",
+    "ref",
+    "schema_ref",
+    "serialization",
+)
+"""Keys of a schema of pydantic that hold no other schemas."""
+
+
 class SpecModel(BaseModel):
-    """A mapping of a spec: unknown keys are errors, and values are immutable."""
+    """A mapping of a spec: unknown keys are errors, values are immutable, and booleans are no numbers."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -51,6 +100,15 @@ class SpecModel(BaseModel):
         defer_build=True,
         allow_inf_nan=False,
     )
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema = handler(source)
+        model: Any = schema
+        while model["type"] != "model":  # inside its validators
+            model = model["schema"]
+        model["schema"] = _guard_numbers(model["schema"])
+        return schema
 
     def model_post_init(self, context: Any, /) -> None:
         """Count `type` as set, so that `exclude_unset` keeps what selects the class of a part."""
@@ -144,17 +202,25 @@ def resolve_url(value: str, info: ValidationInfo) -> str:
         )
     if match := _SCHEME_WITHOUT_SLASHES.match(value):
         raise PydanticCustomError("url", "not a URL; write {scheme}://…", {"scheme": match[1]})
-    if value.startswith("~"):
-        return str(Path(value).expanduser())
+    if CONTROL_CHARACTER.search(value):
+        raise PydanticCustomError("path", "not a path: it holds control characters; remove them")
     base = (info.context or {}).get("base")
-    if base is None or _SCHEME.match(value) or value.startswith("/"):
-        return value
-    if _SCHEME.match(str(base)):
-        try:
-            return join_url(str(base), value)
-        except ValueError as error:
-            raise PydanticCustomError("path", "not a path: {reason}", {"reason": str(error)}) from None
-    return str(Path(base, value).resolve())
+    try:
+        if value.startswith("~"):
+            return str(Path(value).expanduser())
+        if base is None or _SCHEME.match(value) or value.startswith("/"):
+            return value
+        return join_url(str(base), value) if _SCHEME.match(str(base)) else str(Path(base, value).resolve())
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+    ) as error:  # no such user, a loop of links, above the root of a bucket
+        raise PydanticCustomError(
+            "path",
+            "not a path: {reason}; write an absolute path or a URL",
+            {"reason": printable(str(error).rstrip("."), 120)},
+        ) from None
 
 
 def holds_credentials(value: str) -> bool:

@@ -4,87 +4,36 @@ What the operator would reject, long after the API server accepted the object, i
 """
 
 import re
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from rayfuse.spec.base import Name, Pattern, Seconds, Spec, SpecModel, holds_credentials
-
-SPEC_FOLDER = "/etc/rayfuse/spec"
-"""Folder with the submitted spec in every pod."""
+from rayfuse.spec.base import Name, Seconds, Spec, SpecModel
+from rayfuse.spec.kubernetes import (
+    TEXT_OR_NUMBER,
+    Cpu,
+    Image,
+    Label,
+    LabelKey,
+    LabelValue,
+    Memory,
+    Namespace,
+    ObjectName,
+    is_dns1035,
+    number_to_str,
+)
+from rayfuse.spec.pods import MountPath, is_below, reference_problems, variable_problem
+from rayfuse.spec.ray_start import RayOption, RayOptionName, option_problem
 
 HEAD_GROUP = "headgroup"
 """KubeRay's name of the head's group."""
 
-_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
-_DNS1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
-_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
-_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_CPU = re.compile(r"(\d+(?:\.\d+)?)(m?)")
-_MEMORY = re.compile(r"(\d+(?:\.\d+)?)(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P|)")
-_MIN_BYTES_WITHOUT_UNIT = 10_000_000
+RESERVED_VOLUMES = ("rayfuse-spec", "ray-logs", "shared-mem")
+"""Names of the volumes that Rayfuse and KubeRay add to each pod."""
 
-_SECRET_WORDS = (
-    "PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "SECRETS", "TOKEN", "KEY", "KEYS", "CREDENTIAL", "CREDENTIALS",
-)  # fmt: skip
-_FILE_SUFFIXES = ("FILE", "PATH", "DIR")
-_NON_SECRET_NAMES = ("GOOGLE_APPLICATION_CREDENTIALS",)
-"""Names that look like a secret's but contain the path of a file."""
-
-_RESERVED_VARIABLES = {
-    **dict.fromkeys(
-        ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_CLUSTER_NAME"),
-        "KubeRay sets it in every pod; leave it out",
-    ),
-    "RAY_REDIS_ADDRESS": "it would switch on a fault tolerance that Rayfuse does not set up; leave it out",
-    "REDIS_USERNAME": "KubeRay rejects it here; leave it out",
-    "RAY_enable_autoscaler_v2": "KubeRay decides on the autoscaler; leave it out",
-}
-
-_SET_BY_OTHER_FIELDS = {"num-cpus": "cpu", "num-gpus": "gpus", "memory": "memory"}
-_SET_BY_KUBERAY = {"address", "block", "head", "node-ip-address", "no-monitor", "metrics-export-port"}
-_MIN_RAY_VERSION = (2, 52, 0)
-
-
-def _number_to_str(value: Any) -> Any:
-    """Return numbers as text; booleans are ambiguous and returned unchanged."""
-    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
-
-
-def _option_to_str(value: Any) -> Any:
-    """Return an option as text, which is what KubeRay expects; a flag as `true`."""
-    return str(value).lower() if isinstance(value, bool) else _number_to_str(value)
-
-
-def _cpu(value: str) -> str:
-    if not _CPU.fullmatch(value) or parse_cpu(value) <= 0:
-        raise PydanticCustomError("cpu", "not a number of CPUs; write 4, 0.5 or 500m")
-    return value
-
-
-def _memory(value: str) -> str:
-    match = _MEMORY.fullmatch(value)
-    if not match:
-        raise PydanticCustomError("memory", "not a quantity of Kubernetes; write 512Mi or 16Gi")
-    if not match[2] and float(match[1]) < _MIN_BYTES_WITHOUT_UNIT:
-        raise PydanticCustomError(
-            "memory", "not a usable amount: a number without a unit counts bytes; write 512Mi or 16Gi"
-        )
-    return value
-
-
-def parse_cpu(cpu: str) -> float:
-    """Return the number of CPUs of a quantity: 0.5 for `500m`."""
-    match = _CPU.fullmatch(cpu)
-    assert match
-    return float(match[1]) * (0.001 if match[2] else 1)
-
-
-def is_dns1035(name: str, max_length: int = 63) -> bool:
-    """Return whether KubeRay accepts a name: a DNS label that starts with a letter."""
-    return len(name) <= max_length and _DNS1035.fullmatch(name) is not None
+_RAY_VERSION = (2, 60)
+"""Version of Ray that Rayfuse requires in the image, without the last number."""
 
 
 def _group_name(name: str) -> str:
@@ -97,104 +46,39 @@ def _group_name(name: str) -> str:
     return name
 
 
-def _label(name: str) -> str:
-    if len(name) > 63 or not _LABEL.fullmatch(name):
-        raise PydanticCustomError("label", "not a name on Kubernetes; write at most 63 of a-z, 0-9 and -")
+def _volume_name(name: str) -> str:
+    if name in RESERVED_VOLUMES:
+        raise PydanticCustomError("volume", "not a free name: every pod has a volume of it; use another")
     return name
-
-
-def _subdomain(name: str) -> str:
-    if len(name) > 253 or not _SUBDOMAIN.fullmatch(name):
-        raise PydanticCustomError(
-            "object", "not a name on Kubernetes; write at most 253 of a-z, 0-9, - and ."
-        )
-    return name
-
-
-def _image(image: str) -> str:
-    if not re.fullmatch(r"[^\s@]+(@sha256:[0-9a-f]{64})?", image):
-        raise PydanticCustomError("image", "not an image; write REGISTRY/NAME:TAG")
-    return image
 
 
 def _version(version: str) -> str:
-    numbers = (
-        tuple(int(part) for part in version.split(".")) if re.fullmatch(r"\d+(\.\d+){2}", version) else ()
-    )
-    if not numbers:
+    match = re.fullmatch(r"(\d+)\.(\d+)\.\d+", version)
+    if match is None:
         raise PydanticCustomError("version", "not a Ray version; write 2.60.0")
-    if numbers < _MIN_RAY_VERSION:
-        raise PydanticCustomError("version", "not a version with token authentication; write 2.52.0 or newer")
+    if (int(match[1]), int(match[2])) != _RAY_VERSION:
+        raise PydanticCustomError(
+            "version", "not the version of Ray that Rayfuse requires; write that of the image, such as 2.60.0"
+        )
     return version
 
 
-def _mount_path(path: str) -> str:
-    if not re.fullmatch(r"(/[^/:\s]+)+", path) or {".", ".."} & set(path.split("/")):
-        raise PydanticCustomError("path", "not a folder in a pod; write an absolute path such as /mnt/data")
-    if is_below(path, SPEC_FOLDER) or is_below(SPEC_FOLDER, path):
-        raise PydanticCustomError(
-            "path", "not a free folder: {folder} is where pods find the spec", {"folder": SPEC_FOLDER}
-        )
-    return path
-
-
-def is_below(path: str, folder: str) -> bool:
-    """Return whether an absolute path is `folder` or inside it."""
-    return f"{path}/".startswith(f"{folder.rstrip('/')}/")
-
-
-def is_secret_name(name: str) -> bool:
-    """Return whether a variable's name is that of a secret, whose value must not be in a file or a manifest."""
-    words = name.upper().split("_")
-    if name in _NON_SECRET_NAMES or words[-1] in _FILE_SUFFIXES:
-        return False
-    return any(word.endswith(_SECRET_WORDS) for word in words)
-
-
-_TEXT_OR_NUMBER = {"anyOf": [{"type": "string"}, {"type": "number"}]}
-
-Cpu = Annotated[str, BeforeValidator(_number_to_str), AfterValidator(_cpu), WithJsonSchema(_TEXT_OR_NUMBER)]
-"""CPUs in Kubernetes notation: 4, 0.5 or 500m."""
-
-Memory = Annotated[
-    str, BeforeValidator(_number_to_str), AfterValidator(_memory), WithJsonSchema(_TEXT_OR_NUMBER)
-]
-"""Memory in Kubernetes notation: 512Mi, 16Gi."""
-
-StringOrNumber = Annotated[str, BeforeValidator(_number_to_str), WithJsonSchema(_TEXT_OR_NUMBER)]
-"""A text; numbers are converted."""
-
-_RayOptionName = Annotated[
-    str,
-    Pattern(
-        r"^[a-z][a-z-]*$",
-        "not an option; write its name without the leading dashes, as in object-store-memory",
-    ),
-]
-
-RayOption = Annotated[
-    str,
-    BeforeValidator(_option_to_str),
-    WithJsonSchema({"anyOf": [*_TEXT_OR_NUMBER["anyOf"], {"type": "boolean"}]}),
-]
-"""Value of an option of `ray start`."""
-
 GroupName = Annotated[str, AfterValidator(_group_name)]
 """Name of a group of workers."""
-Label = Annotated[str, AfterValidator(_label)]
-"""A DNS label."""
-ObjectName = Annotated[str, AfterValidator(_subdomain)]
-"""Name of a Kubernetes object: a DNS subdomain."""
+VolumeName = Annotated[Label, AfterValidator(_volume_name)]
+"""Name of a volume: a DNS label."""
+StringOrNumber = Annotated[str, BeforeValidator(number_to_str), WithJsonSchema(TEXT_OR_NUMBER)]
+"""A text; numbers are converted."""
 
 
 class Toleration(SpecModel):
     """A toleration of node taints, with Kubernetes' names."""
 
-    key: str | None = None
+    key: LabelKey | None = None
     """Key of the taint; by default all keys."""
     operator: Literal["Exists", "Equal"] = "Equal"
     """Operator of the comparison."""
-    value: StringOrNumber | None = None
+    value: LabelValue | None = None
     """Value of the taint, with operator Equal."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     """Effect of the taint; by default all effects."""
@@ -219,24 +103,19 @@ class PodTemplate(SpecModel):
     """Number of NVIDIA GPUs."""
     accelerator: Name | None = None
     """Kind of GPU, as Ray's label `ray.io/accelerator-type`. Set `node_selector` to select nodes that have it."""
-    node_selector: dict[str, str] = Field({})
+    node_selector: dict[LabelKey, LabelValue] = Field({})
     """Labels that a node must have."""
     tolerations: list[Toleration] = Field([])
     """Taints of nodes that the pods tolerate."""
-    ray: dict[_RayOptionName, RayOption] = Field({})
+    ray: dict[RayOptionName, RayOption] = Field({})
     """Further options of `ray start`, without the dashes."""
 
     @model_validator(mode="after")
     def _check(self) -> "PodTemplate":
         if self.accelerator and not self.gpus:
             _reject("accelerator", f"{self.accelerator} without `gpus`; set `gpus`, or remove `accelerator`")
-        for option in self.ray:
-            if option in _SET_BY_OTHER_FIELDS:
-                _reject(f"ray.{option}", f"given twice; set only `{_SET_BY_OTHER_FIELDS[option]}`")
-            if option == "labels":
-                _reject("ray.labels", "KubeRay rejects it here; `accelerator` sets the label that Ray knows")
-            if option in _SET_BY_KUBERAY:
-                _reject(f"ray.{option}", "KubeRay sets it; leave it out")
+        if found := option_problem(self.ray):
+            _reject(f"ray.{found[0]}", found[1])
         return self
 
 
@@ -267,7 +146,7 @@ class Volume(SpecModel):
 
     pvc: ObjectName
     """PersistentVolumeClaim with access mode ReadWriteMany."""
-    path: Annotated[str, AfterValidator(_mount_path)]
+    path: MountPath
     """Folder in the pods, an absolute path."""
 
 
@@ -281,9 +160,9 @@ class Submission(SpecModel):
     """Delete the Ray cluster when the job has ended."""
     ttl: Seconds | None = None
     """Time for which the cluster stays after the end of the job; by default it is deleted at once."""
-    active_deadline: Annotated[Seconds, Field(ge=1)] | None = None
-    """Longest time from submission to the end of the job."""
-    backoff_limit: int = Field(0, ge=0)
+    active_deadline: Annotated[Seconds, Field(ge=60)] | None = None
+    """Longest time from submission to the end of the job, at least a minute."""
+    backoff_limit: int = Field(0, ge=0, le=1000)
     """Number of retries of a failed job, each on a new cluster."""
 
     @model_validator(mode="after")
@@ -295,14 +174,8 @@ class Submission(SpecModel):
 
 def _validate_env(values: dict[str, str]) -> dict[str, str]:
     for name, value in values.items():
-        if not _VARIABLE_NAME.fullmatch(name):
-            _reject(name, "not a variable name; write A-Z, 0-9 and _, not starting with a digit")
-        if name in _RESERVED_VARIABLES:
-            _reject(name, _RESERVED_VARIABLES[name])
-        if is_secret_name(name) or holds_credentials(value):
-            _reject(
-                name, "looks like a secret, and specs are stored; put it into a Secret named in `secrets.env`"
-            )
+        if problem := variable_problem(name, value):
+            _reject(name, problem)
     return values
 
 
@@ -311,11 +184,11 @@ class Cluster(Spec):
 
     kind: Literal["cluster"]
     """Kind of spec."""
-    namespace: Label = "default"
+    namespace: Namespace = "default"
     """Kubernetes namespace."""
     context: str | None = Field(None, min_length=1)
     """Context of the kubeconfig; by default the current one."""
-    image: Annotated[str, AfterValidator(_image)]
+    image: Image
     """Image with Rayfuse and the extras that the spec needs."""
     ray_version: Annotated[str, AfterValidator(_version)] = "2.60.0"
     """Version of Ray in the image."""
@@ -329,7 +202,7 @@ class Cluster(Spec):
     """Environment variables of every pod. `${VAR}` in a submitted spec reads these, not those of the submitting machine."""
     secrets: Secrets = Field(default_factory=Secrets)
     """Kubernetes Secrets that the pods use."""
-    volumes: dict[Label, Volume] = Field({})
+    volumes: dict[VolumeName, Volume] = Field({})
     """Volumes that all pods mount, by name."""
     service_account: ObjectName | None = None
     """Service account of the pods; by default that of the namespace."""
@@ -345,6 +218,8 @@ class Cluster(Spec):
                 "submission.shutdown",
                 "false, and Kueue requires clusters that end with their job; set it to true, or remove `kueue_queue`",
             )
+        for name, problem in reference_problems(self.env, bool(self.secrets.env)):
+            _reject(f"env.{name}", problem)
         _reject_duplicates("secrets.env", self.secrets.env)
         _reject_duplicates("image_pull_secrets", self.image_pull_secrets)
         _reject_nested({f"volumes.{name}.path": volume.path for name, volume in self.volumes.items()})
@@ -357,7 +232,7 @@ def _reject_duplicates(path: str, names: list[str]) -> None:
             _reject(f"{path}.{i}", f"{name} is given twice")
 
 
-def _reject_nested(paths: Mapping[str, str]) -> None:
+def _reject_nested(paths: dict[str, str]) -> None:
     for field, path in paths.items():
         for other, above in paths.items():
             if field != other and is_below(path, above):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, SecretStr, Tag, ValidationError
 from pydantic_core.core_schema import ErrorType
 
-from rayfuse.formatting import truncated_repr
+from rayfuse.formatting import printable, truncated_repr
 from rayfuse.spec.family import PartOf
 from rayfuse.spec.renamed_keys import EQUIVALENT_KEYS, RENAMED_KEYS, RENAMED_TYPES
 
@@ -37,6 +37,12 @@ _PYDANTIC_ERROR_TYPES = frozenset(get_args(ErrorType))
 TOP_LEVEL = "(top level)"
 """Path of an error that is about a spec as a whole."""
 
+_MAX_REPORTED = 20
+_MAX_PATH = 120
+_MAX_NAME_SHOWN = 60
+_MAX_MESSAGE = 600
+_MAX_KEY_TO_COMPARE = 100
+"""Characters above which a name is not compared with the known ones, which would take long."""
 _MAX_SUGGESTIONS = 3
 _MAX_SUGGESTION_DEPTH = 3
 
@@ -51,8 +57,23 @@ def format_errors(error: ValidationError, kind: type[BaseModel]) -> list[str]:
 
 def locate_errors(error: ValidationError, kind: type[BaseModel]) -> list[tuple[str, str]]:
     """Return (path, message) per problem, in the order of the spec's fields, without duplicates."""
-    found = (_locate(dict(problem), kind) for problem in error.errors(include_url=False))
-    return list(dict.fromkeys(found))
+    try:
+        problems = error.errors(include_url=False)
+    except UnicodeEncodeError as surrogate:  # in a text of a spec that is built in Python
+        return [(TOP_LEVEL, not_unicode(surrogate))]
+    found = [_locate(dict(problem), kind) for problem in problems[:_MAX_REPORTED]]
+    more = (
+        [] if len(problems) <= _MAX_REPORTED else [(TOP_LEVEL, f"… and {len(problems) - _MAX_REPORTED} more")]
+    )
+    return [
+        (printable(path, _MAX_PATH), printable(message, _MAX_MESSAGE))
+        for path, message in dict.fromkeys(found)
+    ] + more
+
+
+def not_unicode(error: UnicodeEncodeError) -> str:
+    """Return the message for a text with a lone surrogate."""
+    return f"the character {printable(error.object[error.start])} is not allowed; remove it"
 
 
 def reword(problem: Mapping[str, Any]) -> str:
@@ -151,6 +172,7 @@ def _models_in(node: Any) -> Iterator[type[BaseModel]]:
 
 
 def _unknown_type(given: str, known: list[str]) -> str:
+    given = printable(given, _MAX_NAME_SHOWN)
     if given in PLANNED_TYPES:
         return f"type `{given}` is not implemented yet; one of: {', '.join(known)}"
     if not known:
@@ -181,6 +203,8 @@ def suggest_nearest(given: str, known: list[str]) -> str:
 
 def _closest(given: str, known: list[str]) -> str | None:
     """Return the only known name that begins with a given one, else the most similar one."""
+    if len(given) > _MAX_KEY_TO_COMPARE:
+        return None
     continued = [name for name in known if name.startswith(given)] if len(given) > 2 else []
     close = difflib.get_close_matches(given, known, n=1, cutoff=0.6)
     return continued[0] if len(continued) == 1 else close[0] if close else None
@@ -198,7 +222,7 @@ def _walk(loc: tuple[int | str, ...], kind: type[BaseModel]) -> tuple[list[str],
         member = _member(node, key)
         if member is not None:
             node = member
-        elif key != "[key]":
+        elif key != "[key]" and not (isinstance(key, str) and _is_labeled_union(node)):
             path.append(str(key))
             owner, node = node, _child_type(node, key)
     return path, owner, node
@@ -226,6 +250,11 @@ def _holds_secret(node: Any) -> bool:
 
 def _is_union(node: Any) -> bool:
     return get_origin(_unwrap(node)) in (Union, UnionType)
+
+
+def _is_labeled_union(node: Any) -> bool:
+    """Return whether a location names the member of a union, as it does if there are two or more, apart from null."""
+    return _is_union(node) and sum(member is not type(None) for member in get_args(_unwrap(node))) > 1
 
 
 def _members(node: Any) -> Iterator[Any]:

@@ -17,8 +17,8 @@ def _mode_or_url(value: Any) -> str:
 
 
 def _bool_to_off(value: Any) -> Any:
-    """Return `off` for false, which is how YAML parses a bare `off`."""
-    return "off" if value is False else value
+    """Return `off` for false, which older YAML reads for `off`, and for `no`, which would be a folder."""
+    return "off" if value is False or value == "no" else value
 
 
 FeatureCache = Annotated[

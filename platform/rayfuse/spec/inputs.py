@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from rayfuse.spec.align import AlignConfig
@@ -11,30 +11,42 @@ from rayfuse.spec.augment import (
     AudioAugment,
     CustomOnlyAugment,
     ImageAugment,
+    SwapTokens,
     TextAugment,
     TimeseriesAugment,
 )
-from rayfuse.spec.base import JobSection, Problems, SpecModel, make_column_optional
+from rayfuse.spec.base import JobSection, Problems, make_column_optional
+from rayfuse.spec.cells import CellFormat, CellType
 from rayfuse.spec.encoders import (
     ENCODERS,
     AudioEncoderConfig,
     BaseEncoderConfig,
+    ConvEncoderConfig,
+    EmbeddingEncoderConfig,
+    FramesEncoderConfig,
     HuggingFaceEncoderConfig,
     ImageEncoderConfig,
     ItemSequenceEncoderConfig,
+    MLPEncoderConfig,
+    NGramsEncoderConfig,
     TabularEncoderConfig,
     TextEncoderConfig,
+    TimeseriesConvEncoderConfig,
     TimeseriesEncoderConfig,
     VideoEncoderConfig,
 )
 from rayfuse.spec.family import CustomConfig, Family, PartOf
-from rayfuse.spec.tasks import CellType
+from rayfuse.spec.table_columns import CategoryColumn, Column, ColumnKind, NumberColumn, parse_columns
+from rayfuse.spec.templates import check_template, fill_template, template_columns
 
 if TYPE_CHECKING:
     from rayfuse.spec.job import Job
 
 Scaling = Literal["robust", "standard"]
 """`robust`: median and interquartile range, which outliers do not affect; `standard`: mean and standard deviation."""
+
+ValueRange = Literal["auto", "dtype"] | tuple[float, float]
+"""`auto`: fitted on the training rows; `dtype`: 0 to 65535 for integers, 0 to 1 for floats; or [low, high]."""
 
 
 class BaseInput(JobSection):
@@ -73,6 +85,11 @@ class BaseInput(JobSection):
     def column_key(self) -> str:
         """The field that names those columns."""
         raise NotImplementedError
+
+    @property
+    def reads_mapping(self) -> bool:
+        """True if a value is a mapping of several columns of a row."""
+        return False
 
     @property
     def fallback_input(self) -> str | None:
@@ -116,12 +133,23 @@ class ImageInput(ColumnInput):
     """An image, in any format that Pillow reads."""
 
     type: Literal["image"]
-    encoder: ImageEncoderConfig
+    encoder: ImageEncoderConfig = ConvEncoderConfig(type="conv")
     """Encoder of this input."""
     size: int = Field(224, ge=8, le=4096)
     """Side in pixels to which images are resized (with a Hugging Face encoder, its own processor decides)."""
+    range: ValueRange = "auto"
+    """Values shown as black and white, of images with more than 8 bits per channel; those of 8 bits have 0 and 255.
+
+    `auto`: the range of the training rows without far outliers. `dtype`: 0 to 65535 for integers, 0 to 1 for floats.
+    """
     augment: list[ImageAugment] = Field(default_factory=list)
     """Random changes of training rows, applied in order."""
+
+    @model_validator(mode="after")
+    def _check_range(self) -> "ImageInput":
+        if isinstance(self.range, tuple) and self.range[0] >= self.range[1]:
+            _reject("range", f"{list(self.range)} is empty; write [low, high], the lower value first")
+        return self
 
 
 class AudioInput(ColumnInput):
@@ -133,7 +161,7 @@ class AudioInput(ColumnInput):
     length_field: ClassVar[str | None] = "max_seconds"
 
     type: Literal["audio"]
-    encoder: AudioEncoderConfig
+    encoder: AudioEncoderConfig = ConvEncoderConfig(type="conv")
     """Encoder of this input."""
     sample_rate: int = Field(16000, ge=1000, le=192000)
     """Samples per second after resampling."""
@@ -192,7 +220,7 @@ class VideoInput(ColumnInput):
     pads_to_longest: ClassVar[bool] = True
 
     type: Literal["video"]
-    encoder: VideoEncoderConfig
+    encoder: VideoEncoderConfig = FramesEncoderConfig(type="frames", encoder=ConvEncoderConfig(type="conv"))
     """Encoder of this input."""
     num_frames: int = Field(8, ge=1, le=512)
     """Frames to sample, each from the middle of an equal part of the clip; fewer if it has fewer."""
@@ -203,7 +231,7 @@ class VideoInput(ColumnInput):
 
 
 class TextInput(ColumnInput):
-    """A text, tokenized by the encoder's own tokenizer; encoders trained from scratch read UTF-8 bytes.
+    """A text, tokenized by the encoder's own tokenizer; encoders trained from scratch read UTF-8 bytes or n-grams.
 
     A list of words is a text too.
     """
@@ -214,15 +242,48 @@ class TextInput(ColumnInput):
     has_words: ClassVar[bool] = True
 
     type: Literal["text"]
-    encoder: TextEncoderConfig
+    encoder: TextEncoderConfig = ConvEncoderConfig(type="conv")
     """Encoder of this input."""
     max_tokens: int = Field(128, ge=1, le=32768)
-    """Number of tokens after which a text is cut."""
+    """Number of tokens after which a text is cut: those of the tokenizer, bytes, or words of the encoder `ngrams`."""
+    template: Annotated[str, AfterValidator(check_template)] | None = None
+    """Text from several columns instead of `column`, as in "{title}: {body}". Missing values are empty, and a line of the
+    template whose columns all are missing is left out."""
     augment: list[TextAugment] = Field(default_factory=list)
     """Random changes of training rows, applied in order."""
 
+    @property
+    def source_columns(self) -> dict[str, CellType]:
+        if self.template is None:
+            return super().source_columns
+        return dict.fromkeys(template_columns(self.template), "str")
 
-class TimeseriesInput(ColumnInput):
+    @property
+    def column_key(self) -> str:
+        return "column" if self.template is None else "template"
+
+    @property
+    def reads_mapping(self) -> bool:
+        return self.template is not None
+
+    def read(self, values: Mapping[str, Any]) -> Any:
+        return super().read(values) if self.template is None else fill_template(self.template, values)
+
+    def validate_in_job(self, job: "Job") -> Problems:
+        if self.template is not None and self.max_items > 1:
+            yield (
+                "max_items",
+                f"{self.max_items} is not 1, and `template` builds one text; leave one of them out",
+            )
+        for number, step in enumerate(self.augment):
+            if isinstance(step, SwapTokens) and isinstance(self.encoder, NGramsEncoderConfig):
+                yield (
+                    f"augment.{number}",
+                    "`token_swap` has no effect on n-grams, which have no order; use `token_dropout`",
+                )
+
+
+class TimeseriesInput(ColumnInput, CellFormat):
     """A time series of several channels: lists in the row, or a csv, parquet or JSON file that it names."""
 
     holds_lists: ClassVar[bool] = True
@@ -231,10 +292,12 @@ class TimeseriesInput(ColumnInput):
     pads_to_longest: ClassVar[bool] = True
 
     type: Literal["timeseries"]
-    encoder: TimeseriesEncoderConfig
+    encoder: TimeseriesEncoderConfig = TimeseriesConvEncoderConfig(type="conv")
     """Encoder of this input."""
     channels: list[Annotated[str, Field(min_length=1)]] | Annotated[int, Field(ge=1, le=4096)]
     """Names of the channels, or their number."""
+    layout: Literal["channels_first", "channels_last"] = "channels_first"
+    """Order of lists in rows, requests and JSON files: a list per channel, or per step. In csv, channels are columns."""
     max_steps: int = Field(1024, ge=1, le=1_000_000)
     """Number of steps to which a longer series is cut; the newest are used."""
     scaling: Scaling = "robust"
@@ -275,62 +338,18 @@ class TimeseriesInput(ColumnInput):
         return self
 
 
-class InferredColumn(SpecModel):
-    """A column whose kind is inferred from the training rows: numbers if all values are, else categories."""
-
-    type: Literal["inferred"] = "inferred"
-    """Kind of column."""
-
-
-class NumberColumn(SpecModel):
-    """A column of numbers, scaled by statistics of the training rows."""
-
-    type: Literal["number"] = "number"
-    """Kind of column."""
-    center: float | None = None
-    """Subtracted from each value; by default fitted on the training rows."""
-    scale: float | None = Field(None, gt=0)
-    """Divisor of each value after centering; by default fitted on the training rows."""
-
-
-class CategoryColumn(SpecModel):
-    """A column of categories; one that is not in its vocabulary is `unknown`."""
-
-    type: Literal["category"] = "category"
-    """Kind of column."""
-    vocabulary: list[str] | None = None
-    """Known values, as text; by default those of the training rows, most frequent first."""
-
-
-Column = Annotated[InferredColumn | NumberColumn | CategoryColumn, Field(discriminator="type")]
-"""A column of a tabular input."""
-_Kind = Literal["inferred", "number", "category"]
-
-
-def _parse_columns(value: Any) -> Any:
-    """Expand a list of names to inferred columns, and the name of a kind to a block of that type."""
-    if isinstance(value, list) and all(isinstance(name, str) for name in value):
-        if len(set(value)) < len(value):
-            duplicate = next(name for name in value if value.count(name) > 1)
-            raise PydanticCustomError("columns", "`{name}` is listed twice; remove one", {"name": duplicate})
-        value = dict.fromkeys(value, "inferred")
-    if not isinstance(value, dict):
-        return value
-    return {name: {"type": kind} if isinstance(kind, str) else kind for name, kind in value.items()}
-
-
 class TabularInput(BaseInput):
     """Columns of a table: numbers, which are scaled, and categories. Any of them may be missing."""
 
     needs_column: ClassVar[bool] = False
 
     type: Literal["tabular"]
-    encoder: TabularEncoderConfig
+    encoder: TabularEncoderConfig = MLPEncoderConfig(type="mlp")
     """Encoder of this input."""
     columns: Annotated[
         dict[str, Column],
         Field(min_length=1),
-        BeforeValidator(_parse_columns, json_schema_input_type=list[str] | dict[str, _Kind | Column]),
+        BeforeValidator(parse_columns, json_schema_input_type=list[str] | dict[str, ColumnKind | Column]),
     ]
     """`{age: number, city: category}`, or a list of names whose kinds are inferred from the training rows.
 
@@ -360,11 +379,16 @@ class TabularInput(BaseInput):
         if self.column is not None:
             return {self.column: "json"}
         kinds = self.columns.items()
-        return {name: "str" if isinstance(kind, CategoryColumn) else "float" for name, kind in kinds}
+        cells: dict[str, CellType] = {"inferred": "inferred", "number": "float", "category": "category"}
+        return {name: cells[kind.type] for name, kind in kinds}
 
     @property
     def column_key(self) -> str:
         return "columns" if self.column is None else "column"
+
+    @property
+    def reads_mapping(self) -> bool:
+        return self.column is None
 
     def read(self, values: Mapping[str, Any]) -> Any:
         if self.column is not None:
@@ -389,7 +413,7 @@ class ItemSequenceInput(ColumnInput):
     pads_to_longest: ClassVar[bool] = True
 
     type: Literal["item_sequence"]
-    encoder: ItemSequenceEncoderConfig
+    encoder: ItemSequenceEncoderConfig = EmbeddingEncoderConfig(type="embedding")
     """Encoder of this input."""
     max_length: int = Field(64, ge=1, le=65536)
     """Number of items to which a longer sequence is cut; the newest are used."""

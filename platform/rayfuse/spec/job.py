@@ -26,11 +26,12 @@ from rayfuse.spec.base import (
     SpecModel,
     Url,
 )
+from rayfuse.spec.cells import CellFormat
 from rayfuse.spec.deepspeed import DeepSpeedConfig
 from rayfuse.spec.encoders import LoraAdapterConfig, iter_pretrained_encoders
 from rayfuse.spec.error_messages import suggest_nearest
 from rayfuse.spec.feature_cache import FeatureCache, validate_feature_cache
-from rayfuse.spec.fusion import FusionConfig
+from rayfuse.spec.fusion import ConcatFusionConfig, FusionConfig
 from rayfuse.spec.inputs import Input, default_columns
 from rayfuse.spec.rows import InMemoryRows, Rows, is_table
 from rayfuse.spec.tasks import Mode, TaskConfig, with_default_columns
@@ -45,7 +46,7 @@ class FractionSplit(SpecModel):
 
 
 def _fraction_or_rows(value: Any) -> str:
-    return "url" if isinstance(value, (str, InMemoryRows)) or is_table(value) else "mapping"
+    return "url" if isinstance(value, (str, list, tuple, InMemoryRows)) or is_table(value) else "mapping"
 
 
 FractionSplitOrRows = Annotated[
@@ -53,23 +54,83 @@ FractionSplitOrRows = Annotated[
 ]
 
 
-class DataConfig(JobSection):
+ColumnName = Annotated[str, Field(min_length=1)]
+"""Name of a column."""
+_SPLIT_OPTIONS = ("stratify", "group", "time")
+
+
+class DataConfig(JobSection, CellFormat):
     """The rows of a job."""
 
     train: Rows
-    """jsonl, csv or parquet: a file, a glob or a folder."""
+    """Data files of any supported format: a file, a glob, a folder or a list of these."""
     validation: FractionSplitOrRows = Field(default_factory=lambda: FractionSplit(fraction=0.1))
     """Rows that select the best checkpoint: a fraction of the training rows, or a URL."""
-    test: Rows | None = None
-    """Rows for a single evaluation after training."""
+    test: FractionSplitOrRows | None = None
+    """Rows for a single evaluation after training: a fraction of the training rows, or a URL."""
+    stratify: Literal[True] | ColumnName | None = None
+    """Column of which each fraction has the same share of every value; `true`: the target of the only task."""
+    group: ColumnName | None = None
+    """Column whose equal values, such as those of one patient, are never in two fractions; also with `stratify`."""
+    time: ColumnName | None = None
+    """Column of a number or an ISO 8601 time: the newest rows are the test rows, those before them the validation rows."""
+    folds: int | None = Field(None, ge=2, le=100)
+    """Cross-validation: number of parts of the training rows, each of which is tested by a model of the others."""
+    fold: int | None = Field(None, ge=1)
+    """The one of the `folds` to train, from 1; by default all of them, and then the registered model on all rows."""
     max_bad_rows: Fraction = 0.01
     """Fraction of invalid rows above which the run stops."""
     feature_cache: FeatureCache = "auto"
     """Folder for the outputs of frozen encoders, which then run once for each distinct value of their input instead of
     once per epoch. `auto`: `cache` in output.storage, for inputs without `augment`. `off`: no cache."""
 
+    @property
+    def fractions(self) -> dict[str, float]:
+        """Fraction of the training rows in each split that is held out from them."""
+        test = FractionSplit(fraction=1 / self.folds) if self.folds and self.fold else self.test
+        splits = {"validation": self.validation, "test": test}
+        return {name: split.fraction for name, split in splits.items() if isinstance(split, FractionSplit)}
+
+    def of_fold(self, fold: int) -> "DataConfig":
+        """Return the options to train one fold."""
+        return self.model_copy(update={"fold": fold})
+
     def validate_in_job(self, job: "Job") -> Problems:
         yield from validate_feature_cache(job)
+        yield from self._validate_folds()
+        yield from self._validate_fractions(job)
+
+    def _validate_folds(self) -> Problems:
+        if self.fold and not self.folds:
+            yield "fold", "the number of folds is missing; add data.folds"
+        elif self.fold and self.folds and self.fold > self.folds:
+            yield "fold", f"{self.fold} is above data.folds, {self.folds}; use 1 to {self.folds}"
+        if self.folds and isinstance(self.test, FractionSplit):
+            yield (
+                "test.fraction",
+                "cannot be combined with data.folds, of which each is tested; remove one of them",
+            )
+        if self.folds and self.time:
+            yield (
+                "folds",
+                "would train on rows that are newer than the test rows; use `test: {fraction: 0.2}` with data.time",
+            )
+
+    def _validate_fractions(self, job: "Job") -> Problems:
+        fractions = self.of_fold(1).fractions
+        total = sum(fractions.values())
+        if total >= 1:
+            yield (
+                "validation.fraction" if self.folds else "test.fraction",
+                f"validation and test are {total:g} of the rows; leave some to train on",
+            )
+        given = [name for name in _SPLIT_OPTIONS if getattr(self, name)]
+        if self.time and len(given) > 1:
+            yield "time", f"cannot be combined with data.{given[0]}; use one of them"
+        if given and not fractions:
+            yield given[0], "validation and test are separate rows; use `validation: {fraction: 0.1}`"
+        if self.stratify is True and (len(job.tasks) > 1 or not next(iter(job.tasks.values())).target_column):
+            yield "stratify", "`true` is the target of the only task of a job; write the name of a column"
 
 
 def _parse_workers(value: Any) -> Any:
@@ -109,10 +170,23 @@ class ComputeConfig(SpecModel):
     """Interval at which an elastic run checks whether it can grow."""
     data_workers: int = Field(0, ge=0, le=64)
     """Processes of each worker that decode rows while it trains; 0: a thread of the worker."""
+    decode: Literal["workers", "cluster"] = "workers"
+    """Place where rows are decoded: on the cores of the workers, or on all CPUs of the cluster with Ray Data."""
     prefetch_steps: int = Field(2, ge=1, le=64)
     """Steps whose batches are prepared ahead."""
     sample_cache: Bytes = 1_000_000_000
     """Memory of each worker for decoded rows of each split; rows that do not fit are decoded again in each epoch."""
+    disk_cache: Bytes = Field(10_000_000_000, gt=0)
+    """Disk of each machine for files inside rows of parquet; if they are larger, rows are shuffled in windows that fit."""
+
+    @model_validator(mode="after")
+    def _check_decode(self) -> "ComputeConfig":
+        if self.decode == "cluster" and self.data_workers:
+            _reject(
+                "data_workers",
+                f"{self.data_workers} processes of a worker do not decode rows with `decode: cluster`; leave it out",
+            )
+        return self
 
     @property
     def min_workers(self) -> int:
@@ -134,6 +208,8 @@ class OutputConfig(SpecModel):
     """Name of the registered model; by default the job's name."""
     tracking_uri: Url | None = None
     """MLflow server or database; by default MLFLOW_TRACKING_URI, else a database in `storage`."""
+    experiment: str | None = Field(None, min_length=1, max_length=250)
+    """MLflow experiment of the run, or of the trials of a sweep; by default the job's name."""
     tensorboard: bool = False
     """Write event files for TensorBoard, too."""
 
@@ -156,7 +232,7 @@ class Job(Spec):
     """Inputs by name, which is also their name in HTTP requests."""
     align: AlignConfig = Field(default_factory=LinearAlignConfig)
     """Projection of the encoded inputs to a common width."""
-    fusion: FusionConfig
+    fusion: FusionConfig = ConcatFusionConfig(type="concat")
     """Fusion of the aligned inputs."""
     tasks: Annotated[dict[Key, TaskConfig], Field(min_length=1), BeforeValidator(with_default_columns)]
     """Prediction tasks, by name."""
@@ -176,6 +252,18 @@ class Job(Spec):
     def registered_model_name(self) -> str:
         """Name of the registered model."""
         return self.output.registered_model or self.name
+
+    @property
+    def experiment_name(self) -> str:
+        """Name of the MLflow experiment."""
+        return self.output.experiment or self.name
+
+    def split_columns(self) -> dict[str, str]:
+        """Return the columns by which rows are held out, by the option of `data` that names each."""
+        columns = {name: getattr(self.data, name) for name in _SPLIT_OPTIONS}
+        if columns["stratify"] is True:
+            columns["stratify"] = next(iter(self.tasks.values())).target_column
+        return {name: column for name, column in columns.items() if column}
 
     def align_of(self, name: str) -> AlignConfig:
         """Return how an input is projected to the common width."""

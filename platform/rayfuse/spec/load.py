@@ -2,19 +2,21 @@
 
 import importlib
 import os
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
 from rayfuse.errors import SpecError
+from rayfuse.formatting import printable, truncated_repr
 from rayfuse.spec.base import Spec, SpecModel
-from rayfuse.spec.error_messages import format_errors
-from rayfuse.spec.paths import set_at
+from rayfuse.spec.error_messages import format_errors, not_unicode
+from rayfuse.spec.paths import is_below, set_at
+from rayfuse.spec.spec_file import place, read_spec_file
+from rayfuse.spec.variables import escape_dollars, substitute
+from rayfuse.spec.yaml_io import MAX_DEPTH, YamlError, check_values, dump_yaml, load_yaml
 
 KINDS: dict[str, str] = {
     "job": "rayfuse.spec.job:Job",
@@ -23,8 +25,6 @@ KINDS: dict[str, str] = {
     "cluster": "rayfuse.spec.cluster:Cluster",
 }
 """Import path of the model of each kind of spec."""
-
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 AnySpec = TypeVar("AnySpec", bound=SpecModel)
 AnyNewSpec = TypeVar("AnyNewSpec", bound=Spec)
@@ -61,9 +61,9 @@ def read_spec(
     Raises SpecError if it is not a YAML mapping of this kind; keys and values are not validated.
     """
     where = str(source)
-    content = _parse(_read(where), where)
+    content = _parse(where)
     apply_overrides(content, overrides or {}, where)
-    _check_kind(content, kind, where)
+    _check_kind(content, kind, place(where))
     return content
 
 
@@ -77,77 +77,44 @@ def validate_spec(content: Any, kind: type[AnySpec], where: str, base: str | Non
 
     Raises SpecError with a line for every error.
     """
+    return _validate(lambda: kind.model_validate(content, context={"base": base}), kind, place(where))
+
+
+def _validate(validate: Callable[[], AnySpec], kind: type[AnySpec], where: str) -> AnySpec:
+    """Call pydantic. Raises SpecError with a line for every error."""
     try:
-        return TypeAdapter(kind).validate_python(content, context={"base": base})
+        return validate()
     except ValidationError as error:
         raise SpecError("\n".join(f"{where}: {line}" for line in format_errors(error, kind))) from None
+    except RecursionError:  # in Python; a file has a limit
+        raise SpecError(f"{where}: nested too deeply, or inside itself; write a flatter structure") from None
+    except UnicodeEncodeError as error:  # in Python; a file cannot hold them
+        raise SpecError(f"{where}: {not_unicode(error)}") from None
 
 
 def read_kind(source: str | Path) -> str:
     """Read the `kind:` of a spec file. Raises SpecError if it is missing or unknown."""
-    content = _parse(_read(str(source)), str(source))
+    content = _parse(str(source))
     kind = content.get("kind")
-    if kind not in KINDS:
-        raise SpecError(f"{source}: kind: {kind!r} is not a kind of spec; one of: {', '.join(KINDS)}")
+    if not is_kind(kind):
+        raise SpecError(
+            f"{place(str(source))}: kind: {truncated_repr(kind)} is not a kind of spec; one of: {', '.join(KINDS)}"
+        )
     return str(kind)
 
 
-def _read(where: str) -> str:
+def is_kind(kind: object) -> bool:
+    """Return whether a value is a kind of spec."""
+    return isinstance(kind, str) and kind in KINDS
+
+
+def _parse(source: str) -> dict[str, Any]:
+    text, where = read_spec_file(source), place(source)
     try:
-        if "://" not in where:
-            return Path(where).read_text(encoding="utf-8")
-        return _download(where)
-    except FileNotFoundError:
-        raise SpecError(f"{where}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise SpecError(f"{where}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    except IsADirectoryError:
-        raise SpecError(f"{where}: a folder, not the YAML file of a spec") from None
-    except OSError as error:
-        raise SpecError(f"{where}: cannot be read: {error}") from None
-
-
-def _download(url: str) -> str:
-    import fsspec
-
-    try:
-        with fsspec.open(url, "rt", encoding="utf-8") as file:
-            return str(file.read())
-    except (FileNotFoundError, UnicodeDecodeError):
-        raise
-    except Exception as error:  # each store has its own errors
-        raise OSError(f"{type(error).__name__}: {error}") from error
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Loader of safe YAML that rejects duplicate keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = key_node.value
-            if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(
-                    None, None, "a key must be a word", key_node.start_mark
-                )
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None,
-                    None,
-                    f"key `{key}` is given twice; keep one, or rename the other",
-                    key_node.start_mark,
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _parse(text: str, where: str) -> dict[str, Any]:
-    try:
-        content = yaml.load(text, _StrictLoader)  # noqa: S506 - a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        raise SpecError(f"{where}:{_yaml_problem(error, text)}") from None
-    except yaml.YAMLError as error:
-        raise SpecError(f"{where}: not YAML: {error}") from None
+        content = load_yaml(text)
+    except YamlError as error:
+        line = "" if error.line is None else f"{error.line}:"
+        raise SpecError(f"{where}:{line} {error}") from None
     if content is None:
         raise SpecError(f"{where}: the file is empty; `rayfuse schema` lists the kinds of spec")
     if not isinstance(content, dict):
@@ -156,26 +123,16 @@ def _parse(text: str, where: str) -> dict[str, Any]:
     return content
 
 
-def _yaml_problem(error: yaml.MarkedYAMLError, text: str) -> str:
-    if error.problem_mark is None:
-        return f" {error.problem or 'not YAML'}"
-    line = error.problem_mark.line
-    problem = f"{line + 1}: {error.problem or 'not YAML'}"
-    if "'\\t'" in problem:
-        return f"{problem}; indent with spaces"
-    # Inside braces an unquoted ${VAR} ends the mapping, which the parser's message does not explain.
-    unquoted = "${" in "".join(text.splitlines()[line : line + 1])
-    return f'{problem}; put "${{…}}" in quotes' if unquoted else problem
-
-
 def _check_kind(content: dict[str, Any], kind: type[SpecModel], where: str) -> None:
     wanted = _kind_of(kind)
     given = content.get("kind")
     if given is None:
         raise SpecError(f"{where}: kind: missing; write `kind: {wanted}`")
     if given != wanted:
-        is_kind = f"the file is `{given}`" if given in KINDS else f"`{given}` is not a kind of spec"
-        raise SpecError(f"{where}: kind: this command requires `{wanted}`, and {is_kind}")
+        found = (
+            f"the file is `{given}`" if is_kind(given) else f"{truncated_repr(given)} is not a kind of spec"
+        )
+        raise SpecError(f"{where}: kind: this command requires `{wanted}`, and {found}")
 
 
 def _kind_of(kind: type[SpecModel]) -> str:
@@ -191,12 +148,13 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
     overrides: dict[str, Any] = {}
     for text in texts:
         path, equals, value = text.partition("=")
+        option = f"--set {printable(text, 80)}"
         if not equals or not path:
-            raise SpecError(f"--set {text}: write --set path.to.key=value")
+            raise SpecError(f"{option}: write --set path.to.key=value")
         try:
-            overrides[path] = yaml.load(value, _StrictLoader)  # noqa: S506 - a SafeLoader
-        except yaml.YAMLError:
-            raise SpecError(f"--set {text}: the value is not YAML; check its quotes and brackets") from None
+            overrides[path] = load_yaml(value)
+        except YamlError as error:
+            raise SpecError(f"{option}: {error}") from None
     return overrides
 
 
@@ -204,23 +162,26 @@ def apply_overrides(content: dict[str, Any], overrides: Mapping[str, Any], where
     """Set values by path in the content of a spec. Raises SpecError if a path leads below a value."""
     for path, value in overrides.items():
         try:
+            if path.count(".") > MAX_DEPTH:
+                raise ValueError(f"a path of more than {MAX_DEPTH} keys; shorten it")
+            check_values(path)
+            if not is_below(path, "data"):  # which may be a large table, in Python
+                check_values(value)
             set_at(content, path, value)
         except ValueError as error:
-            raise SpecError(f"{where}: {path}: {error}") from None
+            raise SpecError(f"{place(where)}: {printable(path, 60)}: {printable(str(error), 110)}") from None
 
 
 def validate_new(spec: Spec, values: Mapping[str, Any]) -> None:
     """Validate a spec that is built in Python, in place. Raises SpecError with a line per problem."""
     kind = type(spec)
     content = {"kind": _kind_of(kind), **values}
-    try:
-        kind.__pydantic_validator__.validate_python(
-            content, self_instance=spec, context={"base": str(Path.cwd())}
-        )
-    except ValidationError as error:
-        raise SpecError(
-            "\n".join(f"{kind.__name__}: {line}" for line in format_errors(error, kind))
-        ) from None
+    context = {"base": str(Path.cwd())}
+    _validate(
+        lambda: kind.__pydantic_validator__.validate_python(content, self_instance=spec, context=context),
+        kind,
+        kind.__name__,
+    )
 
 
 def override_spec(spec: AnyNewSpec, overrides: Mapping[str, Any]) -> AnyNewSpec:
@@ -235,39 +196,14 @@ def override_spec(spec: AnyNewSpec, overrides: Mapping[str, Any]) -> AnyNewSpec:
 
 
 def to_yaml(spec: Spec) -> str:
-    """Return a spec as YAML, without defaults. Raises SpecError for rows in memory."""
+    """Return a spec as YAML, without defaults. Raises SpecError for rows in memory.
+
+    Dollar signs are doubled, but for variables, which a spec that is built in Python may have for a cluster.
+    """
     try:
         content = spec.model_dump(mode="json", exclude_unset=True)
     except PydanticSerializationError as error:
         raise SpecError(
             f"{type(spec).__name__}: {str(error).partition('ValueError: ')[2] or error}"
         ) from None
-    content = {"kind": _kind_of(type(spec)), **content}
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
-
-
-def substitute(node: Any, environment: Mapping[str, str], where: str, path: str = "") -> Any:
-    """Return `node` with `${VAR}` and `${VAR:-default}` replaced in every string below it.
-
-    Raises SpecError with file, path and variable if one is not set and has no default.
-    """
-    if isinstance(node, dict):
-        return {
-            k: substitute(v, environment, where, f"{path}.{k}" if path else str(k)) for k, v in node.items()
-        }
-    if isinstance(node, list):
-        return [substitute(v, environment, where, f"{path}.{i}") for i, v in enumerate(node)]
-    if not isinstance(node, str):
-        return node
-
-    def value_of(match: re.Match[str]) -> str:
-        name, default = match.groups()
-        value = environment.get(name) or default
-        if value is None:
-            raise SpecError(
-                f"{where}: {path}: the environment variable {name} is not set or empty; "
-                f"set it, or write ${{{name}:-default}}"
-            )
-        return value
-
-    return _VARIABLE.sub(value_of, node)
+    return dump_yaml(escape_dollars({"kind": _kind_of(type(spec)), **content}))

@@ -14,11 +14,12 @@ from pydantic import ValidationError
 from rayfuse.errors import SpecError
 from rayfuse.spec.error_messages import locate_errors, suggest_nearest
 from rayfuse.spec.job import Job
-from rayfuse.spec.load import folder_of, load_spec, read_spec, substitute, validate_spec
+from rayfuse.spec.load import folder_of, load_spec, read_spec, validate_spec
 from rayfuse.spec.paths import ABSENT, get_at, is_below, set_at
 from rayfuse.spec.sweep import GridSearch, Parameter, Sweep
 from rayfuse.spec.tasks import Mode
 from rayfuse.spec.train import EarlyStoppingConfig
+from rayfuse.spec.variables import substitute
 
 Values = dict[str, Any]
 """Path of a searched node → its value in a trial; without those whose `when` is false."""
@@ -60,8 +61,13 @@ class SearchSpace:
         return values
 
     def trial_job(self, values: Mapping[str, Any]) -> Job:
-        """Return the job of a trial with these values; without test rows, as validation rows select the winner."""
+        """Return the job of a trial with these values; without test rows, as validation rows select the winner.
+
+        A fraction of the training rows stays held out for the test of the winner.
+        """
         job = self.build_job(values, self.sweep.trial_overrides)
+        if "test" in job.data.fractions:
+            return job
         return job.model_copy(update={"data": job.data.model_copy(update={"test": None})})
 
     def build_job(self, values: Mapping[str, Any], trial_overrides: Mapping[str, Any] | None = None) -> Job:
@@ -202,7 +208,10 @@ def search_space(
     """
     space = _with_job(sweep, environment)
     problems = (
-        list(_validate_metric(space)) or space.validate_combinations() or list(_validate_conditions(space))
+        list(_validate_metric(space))
+        or space.validate_combinations()
+        or list(_validate_conditions(space))
+        or list(_validate_folds(space))
     )
     if problems:
         raise SpecError("\n".join(f"{where}: {problem}" for problem in _truncate_errors(problems)))
@@ -246,6 +255,16 @@ def _validate_metric(space: SearchSpace) -> Iterator[str]:
     elif space.sweep.mode not in (None, space.mode):
         better = {"max": "higher", "min": "lower"}[space.mode]
         yield f"mode: {better} {space.sweep.metric} is better; write {space.mode}, or leave it out"
+
+
+def _validate_folds(space: SearchSpace) -> Iterator[str]:
+    """Yield an error if each trial would be trained on several splits."""
+    data = space.trial_job(next(iter(space.combinations()))).data
+    if data.folds and not data.fold:
+        yield (
+            f"job: data.folds: a trial is trained on one split, not on {data.folds}; add `trial_overrides: {{data.fold: 1}}`, "
+            "and the job of the best trial is trained on all folds"
+        )
 
 
 def _validate_conditions(space: SearchSpace) -> Iterator[str]:

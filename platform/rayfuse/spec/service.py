@@ -1,7 +1,7 @@
 """Spec of a service: serve a registered model over HTTP."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -15,8 +15,18 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from rayfuse.spec.base import Bytes, Name, Seconds, Spec, SpecModel, Unimplemented, Url
+from rayfuse.spec.variables import is_variable
 
 _MODELS_URI = re.compile(r"^models:/[^/@]+(@[A-Za-z0-9_.-]+|/\d+)$")
+
+MIN_KEY_LENGTH: Final = 16
+"""Smallest number of characters of an API key."""
+
+MIN_DECODE_MEMORY: Final = 200_000_000
+"""Smallest memory to decode files, in bytes."""
+
+_API_KEY = re.compile(rf"[!-~]{{{MIN_KEY_LENGTH},}}")
+_ORIGIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?")
 
 
 class Replicas(SpecModel):
@@ -53,14 +63,28 @@ class Batching(SpecModel):
     """Time that the first row of a batch waits for others."""
 
 
-def _split_keys(value: Any) -> Any:
-    return [key.strip() for key in value.split(",") if key.strip()] if isinstance(value, str) else value
+def _split_list(value: Any) -> Any:
+    return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
 
 
-def _reject_masked_keys(keys: list[SecretStr]) -> list[SecretStr]:
-    """Raise an error for keys of asterisks, which saved specs contain instead of the real ones."""
-    if any(not key.get_secret_value().strip(" *") for key in keys):
-        raise PydanticCustomError("keys", "a key is empty or only asterisks; set the keys again")
+def _check_keys(keys: list[SecretStr]) -> list[SecretStr]:
+    """Raise an error for keys that are easy to guess, and for asterisks, which saved specs contain instead of the keys.
+
+    A variable stands for keys in a spec that is built in Python for a cluster, which resolves it.
+    """
+    for key in (secret.get_secret_value() for secret in keys):
+        if not key.strip(" *"):
+            raise PydanticCustomError("keys", "a key is empty or only asterisks; set the keys again")
+        if "${" in key and not is_variable(key):
+            raise PydanticCustomError(
+                "keys", "a key looks like a variable; write ${{NAME}} or ${{NAME:-default}}"
+            )
+        if not is_variable(key) and not _API_KEY.fullmatch(key):
+            raise PydanticCustomError(
+                "keys",
+                "a key is not {length} or more visible ASCII characters; make one with `openssl rand -hex 24`",
+                {"length": MIN_KEY_LENGTH},
+            )
     return keys
 
 
@@ -72,22 +96,49 @@ class Auth(SpecModel):
 
     keys: Annotated[
         list[SecretStr],
-        BeforeValidator(_split_keys),
-        AfterValidator(_reject_masked_keys),
+        BeforeValidator(_split_list),
+        AfterValidator(_check_keys),
         WithJsonSchema(_TEXT_OR_LIST),
     ] = Field([])
-    """API keys, comma-separated or as a list. Without keys, the endpoint listens on loopback only."""
+    """API keys of at least 16 characters, comma-separated or as a list. Without keys, the endpoint listens on loopback
+    only."""
+
+
+def _check_origins(origins: list[str]) -> list[str]:
+    for origin in origins:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise PydanticCustomError(
+                "origin",
+                "{origin} is not an origin; write a scheme and a host in lower case, as in https://app.example.com, "
+                "with a port if the page has one and without a path, or * for any",
+                {"origin": origin},
+            )
+    return origins
+
+
+class Cors(SpecModel):
+    """Cross-origin requests: web pages that call the endpoint from a browser."""
+
+    origins: Annotated[
+        list[str], BeforeValidator(_split_list), AfterValidator(_check_origins), WithJsonSchema(_TEXT_OR_LIST)
+    ] = Field([])
+    """Origins of the pages, comma-separated or as a list, such as https://app.example.com; `*` for any. None by
+    default."""
 
 
 class Limits(SpecModel):
     """Limits of requests."""
 
-    max_body_size: Bytes = 20_000_000
+    max_body_size: Bytes = Field(20_000_000, gt=0)
     """Largest request body; larger ones get status 413."""
     max_queued_requests: int = Field(200, ge=1)
     """Requests that may wait at one replica; further ones get status 503."""
-    request_timeout: Seconds = 30.0
+    request_timeout: Seconds = Field(30.0, gt=0)
     """Longest time for a response; slower requests get status 504."""
+    max_decode_memory: Bytes = Field(1_000_000_000, ge=MIN_DECODE_MEMORY)
+    """Memory that each replica takes to decode files, at least 200 MB; files that need more get status 422."""
+    max_decode_time: Seconds = Field(10.0, gt=0)
+    """CPU time to decode the values of a request; requests that need more get status 422."""
 
 
 class Service(Spec):
@@ -111,6 +162,8 @@ class Service(Spec):
     """Canary or shadow traffic."""
     auth: Auth = Field(default_factory=Auth)
     """Authentication of requests."""
+    cors: Cors = Field(default_factory=Cors)
+    """Cross-origin requests; off by default."""
     limits: Limits = Field(default_factory=Limits)
     """Limits of requests."""
     tracking_uri: Url | None = None
@@ -121,6 +174,15 @@ class Service(Spec):
     def _validate_route(cls, value: str) -> str:
         if value and not re.fullmatch(r"(/[A-Za-z0-9_.~-]+)+", value):
             raise PydanticCustomError("route", "not a route; write /NAME or /A/B, without a slash at the end")
+        segments = value.split("/")[1:]
+        if any(segment in (".", "..") for segment in segments):
+            raise PydanticCustomError(
+                "route", "not a route: clients resolve its parts . and ..; write /NAME or /A/B"
+            )
+        if segments[:1] == ["-"]:
+            raise PydanticCustomError(
+                "route", "not a route: paths below /- are those of Ray Serve; write /NAME or /A/B"
+            )
         return value
 
     @model_validator(mode="after")

@@ -11,6 +11,10 @@ ItemT = TypeVar("ItemT", bound=Hashable)
 class Summary(ABC):
     """Accumulator of rows or values, for lines of the log about all of them."""
 
+    def takes_next_row(self) -> bool:
+        """Return whether the values of the next row are added; those of others are not read. Called once for each row."""
+        return True
+
     @abstractmethod
     def update(self, value: Any) -> None:
         """Add a row or value."""

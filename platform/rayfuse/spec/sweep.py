@@ -112,7 +112,7 @@ class OptunaSearch(SpecModel):
     seed: int = Field(0, ge=0)
     """Seed of what is drawn."""
     n_startup_trials: int = Field(10, ge=1)
-    """Random trials before the estimator is used."""
+    """Random trials before the estimator is used; at most a third of the trials."""
 
 
 Search = Annotated[RandomSearch | GridSearch | OptunaSearch, Field(discriminator="type")]
@@ -188,7 +188,7 @@ class Sweep(Spec):
     """Path → value that every trial has instead of the job's, as in train.epochs: 3. They do not apply to the winner."""
     concurrency: int | None = Field(None, ge=1)
     """Concurrent trials; by default as many as the cluster has resources for."""
-    time_budget: Seconds | None = None
+    time_budget: Seconds | None = Field(None, gt=0)
     """Time after which all trials are stopped."""
 
     @field_validator("space", "trial_overrides")

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from rayfuse.spec.base import JobSection, Problems, SpecModel, Url
+from rayfuse.spec.base import JobSection, Problems, Seconds, SpecModel, Url
 from rayfuse.spec.checkpointing import CheckpointingConfig
 from rayfuse.spec.deepspeed import DeepSpeedConfig, DeepSpeedConfigOrUrl
 from rayfuse.spec.inputs import INPUTS
@@ -101,6 +101,8 @@ class TrainConfig(JobSection):
     """Action on NaN losses and loss spikes."""
     early_stopping: EarlyStoppingConfig | None = None
     """Stop training when a validation metric no longer improves."""
+    time_budget: Seconds | None = Field(None, gt=0)
+    """Training time, such as 10m, over all resumes: no epoch begins that would probably end later; null: no limit."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """`auto`: bf16 if the hardware supports it, else fp32."""
     deepspeed: DeepSpeedConfigOrUrl = Field(default_factory=DeepSpeedConfig)

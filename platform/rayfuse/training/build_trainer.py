@@ -1,6 +1,6 @@
 """Build the Trainer of a rank with all its collaborators."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from rayfuse.data.loader import BatchLoader
@@ -10,13 +10,13 @@ from rayfuse.training.checkpoint_manager import CheckpointManager
 from rayfuse.training.checkpoint_trigger import CheckpointTrigger
 from rayfuse.training.distillation import compute_teacher_outputs
 from rayfuse.training.distributed import DistributedContext
+from rayfuse.training.early_stopping import TimeBudget
 from rayfuse.training.ema import Ema
 from rayfuse.training.engine import build_engine, create_model
 from rayfuse.training.evaluator import Evaluator
-from rayfuse.training.feature_cache import LogFn
 from rayfuse.training.final_evaluation import FinalEvaluation
 from rayfuse.training.loss_guard import LossGuard
-from rayfuse.training.memory import PeakMemory
+from rayfuse.training.memory import PeakMemory, limit_kernel_caches, uses_adapters
 from rayfuse.training.precision import choose_precision
 from rayfuse.training.profiler import StepProfiler
 from rayfuse.training.step_metrics import MetricReducer
@@ -61,7 +61,7 @@ def build_trainer(
     run: str | None = None,
     teacher_url: str | None = None,
     profile_steps: int = 0,
-    log: LogFn = print,
+    log: Callable[[str], None] = print,
     **monitors: Unpack[Monitors],
 ) -> Trainer:
     """Build the trainer of a rank; every rank must call it in the same way.
@@ -70,6 +70,7 @@ def build_trainer(
     is the URL of the folder for checkpoints, without which none are written; `teacher_url` the model folder of a
     teacher; `profile_steps` the number of steps to profile on rank 0.
     """
+    limit_kernel_caches()
     context = context or DistributedContext()
     precision, _ = choose_precision(job.train.precision, context.device)
     data = TrainingData.prepare(job, splits, context, precision, log)
@@ -82,6 +83,7 @@ def build_trainer(
         loader=_build_loader(job, data, context, teacher_url),
         metric_reducer=MetricReducer(job, context.device, context.world_size),
         loss_guard=LossGuard(job.train.loss_guard, precision),
+        time_budget=TimeBudget(job.train.time_budget, context),
         profiler=StepProfiler(core["engine"], profile_steps if run and context.is_main else 0, run or ""),
         **core,
         **_default_monitors(job, context, monitors),
@@ -98,7 +100,7 @@ def _build_core(
 ) -> _Core:
     """Build the engine and all that uses it; peak memory counts from before the model is built."""
     seed_everything(job.train.seed)
-    peak_memory = PeakMemory(context.device)
+    peak_memory = PeakMemory(context.device, uses_adapters(job))
     model = create_model(job, deepspeed_config, context.world_size, precision)
     engine = build_engine(job, model, deepspeed_config, context.world_size, precision)
     ema = Ema(engine.module, job.train.ema.decay) if job.train.ema else None

@@ -100,6 +100,11 @@ class CheckpointManager:
         if self._checkpointer is not None:
             self._checkpointer.wait()
 
+    def raise_error(self) -> None:
+        """Raise the error of a checkpoint that could not be written, if any, without waiting."""
+        if self._checkpointer is not None:
+            self._checkpointer.raise_error()
+
     def resume(self, log: LogFn) -> TrainState | None:
         """Restore the latest valid checkpoint of the run; return its position, or None without a checkpoint."""
         checkpoint = None

@@ -116,6 +116,9 @@ class AsyncCheckpointer:
     """
 
     def __init__(self, run: str, keep: RetentionPolicy, score: ScoreFn) -> None:
+        """`run` is the URL of an existing folder. Raises ResourceError if a local one does not exist."""
+        if "://" not in run:
+            _retry(Path(run).stat, run, "written")
         self.run, self.keep, self.score = run, keep, score
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -141,6 +144,10 @@ class AsyncCheckpointer:
         """Return when the last checkpoint is complete. Raises as `save`."""
         if self._thread is not None:
             self._thread.join()
+        self.raise_error()
+
+    def raise_error(self) -> None:
+        """Raise the error of a checkpoint that could not be written, if any, without waiting."""
         error, self._error = self._error, None
         if error is not None:
             raise error
@@ -221,7 +228,9 @@ def _write(
         def produce() -> Checkpoint:
             if fs.exists(path):
                 remove_checkpoint(url)  # of a run that resumed from an earlier one
-            folder.mkdir(parents=True, exist_ok=True)
+            if local:
+                folder.parent.mkdir(exist_ok=True)  # without its parents: a removed run must not come back
+                folder.mkdir(exist_ok=True)
             write(folder)
             files = {file.name: _file_digest(file) for file in folder.iterdir()}
             if not local:
@@ -254,6 +263,8 @@ def _retry(work: Callable[[], T], url: str, action: str) -> T:
                     f"output.storage: {url}: cannot be {action}: {error.strerror}; free some space or fix the "
                     "permissions, and run the same command again to resume from the last checkpoint"
                 ) from None
+            if delay is None and isinstance(error, FileNotFoundError) and "://" not in url:
+                raise _missing_run_error(url.partition(f"/{_CHECKPOINTS_FOLDER}/")[0]) from None
             if delay is None:
                 raise UnavailableError(
                     f"output.storage: {url}: cannot be {action} after {len(_RETRY_DELAYS) + 1} attempts: "
@@ -262,6 +273,13 @@ def _retry(work: Callable[[], T], url: str, action: str) -> T:
             _LOG.warning("%s cannot be %s, retrying in %g s: %s", url, action, delay, error)
             time.sleep(delay)
     raise AssertionError("the last attempt returns or raises")
+
+
+def _missing_run_error(run: str) -> ResourceError:
+    return ResourceError(
+        f"output.storage: {run}: the folder of the run does not exist any more: it was removed, or its storage unmounted, "
+        "during the run; restore it and run the same command again to resume, or start another run"
+    )
 
 
 def _verify(folder: Path, checkpoint: Checkpoint) -> None:

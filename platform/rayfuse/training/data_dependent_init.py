@@ -45,7 +45,7 @@ def _fit_standardizers(engine: "DeepSpeedEngine", evaluator: Evaluator) -> None:
         return
     for standardizer in standardizers:
         standardizer.start_accumulating()
-    evaluator.collect("train", max_rows=_STANDARDIZATION_ROWS)
+    evaluator.collect_raw("train", tasks=(), max_rows=_STANDARDIZATION_ROWS)  # for the forward passes alone
     for standardizer in standardizers:
         if standardizer.accumulated is not None:
             evaluator.context.all_reduce_(standardizer.accumulated)

@@ -4,7 +4,9 @@ Each change lists the attributes it relies on in `PATCHED_ATTRIBUTES`. They are 
 checks them in the installed version.
 """
 
+import importlib
 import logging
+import sys
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +44,16 @@ def check_version(installed: str | None = None) -> None:
         _LOG.warning(
             "DeepSpeed %s is not tested with Rayfuse; install deepspeed>=%s,<%s", installed, first, end
         )
+
+
+def import_without_mlflow() -> None:
+    """Import DeepSpeed in a worker, which has no use for MLflow: DeepSpeed's autotuner imports it where it is installed."""
+    hidden = sys.modules.setdefault("mlflow", None)  # type: ignore[arg-type]
+    try:
+        importlib.import_module("deepspeed")
+    finally:
+        if hidden is None:
+            del sys.modules["mlflow"]
 
 
 def disable_shared_memory_allreduce() -> None:

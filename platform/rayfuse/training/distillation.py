@@ -9,11 +9,13 @@ import fsspec
 import torch
 
 from rayfuse.data.collate import collate
+from rayfuse.data.ingest import MapFn
 from rayfuse.data.rows import Row
 from rayfuse.data.samples import Preprocessor, Sample
+from rayfuse.data.store import RowDataset
+from rayfuse.data.validation import validate_splits
 from rayfuse.errors import DataError, InvalidInputError
 from rayfuse.model.model_io import load_job, load_model
-from rayfuse.spec.base import is_missing
 from rayfuse.spec.job import Job
 from rayfuse.training.distributed import DistributedContext
 from rayfuse.training.runs import RunFolder
@@ -38,8 +40,11 @@ def copy_teacher(folder: Path, run: RunFolder) -> str:
     return url
 
 
-def check_teacher(job: Job, rows: Sequence[Row], folder: Path) -> None:
-    """Raise DataError if a model folder cannot teach a job: it lacks a task, or rows lack an input that it requires."""
+def check_teacher(job: Job, rows: RowDataset, folder: Path, map_fn: MapFn = map) -> None:
+    """Raise DataError if a model folder cannot teach a job: it lacks a task, or rows lack an input that it requires.
+
+    The rows are decoded in this process or with `map_fn`.
+    """
     teacher_job, _ = load_job(folder)
     for name, task in job.tasks.items():
         teacher_task = teacher_job.tasks.get(name)
@@ -51,17 +56,28 @@ def check_teacher(job: Job, rows: Sequence[Row], folder: Path) -> None:
             raise _teacher_error(
                 job, f"its task `{name}` has other classes; set tasks.{name}.classes to the teacher's"
             )
-    for name, options in teacher_job.inputs.items():
-        if options.optional:
-            continue
-        without = (row.origin for row in rows if is_missing(options.read(row.values)))
-        first = next(without, None)
-        if first is not None:
-            raise _teacher_error(
-                job,
-                f"it requires the input `{name}`, and {1 + sum(1 for _ in without)} of {len(rows)} training rows have no "
-                f"value in the column `{', '.join(options.source_columns)}`, such as {first}",
-            )
+    _check_required_inputs(job, teacher_job, rows, map_fn)
+
+
+def _check_required_inputs(job: Job, teacher_job: Job, rows: RowDataset, map_fn: MapFn) -> None:
+    """Raise DataError if rows have no content for an input that the teacher requires, as validation decides it."""
+    required = {name: options for name, options in teacher_job.inputs.items() if not options.optional}
+    if not required:
+        return
+    without_lengths = teacher_job.train.model_copy(update={"group_by_length": False})
+    inputs_only = {"inputs": required, "tasks": {}, "train": without_lengths}
+    with tempfile.TemporaryDirectory(prefix="rayfuse-") as folder:
+        found = validate_splits(
+            {"train": rows}, teacher_job.model_copy(update=inputs_only), Path(folder), map_fn
+        )
+    invalid = found["train"].invalid
+    if len(invalid):
+        reasons = "\n".join(invalid.top_reasons())
+        raise _teacher_error(
+            job,
+            f"it requires {', '.join(f'`{name}`' for name in required)}, and {len(invalid)} of {len(rows)} training rows "
+            f"have no valid value for it:\n{reasons}",
+        )
 
 
 def compute_teacher_outputs(

@@ -1,6 +1,6 @@
 """Evaluation of a split over all ranks, with all inputs and with every subset of them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,22 +12,40 @@ from rayfuse.model.evaluation import (
     Subset,
     calibrate,
     collect_outputs,
+    collect_raw_outputs,
     compute_metrics,
     details,
+    evaluated_subsets,
     fill_memory_banks,
     nonempty_subsets,
     subset_name,
 )
-from rayfuse.model.explain import input_importance
+from rayfuse.model.explain import MAX_INPUTS, input_importance
 from rayfuse.model.fused import task_heads
+from rayfuse.model.tasks import task_class
+from rayfuse.model.tasks.accumulators import StoredOutputs
 from rayfuse.spec.job import Job
 from rayfuse.training.distributed import DistributedContext
+from rayfuse.training.engine import micro_batch_size
 from rayfuse.training.training_data import TrainingData
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
-_BATCH_SIZE = 256
+_MIN_BATCH_SIZE, _MAX_BATCH_SIZE = 16, 256
+_MICRO_BATCHES = 2
+"""Rows of an evaluation batch, which needs no gradients, in micro-batches of training."""
+
+
+def evaluation_batch_size(job: Job, world_size: int) -> int:
+    """Return the rows of an evaluation batch of a worker: as many as need about the memory of a training step.
+
+    Losses that compare the samples of a batch are computed on 256 rows, whatever the memory.
+    """
+    if any(task_class(task).cross_sample_loss for task in job.tasks.values()):
+        return _MAX_BATCH_SIZE
+    wanted = _MICRO_BATCHES * micro_batch_size(job, world_size)
+    return min(_MAX_BATCH_SIZE, max(_MIN_BATCH_SIZE, wanted))
 
 
 class Evaluator:
@@ -38,6 +56,7 @@ class Evaluator:
     ) -> None:
         self.job, self.engine, self.data, self.context = job, engine, data, context
         self.heads = task_heads(engine.module)
+        self.batch_size = evaluation_batch_size(job, context.world_size)
 
     def compute_metrics(
         self, split: str, input_subsets: Sequence[Subset] | None = None
@@ -47,13 +66,9 @@ class Evaluator:
             compute_metrics(self.heads, self.job, outputs) for outputs in self.collect(split, input_subsets)
         ]
 
-    def collect(
-        self, split: str, input_subsets: Sequence[Subset] | None = None, max_rows: int | None = None
-    ) -> list[EvaluationOutputs]:
-        """Collect the outputs on the rows of a split, or on at most `max_rows` of them at equal distances."""
-        self.engine.eval()
-        batches = (batch.to(self.context.device) for batch in prefetch(self.batches(split, max_rows)))
-        collected = collect_outputs(self.engine, self.heads, batches, input_subsets)
+    def collect(self, split: str, input_subsets: Sequence[Subset] | None = None) -> list[EvaluationOutputs]:
+        """Accumulate the outputs on the rows of a split."""
+        collected = collect_outputs(self.engine, self.heads, self._batches_on_device(split), input_subsets)
         if self.context.world_size == 1:
             return collected
         merged = [EvaluationOutputs() for _ in collected]
@@ -62,14 +77,26 @@ class Evaluator:
                 into.merge(outputs)
         return merged
 
+    def collect_raw(self, split: str, tasks: Iterable[str], max_rows: int) -> dict[str, StoredOutputs]:
+        """Collect the raw outputs of tasks on at most `max_rows` rows of a split, at equal distances."""
+        heads = {name: self.heads[name] for name in tasks}
+        collected = collect_raw_outputs(self.engine, heads, self._batches_on_device(split, max_rows))
+        if self.context.world_size == 1:
+            return collected
+        merged = {name: StoredOutputs() for name in heads}
+        for part in self.context.all_gather(collected):
+            for name, outputs in part.items():
+                merged[name].merge(outputs)
+        return merged
+
     def evaluate_final(self) -> dict[str, Any]:
         """Calibrate on the validation rows, then evaluate once on the test rows, or on the validation rows without.
 
-        Returns `split`, its number of `rows`, `metrics` with all inputs, metrics of every subset of inputs as
+        Returns `split`, its number of `rows`, `metrics` with all inputs, metrics by subset of the inputs as
         `by_inputs`, `details` of the tasks, the importance of each input as `explain`, and the buffers that were set
         by calibration as `calibration`.
         """
-        calibration = {**self._fill_memory_banks(), **calibrate(self.heads, *self.collect("validation"))}
+        calibration = {**self._fill_memory_banks(), **self._calibrate()}
         split = "test" if "test" in self.data.sample_caches else "validation"
         all_inputs, *_ = self.collect(split)
         return {
@@ -78,16 +105,19 @@ class Evaluator:
             "metrics": compute_metrics(self.heads, self.job, all_inputs),
             "details": details(self.heads, all_inputs),
             "calibration": calibration,
-            **self._evaluate_subsets(split),
+            **self._evaluate_subsets(split, all_inputs.present),
         }
 
     def batches(
-        self, split: str, max_rows: int | None = None, batch_size: int = _BATCH_SIZE
+        self, split: str, max_rows: int | None = None, batch_size: int | None = None
     ) -> Iterator[Batch]:
         """Yield this rank's part of a split in batches of `batch_size` rows; all ranks yield equally many batches.
 
+        By default, batches have the size of an evaluation batch.
+
         With `max_rows`, of at most that many rows at equal distances.
         """
+        batch_size = batch_size or self.batch_size
         samples = self.data.sample_caches[split]
         rows = range(0, len(samples), -(-len(samples) // max_rows) if max_rows else 1)
         longest = -(-len(rows) // self.context.world_size)
@@ -96,21 +126,32 @@ class Evaluator:
             numbers = mine[start : start + batch_size]
             yield collate([samples[n] for n in numbers], self.data.modalities, add_dummies=True)
 
-    def _evaluate_subsets(self, split: str) -> Mapping[str, Any]:
+    def _evaluate_subsets(self, split: str, present: Mapping[str, Sequence[np.ndarray]]) -> Mapping[str, Any]:
         """Return `by_inputs` and `explain`; contributions are measured from the output without any input."""
         inputs = list(self.job.inputs)
-        subsets = nonempty_subsets(inputs)
-        collected = self.collect(split, [*subsets, ()])
+        reported = evaluated_subsets(inputs, present)
+        subsets = [*(nonempty_subsets(inputs) if len(inputs) <= MAX_INPUTS else reported), ()]
+        collected = dict(zip(subsets, self.collect(split, subsets), strict=True))
         return {
             "by_inputs": {
-                subset_name(subset): compute_metrics(self.heads, self.job, outputs)
-                for subset, outputs in zip(subsets, collected[:-1], strict=True)
+                subset_name(subset): compute_metrics(self.heads, self.job, collected[subset])
+                for subset in reported
             },
-            "explain": input_importance(
-                self.heads, inputs, dict(zip([*subsets, ()], collected, strict=True))
-            ),
+            "explain": input_importance(self.heads, inputs, collected),
         }
 
+    def _batches_on_device(self, split: str, max_rows: int | None = None) -> Iterator[Batch]:
+        self.engine.eval()
+        return (batch.to(self.context.device) for batch in prefetch(self.batches(split, max_rows)))
+
     def _fill_memory_banks(self) -> dict[str, np.ndarray]:
-        max_rows = max(head.memory_bank_size for head in self.heads.values())
-        return fill_memory_banks(self.heads, *self.collect("train", max_rows=max_rows)) if max_rows else {}
+        sizes = {name: head.memory_bank_size for name, head in self.heads.items() if head.memory_bank_size}
+        if not sizes:
+            return {}
+        return fill_memory_banks(self.heads, self.collect_raw("train", sizes, max(sizes.values())))
+
+    def _calibrate(self) -> dict[str, float]:
+        limits = {name: head.calibration_rows for name, head in self.heads.items() if head.calibration_rows}
+        if not limits:
+            return {}
+        return calibrate(self.heads, self.collect_raw("validation", limits, min(limits.values())))

@@ -21,7 +21,7 @@ from rayfuse.data.cached_features import WORD_STARTS, CachedFeatures, CachedFeat
 from rayfuse.data.encoding_store import ABSENT, Encoding, EncodingIndex, EncodingStore
 from rayfuse.data.loader import prefetch
 from rayfuse.data.rows import Row
-from rayfuse.data.samples import KEY_BYTES, Preprocessor, content_key
+from rayfuse.data.samples import KEY_BYTES, Preprocessor, changed_file_message, content_key
 from rayfuse.data.store import RowDataset
 from rayfuse.data.validation import content_keys_column
 from rayfuse.errors import DataError, InvalidInputError, MissingInputError, ResourceError
@@ -58,6 +58,7 @@ class _ValueOrigin:
     split: str
     row: int
     item: int
+    key: bytes
 
 
 def encode_frozen_inputs(
@@ -186,7 +187,8 @@ class _InputCacheBuilder:
         for place in places.tolist():
             for split, of_split in keys.items():
                 if place < of_split.size:
-                    origins.append(_ValueOrigin(split, *divmod(place, of_split.shape[1])))
+                    row, item = divmod(place, of_split.shape[1])
+                    origins.append(_ValueOrigin(split, row, item, bytes(of_split[row, item])))
                     break
                 place -= of_split.size
         return origins
@@ -251,7 +253,10 @@ class _InputCacheBuilder:
         """Read and process a value; None if it has no content for the input."""
         row, modality = self.splits[origin.split][origin.row], self.preprocessor.modalities[self.name]
         try:
-            return modality.process(modality.decode(self.preprocessor.raw_item(self.name, row, origin.item)))
+            value = self.preprocessor.raw_item(self.name, row, origin.item)
+            if content_key(value).rstrip(b"\0") != origin.key:  # NumPy strips zeros at the end
+                raise DataError(changed_file_message(self.name, self.options, row))
+            return modality.process(modality.decode(value))
         except MissingInputError:
             return None
         except InvalidInputError as error:

@@ -1,22 +1,25 @@
 """The driver of a training run: preflight checks, rows, workers, and the exported model."""
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from rayfuse.data.dataset import Dataset, load_dataset
-from rayfuse.data.ingest import split_urls
+from rayfuse.data.preview import check_first_rows
 from rayfuse.data.ray_tasks import map_on_ray
-from rayfuse.data.readers import list_data_files
 from rayfuse.data.store import RowDataset, RowStore
-from rayfuse.errors import DataError, ResourceError, RunInterruptedError
+from rayfuse.errors import INTERRUPT_EXCEPTIONS, DataError, ResourceError, RunInterruptedError
 from rayfuse.formatting import no_capacity, plural
+from rayfuse.signals import signum_of
 from rayfuse.spec.encoders import iter_pretrained_encoders
 from rayfuse.spec.job import Job
+from rayfuse.training.checkpoints import list_checkpoints
 from rayfuse.training.engine import load_deepspeed_config
 from rayfuse.training.metrics_actor import Record
 from rayfuse.training.precision import choose_precision
@@ -29,28 +32,28 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.5
-_INTERRUPTED_MESSAGE = "interrupted; the last checkpoint is in {}; run the same command again to resume"
+_GRACE_SECONDS = 5.0
+"""For this long, an interrupted run may save a checkpoint."""
 
 LogFn = Callable[[str], None]
 
 
 def preflight(job: Job) -> None:
-    """Validate what would end the job later: storage, files of rows, DeepSpeed options, precision, pretrained models.
+    """Validate what would end the job later: storage, DeepSpeed options, precision, pretrained models, the first rows.
 
     Raises:
         SpecError: An option is invalid on this machine.
-        DataError: There are no files of rows, or the folder of a pretrained model is not one.
+        DataError: The first rows cannot be used, or the folder of a pretrained model is not one.
         ResourceError, UnavailableError: The storage is not writable.
     """
     check_storage(job.output.storage)
-    for url in split_urls(job).values():
-        list_data_files(url)  # fail before a cluster is started
     load_deepspeed_config(job)
     if not job.compute.gpus_per_worker:
         choose_precision(job.train.precision, torch.device("cpu"))
     for name, options in job.inputs.items():
         for path, encoder in iter_pretrained_encoders(options.encoder):
             _check_pretrained(".".join(["inputs", name, "encoder", *path, "model"]), encoder.model)
+    check_first_rows(job)
 
 
 def _check_pretrained(path: str, model: str) -> None:
@@ -74,7 +77,8 @@ def load_rows(job: Job, log: LogFn = _LOG.info) -> tuple[Job, Dataset]:
     connect(job)
     _check_capacity(job)  # without it, reading could wait forever as well
     log("reading and validating all rows")
-    return load_dataset(job, RowStore.create_in(f"{job.output.storage}/rows"), map_on_ray)
+    store = RowStore.create_in(f"{job.output.storage}/rows", job.compute.disk_cache)
+    return load_dataset(job, store, map_on_ray)
 
 
 OnUpdate = Callable[[list[Record], dict[str, Any]], None]
@@ -100,22 +104,40 @@ def train(
 
     Raises:
         RayfuseError: The error of the worker that ended the training; complete checkpoints remain.
-        RunInterruptedError: Ctrl-C. The run's own actors and placement group are removed, Ray continues.
+        ControllerLostError: The controller of Ray Train was killed more than `compute.max_failures` times.
+        RunInterruptedError: Ctrl-C, SIGTERM or SIGHUP, after a checkpoint at the next step if that takes at most 5
+            seconds. The run's own actors and placement group are removed, Ray continues.
     """
     connect(job)
     _check_capacity(job)
-    from rayfuse.training.ray_trainer import RayRun
+    from rayfuse.training.ray_trainer import ControllerLostError
 
     config: dict[str, Any] = {"evaluate": evaluate, "teacher": teacher, "profile_steps": profile_steps}
     config |= {"job": job.model_dump_json(), "deepspeed": load_deepspeed_config(job), "splits": dict(splits)}
-    ray_run = RayRun(job, run, {**config, "run": run.url})
+    for failures in itertools.count(1):
+        try:
+            return _train_once(job, run, {**config, "run": run.url}, on_update)
+        except ControllerLostError as error:
+            if failures > job.compute.max_failures:
+                raise
+            _LOG.warning("%s; starting again from the last checkpoint", error)
+    raise AssertionError
+
+
+def _train_once(job: Job, run: RunFolder, config: dict[str, Any], on_update: OnUpdate) -> dict[str, Any]:
+    """Run Ray Train until its controller ends."""
+    from rayfuse.training.ray_trainer import RayRun
+
+    ray_run = RayRun(job, run, config)
     try:
         _follow(ray_run, on_update)
         return ray_run.summary()
-    except BaseException as error:
+    except INTERRUPT_EXCEPTIONS as error:
+        _save_and_stop(ray_run, on_update)
         ray_run.abort()
-        if isinstance(error, KeyboardInterrupt):
-            raise RunInterruptedError(_INTERRUPTED_MESSAGE.format(run.url)) from None
+        raise RunInterruptedError(_interrupted_message(run), signum_of(error)) from None
+    except BaseException:
+        ray_run.abort()
         raise
     finally:
         ray_run.close()
@@ -123,12 +145,33 @@ def train(
 
 def _follow(ray_run: "RayRun", on_update: OnUpdate) -> None:
     """Pass on what the workers report until the run has ended."""
-    seen, ended = 0, False
+    ended = False
     while not ended:
         ended = ray_run.wait(_POLL_SECONDS)
-        records, progress = ray_run.pull(seen)
-        seen += len(records)
-        on_update(records, progress)
+        on_update(*ray_run.pull())
+
+
+def _save_and_stop(ray_run: "RayRun", on_update: OnUpdate) -> None:
+    """Let the workers save a checkpoint; another signal skips that."""
+    with suppress(*INTERRUPT_EXCEPTIONS):
+        _LOG.info("interrupted; saving a checkpoint")
+        ray_run.request_stop()
+        deadline = time.monotonic() + _GRACE_SECONDS
+        while not ray_run.wait(0.1) and time.monotonic() < deadline:
+            records, progress = ray_run.pull()
+            on_update(records, progress)
+            if any("stopped" in record for record in records):
+                return
+        on_update(*ray_run.pull())
+
+
+def _interrupted_message(run: RunFolder) -> str:
+    checkpoint = next(iter(list_checkpoints(run.url)), None)
+    if checkpoint is None:
+        return (
+            f"interrupted before the first checkpoint; run the same command again to start over in {run.url}"
+        )
+    return f"interrupted; the checkpoint of step {checkpoint.step} is in {run.url}; run the same command again to resume"
 
 
 def max_concurrent_jobs(job: Job) -> int:

@@ -1,5 +1,6 @@
 """Peak memory of a worker."""
 
+import ctypes
 import os
 import re
 from contextlib import suppress
@@ -8,9 +9,22 @@ from typing import TypedDict
 
 import torch
 
+from rayfuse.spec.encoders import iter_pretrained_encoders
+from rayfuse.spec.job import Job
+from rayfuse.training.deepspeed_patches import import_without_mlflow
+from rayfuse.training.precision import DTYPES, choose_precision
+
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
+
+_LIBC = ctypes.CDLL(None)
+
+_KERNEL_CACHE_ENV = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
+"""Kernels that oneDNN, and PyTorch's binding of it, keep per process, by default 1024 each.
+
+Batches whose lengths differ need other kernels, of about 100 kB each.
+"""
 
 
 class MemoryReport(TypedDict):
@@ -27,14 +41,16 @@ class MemoryReport(TypedDict):
 class PeakMemory:
     """Peak memory of this process since the object was made: of its GPU, or of the host without one."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, with_adapters: bool = False) -> None:
+        """`with_adapters`: the library of adapters, PEFT, is among those of this process (see `uses_adapters`)."""
         self.device = device
         self.baseline_bytes = 0
         """Resident memory of the interpreter and its libraries; 0 on a GPU."""
         if self._on_gpu:
             torch.cuda.reset_peak_memory_stats(device)
             return
-        preload_libraries()
+        preload_libraries(with_adapters)
+        release_free_memory()
         self.baseline_bytes = resident_bytes()
         with suppress(OSError):  # containers may forbid it; the peak is then that since the process started
             _CLEAR_REFS.write_text(_RESET_PEAK)
@@ -56,15 +72,43 @@ class PeakMemory:
         }
 
 
-def preload_libraries() -> None:
-    """Import the libraries of training and run some kernels, so that they count as baseline."""
+def limit_kernel_caches() -> None:
+    """Limit the compiled kernels that this process keeps, unless the user has; call it before the first computation."""
+    for name, value in _KERNEL_CACHE_ENV.items():
+        os.environ.setdefault(name, value)
+
+
+def release_free_memory() -> None:
+    """Return memory that this process has freed to the system, where the allocator can do that: glibc's retains it."""
+    if hasattr(_LIBC, "malloc_trim"):
+        _LIBC.malloc_trim(0)
+
+
+def uses_adapters(job: Job) -> bool:
+    """Return whether a job trains adapters of PEFT."""
+    encoders = (
+        encoder for options in job.inputs.values() for _, encoder in iter_pretrained_encoders(options.encoder)
+    )
+    return any(encoder.adapter is not None for encoder in encoders)
+
+
+def preload_libraries(with_adapters: bool = False) -> None:
+    """Import the libraries of training and run some kernels in each precision, so that they count as baseline."""
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import_without_mlflow()
     import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401 - imports torch's compiler
     import transformers  # noqa: F401
 
+    if with_adapters:
+        import peft  # noqa: F401
+
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.nn.TransformerEncoderLayer(16, 2, 16, batch_first=True)(torch.ones(2, 4, 16)).sum().backward()
-        torch.nn.Conv2d(3, 4, 3)(torch.ones(2, 3, 8, 8)).sum().backward()
+        for precision in {"fp32", choose_precision("auto", torch.device("cpu"))[0]}:
+            with torch.autocast("cpu", dtype=DTYPES[precision], enabled=precision != "fp32"):
+                layer = torch.nn.TransformerEncoderLayer(16, 2, 16, batch_first=True)
+                layer(torch.ones(2, 4, 16)).sum().backward()
+                torch.nn.Conv2d(3, 4, 3)(torch.ones(2, 3, 8, 8)).sum().backward()
+                torch.nn.Conv1d(3, 4, 3)(torch.ones(2, 3, 8)).sum().backward()
 
 
 def resident_bytes() -> int:

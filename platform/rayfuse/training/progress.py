@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 from rayfuse.console import live_text
+from rayfuse.formatting import without_averages
 from rayfuse.training.metrics_actor import Record
 
 _LOG = logging.getLogger(__name__)
@@ -120,10 +121,3 @@ def _format_duration(seconds: float) -> str:
 
 def _format_metrics(metrics: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in without_averages(metrics).items())
-
-
-def without_averages(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return the metrics except averages over classes (micro, macro, weighted)."""
-    return {
-        name: value for name, value in metrics.items() if not name.endswith(("_micro", "_macro", "_weighted"))
-    }

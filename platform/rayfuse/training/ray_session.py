@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -9,14 +10,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
 
-from rayfuse.errors import UnavailableError
+from rayfuse.errors import ResourceError, SpecError, UnavailableError
 from rayfuse.ray_auth import ensure_token
 from rayfuse.ray_http import current_dashboard_address
+from rayfuse.ray_patches import hide_node_messages, on_loopback
 from rayfuse.spec.job import Job
+from rayfuse.temp_dirs import socket_base_dir
+from rayfuse.text_encoding import check_encoding
 from rayfuse.training.ray_errors import unwrap_error
 
 _POLL_SECONDS = "0.5"
 """Ray Train's controller takes one report per poll, and polls every 2 s by default: epochs may be shorter."""
+
+_SESSION_LENGTH = 70
+"""Maximum length of what Ray adds to the folder for its sockets."""
 
 T = TypeVar("T")
 
@@ -29,6 +36,8 @@ class RaySession:
     """True if `connect` called `ray.init`, because this process was not connected before."""
     namespace: str
     """Ray's namespace of the connection, unique unless the caller chose it."""
+    undo: Callable[[], None] = lambda: None
+    """Undoes changes of Ray's output."""
 
     def close(self) -> None:
         """Shut Ray down if `connect` started it and it is still the same; otherwise do nothing."""
@@ -36,6 +45,7 @@ class RaySession:
 
         if self.started_by_us and ray.is_initialized() and _namespace() == self.namespace:
             ray.shutdown()
+        self.undo()
 
     def __enter__(self) -> Self:
         return self
@@ -47,22 +57,36 @@ class RaySession:
 def connect(job: Job) -> RaySession:
     """Return the connection of this process to Ray; without one, join RAY_ADDRESS, or start Ray on this machine.
 
-    A Ray that is started here has at least the CPUs of the job's workers, and ends with this process at the latest.
+    A Ray that is started here has at least the CPUs of the job's workers, listens on loopback only, and ends with this
+    process at the latest.
 
     Raises:
+        SpecError: RAY_ADDRESS is the address of a dashboard, this Python does not use UTF-8, or Ray cannot use RAY_TMPDIR.
+        ResourceError: Ray cannot start on this machine.
         UnavailableError: The cluster at RAY_ADDRESS does not respond, or authentication failed.
     """
+    check_encoding()
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         return RaySession(started_by_us=False, namespace=_namespace())
     address = os.environ.get("RAY_ADDRESS")
-    if address:
-        _join_cluster(address)
-    else:
-        # Ray reads the variables when it is imported; after that, `ray.init` itself enables tokens.
-        if "ray" not in sys.modules:
-            ensure_token()
-        _start_local(job)
-    return RaySession(started_by_us=True, namespace=_namespace())
+    with _keep_sigterm_handler():
+        if address:
+            _join_cluster(address)
+        else:
+            # Ray reads the variables when it is imported; after that, `ray.init` itself enables tokens.
+            if "ray" not in sys.modules:
+                ensure_token()
+            _start_local(job)
+    return RaySession(started_by_us=True, namespace=_namespace(), undo=hide_node_messages())
+
+
+@contextmanager
+def _keep_sigterm_handler() -> Iterator[None]:
+    """Restore a handler of SIGTERM that this process has installed: `ray.init` replaces it."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _start_local(job: Job) -> None:
@@ -71,17 +95,30 @@ def _start_local(job: Job) -> None:
     required = job.compute.min_workers * job.compute.cpus_per_worker
     cpus = max(os.cpu_count() or 1, int(-(-required // 1)))
     # A few drivers and their workers reach the number of processes per CPU at which Ray warns.
-    with environment_defaults(RAY_worker_maximum_startup_concurrency=str(4 * cpus)):
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+    folder = f"{socket_base_dir(_SESSION_LENGTH)}/ray"
+    with environment_defaults(RAY_worker_maximum_startup_concurrency=str(4 * cpus)), on_loopback():
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=folder,
+            )
+        except Exception as error:
+            raise ResourceError(
+                f"Ray did not start on this machine: {str(error).splitlines()[0]} Its logs are in {folder}/session_latest/logs; "
+                "run the command again when the machine has free memory and processor time, or set RAY_ADDRESS to a cluster"
+            ) from error
 
 
 def _join_cluster(address: str) -> None:
+    if address.startswith(("http://", "https://")):
+        raise SpecError(
+            f"RAY_ADDRESS: {address} is the address of a dashboard, and a cluster is joined at that of its head; set "
+            f"RAY_ADDRESS=HOST:6379, or run `rayfuse submit --address {address}`"
+        )
     import ray
     from ray.exceptions import AuthenticationError
 

@@ -13,12 +13,14 @@ import fsspec
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig, UserCallback
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.callback import ControllerCallback
 
+from rayfuse.errors import UnavailableError
 from rayfuse.spec.job import Job
-from rayfuse.training.metrics_actor import MetricsActor, Record, create_metrics_actor
-from rayfuse.training.ray_errors import is_permanent, unwrap_error
+from rayfuse.training.loopback_group import build_torch_config
+from rayfuse.training.metrics_actor import MetricsActor, Record, RecordReceiver, create_metrics_actor
+from rayfuse.training.ray_errors import first_line, is_permanent, unwrap_error
 from rayfuse.training.ray_session import FitThread, train_settings
 from rayfuse.training.runs import RunFolder
 
@@ -32,6 +34,10 @@ _SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"
 """File of Ray Train's list of checkpoints, in the folder of the run."""
 
 
+class ControllerLostError(UnavailableError):
+    """The controller of a Ray Train run was killed, and its workers with it."""
+
+
 class RayRun:
     """A Ray Train run of a job, which starts when this object is made.
 
@@ -41,28 +47,53 @@ class RayRun:
 
     def __init__(self, job: Job, run: RunFolder, config: dict[str, Any]) -> None:
         self._metrics_actor = create_metrics_actor()
+        self._receiver = RecordReceiver()
+        self._progress: dict[str, Any] = {}
+        self._controller: ActorHandle[Any] | None = None
         run.remove(_SNAPSHOT_FILE)
         trainer = _build_trainer(job, run, config, self._metrics_actor)
         self._fit: FitThread[Result] = FitThread(lambda: _fit(trainer, job))
 
-    def pull(self, start: int) -> tuple[list[Record], dict[str, Any]]:
-        """Return the records of the workers from number `start` on, and the latest progress."""
-        update: Any = self._metrics_actor.pull.remote(start)
-        records, progress = ray.get(update)
-        return records, progress
+    def pull(self) -> tuple[list[Record], dict[str, Any]]:
+        """Return the new records of the workers, and the latest progress. While the actor restarts, nothing is new."""
+        records: list[Record] = []
+        with suppress(RayActorError):
+            pull: Any = self._metrics_actor.pull.remote(self._receiver.confirmed)
+            update = ray.get(pull)
+            self._progress = update.progress or self._progress
+            self._controller = update.controller or self._controller
+            records = self._receiver.receive(update.records)
+        if self.wait(0) and self._fit.error is None:
+            records += self._receiver.receive(self._returned()["records"])
+        return records, self._progress
 
     def wait(self, seconds: float) -> bool:
         """Wait at most `seconds` for the end of the run; return whether it has ended."""
         return self._fit.wait(seconds)
 
     def result(self) -> Result:
-        """Wait for the end of the run and return Ray Train's result. Raises the worker's error that ended it."""
-        return self._fit.result()
+        """Wait for the end of the run and return Ray Train's result.
+
+        Raises the worker's error that ended it, or ControllerLostError.
+        """
+        try:
+            return self._fit.result()
+        except RayActorError as error:
+            raise ControllerLostError(f"the controller of Ray Train has died: {first_line(error)}") from None
 
     def summary(self) -> dict[str, Any]:
-        """Wait for the end of the run and return what rank 0 returned. Raises as `result`."""
-        summary: dict[str, Any] = cast(Any, self.result()).return_value
+        """Wait for the end of the run and return the summary of rank 0. Raises as `result`."""
+        summary: dict[str, Any] = self._returned()["summary"]
         return summary
+
+    def _returned(self) -> dict[str, Any]:
+        """Return what rank 0 returned from `train_loop_per_worker`."""
+        returned: dict[str, Any] = cast(Any, self.result()).return_value
+        return returned
+
+    def request_stop(self) -> None:
+        """Ask the workers to save a checkpoint after their current step, to report it, and to wait for `abort`."""
+        self._metrics_actor.request_stop.remote()
 
     def abort(self) -> None:
         """End the controller, the workers and their placement group, and nothing else of the cluster."""
@@ -82,10 +113,9 @@ class RayRun:
         """Return the controller, which may still be starting; None if the run has ended."""
         deadline = time.monotonic() + _ABORT_SECONDS
         while not self.wait(0.2) and time.monotonic() < deadline:
-            handle: Any = self._metrics_actor.get_controller.remote()
-            controller: ActorHandle[Any] | None = ray.get(handle, timeout=_ABORT_SECONDS)
-            if controller is not None:
-                return controller
+            self.pull()
+            if self._controller is not None:
+                return self._controller
         return None
 
 
@@ -97,6 +127,13 @@ class _RegisterController(ControllerCallback):
 
     def after_controller_start(self, train_run_context: Any) -> None:
         """Register the controller; Ray Train calls this in it, before the workers start."""
+        self._register()
+
+    def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
+        """Register the controller again, as the metrics actor may have restarted."""
+        self._register()
+
+    def _register(self) -> None:
         self._metrics_actor.set_controller.remote(ray.get_runtime_context().current_actor)
 
 
@@ -130,7 +167,7 @@ def _build_trainer(
     return TorchTrainer(
         cast("Callable[[dict[str, Any]], None]", train_loop_per_worker),
         train_loop_config={**config, "metrics_actor": metrics_actor},
-        torch_config=TorchConfig(backend="nccl" if compute.gpus_per_worker else "gloo"),
+        torch_config=build_torch_config("nccl" if compute.gpus_per_worker else "gloo"),
         scaling_config=cast(Any, ScalingConfig)(  # the type stubs are those of Ray Train v1
             num_workers=compute.workers,
             use_gpu=bool(compute.gpus_per_worker),

@@ -4,6 +4,8 @@ STORAGE/JOB/RUN/run.json           status, fingerprint of job and data, MLflow r
 STORAGE/JOB/RUN/job.json           the resolved job
 STORAGE/JOB/RUN/metrics.jsonl      all records of the run, in order
 STORAGE/JOB/RUN/evaluation.json    metrics of the best checkpoint
+STORAGE/JOB/RUN/fold-1/            with data.folds: the run of each fold, as of another job
+STORAGE/JOB/RUN/cross_validation.json    with data.folds: test metrics of each fold
 STORAGE/JOB/RUN/calibration.safetensors   buffers that were fitted after training
 STORAGE/JOB/RUN/model/             the exported model folder
 STORAGE/JOB/RUN/teacher/           with train.distillation: the teacher's model folder
@@ -33,6 +35,7 @@ from rayfuse.errors import ResourceError, UnavailableError
 from rayfuse.spec.job import Job
 
 _STATUS_FILE = "run.json"
+_TIME_FORMAT = "%Y%m%d-%H%M%S"
 _MIN_FREE_BYTES = 50_000_000
 _HEARTBEAT_TIMEOUT_SECONDS = 90.0
 """Seconds without a heartbeat after which a driver on another machine counts as dead."""
@@ -65,8 +68,17 @@ class RunStatus:
 class RunFolder:
     """A run's folder, and its status."""
 
-    def __init__(self, url: str, status: RunStatus) -> None:
-        self.url, self.status = url, status
+    def __init__(self, url: str, status: RunStatus, parent: "RunFolder | None" = None) -> None:
+        """`parent` is the run that this one is a fold of."""
+        self.url, self.status, self.parent = url, status, parent
+
+    def title(self, name: str) -> str:
+        """Return a name for people: that of the job or sweep, and the time of this attempt in UTC."""
+        created = self.status.name.rpartition("-")[0]
+        try:
+            return f"{name} {datetime.strptime(created, _TIME_FORMAT):%Y-%m-%d %H:%M:%S}"
+        except ValueError:  # a fold or trial
+            return f"{name} {self.status.name.replace('-', ' ')}"
 
     def create(self) -> None:
         """Create the folder if it does not exist. Raises ResourceError or UnavailableError if that fails."""
@@ -140,10 +152,25 @@ def find_unfinished_run(job: Job, digests: Mapping[str, str]) -> RunFolder | Non
     return newest if newest and newest.status.status != "finished" else None
 
 
+def open_fold(run: RunFolder, fold: int) -> RunFolder:
+    """Return the folder of a fold of a run, which is created if it does not exist."""
+    name = f"fold-{fold}"
+    saved = run.read(f"{name}/{_STATUS_FILE}")
+    status = RunStatus(**json.loads(saved)) if saved else RunStatus(name, run.status.fingerprint)
+    folder = RunFolder(run.path(name), status, run)
+    folder.create()
+    return folder
+
+
 def heartbeat(run: RunFolder) -> None:
-    """Write the heartbeat of the driver of a run, if the last one is 20 s old."""
+    """Write the heartbeat of the driver of a run, and of the run that it is a fold of, if the last one is 20 s old."""
+    if run.parent is not None:
+        heartbeat(run.parent)
     if time.time() - run.status.last_heartbeat > _HEARTBEAT_INTERVAL_SECONDS:
-        run.save(driver=(socket.gethostname(), os.getpid()), last_heartbeat=time.time())
+        with suppress(
+            ResourceError, UnavailableError
+        ):  # the next checkpoint fails, too, if the storage stays away
+            run.save(driver=(socket.gethostname(), os.getpid()), last_heartbeat=time.time())
 
 
 def acquire_run(
@@ -179,7 +206,7 @@ def _is_running_since(process: int, moment: float) -> bool:
 
 def create_run_folder(parent: str, fingerprint: str) -> RunFolder:
     """Create a folder with a new name in the folder at `parent`, with its status in it."""
-    name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    name = f"{datetime.now(UTC):{_TIME_FORMAT}}-{secrets.token_hex(3)}"
     run = RunFolder(f"{parent}/{name}", RunStatus(name, fingerprint))
     run.create()
     run.save()

@@ -54,7 +54,9 @@ class TrainState:
     history: list[dict[str, float]] = field(default_factory=list)
     """Validation metrics of each epoch done."""
     stopped_early: bool = False
-    """True if early stopping ended the training."""
+    """True if early stopping or the time budget ended the training."""
+    seconds: float = 0.0
+    """Seconds of training, including validation, over all resumes."""
     epoch_step: int = 0
     """Optimizer steps done of the epoch that has begun."""
     loss_guard: dict[str, Any] = field(default_factory=dict)

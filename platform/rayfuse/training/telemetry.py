@@ -6,40 +6,36 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
 
 import torch
 
 from rayfuse.data.collate import Batch
 from rayfuse.training.flops import FlopCount, device_peak_flops
-from rayfuse.training.metrics_actor import MetricsActor, Record
+from rayfuse.training.metrics_actor import Record, RecordSender
 from rayfuse.training.step_metrics import StepMetrics
-
-if TYPE_CHECKING:
-    from ray.actor import ActorHandle
 
 _RECORD_SECONDS = 1.0
 _SYSTEM_SECONDS = 10.0
 
 
 class Telemetry:
-    """Sender of records and progress to the driver's metrics actor; without one it does nothing."""
+    """Metrics, messages and progress of rank 0, for the driver; without a sender it does nothing."""
 
     def __init__(
         self,
-        metrics_actor: "ActorHandle[MetricsActor] | None",
+        sender: RecordSender | None,
         device: torch.device,
         world_size: int = 1,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.metrics_actor, self.device, self._world = metrics_actor, device, world_size
-        self._peak_flops = device_peak_flops(device) if metrics_actor is not None else None
+        self._sender, self.device, self._world = sender, device, world_size
+        self._peak_flops = device_peak_flops(device) if sender is not None else None
         self._flops = FlopCount()
         self._steps: list[StepMetrics] = []
         self._clock = clock
         self._last_report = clock()
         self._stopped = threading.Event()
-        if metrics_actor is not None:
+        if sender is not None:
             threading.Thread(target=self._log_system_metrics, name="system-metrics", daemon=True).start()
 
     def log_metrics(self, step: int, metrics: dict[str, float], **more: int) -> None:
@@ -56,7 +52,7 @@ class Telemetry:
 
     def log_step(self, step_metrics: StepMetrics, steps: int, epochs: int) -> None:
         """Add one of the `steps` of an epoch; send the sums about once a second, and at the end of the epoch."""
-        if self.metrics_actor is None:
+        if self._sender is None:
             return
         self._steps.append(step_metrics)
         place = step_metrics.position
@@ -70,7 +66,7 @@ class Telemetry:
         )
         metrics = self._metrics(max(seconds, 1e-9)) | {"train/lr": place.lr, "train/seconds_left": left}
         self.log_metrics(place.step, metrics)
-        self.metrics_actor.set_progress.remote(
+        self._sender.set_progress(
             {"epoch": place.epoch + 1, "epochs": epochs, "step": place.step_in_epoch + 1, "steps": steps,
              "metrics": metrics}
         )  # fmt: skip
@@ -139,8 +135,8 @@ class Telemetry:
         return int(psutil.Process().memory_info().rss)
 
     def _push(self, records: list[Record]) -> None:
-        if self.metrics_actor is not None:
-            self.metrics_actor.push.remote(records)
+        if self._sender is not None:
+            self._sender.send(records)
 
     def _log_system_metrics(self) -> None:
         import psutil

@@ -9,15 +9,15 @@ from rayfuse.data.loader import BatchIterator, BatchLoader
 from rayfuse.errors import RayfuseError
 from rayfuse.spec.job import Job
 from rayfuse.training.checkpoint_manager import CheckpointManager
-from rayfuse.training.checkpoint_trigger import CheckpointTrigger
+from rayfuse.training.checkpoint_trigger import CheckpointTrigger, StopRequested
 from rayfuse.training.checkpoints import Checkpoint
 from rayfuse.training.data_dependent_init import initialize_from_data
 from rayfuse.training.distributed import DistributedContext
-from rayfuse.training.early_stopping import should_stop
+from rayfuse.training.early_stopping import TimeBudget, should_stop
 from rayfuse.training.evaluator import Evaluator
 from rayfuse.training.final_evaluation import FinalEvaluation
 from rayfuse.training.loss_guard import LossGuard, RollbackRequested, format_rows
-from rayfuse.training.memory import PeakMemory
+from rayfuse.training.memory import PeakMemory, release_free_memory
 from rayfuse.training.profiler import StepProfiler
 from rayfuse.training.state import TrainState
 from rayfuse.training.step_metrics import MetricReducer, StepMetrics, StepPosition
@@ -86,6 +86,8 @@ class Trainer:
     """Decisions on NaN losses and loss spikes."""
     checkpoint_trigger: CheckpointTrigger
     """Decisions on checkpoints inside an epoch."""
+    time_budget: TimeBudget
+    """Decisions on whether another epoch fits in the time budget."""
     profiler: StepProfiler
     """Trace of a few steps."""
     watchdog: Watchdog
@@ -100,7 +102,8 @@ class Trainer:
     def run(self, log: Callable[[str], None], evaluate: bool = True) -> dict[str, Any]:
         """Resume, train, and evaluate the best checkpoint; return the summary of the run.
 
-        With `evaluate` off, the summary has only what is known from the validation of each epoch.
+        With `evaluate` off, the summary has only what is known from the validation of each epoch. Raises StopRequested
+        if the driver was interrupted; its checkpoint is complete then.
         """
         with self.watchdog, self.checkpoints:
             self.resume(log)
@@ -126,8 +129,10 @@ class Trainer:
         """Train the remaining epochs; each ends with validation, a checkpoint and a report."""
         if not self.state.step:
             initialize_from_data(self.engine, self.evaluator, self.precision, self.train_step.ema)
+            release_free_memory()
         self.telemetry.log_metrics(self.state.step, {}, first_step=self.state.epoch)
         self.checkpoint_trigger.mark_saved()
+        self.time_budget.start(self.state.seconds)
         while self.state.epoch < self.job.train.epochs and not self.state.stopped_early:
             try:
                 self.train_epoch(self.state.epoch)
@@ -138,7 +143,7 @@ class Trainer:
         self.reporter.report_checkpoints(self.checkpoints.best())
 
     def train_epoch(self, epoch: int) -> None:
-        """Take the remaining steps of an epoch, counted from 0."""
+        """Take the remaining steps of an epoch, counted from 0. Raises StopRequested after a checkpoint."""
         self.engine.train()
         self.telemetry.reset_timer()
         steps = self.loader.iter_epoch(epoch, self.state.epoch_step)
@@ -148,20 +153,30 @@ class Trainer:
             self.state.step += 1
             self.state.epoch_step += 1
             self.watchdog.heartbeat(self.state.step)
+            self.checkpoints.raise_error()
             in_epoch = self.state.epoch_step < self.data.sampler.steps_per_epoch
             if self.checkpoint_trigger.should_save(self.state.step) and in_epoch:
                 self._handle_metrics(self.metric_reducer.flush())
                 self.save()
+                if self.checkpoint_trigger.must_stop:
+                    raise StopRequested
         self._handle_metrics(self.metric_reducer.flush())
         self.state.epoch_step = 0
 
     def end_epoch(self) -> None:
-        """Validate, save a checkpoint, and report the epoch."""
+        """Validate, save a checkpoint, and report the epoch.
+
+        Batches of training and of evaluation differ in size, so that neither can use what the other has freed.
+        """
+        release_free_memory()
         with self.train_step.averaged_weights():
             [metrics] = self.evaluator.compute_metrics("validation")
+        release_free_memory()
         self.state.epoch += 1
         self.state.history.append(metrics)
-        self.state.stopped_early = self._should_stop_early()
+        self.state.stopped_early = self._should_stop_early() or not self.time_budget.allows_epoch(
+            self.state.epoch
+        )
         self._log_validation(metrics, self.state.epoch, self.state.step)
         checkpoint_url = self.save(metrics)
         self.reporter.report(metrics, checkpoint_url, self.state.epoch, self.state.step)
@@ -170,6 +185,7 @@ class Trainer:
         """Start to write a checkpoint, with the validation metrics at the end of an epoch; return its URL."""
         self.checkpoint_trigger.mark_saved()
         self.state.loss_guard = self.loss_guard.state_dict()
+        self.state.seconds = self.time_budget.spent
         return self.checkpoints.save(self.state, metrics)
 
     def finish(self, evaluate: bool) -> dict[str, Any]:

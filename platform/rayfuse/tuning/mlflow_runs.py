@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from rayfuse.registry.tracker import Tracker
+from rayfuse.registry.tracker import Status, Tracker
 from rayfuse.spec.job import Job
 from rayfuse.spec.search_space import SearchSpace
 from rayfuse.spec.sweep import Sweep
 from rayfuse.training import launch
 from rayfuse.training.runs import RunFolder
 from rayfuse.tuning.leaderboard import Leaderboard
-from rayfuse.tuning.trials import JOURNAL, Trial, Trials
+from rayfuse.tuning.trials import JOURNAL, State, Trial, Trials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 TRIAL_TAG = "rayfuse.trial"
 TRIAL_STATE_TAG = "rayfuse.trial.state"
 TRIAL_ERROR_TAG = "rayfuse.trial.error"
+
+_RUN_STATUS: dict[State, Status] = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+"""Status of an MLflow run by the state of its trial."""
 
 
 class MlflowRuns:
@@ -34,13 +37,15 @@ class MlflowRuns:
         self._space, self._client, self._trials = space, client, trials
         self._spec_file, self._log = spec_file, log
         folder = trials.folder
-        self.parent_run = self._start(space.sweep, folder, folder.status.name, folder.status.mlflow_run_id)
+        self.parent_run = self._start(
+            space.sweep, folder, folder.title(space.sweep.name), folder.status.mlflow_run_id
+        )
         self.parent_run.resend()
 
     def start_trial(self, trial: Trial) -> Tracker:
         """Open the run of a trial, or create it. Raises UnavailableError if MLflow is down."""
         run = self._trials.run_folder(trial)
-        name = f"{self._trials.folder.status.name}-{run.status.name}"
+        name = f"{self._space.sweep.name} trial {trial.number}"
         job = self._space.trial_job(trial.values)
         return self._start(job, run, name, trial.run_id, self.parent_run.run_id)
 
@@ -59,7 +64,7 @@ class MlflowRuns:
             run_id,
             self._spec_file,
             self._log,
-            experiment=self._space.job.name,
+            experiment=self._space.job.experiment_name,
             parent_run_id=parent,
         )
 
@@ -82,7 +87,7 @@ def finish_run(tracker: Tracker, trial: Trial) -> bool:
     tracker.set_tag(TRIAL_STATE_TAG, trial.state)
     if trial.error:
         tracker.set_tag(TRIAL_ERROR_TAG, trial.error)
-    return tracker.finish("FAILED" if trial.state == "failed" else "FINISHED")
+    return tracker.finish(_RUN_STATUS[trial.state])
 
 
 class BestValueLogger:

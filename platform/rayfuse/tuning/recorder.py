@@ -3,19 +3,20 @@
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback
 
-from rayfuse.errors import UnavailableError
+from rayfuse.errors import OutOfMemoryError, UnavailableError
 from rayfuse.registry.journal import Journal
 from rayfuse.registry.tracker import Tracker
 from rayfuse.training.ray_errors import unwrap_error
 from rayfuse.tuning.leaderboard import Leaderboard
 from rayfuse.tuning.mlflow_runs import finish_run
 from rayfuse.tuning.search import ResumableSearcher, Strategy
-from rayfuse.tuning.trial_runner import FAILURE, RECORDS, SUMMARY, validation_metrics
+from rayfuse.tuning.trial_runner import FAILURE, OUT_OF_MEMORY, RECORDS, SUMMARY, validation_metrics
 from rayfuse.tuning.trials import JOURNAL, State, Trial
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ class Recorder(Callback):
         self._trackers: dict[int, Tracker] = {}
         self._previous_seconds: dict[int, float] = {}
         self._placement_groups: dict[int, str] = {}
+        self._started: set[int] = set()
+        self._stopped: set[int] = set()
+        self._interrupted = False
         self._lock = RLock()
         self._closed = False
 
@@ -60,6 +64,7 @@ class Recorder(Callback):
         with self._lock:
             if not self._closed:
                 known = self._get_trial(trial)
+                self._started.add(known.number)
                 self._previous_seconds.setdefault(known.number, known.seconds)
                 self._tracker(known)
 
@@ -82,6 +87,7 @@ class Recorder(Callback):
                 known.history, known.state = result[SUMMARY]["history"], "finished"
             if FAILURE in result:
                 known.error, known.state = result[FAILURE], "failed"
+                known.out_of_memory = result.get(OUT_OF_MEMORY, False)
             self._save(known)
             result.update(self._tune_columns(known))
             tracker = self._tracker(known)
@@ -99,8 +105,19 @@ class Recorder(Callback):
         with self._lock:
             if not self._closed:
                 known = self._get_trial(trial)
+                self._stopped.add(known.number)
+                if self._interrupted and known.state == "running":
+                    return  # it resumes with the next driver
                 self._end_trial(known, "stopped" if known.state == "running" else known.state)
                 trial.update_last_result({**trial.last_result, **self._tune_columns(known)})
+
+    def on_trial_recover(
+        self, iteration: int, trials: "list[TuneTrial]", trial: "TuneTrial", **info: Any
+    ) -> None:
+        """Log why a trial starts again."""
+        with self._lock:
+            if not self._closed:
+                self._log(f"trial {self._get_trial(trial).number} starts again: {_error_message(trial)}")
 
     def on_trial_error(
         self, iteration: int, trials: "list[TuneTrial]", trial: "TuneTrial", **info: Any
@@ -110,25 +127,41 @@ class Recorder(Callback):
             if not self._closed:
                 known = self._get_trial(trial)
                 known.error = _error_message(trial)
+                self._stopped.add(known.number)
+                known.out_of_memory = isinstance(_unwrapped_error(trial), OutOfMemoryError)
                 self._end_trial(known, "failed")
                 trial.update_last_result({**trial.last_result, **self._tune_columns(known)})
+
+    def interrupt(self) -> None:
+        """Leave trials that end without a summary from now on to the next driver."""
+        with self._lock:
+            self._interrupted = True
+
+    @property
+    def num_active(self) -> int:
+        """Number of trials that neither have ended nor have saved a checkpoint on an interrupt."""
+        with self._lock:
+            return len(self._started - self._stopped)
 
     def close(self, interrupted: bool = False) -> None:
         """Ignore all later events. Running trials end as stopped, or, if `interrupted`, resume with the next driver."""
         with self._lock:
             self._closed = True
+            killed: list[Tracker] = []
             for number in self._previous_seconds:
                 known = self._trials.get(number)
                 assert known is not None
                 tracker = self._trackers.get(number)
                 if known.state == "running" and interrupted:
                     self._save(known)
-                    if tracker:
-                        tracker.finish("KILLED")
+                    killed += [tracker] if tracker else []
                 elif (
                     known.state == "running" or tracker
                 ):  # with a tracker, its last report has arrived already
                     self._end_trial(known, "stopped" if known.state == "running" else known.state)
+            if killed:
+                with ThreadPoolExecutor(len(killed)) as pool:  # each waits for MLflow if that is down
+                    list(pool.map(lambda tracker: tracker.finish("KILLED"), killed))
 
     def remove_placement_groups(self) -> None:
         """End the workers of trials that were interrupted. Call it once Ray Tune has stopped them."""
@@ -146,6 +179,8 @@ class Recorder(Callback):
             self._placement_groups[trial.number] = record["placement_group"]
         if "first_step" in record and trial.startup_seconds is None:
             trial.startup_seconds = record["time"] - self._searcher.suggested_at[trial.number]
+        if "stopped" in record:
+            self._stopped.add(trial.number)
         if "epoch" in record:
             trial.history[record["epoch"] - 1 :] = [validation_metrics(record)]
 
@@ -200,8 +235,13 @@ class Recorder(Callback):
         return self._trackers[trial.number]
 
 
-def _error_message(trial: "TuneTrial") -> str:
+def _unwrapped_error(trial: "TuneTrial") -> BaseException | None:
     error = trial.get_error()
-    text = str(unwrap_error(error)) if error else "the trial exited without an error message"
+    return unwrap_error(error) if error else None
+
+
+def _error_message(trial: "TuneTrial") -> str:
+    error = _unwrapped_error(trial)
+    text = "the trial exited without an error message" if error is None else str(error)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

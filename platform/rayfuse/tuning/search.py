@@ -9,6 +9,7 @@ from ray.tune.search import Searcher
 
 from rayfuse.spec.search_space import SearchSpace, Values
 from rayfuse.spec.sweep import GridSearch, OptunaSearch, Parameter, RandomSearch
+from rayfuse.tuning.memory_limit import EstimateMemory, MemoryLimit
 from rayfuse.tuning.trials import Trial, Trials
 
 if TYPE_CHECKING:
@@ -21,23 +22,23 @@ class Strategy(Protocol):
     num_trials: int
     """Number of trials of the whole sweep."""
 
-    def suggest(self, number: int) -> Values:
-        """Return values for the trial of this number, counted from 1."""
+    def suggest(self, number: int, attempt: int = 0) -> Values:
+        """Return values for the trial of this number, counted from 1; others for another `attempt`, if there are any."""
 
     def observe(self, trial: Trial) -> None:
         """Use the result of an ended trial, of this driver or an earlier one."""
 
 
 class RandomStrategy:
-    """Random search. Values depend on the seed and the number of the trial alone, so that a resumed sweep is the same."""
+    """Random search. Values depend on the seed, the trial's number and the attempt, so that a resumed sweep is the same."""
 
     def __init__(self, space: SearchSpace, search: RandomSearch) -> None:
         self.num_trials = search.trials
         self._space, self._seed = space, search.seed
 
-    def suggest(self, number: int) -> Values:
+    def suggest(self, number: int, attempt: int = 0) -> Values:
         """Sample values for the trial of this number."""
-        return self._space.sample(_random_sampler(random.Random(f"{self._seed} {number}")))
+        return self._space.sample(_random_sampler(_seeded(self._seed, number, attempt)))
 
     def observe(self, trial: Trial) -> None:
         """Do nothing."""
@@ -51,10 +52,10 @@ class GridStrategy:
         self.num_trials = len(self._cells) * search.repeats
         self._space, self._seed = space, search.seed
 
-    def suggest(self, number: int) -> Values:
+    def suggest(self, number: int, attempt: int = 0) -> Values:
         """Return a cell of the grid, with the other parameters sampled."""
         cell = self._cells[(number - 1) % len(self._cells)]
-        draw = _random_sampler(random.Random(f"{self._seed} {number}"))
+        draw = _random_sampler(_seeded(self._seed, number, attempt))
         return self._space.sample(
             lambda path, parameter: cell[path] if path in cell else draw(path, parameter)
         )
@@ -72,34 +73,56 @@ class OptunaStrategy:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.num_trials = search.trials
         self._space = space
-        self._pending: dict[int, optuna.trial.Trial] = {}
+        self._pending: dict[int, list[tuple[optuna.trial.Trial, Values]]] = {}
+        self.n_startup_trials = min(search.n_startup_trials, max(1, search.trials // 3))
+        """Number of random trials."""
         self.study = optuna.create_study(
-            sampler=optuna.samplers.TPESampler(seed=search.seed, n_startup_trials=search.n_startup_trials),
+            sampler=optuna.samplers.TPESampler(seed=search.seed, n_startup_trials=self.n_startup_trials),
             direction="maximize" if space.mode == "max" else "minimize",
         )
 
-    def suggest(self, number: int) -> Values:
+    def suggest(self, number: int, attempt: int = 0) -> Values:
         """Return values suggested by the study."""
         trial = self.study.ask()
-        self._pending[number] = trial
-        return self._space.sample(lambda path, parameter: _suggest(trial, path, parameter))
+        values = self._space.sample(lambda path, parameter: _suggest(trial, path, parameter))
+        self._pending.setdefault(number, []).append((trial, values))
+        return values
 
     def observe(self, trial: Trial) -> None:
-        """Report a trial's epochs and result to the study; a stopped trial counts as pruned."""
-        import optuna
+        """Report a trial's epochs and result to the study.
 
-        optuna_trial = self._pending.pop(trial.number, None) or self._replay(trial)
+        A stopped trial counts as pruned, and one that ran out of memory as pruned before all others, so that the
+        estimator avoids its neighbors.
+        """
+        from optuna.trial import TrialState
+
+        optuna_trial = self._pop_pending(trial) or self._replay(trial)
         metric = self._space.sweep.metric
+        value = trial.best_value(metric, self._space.mode)
+        if trial.out_of_memory:
+            self.study.tell(optuna_trial, state=TrialState.PRUNED)  # codespell:ignore tell
+            return
         for epoch, metrics in enumerate(trial.history, start=1):
             if metrics.get(metric) is not None:
                 optuna_trial.report(metrics[metric], epoch)
-        value = trial.best_value(metric, self._space.mode)
         if trial.state == "finished" and value is not None:
             self.study.tell(optuna_trial, value)  # codespell:ignore tell
         else:
             pruned = trial.state == "stopped" and value is not None
-            state = optuna.trial.TrialState.PRUNED if pruned else optuna.trial.TrialState.FAIL
+            state = TrialState.PRUNED if pruned else TrialState.FAIL
             self.study.tell(optuna_trial, state=state)  # codespell:ignore tell
+
+    def _pop_pending(self, trial: Trial) -> "optuna.trial.Trial | None":
+        """Return the study's trial with the values of a trial of this driver; end those of its other attempts."""
+        from optuna.trial import TrialState
+
+        found = None
+        for optuna_trial, values in self._pending.pop(trial.number, []):
+            if found is None and values == trial.values:
+                found = optuna_trial
+            else:
+                self.study.tell(optuna_trial, state=TrialState.FAIL)  # codespell:ignore tell
+        return found
 
     def _replay(self, trial: Trial) -> "optuna.trial.Trial":
         """Create the study's trial for the values of a trial of an earlier driver."""
@@ -125,6 +148,10 @@ def create_strategy(space: SearchSpace) -> Strategy:
     return (
         OptunaStrategy(space, search) if isinstance(search, OptunaSearch) else RandomStrategy(space, search)
     )
+
+
+def _seeded(seed: int, number: int, attempt: int) -> random.Random:
+    return random.Random(f"{seed} {number} {attempt}" if attempt else f"{seed} {number}")
 
 
 def _random_sampler(rng: random.Random) -> Callable[[str, Parameter], Any]:
@@ -157,7 +184,8 @@ def _suggest(trial: "optuna.trial.Trial", path: str, parameter: Parameter) -> An
 class ResumableSearcher(Searcher):
     """Ray Tune searcher over the remaining trials: first those that an earlier driver started, then new ones.
 
-    `prepare` returns the configuration of Tune's trial for one of ours.
+    `prepare` returns the configuration of Tune's trial for one of ours. After a trial that ran out of memory, values that
+    need less are preferred.
     """
 
     def __init__(
@@ -167,10 +195,13 @@ class ResumableSearcher(Searcher):
         prepare: Callable[[Trial], dict[str, Any]],
         metric: str,
         mode: str,
+        estimate_memory: EstimateMemory = lambda values: None,
     ) -> None:
         super().__init__(metric=metric, mode=mode)
+        self._memory_limit = MemoryLimit(trials, estimate_memory)
         self._strategy, self._trials, self._prepare = strategy, trials, prepare
         self._remaining = self._remaining_numbers()
+        self._closed = False
         self.suggested_at: dict[int, float] = {}
         """Time of each trial's suggestion, in seconds since the epoch."""
         for trial in trials:
@@ -188,12 +219,19 @@ class ResumableSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """Return the configuration of the next trial, or `Searcher.FINISHED`."""
-        number = next(self._remaining, None)
+        number = None if self._closed else next(self._remaining, None)
         if number is None:
             return Searcher.FINISHED
         self.suggested_at[number] = time.time()
-        trial = self._trials.get(number) or Trial(number, self._strategy.suggest(number))
+        trial = self._trials.get(number) or Trial(number, self._choose_values(number))
         return self._prepare(trial)
+
+    def _choose_values(self, number: int) -> Values:
+        return self._memory_limit.choose(lambda attempt: self._strategy.suggest(number, attempt))
+
+    def close(self) -> None:
+        """Suggest no further trials."""
+        self._closed = True
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """Do nothing: the recorder, which has the state of each trial, reports to the strategy."""

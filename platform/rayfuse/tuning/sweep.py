@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from rayfuse.errors import (
     UnavailableError,
 )
 from rayfuse.registry.mlflow_connection import connect, resolve_tracking_uri
-from rayfuse.registry.tracker import Tracker
+from rayfuse.registry.tracker import Tracker, check_experiment
 from rayfuse.spec.job import Job
 from rayfuse.spec.search_space import SearchSpace
 from rayfuse.training import launch, ray_session
@@ -57,11 +58,12 @@ def run_sweep(
     An unfinished sweep of the same spec, job and rows is resumed if `confirm_resume` returns true for its folder; with
     `reuse_finished` a finished one is only loaded. A Ray connection of the caller stays open and unchanged.
     Raises SpecError if a trial does not fit on the cluster, RayfuseError if every trial failed, RunInterruptedError on
-    Ctrl-C and SIGTERM, and UnavailableError if MLflow is down. Results are saved in each case.
+    Ctrl-C, SIGTERM and SIGHUP, and UnavailableError if MLflow is down. Results are saved in each case.
     """
     reference = space.trial_job(next(iter(space.combinations())))
     launch.preflight(reference)
     client = connect(resolve_tracking_uri(reference.output.tracking_uri, reference.output.storage))
+    check_experiment(client, space.job.experiment_name)
     with _ray_session(reference):
         concurrency = _concurrency(space, spec_file, log)
         fitted, dataset = launch.load_rows(reference, log)
@@ -72,7 +74,8 @@ def run_sweep(
         if folder.status.status == "finished":
             log(f"sweep {folder.url} is finished")
             return board
-        from rayfuse.tuning.tuner import SharedData, TrialLoop
+        from rayfuse.tuning.trial_config import SharedData
+        from rayfuse.tuning.tuner import TrialLoop
 
         runs = MlflowRuns(space, client, board.trials, spec_file, log)
         folder.save(status="running", mlflow_run_id=runs.parent_run.run_id)
@@ -88,13 +91,20 @@ def run_sweep(
 
 @contextmanager
 def _ray_session(job: Job) -> Iterator[None]:
-    """Connect to Ray with the settings that a sweep needs, and restore those of the caller at the end."""
+    """Connect to Ray with the settings that a sweep needs, and restore those of the caller at the end.
+
+    Tune's log is off: it has a traceback for every failed attempt, of which the recorder logs the reason.
+    """
     before = {name: os.environ.get(name) for name in _TUNE_ENV}
+    logger = logging.getLogger("ray.tune")
+    level = logger.level
     os.environ.update(_TUNE_ENV)
+    logger.setLevel(logging.CRITICAL)
     try:
         with ray_session.connect(job):
             yield
     finally:
+        logger.setLevel(level)
         for name, value in before.items():
             os.environ.pop(name)
             if value is not None:
@@ -108,7 +118,8 @@ def _status_on_exit(folder: RunFolder, parent_run: Tracker, reporter: ProgressRe
         yield
     except BaseException as error:
         interrupted = isinstance(error, (*INTERRUPT_EXCEPTIONS, RunInterruptedError))
-        folder.save(status="interrupted" if interrupted else "failed")
+        with suppress(RayfuseError):  # of a storage that is gone, which would hide the reason
+            folder.save(status="interrupted" if interrupted else "failed")
         if not isinstance(error, UnavailableError):
             parent_run.finish("KILLED" if interrupted else "FAILED")
         raise

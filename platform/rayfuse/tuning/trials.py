@@ -50,6 +50,8 @@ class Trial:
     """Seconds from its suggestion until its first optimizer step."""
     error: str | None = None
     """Reason of its failure."""
+    out_of_memory: bool = False
+    """True if it failed because memory was exhausted."""
 
     @property
     def ended(self) -> bool:

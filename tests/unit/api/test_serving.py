@@ -1,6 +1,7 @@
 """Endpoints by the Python API, on a stand-in for Ray's dashboard and a real model behind HTTP."""
 
 import _thread
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from serve_dashboard import ServeDashboard, serve_dashboard
 from tiny_jobs import write_image
 
 from rayfuse.api.serving import StoppedEndpoint, list_endpoints, serve, stop_endpoint
-from rayfuse.errors import InvalidInputError, SpecError
+from rayfuse.errors import InvalidInputError, ResourceError, SpecError
 from rayfuse.model.predictor import Predictor
 from rayfuse.spec.job import Job
 from rayfuse.spec.service import Service
@@ -134,8 +135,8 @@ def test_requests_carry_the_first_key_of_the_service(
     dashboard: ServeDashboard, service: Service, row: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAYFUSE_API_KEY", "of-the-environment")
-    endpoint = serve(service, **{"auth.keys": "key-of-anna,key-of-ben"})
-    assert endpoint.api_key == "key-of-anna"
+    endpoint = serve(service, **{"auth.keys": "secret-key-of-anna,secret-key-of-ben"})
+    assert endpoint.api_key == "secret-key-of-anna"
     assert "key-of" not in repr(endpoint)
     assert endpoint.curl
     assert '-H "Authorization: Bearer $RAYFUSE_API_KEY"' in endpoint.curl
@@ -168,6 +169,54 @@ def test_an_interrupted_deployment_is_rolled_back(
         serve(service, **{"replicas.num_cpus": 2})
     assert dashboard.deployed_configs() == before
     assert [endpoint.name for endpoint in list_endpoints()] == ["tiny"] * running
+
+
+@pytest.mark.parametrize("reason", ["refused", "interrupted"])
+def test_a_failed_move_to_another_address_restores_the_previous_deployment(
+    reason: str, dashboard: ServeDashboard, service: Service
+) -> None:
+    """Serve must restart to listen on all interfaces, which an endpoint with keys does."""
+    serve(service)
+    before = dashboard.deployed_configs()
+
+    def interrupt_once() -> None:
+        dashboard.on_poll = lambda: None
+        dashboard.status = "RUNNING"
+        _thread.interrupt_main()
+
+    if reason == "refused":
+        dashboard.refused_hosts = {"0.0.0.0"}
+    else:
+        dashboard.status, dashboard.on_poll = "DEPLOYING", interrupt_once
+    with pytest.raises(ResourceError if reason == "refused" else KeyboardInterrupt):
+        serve(service, **{"auth.keys": "a-key-of-16-characters"})
+    assert dashboard.host == "127.0.0.1"
+    assert dashboard.deployed_configs() == before
+    assert [endpoint.last_status.status for endpoint in list_endpoints()] == ["RUNNING"]
+
+
+def test_an_address_in_use_is_found_before_serve_is_restarted(
+    dashboard: ServeDashboard, service: Service
+) -> None:
+    serve(service)
+    before = dashboard.deployed_configs()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ResourceError, match=f"port: {port} cannot be bound"):
+            serve(service, port=port)
+    assert dashboard.deployed_configs() == before
+
+
+def test_a_port_in_use_is_found_before_ray_is_started(
+    service: Service, server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ResourceError, match=f"port: {port_of(server)} cannot be bound on 127.0.0.1"):
+        serve(service)
+    assert not (tmp_path / "state").exists()
 
 
 def test_the_endpoint_to_stop_is_selected_by_name_or_file(

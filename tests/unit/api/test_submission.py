@@ -14,15 +14,8 @@ import pytest
 import tiny_jobs
 import yaml
 
-from rayfuse.api.submission import (
-    JobLocation,
-    SubmittedJob,
-    get_job,
-    list_jobs,
-    prepare_submission,
-    render,
-    submit,
-)
+from rayfuse.api.submission import prepare_submission, render, submit
+from rayfuse.api.submitted_jobs import JobLocation, SubmittedJob, get_job, list_jobs
 from rayfuse.cluster.jobs import JobInfo
 from rayfuse.errors import RayfuseError, RunInterruptedError, SpecError, UnavailableError
 from rayfuse.spec.cluster import Cluster
@@ -122,8 +115,8 @@ def test_a_service_in_python_has_its_keys_on_the_cluster(cluster_file: Path) -> 
     with pytest.raises(
         SpecError, match="Service: auth.keys: API keys must not be part of a submitted spec"
     ) as caught:
-        render(service.override(**{"auth.keys": "key-of-anna"}), cluster_file)
-    assert "key-of-anna" not in str(caught.value)
+        render(service.override(**{"auth.keys": "secret-key-of-anna"}), cluster_file)
+    assert "secret-key-of-anna" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +129,19 @@ def test_a_service_in_python_has_its_keys_on_the_cluster(cluster_file: Path) -> 
             "env requires address; on Kubernetes use `env`",
         ),
         ({"address": NOWHERE, "env": {"API_KEY": "b"}}, "env API_KEY: appears to be a secret"),
-        ({"cluster": cluster_specs.RIGHT, "name": "Tiny"}, "name: 'Tiny' is not valid for KubeRay"),
+        (
+            {"cluster": cluster_specs.RIGHT, "name": "Tiny"},
+            "name: 'Tiny' is not a name on a cluster; use at most 47 of a-z",
+        ),
+        (
+            {"address": NOWHERE, "name": "q/w"},
+            "name: 'q/w' is not a name on a cluster; use at most 47 of a-z",
+        ),
+        ({"address": NOWHERE, "name": ""}, "name: '' is not a name on a cluster"),
+        (
+            {"address": "ray://head:10001"},
+            "ray://head:10001: the address of Ray Client, not that of a Ray dashboard",
+        ),
         ({"cluster": {"kind": "cluster"}}, "Cluster: image: missing"),
         ({"cluster": cluster_specs.RIGHT, "overrides": {"train.epoch": 1}}, "train.epoch: unknown key"),
     ],
@@ -175,6 +180,21 @@ def test_a_job_for_a_ray_cluster(content: dict[str, Any]) -> None:
         submission.dry_run()
     with pytest.raises(UnavailableError, match=f"{NOWHERE} does not respond"):
         submission.submit()
+
+
+def test_rows_of_this_machine_are_checked_and_never_stop_a_submission(
+    content: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "rows.csv").write_text("text,answr\n" + "a,x\nb,y\n" * 9)
+    data = {"train": str(tmp_path / "rows.csv")}
+    prepared = prepare_submission({**content, "data": data}, address=NOWHERE)
+    with pytest.raises(UnavailableError):
+        prepared.submit()
+    assert "no column" in caplog.text
+    caplog.clear()
+    with pytest.raises(UnavailableError):
+        prepare_submission(content, address=NOWHERE).submit()
+    assert "no column" not in caplog.text
 
 
 def test_unreachable_clusters(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,3 +55,21 @@ def test_the_text_has_a_table(capsys: pytest.CaptureFixture[str], command: list[
 def test_the_number_of_rows_may_be_left_out(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
     found = run(capsys, *command, "--explain")
     assert len(found["explain"]["plots"]) == 6
+
+
+def test_the_prediction_of_each_row_is_written(
+    capsys: pytest.CaptureFixture[str], command: list[str], folder: Path
+) -> None:
+    rows = (folder / "data" / "test.jsonl").read_text().splitlines()
+    (folder / "data" / "rows.jsonl").write_text("\n".join([*rows * 30, "{"]))
+    command = [*command[:3], str(folder / "data" / "rows.jsonl")]
+    found = run(capsys, *command, "--output", "out.jsonl")
+    assert found["output"] == "out.jsonl"
+    written = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    predicted = [row for row in written if row["error"] is None]
+    assert len(predicted) == found["rows"] == len(rows) * 30
+    assert len(written) == len(predicted) + 1
+    assert [row["answer_target"] for row in predicted] == [json.loads(row)["label"] for row in rows] * 30
+    right = sum(row["answer"] == row["answer_target"] for row in predicted)
+    assert right / len(predicted) == pytest.approx(found["metrics"]["answer/accuracy"])
+    assert not Path("out.jsonl.parts").exists()

@@ -13,6 +13,7 @@ import pytest
 from rayfuse import __version__, cli, errors
 from rayfuse.cli import COMMANDS, main
 from rayfuse.cli.output import json_option, print_result
+from rayfuse.signals import TerminationSignal
 
 
 @pytest.fixture
@@ -119,13 +120,15 @@ def test_errors_of_ray_workers_have_the_class_of_rayfuse(
     assert json.loads(capsys.readouterr().out)["error"]["type"] == "GateRejectedError"
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), click.Abort()])
-def test_control_c(verb: Any, error: BaseException, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("error", "code"), [(KeyboardInterrupt(), 130), (click.Abort(), 130), (TerminationSignal(15), 143)]
+)
+def test_interrupts(verb: Any, error: BaseException, code: int, capsys: pytest.CaptureFixture[str]) -> None:
     verb(raising(error))
-    assert main(["train"]) == 130
+    assert main(["train"]) == code
     assert capsys.readouterr().err == "error: interrupted\n"
-    assert main(["train", "--json"]) == 130
-    assert json.loads(capsys.readouterr().out)["error"]["exit_code"] == 130
+    assert main(["train", "--json"]) == code
+    assert json.loads(capsys.readouterr().out)["error"]["exit_code"] == code
 
 
 def test_a_bug_keeps_its_traceback(verb: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,3 +54,12 @@ def test_standard_output_is_restored(capsys: pytest.CaptureFixture[str]) -> None
     captured = capsys.readouterr()
     assert captured.out == "again\n"
     assert captured.err == "aside\n"
+
+
+def test_control_characters_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    output.echo("a\x1b[2J")
+    output.echo_log("\x1b[36m(worker)\x1b[0m 1%\r2%\x1b[2J")
+    output.report_error("SpecError", "b\x1b[2J", 2)
+    captured = capsys.readouterr()
+    assert captured.out == "a\\x1b[2J\n(worker) 1%\n2%\\x1b[2J\n"
+    assert captured.err == "error: b\\x1b[2J\n"

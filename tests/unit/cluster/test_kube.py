@@ -20,6 +20,7 @@ class Proxy(HTTPServer):
     """Proxy of an API server that responds with these status codes, one after the other."""
 
     codes: list[int]
+    credentials: list[str | None]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -27,6 +28,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         code = self.server.codes.pop(0)
+        self.server.credentials.append(self.headers["Authorization"])
         body = json.dumps({"items": [POD]}) if code == 200 else "<html>bad gateway</html>"
         self.send_response(code)
         self.send_header("Content-Type", "application/json" if code == 200 else "text/html")
@@ -40,6 +42,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def proxy() -> Iterator[Proxy]:
     with Proxy(("127.0.0.1", 0), Handler) as server:
+        server.credentials = []
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield server
         server.shutdown()
@@ -50,7 +53,7 @@ def client(proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kub
     config = {
         "current-context": "here",
         "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{proxy.server_port}"}}],
-        "users": [{"name": "u", "user": {}}],
+        "users": [{"name": "u", "user": {"token": "first"}}],
         "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u", "namespace": "ml"}}],
     }
     (tmp_path / "config").write_text(yaml.safe_dump(config))
@@ -94,3 +97,29 @@ def test_retries_are_limited(client: KubeClient, proxy: Proxy, monkeypatch: pyte
     with pytest.raises(UnavailableError, match="is unavailable: 503"):
         client.list("Pod")
     assert len(proxy.codes) < 999
+
+
+def test_a_kind_that_was_there_is_waited_for(client: KubeClient, proxy: Proxy) -> None:
+    """An API server that starts answers before it has its custom resources."""
+    proxy.codes = [200, 503, 404, 404, 200]
+    assert client.list("RayJob") == client.list("RayJob")
+    assert proxy.codes == []
+
+
+def test_a_kind_that_never_was_there_is_not_waited_for(client: KubeClient, proxy: Proxy) -> None:
+    proxy.codes = [200, 404, 200]
+    client.list("Pod")
+    with pytest.raises(UnavailableError, match="has no resource RayJob; install KubeRay"):
+        client.list("RayJob")
+    assert proxy.codes == [200]
+
+
+def test_credentials_are_read_again(client: KubeClient, proxy: Proxy, tmp_path: Path) -> None:
+    proxy.codes = [200, 401, 200, 401, 401]
+    client.list("Pod")
+    config = (tmp_path / "config").read_text()
+    (tmp_path / "config").write_text(config.replace("first", "second"))
+    client.list("Pod")
+    assert proxy.credentials == ["Bearer first", "Bearer first", "Bearer second"]
+    with pytest.raises(UnavailableError, match="authentication to .* failed: .*; log in again"):
+        client.list("Pod")

@@ -8,7 +8,6 @@ from rayfuse.cluster.kuberay import (
     STOPPED_AT_ANNOTATION,
     entrypoint_lines,
     job_info,
-    pending_reason,
     service_info,
 )
 
@@ -125,6 +124,11 @@ def slot(status: str, message: str = "") -> dict[str, Any]:
         ),
         (
             ray_service("True", activeServiceStatus=slot("RUNNING"), pendingServiceStatus=slot("DEPLOY_FAILED", "a\nno model")),
+            "UPDATE_FAILED",
+            "new version: no model",
+        ),
+        (
+            ray_service("False", activeServiceStatus=slot("RUNNING"), pendingServiceStatus=slot("DEPLOY_FAILED", "no model")),
             "FAILED",
             "no model",
         ),
@@ -143,20 +147,9 @@ def test_a_service_that_the_operator_rejects() -> None:
     assert (service_info(service).status, service_info(service).message) == ("FAILED", "no replicas")
 
 
-def test_reasons_of_pending_pods() -> None:
-    fine = {"metadata": {"name": "a"}, "status": {"conditions": [{"type": "PodScheduled", "status": "True"}]}}
-    no_node = {
-        "type": "PodScheduled",
-        "status": "False",
-        "reason": "Unschedulable",
-        "message": "0/3 nodes: no GPU",
-    }
-    unscheduled = {"metadata": {"name": "b"}, "status": {"conditions": [no_node]}}
-    waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "no such image\nat all"}}
-    no_image = {"metadata": {"name": "c"}, "status": {"containerStatuses": [{"state": waiting}]}}
-    assert pending_reason([fine]) == ""
-    assert pending_reason([fine, unscheduled, no_image]) == "pod b: Unschedulable: 0/3 nodes: no GPU"
-    assert pending_reason([no_image]) == "pod c: ImagePullBackOff: no such image"
+def test_a_job_that_no_operator_has_seen_is_stopped_at_once() -> None:
+    job = {**ray_job({STOPPED_AT_ANNOTATION: "2026-01-01T00:05:00+00:00"}), "spec": {"suspend": True}}
+    assert (job_info(job).status, job_info(ray_job()).status) == ("STOPPED", "PENDING")
 
 
 def test_the_log_is_the_entrypoints() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from rayfuse.cluster import local
 from rayfuse.cluster.local import LocalCluster
+from rayfuse.ray_patches import LOOPBACK_ENV, SERVE_ENV
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 
@@ -125,6 +126,12 @@ def test_keys_and_other_clusters_do_not_leak_into_a_new_one(monkeypatch: pytest.
     assert environment["RAY_AUTH_MODE"] == "token"
     assert len(environment["RAY_AUTH_TOKEN"]) >= 32
     assert environment["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+def test_the_proxy_of_a_new_cluster_is_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVE_SOCKET_REUSE_PORT_ENABLED", "0")
+    environment = local.head_environment("m")
+    assert environment.items() >= {**SERVE_ENV, **LOOPBACK_ENV}.items()
 
 
 def test_every_port_and_address_of_ray_is_given(tmp_path: Path) -> None:

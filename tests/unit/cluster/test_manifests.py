@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import yaml
 from rayfuse.cluster.manifests import object_name, render, to_yaml
 from rayfuse.cluster.submission import SubmissionBundle, TargetEnvironment, build_bundle
 from rayfuse.errors import SpecError
+from rayfuse.ray_patches import SERVE_ENV
 from rayfuse.spec.cluster import Cluster
 from rayfuse.spec.load import load_spec
 
@@ -79,7 +81,11 @@ def test_pods_have_the_options_of_the_cluster_spec(rendered: Render, job: dict[s
         workers__cpu__accelerator="H100",
         workers__cpu__node_selector={"pool": "gpu"},
         workers__cpu__tolerations=[{"key": "nvidia.com/gpu", "operator": "Exists"}],
-        workers__cpu__ray={"num-prestart-python-workers": 0, "include-log-monitor": False},
+        workers__cpu__ray={
+            "object-store-memory": 10**9,
+            "include-log-monitor": False,
+            "resources": '{"tape": 1}',
+        },
         volumes__runs={"pvc": "rayfuse-runs", "path": "/mnt/runs"},
         env__DATA="s3://bucket/data",
         service_account="trainer",
@@ -97,7 +103,11 @@ def test_pods_have_the_options_of_the_cluster_spec(rendered: Render, job: dict[s
     ]
     assert container["envFrom"] == [{"secretRef": {"name": "rayfuse-credentials"}}]
     assert group["labels"] == {"ray.io/accelerator-type": "H100"}
-    assert group["rayStartParams"] == {"num-prestart-python-workers": "0", "include-log-monitor": "false"}
+    assert group["rayStartParams"] == {
+        "object-store-memory": "1000000000",
+        "include-log-monitor": "false",
+        "resources": r'"{\"tape\": 1}"',
+    }
     assert pod["nodeSelector"] == {"pool": "gpu"}
     assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists"}]
     assert pod["serviceAccountName"] == "trainer"
@@ -142,6 +152,16 @@ def test_how_a_job_is_submitted(rendered: Render, job: dict[str, Any]) -> None:
     assert (spec["ttlSecondsAfterFinished"], spec["activeDeadlineSeconds"]) == (91, 7200)
     assert "submitterPodTemplate" not in spec  # the operator rejects it in this mode
     assert ray_job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
+
+
+def test_the_proxies_of_a_service_are_configured(rendered: Render) -> None:
+    """Serve starts one on the head and on each node with replicas."""
+    _, service = rendered(SERVICE)
+    cluster = service["spec"]["rayClusterConfig"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        [container] = group["template"]["spec"]["containers"]
+        variables = {one["name"]: one["value"] for one in container["env"]}
+        assert variables.items() >= SERVE_ENV.items()
 
 
 def test_a_service_has_its_name_and_autoscaling(rendered: Render) -> None:
@@ -203,7 +223,7 @@ def test_job_names_are_valid_for_kuberay(kind: str, name: str, pattern: str) -> 
 
 @pytest.mark.parametrize("name", ["a" * 48, "Tiny", "2d", "tiny-", "a.b", ""])
 def test_invalid_names_are_rejected(rendered: Render, job: dict[str, Any], name: str) -> None:
-    with pytest.raises(SpecError, match=r"^name: .* is not valid for KubeRay; use at most 47 of a-z"):
+    with pytest.raises(SpecError, match=r"^name: .* is not a name on a cluster; use at most 47 of a-z"):
         rendered(job, name)
     if name:
         with pytest.raises(SpecError, match=r"spec\.yaml: name: "):
@@ -217,3 +237,12 @@ def test_yaml_is_readable(rendered: Render, job: dict[str, Any]) -> None:
     assert list(yaml.safe_load_all(text)) == manifests
     assert "\n  job.yaml: |\n    " in text
     assert "&id" not in text
+
+
+def test_specs_that_no_configmap_holds(job: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    cluster = load_spec(cluster_specs.write(tmp_path), Cluster)
+    bundle = build_bundle(str(tmp_path / "job.yaml"), {}, TargetEnvironment.kubernetes(cluster, "c.yaml"))
+    large = replace(bundle, files={"sweep.yaml": "a" * 600_000, "job.yaml": "b" * 600_000})
+    with pytest.raises(SpecError, match="1200000 bytes, and Kubernetes stores at most 1 MiB in a ConfigMap"):
+        render(large, cluster, "c.yaml")

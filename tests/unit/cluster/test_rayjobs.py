@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from rayfuse.cluster.jobs import JobInfo
-from rayfuse.cluster.rayjobs import RayJobClient, zip_files
-from rayfuse.errors import UnavailableError
+from rayfuse.cluster.rayjobs import RayJobClient, submit, zip_files
+from rayfuse.errors import SpecError, UnavailableError
 from rayfuse.ray_http import RayHttp
 
 FAILED = {
@@ -35,6 +35,8 @@ class RecordedRay(RayHttp):
         self.job = job
 
     def request(self, method: str, path: str, *_: Any, **__: Any) -> httpx.Response:
+        if path == "/nodes?view=summary":
+            return httpx.Response(200, json={"data": {"summary": self.job["nodes"]}})
         assert (method, path) == ("GET", f"/api/jobs/{self.job['submission_id']}")
         return httpx.Response(200, json=self.job)
 
@@ -106,9 +108,30 @@ def another_server() -> Iterator[str]:
 def test_another_server_is_not_ray(another_server: str) -> None:
     with pytest.raises(UnavailableError, match="is not the dashboard of a Ray cluster"):
         RayJobClient.connect(another_server).list()
+    with pytest.raises(UnavailableError, match="is not the dashboard of a Ray cluster"):
+        submit(another_server, "j", "job", {}, "rayfuse train job.yaml", {})
+
+
+@pytest.mark.parametrize(
+    ("address", "found"),
+    [("ray://head:10001", "the address of Ray Client"), ("ftp://head", "an address with ftp://")],
+)
+def test_addresses_of_other_protocols(address: str, found: str) -> None:
+    with pytest.raises(
+        SpecError, match=f"{address}: {found}, not that of a Ray dashboard; write http://HOST:8265"
+    ):
+        RayJobClient.connect(address)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "http://127.0.0.1:1", "http://[", "127.0.0.1:99999"])
 def test_unreachable_dashboard(address: str) -> None:
     with pytest.raises(UnavailableError, match="127.0.0.1|not the URL"):
         RayJobClient.connect(address).list()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "largest"),
+    [([], None), ([{"ip": "starts"}], None), ([{"mem": [4, 1, 75.0, 3]}, {"mem": [8, 8, 0, 0]}, {}], 8)],
+)
+def test_memory_of_the_largest_node(nodes: list[Any], largest: int | None) -> None:
+    assert RayJobClient(RecordedRay({**FAILED, "nodes": nodes})).largest_node_memory() == largest

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from cluster_specs import changed
 
-from rayfuse.cluster.sizing import WorkerRequirements, allocate_pods
+from rayfuse.cluster.sizing import PodMemory, WorkerRequirements, allocate_pods, least_memory
 from rayfuse.errors import SpecError
 from rayfuse.spec.cluster import Cluster
 from rayfuse.spec.load import validate_spec
@@ -70,3 +70,19 @@ def test_workers_that_do_not_fit_are_rejected(
         size(groups, **requested)
     assert str(caught.value).startswith("job.yaml: compute.workers: ")
     assert expected_message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("groups", "workers", "expected"),
+    [
+        ({"a": group()}, 1, PodMemory("workers.a", 8 * 2**30, None)),
+        ({"a": group()}, 3, PodMemory("workers.a", 8 * 2**30 // 3, None)),
+        ({"a": group()}, 9, PodMemory("workers.a", 2 * 2**30, None)),
+        ({"a": group(max=1), "b": group(memory="2Gi")}, 6, PodMemory("workers.b", 2**29, None)),
+        ({"a": group(), "b": group(memory="1Gi")}, 6, PodMemory("workers.a", 2 * 2**30, None)),
+        ({}, 2, PodMemory("head", 4 * 2**30, None)),
+    ],
+)
+def test_the_least_memory_of_a_worker(groups: dict[str, Any], workers: int, expected: PodMemory) -> None:
+    cluster = validate_spec(changed({"workers": groups, "head.cpu": 2}), Cluster, "c.yaml")
+    assert least_memory(WorkerRequirements(1, workers, 1, 0, "compute.workers"), cluster) == expected

@@ -148,7 +148,9 @@ def test_services_are_sent_without_keys(tmp_path: Path) -> None:
     assert bundle.service.route_prefix == "/tiny"
 
 
-@pytest.mark.parametrize("keys", ["hush-hush", ["hush-hush"], "${RAYFUSE_API_KEYS:-hush-hush}"])
+@pytest.mark.parametrize(
+    "keys", ["hush-hush-hush-hush", ["hush-hush-hush-hush"], "${RAYFUSE_API_KEYS:-hush-hush-hush-hush}"]
+)
 def test_keys_in_the_spec_are_rejected(tmp_path: Path, keys: Any) -> None:
     message = refusal(tmp_path, SERVICE | {"auth": {"keys": keys}})
     assert message.startswith(
@@ -244,3 +246,29 @@ def test_the_job_of_a_sweep_is_validated(tmp_path: Path, swept: dict[str, Any]) 
     assert refusal(tmp_path, SWEEP).startswith(
         "jobs/tiny.yaml: data.train: 'rows.jsonl' is a path of this machine"
     )
+
+
+@pytest.mark.parametrize(
+    ("path", "url", "problem"),
+    [
+        (
+            "output.storage",
+            "s4://bucket/runs",
+            "'s4://bucket/runs' has the unknown protocol s4; did you mean s3?",
+        ),
+        (
+            "data.train",
+            "${DATA:-qqqq://bucket}/rows.jsonl",
+            "'qqqq://bucket/rows.jsonl' has the unknown protocol qqqq; use one of fsspec, such as s3, ",
+        ),
+    ],
+)
+def test_unknown_protocols(tmp_path: Path, job: dict[str, Any], path: str, url: str, problem: str) -> None:
+    assert refusal(tmp_path, job, f"{path}={url}").startswith(f"job.yaml: {path}: {problem}")
+
+
+@pytest.mark.parametrize(
+    "url", ["gs://b/rows.jsonl", "hf://datasets/a/b.csv", "postgresql+psycopg://db/x?table=rows"]
+)
+def test_protocols_of_stores_and_databases(tmp_path: Path, job: dict[str, Any], url: str) -> None:
+    assert send(tmp_path, job, f"data.train={url}").job

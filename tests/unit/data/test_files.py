@@ -1,6 +1,8 @@
 """Rows and media files from every kind of store, and the errors of stores."""
 
+import base64
 import http.server
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -103,6 +105,25 @@ def test_rows_and_their_images(url: str, preprocessor: Preprocessor) -> None:
         assert preprocessor.from_row(row).features["image"][0]["pixel_values"].shape == (3, 8, 8)
     with pytest.raises(InvalidInputError, match="image: absent.png: no such file"):
         preprocessor.fingerprint(rows[3])
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_rows_with_data_uris(suffix: str, tmp_path: Path, preprocessor: Preprocessor) -> None:
+    content = tiny_jobs.write_image(tmp_path / "a.png").read_bytes() + bytes(200_000)
+    uri = f"data:image/png;base64,{base64.urlsafe_b64encode(content).decode()}"
+    plain = uri.partition(",")[2]
+    texts = {
+        "jsonl": "".join(json.dumps({"image": image}) + "\n" for image in (uri, plain)),
+        "csv": f'image\n"{uri}"\n{plain}\n',
+    }
+    (tmp_path / f"rows.{suffix}").write_text(texts[suffix])
+    rows, bad = read_all(str(tmp_path / f"rows.{suffix}"))
+    assert (len(rows), len(bad)) == (2, 0)
+    found, wanted = preprocessor.from_row(rows[0]), preprocessor.from_values({"image": content})
+    assert found.keys == wanted.keys
+    with pytest.raises(InvalidInputError, match="too long for a path; give base64 as a data: URI") as caught:
+        preprocessor.fingerprint(rows[1])
+    assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize("url", ["file", "memory", "s3"], indirect=True)

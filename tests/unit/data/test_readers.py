@@ -1,20 +1,25 @@
-"""Rows of valid and invalid jsonl, csv and parquet files."""
+"""Rows of valid and invalid files, folders and globs."""
 
+import bz2
 import datetime
 import gzip
 import json
+import lzma
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 from reading import read_all
 
-from rayfuse.data.readers import float_or_str, int_or_str
+from rayfuse.data.readers import list_data_files, read_rows
 from rayfuse.data.rows import InvalidRow, Row
 from rayfuse.errors import DataError
+from rayfuse.spec.cells import CellFormat, cell_parser
 
 ROWS = [{"text": "one", "label": 1}, {"text": "two", "label": 2}]
 
@@ -27,6 +32,9 @@ def write(path: Path, content: str | bytes) -> str:
 
 def jsonl(rows: list[Any]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+LABEL, NUMBER = cell_parser("int", CellFormat()), cell_parser("float", CellFormat())
 
 
 def values(rows: list[Row]) -> list[dict[str, Any]]:
@@ -45,31 +53,21 @@ def test_csv_cells_are_text_without_a_parser(tmp_path: Path) -> None:
     url = write(
         tmp_path / "rows.csv", 'text,label,price\n12,3,1.50\n"a ""b"",\nc",x,\n\n"007",007,-1e-05\n,,nan\n'
     )
-    rows, bad = read_all(url, {"label": int_or_str, "price": float_or_str})
+    rows, bad = read_all(url, {"label": LABEL, "price": NUMBER})
     assert values(rows) == [
         {"text": "12", "label": 3, "price": 1.5},
         {"text": 'a "b",\nc', "label": "x", "price": None},
         {"text": "007", "label": "007", "price": -1e-05},
-        {"text": None, "label": None, "price": "nan"},
+        {"text": None, "label": None, "price": None},
     ]
     assert [row.line for row in rows] == [2, 3, 6, 7]
     assert not bad
 
 
-@pytest.mark.parametrize("cell", ["1_000", "\uff11\uff12", " 1", "0x1", "01", "+1", "--1", "1e5", "9" * 20])
-def test_cells_other_than_integers_are_text(cell: str) -> None:
-    assert int_or_str(cell) == cell
-
-
-@pytest.mark.parametrize("cell", ["1_0.0", "inf", "nan", "1,5", "1 ", "01.5", ".", "e5", "\u0661.\u0665"])
-def test_cells_other_than_numbers_are_text(cell: str) -> None:
-    assert float_or_str(cell) == cell
-
-
 def test_a_csv_cell_has_the_same_type_in_every_file(tmp_path: Path) -> None:
     write(tmp_path / "a.csv", "label\n1\n2\n")
     write(tmp_path / "b.csv", "label\n1\nunknown\n")
-    rows, _ = read_all(str(tmp_path), {"label": int_or_str})
+    rows, _ = read_all(str(tmp_path), {"label": LABEL})
     assert [row.values["label"] for row in rows] == [1, 2, 1, "unknown"]
 
 
@@ -116,20 +114,56 @@ def test_parquet_with_nulls_bytes_and_nested_values(tmp_path: Path) -> None:
     assert not bad
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
-def test_gzip(kind: str, tmp_path: Path) -> None:
-    content = b"text\none\n" if kind == "csv" else b'{"text": "one"}\n'
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "zst": lambda content: pa.compress(content, "zstd", asbytes=True),
+}
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet", "arrow", "json"])
+def test_compressed_files(kind: str, suffix: str, tmp_path: Path) -> None:
+    content = (
+        b"text\none\n" if kind == "csv" else b'[{"text": "one"}]' if kind == "json" else b'{"text": "one"}\n'
+    )
+    table = pa.Table.from_pylist([{"text": "one"}])
     if kind == "parquet":
-        pq.write_table(pa.Table.from_pylist([{"text": "one"}]), tmp_path / "plain.parquet")
-        content = (tmp_path / "plain.parquet").read_bytes()
-    url = write(tmp_path / f"rows.{kind}.gz", gzip.compress(content))
+        pq.write_table(table, tmp_path / "plain")
+        content = (tmp_path / "plain").read_bytes()
+    if kind == "arrow":
+        feather.write_feather(table, tmp_path / "plain")
+        content = (tmp_path / "plain").read_bytes()
+    url = write(tmp_path / f"rows.{kind}.{suffix}", COMPRESS[suffix](content))
     assert values(read_all(url)[0]) == [{"text": "one"}]
 
 
-def test_a_truncated_gzip_file(tmp_path: Path) -> None:
-    url = write(tmp_path / "rows.jsonl.gz", gzip.compress(jsonl(ROWS * 50).encode())[:40])
-    with pytest.raises(DataError, match="incomplete or corrupt gzip file"):
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_an_incomplete_compressed_file(suffix: str, tmp_path: Path) -> None:
+    content = COMPRESS[suffix](jsonl([{"n": number * 7919 % 10007} for number in range(20_000)]).encode())
+    url = write(tmp_path / f"rows.jsonl.{suffix}", content[: len(content) // 2])
+    with pytest.raises(DataError, match=f"incomplete or corrupt {suffix} file"):
         read_all(url)
+
+
+def test_several_files_in_their_order(tmp_path: Path) -> None:
+    first = write(tmp_path / "b.jsonl", jsonl(ROWS[1:]))
+    write(tmp_path / "a.csv", "text,label\none,x\n")
+    found = [row for file in list_data_files((first, str(tmp_path / "*.csv"))) for row in read_rows(file)]
+    assert [row.values for row in found if isinstance(row, Row)] == [ROWS[1], {"text": "one", "label": "x"}]
+    with pytest.raises(
+        DataError, match=r"b\.jsonl: named 2 times in the list of data files; remove all but one"
+    ):
+        list_data_files((first, str(tmp_path / "*")))
+
+
+def test_json_files_of_a_folder_are_rows_if_it_has_no_others(tmp_path: Path) -> None:
+    write(tmp_path / "a.json", json.dumps(ROWS))
+    write(tmp_path / ".hidden.csv", "text\nno\n")
+    assert values(read_all(str(tmp_path))[0]) == ROWS
+    write(tmp_path / "b.tsv", "text\none\n")
+    assert values(read_all(str(tmp_path))[0]) == [{"text": "one"}]
 
 
 def test_globs_and_folders_in_the_order_of_names(tmp_path: Path) -> None:
@@ -166,7 +200,7 @@ def test_invalid_jsonl_lines(tmp_path: Path) -> None:
         ("rows.csv", " \n \n", "the file is empty"),
         ("rows.csv", b"\xef\xbb\xbf", "the file is empty"),
         ("rows.parquet", b"PAR1 and no more", "incomplete or corrupt parquet file"),
-        ("rows.txt", "a", "unsupported file type; use one of: .jsonl, .ndjson, .csv, .parquet"),
+        ("rows.txt", "a", "unsupported file type; use one of: .jsonl, .ndjson, .json, .csv, .tsv, .parquet"),
         (
             "rows.jsonl",
             b'{"a": "x"}\n{"a": "\xe9"}\n',

@@ -55,7 +55,8 @@ def test_cells_are_parsed_as_those_of_csv_files() -> None:
         "words": ["a", "b"],
         "sensor": [[1, None]],
     }
-    assert adapter.read({"age": "n/a"}) == {"facts": {"age": "n/a", "city": None}}
+    assert adapter.read({"age": "n/a", "city": "Oslo "}) == {"facts": {"age": None, "city": "Oslo"}}
+    assert adapter.read({"age": 3, "city": "NA"}) == {"facts": {"age": 3, "city": "NA"}}
 
 
 def test_a_tabular_input_in_one_column() -> None:
@@ -123,6 +124,21 @@ def test_files_are_not_read_without_a_folder(value: Any) -> None:
         ):
             adapter.read({name: value}, None)
     assert adapter.read({"photo": b"1", "sensor": "[1, 2]"}, None) == {"photo": b"1", "sensor": [1, 2]}
+
+
+@pytest.mark.parametrize("folder", [".", None])
+def test_data_uris_need_no_folder(folder: str | None) -> None:
+    adapter = adapt(
+        photo={"type": "image"},
+        more={"type": "image", "max_items": 2},
+        sensor={"type": "timeseries", "channels": 1},
+    )
+    uri = "data:image/png;base64,MTI_"
+    row = {"photo": {"b64": "MTI_ "}, "more": [{"url": uri}, {"b64": uri}], "sensor": "data:text/csv,1%0A2"}
+    assert adapter.read(row, folder) == {"photo": b"12?", "more": [b"12?", b"12?"], "sensor": b"1\n2"}
+    assert adapter.read({"photo": uri}, folder) == {"photo": b"12?"}
+    with pytest.raises(InvalidInputError, match="photo: data:image/png;base64,.: not base64"):
+        adapter.read({"photo": "data:image/png;base64,*"}, folder)
 
 
 def test_rows_of_a_frame_have_no_missing_cells() -> None:

@@ -1,12 +1,16 @@
 """Order of rows: every row once an epoch, for any number of workers, lengths and groups; cached samples; dropout."""
 
+import json
+import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tiny_jobs
 
+from rayfuse.data.dataset import load_dataset
 from rayfuse.data.rows import Row
 from rayfuse.data.sampler import BatchSampler, SampleCache, drop_modalities
 from rayfuse.data.samples import Preprocessor, Sample
@@ -162,6 +166,31 @@ def test_a_file_that_is_deleted_during_the_run(tmp_path: Path, preprocessor: Pre
         DataError, match=r"rows.jsonl:7: image: gone.png: no such file; the row was valid when"
     ):
         SampleCache([row], preprocessor)[0]
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+def test_a_file_that_changes_during_the_run_is_named(tmp_path: Path, as_list: bool) -> None:
+    path = tiny_jobs.make_rows(tmp_path, 20)
+    job = tiny_jobs.tiny_job(tmp_path)
+    if as_list:
+        written = [json.loads(line) for line in path.read_text().splitlines()]
+        for row in written:
+            row["image"] = [row["image"]] * 2 if "image" in row else None
+        tiny_jobs.write_rows(path, written)
+        job = job.override(**{"inputs.image.max_items": 2, "data.test": None})
+    job, dataset = load_dataset(job)
+    rows = dataset.splits["train"]
+    preprocessor = Preprocessor(job.inputs, job.tasks)
+    with_image = [n for n, row in enumerate(rows) if row.values.get("image")]
+    changed = rows[with_image[2]].values["image"]
+    name = changed[0] if as_list else changed
+    tiny_jobs.write_image(tmp_path / name, "green", random.Random(99))
+    samples = SampleCache(rows, preprocessor)
+    assert samples[with_image[1]].features["image"]
+    with pytest.raises(
+        DataError, match=rf"train.jsonl:\d+: image: {name} has changed since the run validated it"
+    ):
+        samples.empty_copy(0)[with_image[2]]
 
 
 def test_modality_dropout(rows: list[Row], preprocessor: Preprocessor, job: Any) -> None:

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_jobs
+from pydantic import TypeAdapter
 from reading import read_all
 
 from rayfuse.data.rows import Row
 from rayfuse.data.samples import Preprocessor, Sample
 from rayfuse.errors import InvalidInputError, MissingInputError
+from rayfuse.spec.inputs import TimeseriesInput
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +76,9 @@ def test_a_table_may_hold_the_bytes_themselves(
     content = (folder / name).read_bytes()
     for value in (content, {"bytes": content, "path": None}, {"bytes": None, "path": name}):
         assert_equal(preprocessor.from_row(Row({**rows[0].values, "image": value}, rows[0].file, 1)), plain)
+    empty = Row({**rows[0].values, "image": {"bytes": b"", "path": None}}, rows[0].file, 1)
+    with pytest.raises(InvalidInputError, match="the image file is empty"):
+        preprocessor.from_row(empty)
     nothing = Row({**rows[0].values, "image": {"bytes": None, "path": None}}, rows[0].file, 1)
     assert "image" not in preprocessor.from_row(nothing).features
 
@@ -139,6 +144,34 @@ def test_the_digest_depends_on_contents_and_targets_alone(folder: Path, preproce
     assert digest() == digest(image="copy.png", note="unread", audio=None)
     others = [{"image": "other.png"}, {"image": None}, {"text": "what?"}, {"label": "blue"}]
     assert len({digest(), *(digest(**values) for values in others)}) == 5
+
+
+def test_long_arrays_have_a_key_each() -> None:
+    """Items of one key are encoded once, and NumPy abbreviates the text of a long array."""
+    series = TypeAdapter(TimeseriesInput).validate_python(
+        {
+            "type": "timeseries",
+            "column": "s",
+            "channels": 2,
+            "center": [0, 0],
+            "scale": [1, 1],
+            "max_steps": 5000,
+        }
+    )
+    reader = Preprocessor({"s": series})
+    one = np.zeros(5000)
+    other = one.copy()
+    other[2500] = 1
+    forms: list[Any] = [
+        lambda a, b: (a, b),
+        lambda a, b: [a, b],
+        lambda a, b: {"x": a, "y": b},
+        lambda a, b: np.stack([a, b]),
+    ]
+    for form in forms:
+        first, second = (reader.from_values({"s": form(one, array)}) for array in (one, other))
+        assert first.keys != second.keys
+        assert second.features["s"][0]["values"][1, 2500] == 1
 
 
 def test_the_size_of_a_sample(rows: list[Row], preprocessor: Preprocessor) -> None:

@@ -4,6 +4,7 @@ import datetime
 import gc
 import math
 import pickle
+import shutil
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ import fsspec
 import numpy as np
 import pytest
 
+from rayfuse.data import memory_map
 from rayfuse.data import store as store_module
 from rayfuse.data.file_locks import lock_shared, remove_orphans
 from rayfuse.data.records import decode_values, encode_values
 from rayfuse.data.rows import Row
 from rayfuse.data.store import RowDataset, RowStore, ShardWriter
-from rayfuse.errors import DataError
+from rayfuse.errors import DataError, ResourceError
 
 VALUES: list[Any] = [
     None, True, 0, -(2**70), 1.5, float("inf"), "", "é\ud800\0", b"", b"\x00\xff", Decimal("1.50"), [], {"a": [b"x", {"b": b"y"}]},
@@ -59,12 +61,20 @@ def written(store: RowStore, count: int = 25, split: str = "train") -> RowDatase
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "_SHARD_BYTES", 100)
     monkeypatch.setattr(store_module, "_BATCH_ROWS", 2)
-    monkeypatch.setattr(store_module, "_READS_PER_RELEASE", 3)
+    monkeypatch.setattr(memory_map, "READS_PER_RELEASE", 3)
     monkeypatch.setattr(store_module, "_MAX_OPEN_SHARDS", 2)
 
 
 def numbers(rows: Any) -> list[int]:
     return [row.values["n"] for row in rows]
+
+
+def test_rows_that_were_removed_are_named() -> None:
+    store = RowStore.temporary()
+    rows = written(store)
+    shutil.rmtree(store.url)
+    with pytest.raises(ResourceError, match=r"train-0-00000.arrow: the stored rows do not exist any more"):
+        rows[0]
 
 
 @pytest.mark.usefixtures("small_shards")

@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from rayfuse.data.readers import CELL_PARSERS, read_rows
+from rayfuse.data.readers import read_rows
 from rayfuse.data.row_adapter import RowAdapter, describe_inputs
 from rayfuse.data.rows import Row
 from rayfuse.data.samples import Preprocessor
 from rayfuse.data.tables import store_tables, write_table
 from rayfuse.errors import DataError, ResourceError
+from rayfuse.spec.cells import parse_json
 from rayfuse.spec.job import Job
 
 ROWS = [{"text": "good", "stars": 5}, {"text": None, "stars": 1}, {"stars": 3, "note": [1.5, 2.5]}]
@@ -133,7 +134,7 @@ def test_lists_in_a_csv_of_pandas_are_those_of_the_file(tmp_path: Path) -> None:
         "texts": {"type": "text", "max_items": 2, "encoder": {"type": "conv"}},
     }).inputs  # fmt: skip
     (tmp_path / "a.csv").write_text('sensor,texts,label\n"[[1, null]]","[""a"", ""b""]",x\n,,y\n')
-    parsers = dict.fromkeys(inputs, CELL_PARSERS["json"])
+    parsers = dict.fromkeys(inputs, parse_json)
     expected = [row.values for row in read_rows(str(tmp_path / "a.csv"), parsers) if isinstance(row, Row)]
     url = write_table(pd.read_csv(tmp_path / "a.csv"), str(tmp_path / "tables"), inputs)
     assert [row.values for row in read_rows(url) if isinstance(row, Row)] == expected
@@ -165,6 +166,7 @@ def test_paths_are_relative_to_the_working_folder(tmp_path: Path, monkeypatch: p
         {"image": "red.png", "text": "red.png"},
         {"image": "s3://bucket/red.png", "text": None},
         {"image": "/a/b.png", "text": None},
+        {"image": "data:image/png;base64,aGk=", "text": None},
         {"image": None, "text": None},
     ]
     found = rows_of(rows, tmp_path / "tables")
@@ -172,6 +174,7 @@ def test_paths_are_relative_to_the_working_folder(tmp_path: Path, monkeypatch: p
         str(tmp_path / "red.png"),
         "s3://bucket/red.png",
         "/a/b.png",
+        "data:image/png;base64,aGk=",
         None,
     ]
     assert found[0]["text"] == "red.png"
@@ -180,11 +183,11 @@ def test_paths_are_relative_to_the_working_folder(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("table", "problem"),
     [
-        ([], "train: the list has no rows"),
         (pd.DataFrame({"a": []}), "train: the DataFrame has no rows"),
         (pd.DataFrame({0: [1]}), "train: column 0 is not named by a text; rename the columns"),
         (pd.DataFrame([[1, 2]], columns=["a", "a"]), "several columns are named 'a'; rename all but one"),
         ([{"a": 1}, {"a": "x"}], r"column 'a' has values of several or unknown types \(int, str\).*astype\(str\)"),
+        ([{"a": 2**64}], r"column 'a' has values of several or unknown types \(int\).*too large"),
         (pd.DataFrame({"a": [object()]}), r"column 'a' has values of several or unknown types \(object\)"),
     ],
 )  # fmt: skip

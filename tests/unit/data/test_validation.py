@@ -98,3 +98,32 @@ def test_duplicates_within_and_between_splits(tmp_path: Path) -> None:
         "WARNING duplicates: 4 rows of test are also in train; its metrics are too optimistic",
     ]
     assert [found[name].num_valid for name in marks] == [6, 5]
+
+
+_FILE = {"bytes": None, "path": None}
+
+
+@pytest.mark.parametrize(
+    ("options", "present", "absent"),
+    [
+        ({"type": "image", "size": 8, "max_items": 3}, ["train0.png"], [None, [], [None], [_FILE]]),
+        ({"type": "image", "size": 8}, "train0.png", [None, _FILE]),
+        ({"type": "item_sequence", "min_frequency": 1}, ["a", "b"], [None, []]),
+        ({"type": "timeseries", "channels": 1}, [[1.0, 2.0]], [None, [[None, None]]]),
+    ],
+)
+def test_what_the_model_does_not_get_is_missing_in_the_report(
+    options: dict[str, Any], present: Any, absent: list[Any], tmp_path: Path
+) -> None:
+    encoder = {"type": "transformer" if options["type"] == "item_sequence" else "conv"}
+    rows = [{"text": f"{i}", "x": present, "label": "ab"[i % 2]} for i in range(8)]
+    rows += [{"text": f"{i}", "x": value, "label": "a"} for i, value in enumerate(absent)]
+    tiny_jobs.make_rows(tmp_path, 3)  # writes train0.png
+    tiny_jobs.write_rows(tmp_path / "train.jsonl", rows)
+    tiny_jobs.write_rows(tmp_path / "test.jsonl", rows)
+    job = tiny_jobs.tiny_job(tmp_path, **{"inputs.x": {**options, "encoder": encoder, "optional": True}})
+    _, dataset = load_dataset(job)
+    missing = [line for line in dataset.report if line.startswith("missing: x") and " test " in line]
+    assert missing == [
+        f"missing: x in {len(absent)} of {len(rows)} test rows ({len(absent) / len(rows):.1%})"
+    ]

@@ -19,7 +19,7 @@ RATE = 1e9
 
 @pytest.fixture(autouse=True)
 def _fixed_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(baseline, "measure", lambda: BASE)
+    monkeypatch.setattr(baseline, "measure", lambda with_adapters: BASE)
     monkeypatch.setattr(gpu_specs, "measure_cpu_flops", lambda threads: RATE)
 
 
@@ -28,7 +28,7 @@ def small_job(folder: Path, **overrides: Any) -> Any:
     text = {
         "type": "text",
         "max_tokens": 8,
-        "encoder": {"type": "transformer", "hidden_size": 32, "layers": 1, "heads": 2},
+        "encoder": {"type": "conv", "hidden_size": 32},
     }
     return tiny_jobs.tiny_job(folder, **{"inputs": {"text": text}, "compute.workers": 2, **overrides})
 
@@ -49,6 +49,14 @@ def test_a_job_on_a_cpu(tmp_path: Path) -> None:
     assert found.time.steps == 63 * 2
     assert found.time.step == pytest.approx(found.time.flops / (2 * 0.6 * RATE))
     assert "assumed: 1000 rows" in found.notes[0]
+
+
+def test_folds_are_trained_before(tmp_path: Path) -> None:
+    folds = {"data.validation": {"fraction": 0.2}, "data.test": None, "data.folds": 4}
+    notes = Planner.from_job(small_job(tmp_path, **folds), request()).plan().notes
+    assert (
+        "cross-validation: 4 models of 69% of the training rows are trained before; all of it takes 3.8 times as long"
+    ) in notes
 
 
 def test_higher_stages_need_less_gpu_memory(tmp_path: Path) -> None:
@@ -82,7 +90,9 @@ def test_fp16_needs_gpus(tmp_path: Path) -> None:
 
 
 def test_the_smallest_layout_may_accumulate_gradients(tmp_path: Path) -> None:
-    job = small_job(tmp_path, **{"train.batch_size": 16, "compute.workers": 1})
+    encoder = {"type": "transformer", "hidden_size": 32, "layers": 1, "heads": 2}
+    changes = {"train.batch_size": 16, "compute.workers": 1, "inputs.text.encoder": encoder}
+    job = small_job(tmp_path, **changes)
     planner = Planner.from_job(job, request(rows=8, gpus=1, gpu_spec=gpu_specs.find_gpu_spec("T4")))
     fitting = planner.estimate_memory(1, {"zero_optimization": {"stage": 0}}, 4).phase.total
     memory = gpu_specs.GPU_RESERVED_BYTES + fitting + 1000
@@ -129,10 +139,10 @@ def test_a_run_compared_with_its_plan(tmp_path: Path) -> None:
     measured = {"peak_bytes": 600_000_000, "baseline_bytes": BASE, "on_gpu": False}
     metrics, line = compare_with_plan(job, rows, measured)
     assert metrics["memory/peak_bytes"] == 600_000_000
-    assert BASE < metrics["memory/predicted_bytes"] < 1.01 * BASE
-    assert line == "peak memory of a worker: 0.60 GB; predicted: 0.50 GB"
+    assert 1.1 * BASE < metrics["memory/predicted_bytes"] < 1.2 * BASE
+    assert line == "peak memory of a worker: 0.60 GB; predicted: 0.57 GB"
     _, line = compare_with_plan(job, rows, {**measured, "peak_bytes": 2 * BASE})
-    assert "MALLOC_MMAP_THRESHOLD_=1048576" in line
+    assert "docs/resource-estimation.md" in line
 
 
 def test_a_run_that_cannot_be_predicted_does_not_fail(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_metrics_equal_those_of_single_predictions(tiny: Path, rows: Path) -> No
     assert found["by_inputs"]["image+text"] == found["metrics"]
     assert (found["rows"], found["invalid"]) == (30, 0)
     confusion = found["details"]["answer"]["confusion"]
-    assert sum(map(sum, confusion)) == 30
+    assert sum(count for _, _, count in confusion) == 30
 
 
 def test_batch_size_does_not_change_metrics(tiny: Path, rows: Path) -> None:
@@ -99,3 +99,5 @@ def test_evaluation_rows_are_the_test_rows_or_the_held_out_ones(tiny: Path) -> N
     job = Predictor(tiny / "model").job
     assert len(evaluation_rows(job, "test")[0]) == 24
     assert 0 < len(evaluation_rows(job, "validation")[0]) < 48
+    of_fold = job.model_copy(update={"data": job.data.model_copy(update={"folds": 4, "fold": 2})})
+    assert len(evaluation_rows(of_fold, "test")[0]) == 12

@@ -1,6 +1,6 @@
+import warnings
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from rayfuse.evaluation.plots import draw_confusion, metric_curves, save_plots
@@ -25,7 +25,10 @@ def test_a_run_gets_each_plot(tmp_path: Path) -> None:
         "split": "test",
         "metrics": {"answer/accuracy": 0.5},
         "by_inputs": {"image+text": {"answer/accuracy": 0.5}, "text": {"answer/accuracy": 0.3}},
-        "details": {"answer": {"classes": ["no", "yes"], "confusion": [[3, 1], [2, 0]]}, "price": {}},
+        "details": {
+            "answer": {"classes": ["no", "yes"], "confusion": [[0, 0, 3], [0, 1, 1], [1, 0, 2]]},
+            "price": {},
+        },
     }
     paths = save_plots(tmp_path / "plots", evaluation, RECORDS, "answer/accuracy")
     assert [path.name for path in paths] == ["confusion_answer.png", "by_inputs.png", "learning_curves.png"]
@@ -46,14 +49,24 @@ def test_one_subset_and_no_records_draw_nothing(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("classes", [2, 50])
+def test_subsets_of_many_inputs_leave_room_for_the_bars(tmp_path: Path) -> None:
+    inputs = [f"question_with_a_long_name_{number}" for number in range(8)]
+    subsets = [inputs, *([one] for one in inputs), *([*inputs[:i], *inputs[i + 1 :]] for i in range(8))]
+    by_inputs = {"+".join(subset): {"loss": 0.1 * i} for i, subset in enumerate(subsets)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Matplotlib warns if the bars have no width
+        [path] = save_plots(tmp_path, {"details": {}, "by_inputs": by_inputs}, [], "loss", "min")
+    assert path.name == "by_inputs.png"
+
+
+@pytest.mark.parametrize("classes", [2, 50, 1000])
 def test_confusion_of_few_and_of_many_classes(classes: int, tmp_path: Path) -> None:
     from PIL import Image
 
-    counts = np.eye(classes, dtype=int).tolist()
-    counts[0] = [0] * classes  # a class without rows
+    cells = [(i, i, 1) for i in range(1, classes)]  # the first class has no rows
     draw_confusion(
-        tmp_path / "c.png", counts, [f"a class with a long name {i}" for i in range(classes)], "title"
+        tmp_path / "c.png", cells, [f"a class with a long name {i}" for i in range(classes)], "title"
     )
     with Image.open(tmp_path / "c.png") as image:
-        assert 300 < image.width < 2500
+        assert 300 < image.width < 3600
+        assert 300 < image.height < 3600

@@ -72,7 +72,8 @@ def test_model_that_is_not_cached(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (
             lambda folder: (folder / "model.safetensors").unlink(),
-            "no file named model.safetensors; other formats are not loaded",
+            "no file named model.safetensors; other formats, such as pytorch_model.bin, may contain code and are not "
+            "loaded. If you trust the file, convert it with `AutoModel.from_pretrained(folder).save_pretrained(folder)`",
         ),
         (change_shape, "tensors in model.safetensors have other shapes than config.json defines"),
         (

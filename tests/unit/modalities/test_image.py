@@ -56,23 +56,6 @@ def test_modes(mode: str) -> None:
     np.testing.assert_allclose(found, wanted, atol=2)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_16_bits_are_scaled(kind: str) -> None:
-    deep = np.tile(np.linspace(0, 65535, 16).astype(np.uint16), (8, 1))
-    found = pixels(encode(Image.fromarray(deep), kind))
-    np.testing.assert_array_equal(found[0, :, 0], np.linspace(0, 65535, 16).astype(int) // 257)
-
-
-def test_pixels_of_unknown_range_are_rejected() -> None:
-    for wrong in (np.full((4, 4), 0.5, dtype=np.float32), np.full((4, 4), -1, dtype=np.int32)):
-        with pytest.raises(
-            InvalidInputError, match="neither 8-bit nor 16-bit integers; save the image with 8 bits"
-        ):
-            modality().decode(encode(Image.fromarray(wrong), "TIFF"))
-    whole = Image.fromarray(np.full((4, 4), 65535, dtype=np.int32))
-    assert pixels(encode(whole, "TIFF")).min() == 255
-
-
 def test_transparent_pixels_are_white() -> None:
     hidden = Image.new("RGBA", (4, 4), (200, 0, 0, 0))
     hidden.paste((0, 0, 255, 255), (0, 0, 2, 4))
@@ -106,6 +89,7 @@ def noise() -> Image.Image:
         (b"", r"the image file is empty \(0 bytes\)"),
         (b"This is a text.", "not a readable image: unknown format; use PNG, JPEG or WebP"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "unknown format"),
+        (bytes(128) + b"DICM" + bytes(64), "a DICOM file; save its pixels as 16-bit PNG or TIFF"),
         (encode(noise())[:3000], "not a readable image: .*truncated"),
         (encode(noise(), "JPEG")[:1500], "not a readable image: .*truncated"),
         (encode(noise())[:20], "not a readable image: "),
@@ -158,3 +142,29 @@ def test_features_are_those_of_the_pretrained_processor(tmp_path: Path) -> None:
     assert features["pixel_values"].dtype == np.float32
     stacked = pretrained.collate([features, pretrained.dummy_features()])
     assert stacked["pixel_values"].shape == (2, 3, 16, 16)
+
+
+def deep_and_shallow() -> tuple[bytes, bytes]:
+    """Return the same image with 16 bits and with 8 bits per channel."""
+    shallow = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
+    return encode(Image.fromarray(shallow.astype(np.uint16) * 257)), encode(Image.fromarray(shallow))
+
+
+def test_16_bits_have_the_features_of_8_bits_where_8_bits_suffice() -> None:
+    deep, shallow = (modality().process(modality().decode(value)) for value in deep_and_shallow())
+    level = 1 / 127.5  # 8 bits are rounded when they are resized
+    np.testing.assert_allclose(deep["pixel_values"], shallow["pixel_values"], atol=level)
+    assert np.unique(deep["pixel_values"]).size > np.unique(shallow["pixel_values"]).size
+
+
+@pytest.mark.parametrize("write", [tiny_encoders.vit, tiny_encoders.clip])
+def test_pretrained_processors_get_more_than_8_bits(write: Any, tmp_path: Path) -> None:
+    encoder = HuggingFaceEncoderConfig(type="huggingface", model=str(write(tmp_path)))
+    pretrained = ImageModality(ImageInput(type="image", column="image", encoder=encoder))
+    deep, shallow = (pretrained.process(pretrained.decode(value)) for value in deep_and_shallow())
+    level = 1 / 255 / 0.26  # of 8 bits, after the division by the smallest standard deviation
+    np.testing.assert_allclose(deep["pixel_values"], shallow["pixel_values"], atol=level)
+    faint = np.tile(np.arange(20_000, 20_512, 32, dtype=np.uint16), (16, 1))  # two levels of 8 bits
+    found = pretrained.process(pretrained.decode(encode(Image.fromarray(faint))))["pixel_values"]
+    assert found.shape == (3, 16, 16)
+    assert (np.diff(found[0, 0]) > 0).all()

@@ -1,7 +1,8 @@
 """Item sequences become codes and ages."""
 
 import math
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,19 @@ def test_frequent_items_are_in_the_vocabulary() -> None:
         summary.update(row)
     assert summary.lines() == ["1 of 8 values are unknown: 'once' (1)"]
     assert modality(min_frequency=1).options.vocabulary == ["a", "7", "b", "once"]
+
+
+def test_ids_have_one_name_in_any_form() -> None:
+    reader = modality([[Decimal(1), "caf\u00e9", True]] * 2)
+    codes = reader.process(reader.decode([1, "1", "cafe\u0301", "caf\u00e9 ", "true"]))["items"].tolist()
+    assert sorted(reader.options.vocabulary or []) == ["1", "True", "caf\u00e9"]
+    assert codes == [2, 2, 4, 4, 3]
+
+
+def test_dates_are_midnight() -> None:
+    sequence = modality().decode([event("a", date(2026, 1, 2)), event("b", datetime(2026, 1, 2, 1))])
+    assert sequence.times is not None
+    assert sequence.times[1] - sequence.times[0] == 3600
 
 
 def test_ages_count_from_the_newest_item() -> None:
@@ -94,6 +108,7 @@ def test_sequences_are_padded_to_the_longest() -> None:
         ([{"id": "a", "when": 1}], 'item 0: expected {"id": …, "time": …}'),
         ([event("a", "yesterday")], "item 0: expected a time in seconds or ISO 8601, got 'yesterday'"),
         ([event("a", None)], "item 0: expected a time in seconds"),
+        ([event("a", True)], "item 0: expected a time in seconds"),
         ([event("a", math.inf)], "item 0: expected a time in seconds"),
         ([event("a", 10**400)], "item 0: expected a time in seconds"),
     ],

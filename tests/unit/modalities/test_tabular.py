@@ -10,7 +10,8 @@ import pytest
 from rayfuse.errors import DataError, InvalidInputError, MissingInputError
 from rayfuse.modalities.tabular import TabularModality
 from rayfuse.spec.encoders import CustomEncoderConfig
-from rayfuse.spec.inputs import CategoryColumn, NumberColumn, TabularInput
+from rayfuse.spec.inputs import TabularInput
+from rayfuse.spec.table_columns import CategoryColumn, NumberColumn
 
 ROWS = [{"age": n, "city": ["Rome", "Oslo", "Rome"][n % 3], "note": None} for n in range(61)]
 
@@ -29,7 +30,7 @@ def test_kinds_scales_and_vocabularies_are_fitted() -> None:
     found = fitted().options
     assert found.columns == {
         "age": NumberColumn(center=30, scale=30 / 1.349),
-        "city": CategoryColumn(vocabulary=["Rome", "Oslo"]),
+        "city": CategoryColumn(vocabulary=["Rome", "Oslo"], inferred=True),
     }
     assert found.numeric_columns == ["age"]
     assert found.category_vocabularies == {"city": ["Rome", "Oslo"]}
@@ -78,9 +79,60 @@ def test_robust_scales(values: list[Any], center: float, scale: float) -> None:
 def test_equal_numbers_are_one_category() -> None:
     rows = [{"a": value} for value in (3, 3.0, "3", "3.0", Decimal(0), "007", 7, True, "True", "2.50", 2.5)]
     modality = fitted({"a": "category"}, rows, min_frequency=1)
-    assert modality.options.category_vocabularies == {"a": ["3", "2.5", "True", "007", "7"]}
-    codes = [modality.process(modality.decode({"a": v}))["categories"][0] for v in (3.0, "3", "007", 7, "x")]
-    assert codes == [2, 2, 5, 6, 0]
+    assert modality.options.category_vocabularies == {"a": ["3", "2.5", "True", "0", "007", "7"]}
+    values = (3.0, "3", " 3 ", "007", 7, "x")
+    codes = [modality.process(modality.decode({"a": v}))["categories"][0] for v in values]
+    assert codes == [2, 2, 2, 6, 7, 0]
+
+
+@pytest.mark.parametrize(
+    ("known", "value"), [("true", True), ("false", "FALSE"), ("3.0", 3), ("caf\u00e9", "cafe\u0301 ")]
+)
+def test_a_given_vocabulary_names_categories_as_rows_do(known: str, value: Any) -> None:
+    modality = fitted({"a": {"type": "category", "vocabulary": ["x", known]}}, [])
+    assert modality.process(modality.decode({"a": value}))["categories"].tolist() == [3]
+
+
+def test_a_blank_text_is_missing_as_in_csv() -> None:
+    modality = fitted(
+        {"a": "category", "b": "number"}, [{"a": "x", "b": 1}, {"a": " ", "b": 2}], min_frequency=1
+    )
+    assert modality.options.category_vocabularies == {"a": ["x"]}
+    features = modality.process(modality.decode({"a": "x", "b": ""}))
+    assert (features["categories"].tolist(), features["missing"].tolist()) == ([2], [1])
+    assert modality.process(modality.decode({"a": "", "b": 1}))["categories"].tolist() == [1]
+
+
+def test_a_column_of_numbers_with_some_texts_is_reported() -> None:
+    rows = [{"a": number} for number in range(10)] + [{"a": "1,234"}, {"a": "1,234"}, {"a": "-"}]
+    modality = fitted({"a": "inferred"}, rows, min_frequency=1)
+    summary = modality.summary()
+    for row in rows:
+        summary.update(row)
+    [line] = summary.lines()
+    assert line.startswith(
+        "WARNING column a is a category, although 12 of its values look like numbers: '1,234' (2), '-' (1) are texts; "
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "reported"),
+    [
+        ("inferred", ["1,234", "2,345", 7], True),
+        ("inferred", ["$5", "$7.50"], True),
+        ("inferred", ["12.5", "13.5"], True),
+        ("inferred", ["x", "y", 1], False),
+        ("inferred", ["007", "2024-01-05"], False),
+        ("category", ["1,234", "2,345", 7], False),
+    ],
+)
+def test_categories_that_look_like_numbers_are_reported(kind: str, values: list[Any], reported: bool) -> None:
+    summary = fitted({"a": kind}, [{"a": value} for value in values], min_frequency=1).summary()
+    for value in values:
+        summary.update({"a": value})
+    assert [line.startswith("WARNING column a is a category") for line in summary.lines()] == [
+        True
+    ] * reported
 
 
 def test_rare_categories_are_unknown_and_reported() -> None:

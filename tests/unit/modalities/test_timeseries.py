@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,30 @@ def test_all_formats_decode_to_the_same_values(value: Any) -> None:
     np.testing.assert_array_equal(features["observed"], [[1, 1, 0], [1, 0, 1]])
     assert features["step_mask"].tolist() == [1, 1, 1]
     assert features["values"].dtype == features["observed"].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "steps"),
+    [
+        (b"NA\n1\n2\n", {"channels": 1}, [[math.nan, 1, 2]]),
+        (b"NA,NA\n1,2\n", {"channels": 2}, [[math.nan, 1], [math.nan, 2]]),
+        (b"1,0\n5,6\n", {"channels": ["0", "1"]}, [[6], [5]]),
+        (b"5,6\n7,8\n", {"channels": ["0", "1"]}, [[5, 7], [6, 8]]),
+        (b"t,0,1\n9,5,6\n", {"channels": ["0", "1"]}, [[5], [6]]),
+        (b"x;y\r\n1;2\r\n", {}, [[1], [2]]),
+        (b"1\t2\r3\t4\r", {}, [[1, 3], [2, 4]]),
+        (b"1,5;2,5\n3,5;4,5\n", {"decimal": ","}, [[1.5, 3.5], [2.5, 4.5]]),
+        (b'"1,5","2,5"\n', {"decimal": ","}, [[1.5], [2.5]]),
+        (b'"1,5";"2,5"\n', {"decimal": ","}, [[1.5], [2.5]]),
+        (b"1,5\n2,5\n", {"channels": 1, "decimal": ","}, [[1.5, 2.5]]),
+    ],
+)
+def test_headers_and_delimiters_of_csv(content: bytes, options: dict[str, Any], steps: list[Any]) -> None:
+    np.testing.assert_array_equal(plain(**options).decode(content), steps)
+
+
+def test_decimals_of_parquet_are_numbers() -> None:
+    assert plain().decode([[Decimal("1.5"), None], [2, 3]])[0, 0] == 1.5
 
 
 def test_one_channel_needs_no_list_of_lists() -> None:
@@ -123,12 +148,12 @@ def test_series_are_padded_to_the_longest() -> None:
         ([[1, math.inf], [3, 4]], "channel x: a value is infinite or above"),
         ([[1, 10**400], [3, 4]], "channel x: a value is infinite or above"),
         (b"", "the file is empty"),
-        (b"\x1c\n", "channel `x` is missing"),
+        (b"\x1c\n", "1 channel, but this input has 2"),
         (b"\xef\xbb\xbf\n", "the file is empty"),
         (b"\xff\xfe", "neither parquet nor UTF-8 text"),
         (b"PAR1 and no more", "not a readable parquet file"),
         (parquet(x=[1.0], y=[2.0])[:-20], "not a readable parquet file"),
-        (parquet(x=["a"], y=[2.0]), "channel x: expected a number or null, got 'a'"),
+        (parquet(x=["a"], y=[2.0]), "channel x: expected numbers, got a column of string"),
         (b"[[1, 2", "not JSON"),
         (b'"x\n', "not CSV"),
         (b"x,y\n1\n", "line 2 has 1 cells, the first 2"),
@@ -146,3 +171,27 @@ def test_invalid_series_are_rejected(value: Any, problem: str) -> None:
 def test_a_series_without_values_is_missing() -> None:
     with pytest.raises(MissingInputError, match="the time series has no values"):
         plain().decode([[None, None], [None, None]])
+
+
+@pytest.mark.parametrize("value", [[[1, 4], [2, None], [None, 6]], b"[[1, 4], [2, null], [null, 6]]"])
+def test_steps_may_come_first_in_lists(value: Any) -> None:
+    decoded = plain(2, layout="channels_last").decode(value)
+    np.testing.assert_array_equal(decoded, [[1, 2, np.nan], [4, np.nan, 6]])
+
+
+def test_the_layout_is_that_of_lists_only() -> None:
+    modality = plain(layout="channels_last")
+    np.testing.assert_array_equal(modality.decode(b"x,y\n1,4\n2,5\n"), [[1, 2], [4, 5]])
+    np.testing.assert_array_equal(modality.decode({"x": [1, 2], "y": [4, 5]}), [[1, 2], [4, 5]])
+    np.testing.assert_array_equal(plain(1, layout="channels_last").decode([1, 2]), [[1, 2]])
+
+
+def test_the_example_and_schema_follow_the_layout() -> None:
+    modality = plain(2, layout="channels_last")
+    assert modality.decode(modality.example()).shape == (2, 3)
+    assert modality.json_schema()["items"]["maxItems"] == 2
+
+
+def test_a_step_has_a_value_per_channel() -> None:
+    with pytest.raises(InvalidInputError, match="step 1: expected a list of 2 values, one per channel"):
+        plain(2, layout="channels_last").decode([[1, 2], [1, 2, 3]])

@@ -150,6 +150,20 @@ def test_a_truncated_video_is_rejected(tmp_path: Path) -> None:
         modality().decode(content[: int(len(content) * 0.7)])
 
 
+@pytest.mark.parametrize("kind", ["matroska", "avi", "mp4"])
+def test_both_tracks_of_a_truncated_container_are_rejected(kind: str) -> None:
+    content = make_clip(range(0, 250, 5), pitch=440.0, kind=kind)
+    sound = ears(max_seconds=60.0)
+    assert len(sound.decode(content)) == pytest.approx(80_000, rel=0.03)
+    assert len(modality().decode(content).frames) == 8
+    for reader in (sound, modality()):
+        for part in (0.5, 0.9):
+            with pytest.raises(
+                InvalidInputError, match=r"truncated: |or it is truncated|not a readable audio"
+            ):
+                reader.decode(content[: int(len(content) * part)])
+
+
 def test_a_playlist_opens_no_other_file(tmp_path: Path) -> None:
     """FFmpeg would open the file or URL that it names."""
     (tmp_path / "secret.mp4").write_bytes(CLIP)

@@ -16,6 +16,7 @@ from rayfuse.model.evaluation import (
     collect_outputs,
     compute_metrics,
     details,
+    evaluated_subsets,
     nonempty_subsets,
     subset_name,
 )
@@ -26,6 +27,15 @@ def test_subsets_are_sorted_by_size_then_by_input_order() -> None:
     names = [subset_name(subset) for subset in nonempty_subsets(["image", "audio", "text"])]
     assert names == ["image+audio+text", "image+audio", "image+text", "audio+text", "image", "audio", "text"]
     assert nonempty_subsets(["text"]) == [("text",)]
+
+
+def test_subsets_of_many_inputs_are_bounded_and_have_the_most_frequent_of_the_samples() -> None:
+    names = list("abcdefgh")
+    assert evaluated_subsets(names[:5]) == nonempty_subsets(names[:5])
+    chosen = evaluated_subsets(names)
+    assert [len(subset) for subset in chosen] == [8, *[7] * 8, *[1] * 8]
+    present = {name: [np.array([name in "bdf", True, False]), np.array([name in "bdf"])] for name in names}
+    assert set(evaluated_subsets(names, present)) - set(chosen) == {("b", "d", "f")}
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +69,7 @@ def test_scores_do_not_depend_on_the_batches(setting: Any) -> None:
     assert scored(setting, whole)["loss"] == pytest.approx(
         scored(setting, whole)["answer/loss"] + 0.5 * scored(setting, whole)["brightness/loss"]
     )
-    assert np.sum(details(heads, whole)["answer"]["confusion"]) == len(samples)
+    assert sum(count for _, _, count in details(heads, whole)["answer"]["confusion"]) == len(samples)
 
 
 def test_the_loss_is_the_mean_over_samples(setting: Any) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_jobs import make_model_folder
 
-from rayfuse.registry.mlflow_connection import connect, resolve_tracking_uri
+from rayfuse.registry.mlflow_connection import artifact_root, connect, resolve_tracking_uri
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -32,30 +32,36 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def versions_experiment(client: Any) -> str:
+    """Return the ID of the experiment with the runs of `add_version`."""
+    return str(client.create_experiment("versions", artifact_root(client.tracking_uri, "versions")))
+
+
 @pytest.fixture
-def add_version(client: Any) -> Callable[..., int]:
+def add_version(client: Any, versions_experiment: str) -> Callable[..., int]:
     """Return a function that registers a version with metrics but no model: `add_version(name, accuracy, digest, alias)`."""
 
     def add(name: str, accuracy: float = 0.9, digest: str = "same", alias: str | None = "candidate") -> int:
         if not client.search_registered_models(f"name='{name}'"):
             client.create_registered_model(name)
-        tags = {
-            "rayfuse.evaluation": {
-                "split": "test",
-                "metric": "answer/accuracy",
-                "mode": "max",
-                "modes": {"answer/accuracy": "max", "loss": "min"},
-                "required": ["text"],
-            },
-            "rayfuse.metrics": {"test": {"answer/accuracy": accuracy, "loss": 1 - accuracy}},
-            "rayfuse.by_inputs": {
+        record = {
+            "split": "test",
+            "selection_metric": "answer/accuracy",
+            "mode": "max",
+            "metric_modes": {"answer/accuracy": "max", "loss": "min"},
+            "required_inputs": ["text"],
+            "metrics": {"test": {"answer/accuracy": accuracy, "loss": 1 - accuracy}},
+            "by_inputs": {
                 "image+text": {"answer/accuracy": accuracy},
                 "text": {"answer/accuracy": accuracy / 2},
             },
-            "rayfuse.digests": {"test": digest},
+            "digests": {"test": digest},
         }
-        texts = {key: json.dumps(value) for key, value in tags.items()}
-        version = client.create_model_version(name, "/nowhere", tags=texts).version
+        run = client.create_run(versions_experiment).info.run_id
+        client.log_text(run, json.dumps(record), "versions/record.json")
+        tags = {"rayfuse.record": "versions/record.json"}
+        version = client.create_model_version(name, "/nowhere", run, tags=tags).version
         if alias:
             client.set_registered_model_alias(name, alias, str(version))
         return int(version)

@@ -137,6 +137,10 @@ def test_the_signature_has_columns_inputs_and_predictions(table_folder: Path) ->
             {"t/label": AnyType(), "t/scores": Map(DataType.double)},
         ),
         (
+            {"type": "classification", "column": "y", "classes": [f"class {i}" for i in range(101)]},
+            {"t/label": DataType.string, "t/scores": Map(DataType.double)},
+        ),
+        (
             {"type": "multi_label", "column": "y", "classes": ["a", "b"]},
             {"t/labels": Array(DataType.string), "t/scores": Map(DataType.double)},
         ),

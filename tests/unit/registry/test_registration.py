@@ -6,6 +6,7 @@ import pytest
 from rayfuse.model.model_io import load_job
 from rayfuse.registry.download import download, folder_digest
 from rayfuse.registry.mlflow_connection import artifact_root
+from rayfuse.registry.model_card import TrainedModel
 from rayfuse.registry.registration import pip_requirements, register, save_pyfunc
 from rayfuse.registry.versions import aliases, get_version
 
@@ -57,6 +58,14 @@ def test_requirements_are_the_installed_serving_extra() -> None:
     assert all("==" in line and "+" not in line for line in pip_requirements())
 
 
+def test_long_metrics_by_inputs_are_registered(client: Any, tiny: Path, job: Any) -> None:
+    run = new_run(client, "long")
+    by_inputs = {"+".join(f"question{i}" for i in range(n)): {"loss": n / 10} for n in range(60, 0, -1)}
+    job = job.model_copy(update={"name": "long"})
+    number = register(client, run, job, tiny / "model", {}, {**EVALUATION, "by_inputs": by_inputs})
+    assert get_version(client, "long", number).by_inputs == by_inputs
+
+
 def test_a_registered_folder_is_downloaded_unchanged(client: Any, tiny: Path, job: Any) -> None:
     run = new_run(client, "stored")
     job = job.model_copy(update={"name": "stored"})
@@ -74,6 +83,19 @@ def test_a_registered_folder_is_downloaded_unchanged(client: Any, tiny: Path, jo
     folder = download(client, "models:/stored@candidate")
     assert folder_digest(folder) == folder_digest(tiny / "model") == version.folder_digest
     assert client.get_run(run).data.metrics["test/answer/accuracy"] == 0.9
+
+
+def test_versions_and_their_runs_are_described_and_have_short_tags(client: Any, tiny: Path, job: Any) -> None:
+    run = new_run(client, "described")
+    job = job.model_copy(update={"name": "described"})
+    evaluation = {**EVALUATION, "metrics": {"loss": 0.1, "answer/f1/50 € (net)": 0.9}}
+    card = TrainedModel(job, {"train": 1200}, "test", EVALUATION["by_inputs"]).card
+    number = register(client, run, job, tiny / "model", {}, evaluation, {"test": "d" * 32}, card)
+    version = client.get_model_version("described", str(number))
+    assert version.description == client.get_run(run).data.tags["mlflow.note.content"] == card(number)
+    assert max(map(len, version.tags.values())) < 250
+    assert get_version(client, "described", number).metrics["test"] == evaluation["metrics"]
+    assert client.get_run(run).data.metrics["test/answer/f1/50 _ _net_"] == 0.9
 
 
 def test_registering_the_same_folder_again_returns_the_same_version(

@@ -6,14 +6,15 @@ from typing import Any
 import pytest
 from tiny_jobs import tiny_job
 
-from rayfuse.pipeline import input_subset_metrics
-from rayfuse.registry.tracker import Tracker, flatten_params
+from rayfuse.errors import SpecError
+from rayfuse.registry.tracker import Tracker, check_experiment
 
 
 def start(client: Any, folder: Path, messages: list[str] | None = None, **options: Any) -> Tracker:
     log = (messages if messages is not None else []).append
     journal = options.pop("journal", folder / "m.jsonl")
-    return Tracker.start(client, tiny_job(folder, name=folder.name), "run", journal, log=log, **options)
+    job = tiny_job(folder, name=folder.name, **options.pop("overrides", {}))
+    return Tracker.start(client, job, "run", journal, log=log, **options)
 
 
 def test_a_run_has_spec_data_and_code(client: Any, tmp_path: Path) -> None:
@@ -25,12 +26,22 @@ def test_a_run_has_spec_data_and_code(client: Any, tmp_path: Path) -> None:
     assert run.data.params["data.test.digest"] == "b" * 32
     assert run.data.params["data.train.rows"] == "48"
     assert run.data.tags["rayfuse.kind"] == "job"
+    assert "## Inputs" in run.data.tags["mlflow.note.content"]
     assert run.info.status == "FINISHED"
     assert run.inputs.dataset_inputs[0].dataset.digest in ("a" * 32, "b" * 32)
     spec = json.loads(Path(client.download_artifacts(tracker.run_id, "spec.json")).read_text())
     assert spec["train"]["batch_size"] == 16
     assert run.info.artifact_uri.startswith("file:")
     assert "mlartifacts" in run.info.artifact_uri
+
+
+def test_a_deleted_experiment_is_found_before_training(client: Any, tmp_path: Path) -> None:
+    check_experiment(client, "never made")
+    experiment = client.create_experiment("deleted")
+    check_experiment(client, "deleted")
+    client.delete_experiment(experiment)
+    with pytest.raises(SpecError, match=f"`deleted` is deleted.* --experiment-id {experiment}"):
+        check_experiment(client, "deleted")
 
 
 def test_nan_and_infinity_are_metrics(client: Any, tmp_path: Path) -> None:
@@ -68,30 +79,37 @@ def test_failures_of_tracking_are_logged(client: Any, tmp_path: Path) -> None:
     messages: list[str] = []
     tracker = start(client, tmp_path, messages, journal=tmp_path / "file" / "m.jsonl")
     tracker.log([{"time": 1.0, "step": 1, "metrics": {"train/loss": 1.0}}])
-    tracker.log([{"time": 2.0, "step": 2, "metrics": {"bad name!?\n": 1.0, "train/loss": 0.5}}])
+    tracker.log([{"time": 2.0, "step": 2, "metrics": {"any name!?\n": 1.0, "train/loss": 0.5}}])
     tracker.log_artifact(tmp_path / "never made.png")
     tracker.finish()
     assert len(client.get_metric_history(tracker.run_id, "train/loss")) == 2
+    assert client.get_run(tracker.run_id).data.metrics["any name___"] == 1.0
     assert [line.partition(":")[0] for line in messages] == [
         f"{tmp_path}/file/m.jsonl cannot be written",
-        "MLflow rejected `bad name!?\n`, which is dropped",
         f"{tmp_path}/never made.png",
     ]
 
 
-def test_flatten_params_has_lists_as_text_and_no_null() -> None:
-    assert flatten_params({"a": {"b": [1, 2], "c": None}, "d": True}) == {"a.b": "[1, 2]", "d": "True"}
-
-
-def test_mlflow_accepts_the_metric_names_of_input_subsets(client: Any) -> None:
-    by_inputs = {
-        "image+text": {"answer/accuracy": 0.75, "answer/f1_macro": 0.5},
-        "text": {"answer/accuracy": 0.5},
-    }
-    metrics = input_subset_metrics({"split": "test", "by_inputs": by_inputs})
-    assert metrics["test_by_inputs/image.text/answer/accuracy"] == 0.75
-    assert not any("macro" in name for name in metrics)
-    run_id = client.create_run(client.create_experiment("by inputs")).info.run_id
-    for name, value in metrics.items():
-        client.log_metric(run_id, name, value)
-    assert client.get_run(run_id).data.metrics == pytest.approx(metrics)
+def test_any_column_or_class_is_the_name_of_a_parameter(client: Any, tmp_path: Path) -> None:
+    names = [
+        "Age (years)",
+        "Income, €",
+        "C++",
+        "C#",
+        "50%",
+        "a/../b",
+        "/root",
+        "x//y",
+        "..",
+        ".",
+        r"layer\.5\..*",
+        "h" * 300,
+    ]
+    weights = {name: float(number) for number, name in enumerate(names, start=1)}
+    task = {"type": "classification", "column": "label", "class_weights": weights}
+    tracker = start(client, tmp_path, overrides={"tasks.answer": task})
+    tracker.finish()
+    params = client.get_run(tracker.run_id).data.params
+    logged = [value for name, value in params.items() if name.startswith("tasks.answer.class_weights.")]
+    assert sorted(map(float, logged)) == sorted(weights.values())
+    assert params["tasks.answer.class_weights.Age _years_"] == "1.0"

@@ -56,7 +56,15 @@ def test_models_are_listed_with_metrics(client: Any, add_version: Add) -> None:
     assert found["versions"][0]["by_inputs"]["text"] == {"answer/accuracy": 0.45}
 
 
-def test_a_tag_that_is_not_json_is_ignored(client: Any, add_version: Add) -> None:
+@pytest.mark.parametrize("content", ["not json", "[1]", None])
+def test_a_record_that_cannot_be_read_has_no_metrics(
+    client: Any, add_version: Add, content: str | None
+) -> None:
     number = add_version("broken")
-    client.set_model_version_tag("broken", str(number), "rayfuse.metrics", "not json")
+    if content is not None:
+        run = get_version(client, "broken", number).run_id
+        client.log_text(run, content, "versions/broken.json")
+        client.set_model_version_tag("broken", str(number), "rayfuse.record", "versions/broken.json")
+    else:
+        client.delete_model_version_tag("broken", str(number), "rayfuse.record")
     assert get_version(client, "broken", number).metrics == {}

@@ -12,8 +12,11 @@ from tiny_jobs import write_audio, write_image
 
 from rayfuse.model.predictor import Predictor
 from rayfuse.serving.app import build_app
+from rayfuse.serving.decoders import Decoders
 from rayfuse.serving.engine import InferenceEngine
 from rayfuse.serving.settings import Settings
+
+BASE_URL = "http://localhost:8000"
 
 
 @pytest.fixture(scope="session")
@@ -26,15 +29,24 @@ def predictor(model_folder: Path) -> Predictor:
     return Predictor(model_folder)
 
 
+@pytest.fixture(scope="session")
+def decoders(predictor: Predictor) -> Iterator[Decoders]:
+    shared = Decoders.for_predictor(predictor, num_processes=2, max_memory=1_000_000_000)
+    yield shared
+    shared.close()
+
+
 @pytest.fixture
-def build(predictor: Predictor) -> Iterator[Callable[..., TestClient]]:
+def build(predictor: Predictor, decoders: Decoders) -> Iterator[Callable[..., TestClient]]:
     """Return a client of an endpoint with the given settings (`host`: the caller's address)."""
     with ExitStack() as stack:
 
         def make(host: str = "127.0.0.1", **settings: Any) -> TestClient:
-            engine = InferenceEngine(predictor, Settings(**{"version": 3, **settings}))
+            engine = InferenceEngine(predictor, Settings(**{"version": 3, **settings}), decoders=decoders)
             app = build_app(engine)
-            client = stack.enter_context(TestClient(app, client=(host, 50000), raise_server_exceptions=False))
+            client = stack.enter_context(
+                TestClient(app, BASE_URL, client=(host, 50000), raise_server_exceptions=False)
+            )
             client.engine = engine  # type: ignore[attr-defined]
             return client
 

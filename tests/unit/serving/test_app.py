@@ -8,6 +8,7 @@ import threading
 import wave
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -159,9 +160,64 @@ def test_api_keys_allow_remote_clients(build: Build, all_inputs: dict[str, Any])
     assert client.get("/v2/health/ready").status_code == 200
 
 
-def test_without_keys_only_loopback_clients_are_allowed(build: Build, all_inputs: dict[str, Any]) -> None:
-    problem_of(predict(build(host="203.0.113.9"), all_inputs), 403, "auth.keys")
-    assert predict(build(host="::1"), all_inputs).status_code == 200
+PATHS = ["/", "/docs", "/openapi.json", "/predict", "/v2/health/live", "/v2/health/ready", "/other"]
+LOCAL_HOSTS = [
+    "localhost",
+    "127.0.0.1",
+    "[::1]",
+    "localhost:1",
+    "LOCALHOST:8000",
+    "127.0.0.1:65535",
+    "[::1]:8000",
+]
+OTHER_HOSTS = [
+    "evil.example.com", "evil.example.com:8000", "127.0.0.1.evil.example.com", "localhost.evil.example.com", "a@localhost",
+    "127.0.0.2", "0.0.0.0", "[::]", "::1", "localhost.", "localhost:", "localhost:80 evil", "", "[::ffff:127.0.0.1]",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_without_keys_only_loopback_clients_are_allowed(build: Build, path: str) -> None:
+    problem_of(build(host="203.0.113.9").get(path), 403, "auth.keys")
+
+
+def test_without_keys_loopback_clients_are_allowed(build: Build, all_inputs: dict[str, Any]) -> None:
+    for host in ("127.0.0.1", "::1"):
+        assert predict(build(host=host), all_inputs).status_code == 200
+
+
+@pytest.mark.parametrize("host", LOCAL_HOSTS)
+def test_without_keys_hosts_of_this_machine_are_allowed(
+    client: TestClient, all_inputs: dict[str, Any], host: str
+) -> None:
+    assert predict(client, all_inputs, headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("host", OTHER_HOSTS)
+def test_without_keys_other_hosts_are_rejected(
+    client: TestClient, all_inputs: dict[str, Any], host: str
+) -> None:
+    """The page of a name that resolves to 127.0.0.1 sends that name (DNS rebinding)."""
+    problem_of(predict(client, all_inputs, headers={"Host": host}), 421, "Host: ")
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_without_keys_other_hosts_read_nothing(build: Build, path: str) -> None:
+    client = build(cors_origins=("*",))
+    problem_of(client.get(path, headers={"Host": "evil.example.com"}), 421, "evil.example.com")
+    preflight = client.options(path, headers={**PREFLIGHT, "Host": "evil.example.com"})
+    problem_of(preflight, 421)
+
+
+def test_all_hosts_of_a_request_must_be_local(client: TestClient) -> None:
+    hosts = [("Host", "localhost"), ("Host", "evil.example.com")]
+    problem_of(client.get("/v2/health/live", headers=hosts), 421)
+
+
+def test_with_keys_any_host_is_allowed(build: Build, all_inputs: dict[str, Any]) -> None:
+    client = build(host="203.0.113.9", keys=(hash_api_key("key"),))
+    headers = {"Host": "api.example.com", "Authorization": "Bearer key"}
+    assert predict(client, all_inputs, headers=headers).status_code == 200
 
 
 def slow(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
@@ -281,6 +337,52 @@ def test_changed_settings_apply_at_once(client: TestClient, all_inputs: dict[str
     problem_of(predict(client, all_inputs), 413)
 
 
+APP = "https://app.example.com"
+PREFLIGHT = {
+    "Origin": APP,
+    "Access-Control-Request-Method": "POST",
+    "Access-Control-Request-Headers": "authorization, content-type",
+}
+
+
+@pytest.mark.parametrize(("origins", "expected"), [((APP,), APP), (("*",), "*")])
+def test_pages_of_allowed_origins_may_call(
+    build: Build, all_inputs: dict[str, Any], origins: tuple[str, ...], expected: str
+) -> None:
+    client = build(keys=(hash_api_key("key"),), cors_origins=origins, batch_wait_timeout=0.0)
+    preflight = client.options("/predict", headers=PREFLIGHT)
+    assert preflight.status_code == 200
+    assert preflight.headers["Access-Control-Allow-Origin"] == expected
+    allowed = preflight.headers["Access-Control-Allow-Headers"].lower()
+    assert "authorization" in allowed
+    assert "content-type" in allowed
+    for key, status in (("key", 200), ("other", 401)):  # the page can read errors too
+        headers = {"Origin": APP, "Authorization": f"Bearer {key}"}
+        response = predict(client, all_inputs, headers=headers)
+        assert response.status_code == status
+        assert response.headers["Access-Control-Allow-Origin"] == expected
+    assert "Access-Control-Allow-Credentials" not in response.headers
+
+
+def test_pages_of_other_origins_may_not_call(build: Build, all_inputs: dict[str, Any]) -> None:
+    client = build(cors_origins=(APP,), batch_wait_timeout=0.0)
+    for origin in ("https://evil.example.com", "http://app.example.com", "null"):
+        assert client.options("/predict", headers={**PREFLIGHT, "Origin": origin}).status_code == 400
+        response = predict(client, all_inputs, headers={"Origin": origin})
+        assert "Access-Control-Allow-Origin" not in response.headers
+
+
+def test_cross_origin_requests_are_off_until_settings_allow_them(
+    client: TestClient, all_inputs: dict[str, Any]
+) -> None:
+    assert client.options("/predict", headers=PREFLIGHT).status_code == 405
+    headers = predict(client, all_inputs, headers={"Origin": APP}).headers
+    assert not any(name.startswith("access-control") for name in headers)
+    settings = client.engine.settings  # type: ignore[attr-defined]
+    client.engine.update_settings(replace(settings, cors_origins=(APP,)))  # type: ignore[attr-defined]
+    assert client.options("/predict", headers=PREFLIGHT).status_code == 200
+
+
 def test_a_slow_body_is_a_client_error(build: Build) -> None:
     client = build(request_timeout=0.05)
 
@@ -298,7 +400,7 @@ def test_a_slow_body_is_a_client_error(build: Build) -> None:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        headers = [(b"content-type", b"application/json")]
+        headers = [(b"content-type", b"application/json"), (b"host", b"localhost")]
         scope = {
             "type": "http",
             "method": "POST",

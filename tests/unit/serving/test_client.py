@@ -1,7 +1,7 @@
 """HTTP client with an endpoint on a real server."""
 
 import http.client
-from pathlib import Path
+import json
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -70,6 +70,12 @@ def test_the_page_names_the_route(server: str) -> None:
     assert httpx.get(f"{server}/openapi.json").json()["servers"][0]["url"] == "/tiny"
 
 
-def test_uploads_by_path_keep_their_media_type(tmp_path: Path, server: str) -> None:
-    with pytest.raises(InvalidInputError, match="text/html is not supported"):
-        predict(server, {"image": ("page.html", b"<p>"), "text": "hi"})
+@pytest.mark.parametrize("name", ["q.txt", "q.md", "q.html", "q.log", "q"])
+def test_files_of_any_name_are_sent(name: str, server: str, png: bytes) -> None:
+    question = "which colour is it?"
+    wanted = predict(server, {"image": png, "text": question})
+    assert predict(server, {"image": (f"{name}.svg", png), "text": (name, question.encode())}) == wanted
+    words = json.dumps(question.split()).encode()
+    assert predict(server, {"image": png, "text": ("q.json", words)}) == predict(
+        server, {"image": png, "text": question.split()}
+    )

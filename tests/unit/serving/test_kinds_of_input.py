@@ -1,14 +1,18 @@
 """Every kind of input over HTTP, from the command line, and through MLflow's python function."""
 
+import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import costly_inputs
+import hostile_requests
 import numpy as np
 import pandas as pd
 import pytest
 from endpoints import b64, problem_of
+from jsonschema import Draft202012Validator
 from kinds_of_input import make_job, make_rows
 from starlette.testclient import TestClient
 from tiny_clips import make_clip
@@ -41,9 +45,12 @@ def model(folder: Path) -> Predictor:
 
 @pytest.fixture(scope="module")
 def client(model: Predictor) -> Iterator[TestClient]:
-    app = build_app(InferenceEngine(model, Settings(version=3, batch_wait_timeout=0.0)))
-    with TestClient(app, client=("127.0.0.1", 50000), raise_server_exceptions=False) as client:
+    engine = InferenceEngine(model, Settings(version=3, batch_wait_timeout=0.0))
+    with TestClient(
+        build_app(engine), "http://localhost", client=("127.0.0.1", 50000), raise_server_exceptions=False
+    ) as client:
         yield client
+    engine.decoders.close()
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +80,60 @@ def test_warm_up(model: Predictor) -> None:
 
 def test_json(answer: Any) -> None:
     assert answer["inputs_used"] == ALL
+
+
+def test_the_openapi_document_describes_the_request(
+    client: TestClient, model: Predictor, all_inputs: dict[str, Any]
+) -> None:
+    document = client.get("/openapi.json").json()
+    validator = Draft202012Validator({**document, "$ref": "#/components/schemas/Request"})
+    validator.validate({"inputs": {**all_inputs, "sound": None}})
+    images = document["components"]["schemas"]["Inputs"]["properties"]["images"]
+    many = [*all_inputs["images"], None]
+    validator.validate({"inputs": {**all_inputs, "images": many}})
+    assert client.post("/predict", json={"inputs": {**all_inputs, "images": many}}).is_success
+    assert f'"maxItems": {model.job.inputs["images"].max_items}' in json.dumps(images)
+    assert not validator.is_valid({"inputs": {**all_inputs, "images": many * 100}})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("clip", costly_inputs.gif_frames, "clip: a video of 5900 × 5900 pixels"),
+        ("sound", costly_inputs.mp4_samples, "sound: the index of the audio file has 100000000 entries"),
+        ("sensor", costly_inputs.csv_columns, "sensor: a line has more than 100000 cells"),
+        ("images", costly_inputs.webp, "images: an image of 9400 × 9400 pixels (WEBP) takes 1.77 GB"),
+    ],
+)
+def test_costly_files_are_rejected(
+    name: str, value: Callable[[], bytes], reason: str, client: TestClient, all_inputs: dict[str, Any]
+) -> None:
+    content: Any = b64(value())
+    inputs = {**all_inputs, name: [content] if name == "images" else content}
+    assert problem_of(client.post("/predict", json={"inputs": inputs}), 422, reason)["input"] == name
+
+
+def test_costly_values_are_rejected(client: TestClient, all_inputs: dict[str, Any]) -> None:
+    for name, value, reason in (
+        ("history", [1] * 1_000_001, "history: 1000001 items exceed the maximum of 1000000"),
+        ("sensor", [["x" * 100_000, *[""] * 500], [0.0] * 501], "channel x: expected a number or null"),
+    ):
+        response = client.post("/predict", json={"inputs": {**all_inputs, name: value}})
+        problem_of(response, 422, reason)
+    marks = {"age": 1, "city": "a" + "\u0300" * 100_000 + "\u0323" * 100_000}
+    assert client.post("/predict", json={"inputs": {**all_inputs, "person": marks}}).is_success
+
+
+def test_the_time_of_all_values_of_a_request_is_limited(
+    model: Predictor, client: TestClient, all_inputs: dict[str, Any]
+) -> None:
+    engine = InferenceEngine(model, Settings(max_decode_time=0.5, batch_wait_timeout=0.0))
+    with TestClient(build_app(engine), "http://localhost", client=("127.0.0.1", 50000)) as short:
+        assert short.post("/predict", json={"inputs": all_inputs}).is_success
+        many = {"instances": [{"inputs": all_inputs}] * 200}
+        found = problem_of(short.post("/predict", json=many), 422, "more than 0.5 s of CPU time to decode")
+    assert found["index"] > 0
+    engine.decoders.close()
 
 
 def test_forms(client: TestClient, all_inputs: dict[str, Any], answer: Any, folder: Path) -> None:
@@ -122,6 +183,8 @@ def test_the_command_line(model: Predictor, all_inputs: dict[str, Any], answer: 
     values = to_row(alone, inputs)
     assert values["images"] == [(folder / "red.png").read_bytes()]
     assert values["sensor"] == all_inputs["sensor"]
+    uri = "data:text/csv,x%2Cy%0A1,2"
+    assert to_row(parse_values([f"sensor={uri}"]), inputs) == {"sensor": uri}
     with pytest.raises(SpecError, match="text: given twice"):
         to_row(parse_values(["text=a", "text=b"]), inputs)
     with pytest.raises(SpecError, match="person: invalid JSON"):
@@ -170,6 +233,7 @@ def test_the_examples_of_the_document_are_valid(client: TestClient) -> None:
     assert given["inputs_used"] == ALL
     schema = described["components"]["schemas"]["Inputs"]
     assert schema["required"] == ["text"]
+    assert schema["properties"]["person"]["type"] == ["object", "null"]
     assert schema["properties"]["person"]["properties"].keys() == {"age", "city"}
     assert schema["properties"]["images"]["maxItems"] == 3
     assert "taken from clip if left out" in schema["properties"]["sound"]["description"]
@@ -247,3 +311,8 @@ def test_empty_fields_of_a_form_are_absent(client: TestClient) -> None:
     names = ("clip", "sensor", "person", "history", "images")
     response = client.post("/predict", files=[("text", (None, "a")), *((name, (None, "")) for name in names)])
     assert response.json()["inputs_used"] == ["text"], response.text
+
+
+def test_mutated_bodies(model: Predictor, all_inputs: dict[str, Any]) -> None:
+    seeds = [f"0/{number}" for number in range(60)]
+    assert asyncio.run(hostile_requests.send_all(model, all_inputs, seeds)) == 0

@@ -1,8 +1,11 @@
 """The OpenAPI document of an endpoint, and its docs page."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from endpoints import problem_of
+from jsonschema import Draft202012Validator
 from starlette.testclient import TestClient
 
 from rayfuse.model.predictor import Predictor
@@ -31,6 +34,24 @@ def test_inputs_and_outputs_are_those_of_the_model(client: TestClient) -> None:
     assert list(schemas["Inputs"]["properties"]) == ["image", "text", "audio"]
     assert schemas["Inputs"]["required"] == ["image", "text"]
     assert schemas["Response"]["properties"]["outputs"]["properties"]["answer"]["properties"]["label"]["enum"]
+
+
+def test_null_is_allowed_where_the_endpoint_allows_it(client: TestClient, all_inputs: dict[str, Any]) -> None:
+    """Optional inputs may be null; required ones may not."""
+    document = client.get("/openapi.json").json()
+    validator = Draft202012Validator({**document, "$ref": "#/components/schemas/Request"})
+    for name, valid in (("audio", True), ("image", False), ("text", False)):
+        request = {"inputs": {**all_inputs, name: None}}
+        assert validator.is_valid(request) is valid, name
+        assert client.post("/predict", json=request).is_success is valid, name
+
+
+def test_lists_state_their_maximum(client: TestClient, all_inputs: dict[str, Any]) -> None:
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    instances = schemas["BatchRequest"]["properties"]["instances"]
+    assert "at most 16" in instances["description"]
+    too_many = [{"inputs": all_inputs}] * (instances["maxItems"] + 1)
+    problem_of(client.post("/predict", json={"instances": too_many}), 413, f"{instances['maxItems'] + 1}")
 
 
 def test_api_keys_are_required_and_not_exposed(build: Callable[..., TestClient]) -> None:

@@ -70,10 +70,19 @@ def test_instances_are_parsed_like_single_requests(parse: Callable[[Any], Predic
     assert parsed == PredictRequest([{"text": "a"}, {"text": "b"}], is_batch=True)
 
 
-def test_base64_may_have_line_breaks(parse: Callable[[Any], PredictRequest]) -> None:
+def test_files_in_base64(parse: Callable[[Any], PredictRequest]) -> None:
     content = bytes(range(256))
-    assert parse({"inputs": {"image": {"b64": base64.encodebytes(content).decode()}}}).instances == [
-        {"image": content}
+    plain, safe = base64.b64encode(content).decode(), base64.urlsafe_b64encode(content).decode()
+    uri = f"data:image/png;base64,{plain}"
+    for value in (
+        {"b64": base64.encodebytes(content).decode()},
+        {"b64": f"{safe} "},
+        {"b64": uri},
+        {"url": uri},
+    ):
+        assert parse({"inputs": {"image": value}}).instances == [{"image": content}]
+    assert parse({"inputs": {"image": {"url": "https://x.org/a.png "}}}).instances == [
+        {"image": RemoteFile("https://x.org/a.png")}
     ]
 
 
@@ -83,7 +92,8 @@ def test_base64_may_have_line_breaks(parse: Callable[[Any], PredictRequest]) -> 
         (b"", "not JSON"),
         (b"{", "not JSON"),
         (b"\xff\xfe\xfa", "not"),
-        (b"[" * 100_000, "nested too deeply"),
+        (b"[" * 100_000, "nested more than 64 levels deep"),
+        (b'{"inputs": {"image": ' + b"[" * 63 + b"]" * 63 + b"}}", "nested more than 64 levels deep"),
         (b'{"inputs": {"text": NaN}}', "NaN is not a JSON number"),
         (b'{"inputs": {"text": ' + b"9" * 10_000 + b"}}", "not JSON"),
         (b'{"inputs": {"text": "a", "text": "b"}}', "given twice"),
@@ -100,6 +110,8 @@ def test_base64_may_have_line_breaks(parse: Callable[[Any], PredictRequest]) -> 
         ({"inputs": {"image": {"b64": 5}}}, "image.b64: must be a string, not a number"),
         ({"inputs": {"image": {"b64": "*"}}}, "image.b64: not base64"),
         ({"inputs": {"image": {"b64": "é"}}}, "image.b64: not base64"),
+        ({"inputs": {"image": {"url": "data:image/png;base64,*"}}}, "image.url: not base64"),
+        ({"inputs": {"image": {"url": "data:image/png"}}}, "image.url: data:image/png: a data: URI without"),
     ],
 )
 def test_malformed_bodies_are_rejected_with_the_reason(
@@ -119,6 +131,22 @@ def test_an_unknown_input_names_the_nearest(parse: Callable[[Any], PredictReques
 def test_too_many_instances_are_too_large(parse: Callable[[Any], PredictRequest]) -> None:
     found = problem(lambda: parse({"instances": [{"inputs": {"text": "a"}}] * (protocol.MAX_INSTANCES + 1)}))
     assert found.status == 413
+
+
+def test_json_that_takes_much_memory_is_too_large(reads: ModelSignature) -> None:
+    lists = b'{"inputs": {"text": [' + b"[]," * 4_000_000 + b"[]]}}"
+    found = problem(lambda: protocol.parse(lists, protocol.JSON, reads))
+    assert found.problem_type == "too-large"
+    assert found.detail.startswith("the body takes 500 MB of memory as JSON; the maximum is 400 MB")
+    text = b'{"inputs": {"text": "' + b"[" * 5_000_000 + b'"}}'
+    assert len(protocol.parse(text, protocol.JSON, reads).instances[0]["text"]) == 5_000_000
+
+
+def test_one_of_many_members_that_is_given_twice_is_named(reads: ModelSignature) -> None:
+    """In time that is linear in their number."""
+    members = ",".join(f'"{number}":1' for number in range(100_000))
+    found = problem(lambda: protocol.parse(f'{{{members},"99999":1}}'.encode(), protocol.JSON, reads))
+    assert "member 99999 is given twice" in found.detail
 
 
 def test_lone_surrogates_are_rejected(parse: Callable[[Any], PredictRequest]) -> None:
@@ -160,6 +188,12 @@ def test_multipart_gives_values_by_input(reads: ModelSignature) -> None:
 
 def test_a_part_needs_no_media_type(reads: ModelSignature) -> None:
     body, header = form(file("image", "bytes", None), file("text", "hi", "text/plain; charset=utf-8"))
+    assert protocol.parse(body, header, reads).instances == [{"image": b"bytes", "text": "hi"}]
+
+
+@pytest.mark.parametrize("media_type", ["text/markdown", "application/octet-stream", "binary/octet-stream"])
+def test_a_text_is_in_any_file(reads: ModelSignature, media_type: str) -> None:
+    body, header = form(file("text", "\ufeffhi", media_type), file("image", "bytes", "binary/octet-stream"))
     assert protocol.parse(body, header, reads).instances == [{"image": b"bytes", "text": "hi"}]
 
 

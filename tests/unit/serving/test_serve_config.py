@@ -1,12 +1,13 @@
 """Ray Serve's configuration and the interpretation of its status, without Serve."""
 
 import inspect
+import json
 import re
 from typing import Any
 
 import pytest
 
-from rayfuse.errors import ResourceError
+from rayfuse.errors import ResourceError, SpecError
 from rayfuse.ray_http import FAILED_SERVE_STATUSES
 from rayfuse.registry.download import ModelSource
 from rayfuse.serving import serve_config
@@ -51,12 +52,25 @@ def serving(*services: Service, host: str = "127.0.0.1", port: int = 8000, **fou
     }
 
 
+def test_origins_are_settings() -> None:
+    config = serve_config.build_application(service(cors={"origins": "https://a.example.com, *"}), SOURCE)
+    stored = json.loads(json.dumps(config["deployments"][0]["user_config"]))
+    assert Settings.load(stored).cors_origins == ("https://a.example.com", "*")
+    del stored["cors_origins"]  # an endpoint of an older version
+    assert Settings.load(stored).cors_origins == ()
+    for origin in ("https://a.example.com/", "a.example.com", "https://A.example.com", "null"):
+        with pytest.raises(SpecError, match="is not an origin; write a scheme and a host in lower case"):
+            service(cors={"origins": [origin]})
+
+
 def test_only_hashes_of_keys_are_stored() -> None:
-    config = serve_config.build_application(service(auth={"keys": "k-one,k-two"}), SOURCE)
-    assert "k-one" not in repr(config)
+    config = serve_config.build_application(
+        service(auth={"keys": "first-secret-key,other-secret-key"}), SOURCE
+    )
+    assert "first-secret-key" not in repr(config)
     kept = Settings.load(config["deployments"][0]["user_config"])
-    assert kept.keys == (hash_api_key("k-one"), hash_api_key("k-two"))
-    assert kept.is_valid_key("k-two")
+    assert kept.keys == (hash_api_key("first-secret-key"), hash_api_key("other-secret-key"))
+    assert kept.is_valid_key("other-secret-key")
     assert not kept.is_valid_key("k-three")
 
 
@@ -95,7 +109,7 @@ def test_a_fixed_number_of_replicas_does_not_scale() -> None:
 
 def test_without_keys_it_listens_on_loopback() -> None:
     assert serve_config.listen_host(service()) == "127.0.0.1"
-    assert serve_config.listen_host(service(auth={"keys": "k"})) == "0.0.0.0"
+    assert serve_config.listen_host(service(auth={"keys": "a-key-that-is-secret"})) == "0.0.0.0"
 
 
 def test_the_same_address_needs_no_restart() -> None:
@@ -116,7 +130,7 @@ def test_a_serve_that_the_caller_started_has_the_default_address() -> None:
 
 def test_serve_restarts_for_a_new_address_without_other_applications() -> None:
     assert serve_config.must_restart_serve(service(port=8001), serving(service()))
-    assert serve_config.must_restart_serve(service(auth={"keys": "k"}), serving(service()))
+    assert serve_config.must_restart_serve(service(auth={"keys": "a-key-that-is-secret"}), serving(service()))
     assert serve_config.must_restart_serve(
         service(port=8001), serving(service(name="other"), status="DELETING")
     )
@@ -129,7 +143,7 @@ def test_serve_restarts_for_a_new_address_without_other_applications() -> None:
             {"port": 8001},
             r"port: 8001 differs from port 8000, on which this cluster serves other.*--set port=8000",
         ),
-        ({"auth": {"keys": "k"}}, "auth.keys: tiny has API keys"),
+        ({"auth": {"keys": "a-key-that-is-secret"}}, "auth.keys: tiny has API keys"),
         ({"route": "/other"}, "route: /other is in use by other"),
     ],
 )
@@ -195,3 +209,8 @@ def test_a_failed_endpoint_has_its_reason() -> None:
     )
     assert found is not None
     assert found.message == "/m: not a model folder: [Errno 2] No such file"
+
+
+def test_a_variable_of_a_service_built_in_python_is_no_key() -> None:
+    with pytest.raises(SpecError, match=r"tiny: auth\.keys: variables are resolved in spec files only"):
+        serve_config.build_application(service(auth={"keys": "${RAYFUSE_API_KEYS:-}"}), SOURCE)

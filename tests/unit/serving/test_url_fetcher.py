@@ -1,4 +1,4 @@
-"""Files by URL: from public addresses only, and up to the size limit."""
+"""Files by URL: from allowed addresses only, and up to the size limit. All servers are real, on loopback."""
 
 import asyncio
 import ipaddress
@@ -9,24 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from rayfuse.errors import InvalidInputError
-from rayfuse.serving.url_fetcher import Address, ByteBudget, fetch, is_public
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
-        "255.255.255.255", "192.0.2.1", "::1", "::", "fe80::1", "fc00::1", "ff02::1", "::ffff:127.0.0.1",
-        "::ffff:10.0.0.1", "2002:7f00:1::", "64:ff9b::7f00:1", "2001:0:7f00:1::",
-    ],
-)  # fmt: skip
-def test_addresses_inside_are_not_public(address: str) -> None:
-    assert not is_public(ipaddress.ip_address(address))
-
-
-@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
-def test_addresses_outside_are_public(address: str) -> None:
-    assert is_public(ipaddress.ip_address(address))
+from rayfuse.serving.public_addresses import Address
+from rayfuse.serving.url_fetcher import AddressPolicy, ByteBudget, fetch
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -49,9 +33,8 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[ThreadingHTTPServer]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+def serve(host: str) -> Iterator[ThreadingHTTPServer]:
+    server = ThreadingHTTPServer((host, 0), Handler)
     server.seen, server.released = [], threading.Event()  # type: ignore[attr-defined]
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     yield server
@@ -60,16 +43,21 @@ def server() -> Iterator[ThreadingHTTPServer]:
     server.server_close()
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[ThreadingHTTPServer]:
+    yield from serve("127.0.0.1")
+
+
 @pytest.fixture
 def url(server: ThreadingHTTPServer) -> str:
     return f"http://localhost:{server.server_port}"
 
 
-def get(url: str, limit: int = 10_000, seconds: float = 5.0) -> bytes:
-    def anywhere(_: Address) -> bool:
-        return True
+ANYWHERE = AddressPolicy(is_allowed=lambda _: True)
 
-    return asyncio.run(fetch(url, ByteBudget(limit), seconds, anywhere))
+
+def get(url: str, limit: int = 10_000, seconds: float = 5.0, policy: AddressPolicy = ANYWHERE) -> bytes:
+    return asyncio.run(fetch(url, ByteBudget(limit), seconds, policy))
 
 
 def fetch_error(url: str, **options: float) -> str:
@@ -97,14 +85,90 @@ def test_redirects_to_other_schemes_are_not_followed(url: str, target: str) -> N
     assert fetch_error(f"{url}/to/{target}")
 
 
-def test_redirects_to_private_addresses_are_not_followed(url: str) -> None:
-    def only_the_first(_: Address) -> bool:
-        fetched.append(1)
-        return len(fetched) == 1
+class Names:
+    """A resolver that gives its answers in turn, and counts the questions."""
 
-    fetched: list[int] = []
+    def __init__(self, *answers: list[str]) -> None:
+        self.answers, self.asked = list(answers), 0
+
+    async def resolve(self, host: str, port: int) -> list[Address]:
+        self.asked += 1
+        return [ipaddress.ip_address(text) for text in self.answers[min(self.asked, len(self.answers)) - 1]]
+
+    def policy(self, *allowed: str) -> AddressPolicy:
+        return AddressPolicy(lambda address: str(address) in allowed, self.resolve)
+
+
+@pytest.fixture
+def internal() -> Iterator[ThreadingHTTPServer]:
+    """Serve something on another address of this machine that no test may reach."""
+    yield from serve("127.0.0.2")
+
+
+def requests_of(server: ThreadingHTTPServer) -> list[tuple[str, str]]:
+    return list(server.seen)  # type: ignore[attr-defined]
+
+
+def test_redirects_to_forbidden_addresses_are_not_followed(url: str, internal: ThreadingHTTPServer) -> None:
+    elsewhere = f"http://127.0.0.2:{internal.server_port}/file"
+    assert get(elsewhere)
     with pytest.raises(InvalidInputError, match="does not have a public address"):
-        asyncio.run(fetch(f"{url}/to/{url}/file", ByteBudget(10_000), 5.0, only_the_first))
+        get(f"{url}/to/{elsewhere}", policy=AddressPolicy(lambda address: str(address) != "127.0.0.2"))
+    assert len(requests_of(internal)) == 1
+
+
+def test_a_name_is_resolved_once_and_the_checked_address_is_connected_to(
+    server: ThreadingHTTPServer, internal: ThreadingHTTPServer
+) -> None:
+    names = Names(["127.0.0.1"], ["127.0.0.2"])
+    assert get(f"http://rebind.test:{server.server_port}/file", policy=names.policy("127.0.0.1"))
+    assert names.asked == 1
+    assert not requests_of(internal)
+
+
+def test_a_name_that_changes_its_address_is_checked_again_after_a_redirect(
+    server: ThreadingHTTPServer, internal: ThreadingHTTPServer
+) -> None:
+    names = Names(["127.0.0.1"], ["127.0.0.2"])
+    host = f"http://rebind.test:{server.server_port}"
+    target = f"{host}/to/http://rebind.test:{internal.server_port}/file"
+    with pytest.raises(InvalidInputError, match="does not have a public address"):
+        get(target, policy=names.policy("127.0.0.1"))
+    assert names.asked == 2
+    assert not requests_of(internal)
+
+
+@pytest.mark.parametrize(
+    "answer", [["127.0.0.1", "127.0.0.2"], ["127.0.0.2", "127.0.0.1"], ["127.0.0.1", "::1"]]
+)
+def test_all_addresses_of_a_name_must_be_allowed(
+    answer: list[str], server: ThreadingHTTPServer, internal: ThreadingHTTPServer
+) -> None:
+    names = Names(answer)
+    before = len(requests_of(server))
+    with pytest.raises(InvalidInputError, match="does not have a public address"):
+        get(f"http://several.test:{server.server_port}/file", policy=names.policy("127.0.0.1"))
+    assert len(requests_of(server)) == before
+    assert not requests_of(internal)
+
+
+def test_the_address_of_the_connected_peer_must_be_allowed(server: ThreadingHTTPServer) -> None:
+    """Linux connects 0.0.0.0 to 127.0.0.1."""
+    before = len(requests_of(server))
+    with pytest.raises(InvalidInputError, match="does not have a public address"):
+        get(f"http://zero.test:{server.server_port}/file", policy=Names(["0.0.0.0"]).policy("0.0.0.0"))
+    assert len(requests_of(server)) == before
+
+
+def test_the_next_address_is_tried_where_one_refuses(server: ThreadingHTTPServer) -> None:
+    names = Names(["127.0.0.3", "127.0.0.1"])
+    policy = names.policy("127.0.0.3", "127.0.0.1")
+    assert get(f"http://several.test:{server.server_port}/file", policy=policy)
+
+
+def test_names_without_an_address_are_reported() -> None:
+    with pytest.raises(InvalidInputError, match="has no address"):
+        get("http://nowhere.test/", policy=Names([]).policy())
 
 
 def test_downloads_above_the_limit_stop(url: str) -> None:

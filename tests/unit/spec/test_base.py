@@ -1,9 +1,9 @@
 """Durations, sizes, fractions and names, as users write them."""
 
 import pytest
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
-from rayfuse.spec.base import Bytes, Fraction, Key, Name, Seconds
+from rayfuse.spec.base import Bytes, Fraction, Key, Name, Seconds, SpecModel
 
 
 def read(kind: object, value: object) -> object:
@@ -62,3 +62,41 @@ def test_fractions(text: str | float, share: float) -> None:
 def test_missing_values(kind: object, value: object) -> None:
     with pytest.raises(ValidationError):
         read(kind, value)
+
+
+class Tree(SpecModel):
+    """Options of a user's part, which contain each other."""
+
+    size: int | float = 1
+    count: int = 1
+    weights: dict[str, tuple[float, ...]] = Field({})
+    flag: bool = False
+    children: "list[Tree]" = Field([])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"size": True},
+        {"count": 2**64},
+        {"weights": {"a": [1, False]}},
+        {"children": [{"children": [{"size": True}]}]},
+    ],
+)
+def test_booleans_and_huge_integers_are_no_numbers_in_any_field(content: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match="must be a number, not|must have at most 64 bits"):
+        Tree.model_validate(content)
+
+
+def test_other_numbers_keep_their_type() -> None:
+    tree = Tree.model_validate(
+        {"size": 3, "count": "2", "weights": {"a": [1, "0.5"]}, "flag": True, "children": [{"size": 0.5}]}
+    )
+    assert tree.model_dump() == {
+        "size": 3,
+        "count": 2,
+        "weights": {"a": (1.0, 0.5)},
+        "flag": True,
+        "children": [{"size": 0.5, "count": 1, "weights": {}, "flag": False, "children": []}],
+    }
+    assert isinstance(tree.size, int)

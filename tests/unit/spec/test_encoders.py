@@ -64,7 +64,7 @@ def test_errors_of_pretrained_encoders(options: dict[str, Any], problem: str) ->
     [
         ("text", {"type": "transformer", "hidden_size": 64, "heads": 5}, "encoder.heads: 5 does not divide hidden_size 64"),
         ("text", {"type": "transformer", "hidden_size": 10, "heads": 5}, "encoder.hidden_size: 10 is not a multiple of 4"),
-        ("text", {"type": "resnet"}, "unknown type `resnet`; one of: conv, gru, lstm, transformer, huggingface"),
+        ("text", {"type": "resnet"}, "unknown type `resnet`; one of: conv, ngrams, gru, lstm, transformer, huggingface"),
         ("image", {"type": "gru"}, "unknown type `gru`; one of: conv, resnet, transformer, huggingface"),
         ("audio", {"type": "lstm", "strid": 2}, "encoder.strid: unknown key; did you mean stride?"),
         ("image", {"type": "resnet", "depths": []}, "encoder.depths: must have at least 1 item"),

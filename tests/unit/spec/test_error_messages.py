@@ -62,7 +62,7 @@ def error_of(spec: dict[str, Any], path: str, value: Any) -> str:
         ("data.validation", {"fraction": 1.5}, "data.validation.fraction: must be less than 1, not 1.5"),
         ("data.validation", 0.1, "data.validation: must be a mapping, not 0.1"),
         ("data.train", LEFT_OUT, "data.train: missing"),
-        ("data.train", "", "data.train: '' is not a table of rows; write the path of jsonl, csv or parquet files, or in Python pass a DataFrame, an Arrow table, a list of dicts, or a dataset of Ray or Hugging Face"),
+        ("data.train", "", "data.train: '' is not a table of rows; write the path of a data file, a glob, a folder or a list of these, or in Python pass a DataFrame, an Arrow table, a list of dicts, or a dataset of Ray or Hugging Face"),
         ("name", None, "name: must be a string, not null"),
         ("name", "a/b", "name: 'a/b' is not a name; write letters, digits, `-`, `_` and `.`, with a letter or digit at both ends"),
         ("train.epochs", "many", "train.epochs: must be an integer, not 'many'"),
@@ -113,6 +113,26 @@ def error_of(spec: dict[str, Any], path: str, value: Any) -> str:
         ("train.early_stopping", {"metric": "answer/acuracy"}, "train.early_stopping.metric: no task reports `answer/acuracy`; did you mean answer/accuracy?"),
         ("train.early_stopping", {"metric": "f1"}, "train.early_stopping.metric: no task reports `f1`; one of: " + REPORTED),
         ("fusion", {"type": "transformer", "heads": 3}, "fusion.heads: 3 does not divide align.dim 128; use a divisor of 128"),
+        ("data.train", [], "data.train: [] is not a table of rows; write the path of a data file, a glob, a folder or a list of these, or in Python pass a DataFrame, an Arrow table, a list of dicts, or a dataset of Ray or Hugging Face"),
+        ("data.train", "~nosuchuser/x", "data.train: '~nosuchuser/x' is not a path: Could not determine home directory; write an absolute path or a URL"),
+        ("data.train", "a\x1b[2J", "data.train: 'a\\x1b[2J' is not a path: it holds control characters; remove them"),
+        ("train.epochs", True, "train.epochs: must be a number, not true"),
+        ("train.epochs", "yes", "train.epochs: must be an integer, not 'yes'"),
+        ("train.epochs", 10**30, "train.epochs: must have at most 64 bits; use a smaller number"),
+        ("train.epochs", "9" * 30, "train.epochs: must have at most 64 bits; use a smaller number"),
+        ("train.optimizer.lr", True, "train.optimizer.lr: must be a number, not true"),
+        ("train.optimizer.betas", [True, 0.9], "train.optimizer.betas.0: must be a number, not true"),
+        ("train.max_grad_norm", False, "train.max_grad_norm: must be a number, not false"),
+        ("train.schedule.warmup", True, "train.schedule.warmup: must be a number, not true"),
+        ("train.deepspeed.stage", True, "train.deepspeed.stage: must be a number, not true"),
+        ("data.max_bad_rows", True, "data.max_bad_rows: must be a number, not true"),
+        ("compute.hang_timeout", True, "compute.hang_timeout: must be a number, not true"),
+        ("compute.sample_cache", True, "compute.sample_cache: must be a number, not true"),
+        ("tasks.answer.class_weights", {"a": True}, "tasks.answer.class_weights.a: must be a number, not true"),
+        ("tasks.answer.type", ["a"], "tasks.answer: unknown type `['a']`; one of: classification, multi_label, ordinal, regression, tagging, matching, retrieval, ranking"),
+        ("fusion.type", "\x1b[2J", "fusion: unknown type `\\x1b[2J`; one of: concat, concat_conv, sum, weighted, max_pool, gated, attention, mlp, cross_attention, transformer, bottleneck, low_rank, film, hierarchical, vote, average, learned, stacking"),
+        ("x" * 5000, 1, "x" * 119 + "…: unknown key; one of: kind, name, data, inputs, align, fusion, tasks, train, compute, output"),
+        ("\x1b[2J", 1, "\\x1b[2J: unknown key; one of: kind, name, data, inputs, align, fusion, tasks, train, compute, output"),
         ("compute.workers", 64, "train.batch_size: 32 is less than compute.workers × train.gradient_accumulation_steps = 64; use 64 or more"),
     ],
 )  # fmt: skip
@@ -130,6 +150,28 @@ def test_every_error_has_one_line() -> None:
         "jobs/x.yaml: train.epochs: must be at least 1, not 0",
         "jobs/x.yaml: trian: unknown key; did you mean train?",
     ]
+
+
+def test_many_errors_are_counted() -> None:
+    with pytest.raises(SpecError) as caught:
+        validate_spec(JOB | {f"unknown_{i}": 1 for i in range(1000)}, Job, "jobs/x.yaml")
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 21
+    assert lines[-1] == "jobs/x.yaml: (top level): … and 980 more"
+
+
+def test_python_values_that_no_file_can_hold() -> None:
+    inside: list[Any] = []
+    inside.append(inside)
+    deep: dict[str, Any] = {}
+    for _ in range(100_000):
+        deep = {"options": deep}
+    assert "at most 64 bits" in error_of(JOB, "train.epochs", 10**5000)
+    for value in (inside, deep, {"a": "\ud800"}, 10**5000):
+        for path in ("train", "fusion", "data", "inputs", "name"):
+            assert all(line.isprintable() for line in error_of(JOB, path, value).split("\n"))
+    with pytest.raises(SpecError, match=r"the character \\ud800 is not allowed|must be a string"):
+        validate_spec(JOB | {"train": {"early_stopping": {"metric": "\ud800"}}}, Job, "jobs/x.yaml")
 
 
 def test_keys_that_are_not_text() -> None:
@@ -171,6 +213,26 @@ def test_dropping_inputs_needs_an_optional_one() -> None:
         ),
         ("route", "/a/", "route: '/a/' is not a route; write /NAME or /A/B, without a slash at the end"),
         ("route", "a", "route: 'a' is not a route; write /NAME or /A/B, without a slash at the end"),
+        *(
+            (
+                "route",
+                route,
+                f"route: {route!r} is not a route: clients resolve its parts . and ..; write /NAME or /A/B",
+            )
+            for route in ("/../x", "/a/..", "/./x", "/a/./b", "/.")
+        ),
+        *(
+            (
+                "route",
+                route,
+                f"route: {route!r} is not a route: paths below /- are those of Ray Serve; write /NAME or /A/B",
+            )
+            for route in ("/-", "/-/routes", "/-/x")
+        ),
+        ("limits.max_body_size", 0, "limits.max_body_size: must be greater than 0, not 0"),
+        ("limits.max_body_size", "0MB", "limits.max_body_size: must be greater than 0, not 0"),
+        ("limits.request_timeout", 0, "limits.request_timeout: must be greater than 0, not 0"),
+        ("limits.max_queued_requests", 0, "limits.max_queued_requests: must be at least 1, not 0"),
         ("model", "models:/tiny", "model: write models:/NAME@ALIAS or models:/NAME/VERSION"),
         ("port", 70000, "port: must be at most 65535, not 70000"),
         ("traffic", {"canary": {}}, "traffic: not implemented yet; leave it out"),

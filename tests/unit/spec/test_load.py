@@ -1,5 +1,6 @@
 """From YAML to a validated spec: variables, overrides, paths, and errors outside the values."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -142,7 +143,27 @@ def test_set_reaches_into_lists(job_file: Path) -> None:
         ("=3", "--set =3: write --set path.to.key=value"),
         ("name.first=x", "tiny.yaml: name.first: `name` is a value, not a mapping"),
         ("name.a.b=x", "tiny.yaml: name.a.b: `name.a`: its parent is a value, not a mapping"),
-        ("train={epochs: 3", "--set train={epochs: 3: the value is not YAML; check its quotes and brackets"),
+        (
+            "train={epochs: 3",
+            "--set train={epochs: 3: did not find expected ',' or '}'; check indentation, quotes, brackets and colons",
+        ),
+        ("train=&a [*a]", "--set train=&a [*a]: `*a` is inside its own anchor; write the values out"),
+        (
+            "name=!!python/name:os.system",
+            "--set name=!!python/name:os.system: the tag `!!python/name:os.system` is not supported here; remove it",
+        ),
+        (
+            "train.epochs=\udcff",
+            "--set train.epochs=\\udcff: the character \\udcff is not allowed; remove it",
+        ),
+        (f"train{'.a' * 60}=1", f"tiny.yaml: train{'.a' * 27}…: a path of more than 50 keys; shorten it"),
+        ("train.epochs=2026-13-45", "tiny.yaml: train.epochs: must be an integer, not '2026-13-45'"),
+        ("train.epochs=yes", "tiny.yaml: train.epochs: must be an integer, not 'yes'"),
+        ("train.epochs=true", "tiny.yaml: train.epochs: must be a number, not true"),
+        (
+            "name=${X",
+            "tiny.yaml: name: `${X` is not a variable; write ${NAME}, ${NAME:-default}, or $$ for a dollar sign",
+        ),
         ("train.epochs=0", "tiny.yaml: train.epochs: must be at least 1, not 0"),
         ("train.epoch=3", "tiny.yaml: train.epoch: unknown key; did you mean epochs?"),
     ],
@@ -163,9 +184,9 @@ def test_invalid_overrides(job_file: Path, override: str, message: str) -> None:
         ),
         (
             "kind: job\n\tname: x\n",
-            "tiny.yaml:2: found character '\\t' that cannot start any token; indent with spaces",
+            "tiny.yaml:2: found a tab character that violates indentation; indent with spaces",
         ),
-        ("kind: jobb\n", "tiny.yaml: kind: this command requires `job`, and `jobb` is not a kind of spec"),
+        ("kind: jobb\n", "tiny.yaml: kind: this command requires `job`, and 'jobb' is not a kind of spec"),
         ("name: x\n", "tiny.yaml: kind: missing; write `kind: job`"),
         ("kind: service\n", "tiny.yaml: kind: this command requires `job`, and the file is `service`"),
         (
@@ -177,14 +198,22 @@ def test_invalid_overrides(job_file: Path, override: str, message: str) -> None:
             JOB.replace("size: 28", "size: 28, size: 32"),
             "tiny.yaml:7: key `size` is given twice; keep one, or rename the other",
         ),
-        ("kind: job\n? [a, b]\n: c\n", "tiny.yaml:2: a key must be a word"),
-        ("kind: job\n  name: x\n", "tiny.yaml:2: mapping values are not allowed here"),
-        ("kind: job\nname: !!python/name:os.system\n", "tiny.yaml:2: could not determine a constructor"),
+        ("kind: job\n? [a, b]\n: c\n", "tiny.yaml:2: a key must be text; put it in quotes"),
+        ("kind: job\n2020: x\n", "tiny.yaml:2: a key must be text; put `2020` in quotes"),
+        ("kind: job\n  name: x\n", "tiny.yaml:2: mapping values are not allowed"),
+        (
+            "kind: job\nname: !!python/name:os.system\n",
+            "tiny.yaml:2: the tag `!!python/name:os.system` is not supported here; remove it",
+        ),
+        ("kind: [job]\n", "tiny.yaml: kind: this command requires `job`, and ['job'] is not a kind of spec"),
         (
             "kind: job\ndata: {train: ${DATA}/x}\n",
-            "tiny.yaml:2: expected ',' or '}', but got '{'; put \"${…}\" in quotes",
+            "tiny.yaml:2: did not find expected ',' or '}'; put \"${…}\" in quotes",
         ),
-        ("kind: job\n---\nkind: job\n", "tiny.yaml:2: but found another document"),
+        (
+            "kind: job\n---\nkind: job\n",
+            "tiny.yaml:2: a second document begins; write each spec into a separate file",
+        ),
     ],
 )
 def test_files_that_are_not_specs(job_file: Path, text: str, message: str) -> None:
@@ -200,12 +229,32 @@ def test_unreadable_spec_file(tmp_path: Path) -> None:
         load_spec(tmp_path / "absent.yaml", Job)
     with pytest.raises(SpecError, match="a folder, not the YAML file of a spec"):
         load_spec(tmp_path, Job)
+    with pytest.raises(SpecError, match="null byte"):
+        load_spec("a\0b", Job)
     with pytest.raises(
         SpecError, match="nosuch://x/job.yaml: cannot be read: ValueError: Protocol not known"
     ):
         load_spec("nosuch://x/job.yaml", Job)
     with pytest.raises(SpecError, match="memory://absent.yaml: no such file"):
         load_spec("memory://absent.yaml", Job)
+
+
+def test_only_small_regular_files_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "large.yaml").write_text("#" * 1_000_001)
+    for source in (
+        str(tmp_path / "pipe.yaml"),
+        f"file://{tmp_path}/pipe.yaml",
+        "/dev/zero",
+        "file:///dev/zero",
+    ):
+        with pytest.raises(SpecError, match="a pipe or device, not the YAML file of a spec"):
+            load_spec(source, Job)
+    for source in (str(tmp_path / "large.yaml"), f"file://{tmp_path}/large.yaml"):
+        with pytest.raises(SpecError, match="larger than 1 MB"):
+            load_spec(source, Job)
+    with pytest.raises(SpecError, match="a folder, not the YAML file of a spec"):
+        load_spec(f"file://{tmp_path}", Job)
 
 
 def test_kind_of(job_file: Path) -> None:

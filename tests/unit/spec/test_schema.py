@@ -56,6 +56,14 @@ def test_fields_are_described_by_the_strings_under_them() -> None:
     assert "lack this input" in schema["$defs"]["AudioInput"]["properties"]["optional"]["description"]
 
 
+def test_the_schema_shows_default_encoders_and_the_default_fusion() -> None:
+    schema = schema_of("job")
+    assert schema["$defs"]["ImageInput"]["properties"]["encoder"]["default"]["type"] == "conv"
+    assert schema["properties"]["fusion"]["default"]["type"] == "concat"
+    plain = {key: value for key, value in JOB.items() if key != "fusion"}
+    validator("job").validate({**plain, "inputs": {"image": {"type": "image"}}})
+
+
 def test_specs_as_written_are_valid() -> None:
     validator("job").validate(JOB)
     validator("service").validate(SERVICE)

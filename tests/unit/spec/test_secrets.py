@@ -23,18 +23,21 @@ def error_of(**fields: Any) -> str:
 
 
 def test_keys_are_read_and_not_exposed() -> None:
-    spec = service(auth={"keys": "one-key, other-key,"})
-    assert [key.get_secret_value() for key in spec.auth.keys] == ["one-key", "other-key"]
+    spec = service(auth={"keys": "first-secret-key, other-secret-key,"})
+    assert [key.get_secret_value() for key in spec.auth.keys] == ["first-secret-key", "other-secret-key"]
     shown = f"{spec!r} {spec} {spec.model_dump(mode='json')} {spec.model_dump_json()}"
-    assert "one-key" not in shown
-    assert "other-key" not in shown
+    assert "first-secret-key" not in shown
+    assert "other-secret-key" not in shown
 
 
 def test_an_empty_variable_gives_no_keys(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     path.write_text(f"kind: service\nname: tiny\nmodel: {SERVICE['model']}\nauth: {{keys: '${{KEYS:-}}'}}\n")
     assert load_spec(path, Service, environment={}).auth.keys == []
-    assert len(load_spec(path, Service, environment={"KEYS": "a,b"}).auth.keys) == 2
+    assert (
+        len(load_spec(path, Service, environment={"KEYS": "first-secret-key,other-secret-key"}).auth.keys)
+        == 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -61,8 +64,24 @@ def test_empty_or_masked_keys_are_rejected(key: str) -> None:
     assert error_of(auth={"keys": [key]}) == expected
 
 
+@pytest.mark.parametrize("key", ["fifteen-letters", "a key with blanks", "schlüssel-schlüssel"])
+def test_keys_that_are_easy_to_guess_or_not_ascii_are_rejected(key: str) -> None:
+    assert error_of(auth={"keys": [key]}) == (
+        "serve/x.yaml: auth.keys: a key is not 16 or more visible ASCII characters; make one with `openssl rand -hex 24`"
+    )
+
+
+@pytest.mark.parametrize("written", ["${RAYFUSE-API-KEYS}", "${RAYFUSE_API_KEYS", "${RAYFUSE_API_KEYS-}"])
+def test_a_misspelled_variable_is_no_key(tmp_path: Path, written: str) -> None:
+    assert "auth.keys: a key looks like a variable" in error_of(auth={"keys": written})
+    path = tmp_path / "s.yaml"
+    path.write_text(f"kind: service\nname: tiny\nmodel: {SERVICE['model']}\nauth: {{keys: '{written}'}}\n")
+    with pytest.raises(SpecError, match=r"auth\.keys: `\$\{RAYFUSE.* is not a variable"):
+        load_spec(path, Service, environment={"RAYFUSE_API_KEYS": "first-secret-key"})
+
+
 def test_masked_keys_of_a_saved_service_are_rejected() -> None:
-    stored = service(auth={"keys": "one-key"}).model_dump(mode="json")
+    stored = service(auth={"keys": "first-secret-key"}).model_dump(mode="json")
     with pytest.raises(SpecError, match="asterisks"):
         validate_spec(stored, Service, "stored")
 

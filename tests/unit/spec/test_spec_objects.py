@@ -39,7 +39,7 @@ def test_paths_are_relative_to_the_working_folder(tmp_path: Path, monkeypatch: p
     [
         ({"fusion": {"type": "concatt"}}, "Job: fusion: unknown type `concatt`; did you mean concat?"),
         ({"epochs": 3}, "Job: epochs: unknown key; did you mean train.epochs?"),
-        ({"data": {"train": 5}}, "Job: data.train: 5 is not a table of rows; write the path of jsonl, csv or parquet"),
+        ({"data": {"train": 5}}, "Job: data.train: 5 is not a table of rows; write the path of a data file"),
         ({"data": {"train": [1, 2]}}, "Job: data.train: \\[1, 2\\] is not a table of rows"),
         ({"data": {"train": {"train": pa.table({}), "test": pa.table({})}}}, "pass one split each of: train, test"),
     ],
@@ -81,8 +81,8 @@ def test_overrides_are_validated() -> None:
 
 
 def test_secrets_are_masked_in_yaml() -> None:
-    service = Service(name="reviews", model="models:/reviews@champion", auth={"keys": "a-secret-key"})
-    assert "a-secret-key" not in service.to_yaml()
+    service = Service(name="reviews", model="models:/reviews@champion", auth={"keys": "a-key-that-is-secret"})
+    assert "a-key-that-is-secret" not in service.to_yaml()
 
 
 def test_every_kind_can_be_built() -> None:

@@ -73,6 +73,26 @@ def test_a_trial_sees_no_test_rows_and_the_winner_does(load: Load) -> None:
     assert trial.train.optimizer.lr == winner.train.optimizer.lr == 0.05
 
 
+def test_a_fraction_of_test_rows_is_held_out_from_trials(load: Load, tmp_path: Path) -> None:
+    content = tiny_jobs.job_content(tmp_path)
+    content["data"]["test"] = {"fraction": 0.2}
+    (tmp_path / "job.yaml").write_text(json.dumps(content))
+    assert load().trial_job({"train.optimizer.lr": 0.05}).data.fractions == {"validation": 0.25, "test": 0.2}
+
+
+def test_a_trial_is_trained_on_one_fold_and_the_winner_on_all(load: Load, tmp_path: Path) -> None:
+    content = tiny_jobs.job_content(tmp_path)
+    content["data"]["folds"] = 4
+    (tmp_path / "job.yaml").write_text(json.dumps(content))
+    assert (
+        "job: data.folds: a trial is trained on one split, not on 4; add `trial_overrides: {data.fold: 1}`"
+        in error_of(load)
+    )
+    space = load(trial_overrides={"data.fold": 1})
+    assert space.trial_job({}).data.fractions == {"validation": 0.25, "test": 0.25}
+    assert space.build_job({}).data.fold is None
+
+
 def test_trials_are_judged_by_the_metric_of_the_sweep(load: Load) -> None:
     job = load(metric="answer/f1_macro").trial_job({})
     assert job.selection_metric == "answer/f1_macro"

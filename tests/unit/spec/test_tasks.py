@@ -10,6 +10,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from rayfuse.errors import DataError, InvalidInputError
+from rayfuse.spec.cells import CellFormat, cell_parser
 from rayfuse.spec.encoders import ConvEncoderConfig
 from rayfuse.spec.inputs import TextInput
 from rayfuse.spec.tasks import (
@@ -46,6 +47,15 @@ def classification(classes: list[Any] | None = None) -> ClassificationTaskConfig
     return TypeAdapter(ClassificationTaskConfig).validate_python(content)
 
 
+def test_classes_that_yaml_read_as_booleans_are_recognized() -> None:
+    task = classification([False, True])
+    with pytest.raises(
+        DataError, match=r"the labels are 'no' and 'yes', and `classes` has false and true: .* quotes"
+    ):
+        task.fit(rows(["no", "yes", "no"]))
+    assert task.fit(rows([True, False])).classes == [False, True]
+
+
 @pytest.mark.parametrize(
     ("values", "classes"),
     [
@@ -53,13 +63,37 @@ def classification(classes: list[Any] | None = None) -> ClassificationTaskConfig
         ([2, 1, 10], [1, 2, 10]),
         ([2.0, 1, 10.0, float("nan")], [1, 2, 10]),
         ([True, False], [False, True]),
+        ([Decimal(1), 0, 1.0, Decimal("1.0")], [0, 1]),
         ([1, "x", True], [True, 1, "x"]),
+        (["yes", "yes ", "no"], ["no", "yes"]),
+        (["caf\u00e9", "cafe\u0301", "tea"], ["caf\u00e9", "tea"]),
         (["x", "y", 1.5, ["z"], {}], ["x", "y"]),
         (["x", "y", "\ud800"], ["x", "y"]),
     ],
 )
 def test_classes_are_found_and_sorted(values: list[Any], classes: list[Any]) -> None:
     assert list(map(repr, classification().fit(rows(values)).classes or [])) == list(map(repr, classes))
+
+
+@pytest.mark.parametrize("values", [[2, 1, "2.0"], ["2", 2, 1]])
+def test_a_number_and_its_text_are_no_two_classes(values: list[Any]) -> None:
+    with pytest.raises(DataError, match=r"holds 2 \(.*\) and '2(\.0)?' \(.*\), one class in two forms"):
+        classification().fit(rows(values))
+
+
+@pytest.mark.parametrize("values", [["true", "false", "True"], ["FALSE", "x", "false"]])
+def test_a_boolean_in_two_forms_is_no_two_classes(values: list[Any]) -> None:
+    with pytest.raises(DataError, match="one class in two forms; write one of them everywhere"):
+        classification().fit(rows(values))
+
+
+def test_listed_classes_are_labels_in_any_form_of_unicode() -> None:
+    task = classification(["cafe\u0301", "tea "])
+    assert [task.target(label) for label in ("caf\u00e9", "cafe\u0301", "tea")] == [0, 0, 1]
+    weighted = task.model_copy(update={"class_weights": "balanced"}).fit(rows(["caf\u00e9", "tea", "tea"]))
+    assert weighted.weights_of(weighted.class_names) == [1.5, 0.75]
+    with pytest.raises(ValidationError, match="have the same name in predictions"):
+        classification(["cafe\u0301", "caf\u00e9"])
 
 
 def test_listed_classes_stay() -> None:
@@ -95,7 +129,7 @@ def test_messages_stay_short() -> None:
     with pytest.raises(InvalidInputError) as caught:
         task.target("y" * 10_000)
     assert len(str(caught.value)) < 700
-    with pytest.raises(InvalidInputError, match="^the label is missing$"):
+    with pytest.raises(InvalidInputError, match=r"^the label is missing \(cells such as NA"):
         task.target(None)
 
 
@@ -170,7 +204,9 @@ def test_multi_label() -> None:
     fitted = task.fit(rows([["b", "a"], ["b"], [], None]))
     assert fitted.classes == ["a", "b"]
     assert fitted.weights_of(fitted.class_names) == [3, 1]  # rows without, for each with
-    assert [fitted.target(value) for value in (["b"], ["b", "a", "b"], [])] == [[0, 1], [1, 1], [0, 0]]
+    found = [fitted.target(value).positions for value in (["b"], ["b", "a", "b"], [])]
+    assert found == [(1,), (0, 1), ()]
+    assert fitted.target(["b"]).size == 2
     for value, problem in (
         (None, r"the labels are missing; write \[\]"),
         ("a", "is not a list of labels"),
@@ -181,7 +217,12 @@ def test_multi_label() -> None:
     split = MultiLabelTaskConfig(type="multi_label", column="label", separator="|").fit(
         rows(["x|y", "y", None])
     )
-    assert [split.target(value) for value in ("y | x", None, "")] == [[1, 1], [0, 0], [0, 0]]
+    assert [split.target(value).positions for value in ("y | x", None, "")] == [(0, 1), (), ()]
+    assert cell_parser(split.columns["label"], CellFormat())("NA") is None
+    numbers = split.model_copy(update={"classes": None}).fit(rows(["1|2", "2.0", 1]))
+    assert numbers.classes == ["1", "2"]
+    spaced = task.fit(rows([["a ", "b"], ["a"]]))
+    assert spaced.classes == ["a", "b"]
 
 
 def test_ordinal_classes_have_an_order() -> None:
@@ -395,3 +436,25 @@ def test_summaries_of_training_rows(task: Any, training_rows: list[Row], lines: 
 
 def test_tasks_without_a_column_have_no_summary() -> None:
     assert MatchingTaskConfig(type="matching", inputs=("a", "b")).summary("pair") is None
+
+
+def test_summaries_of_many_classes_are_short() -> None:
+    names = [f"class {i}" for i in range(1000)]
+    entities = TaggingTaskConfig(type="tagging", column="label", input="text", entities=names)
+    for task, row in ((classification(names), "class 3"), (entities, ["B-class 3"])):
+        summary: Any = task.summary("answer")  # type: ignore[attr-defined]
+        summary.update(rows([row])[0])
+        lines = list(summary.lines())
+        assert max(map(len, lines)) < 400
+    assert "entities: class 3 1, class 0 0," in lines[0]
+    assert lines[0].endswith("and 980 more types")
+
+
+def test_rare_labels_are_no_classes() -> None:
+    task = MultiLabelTaskConfig(type="multi_label", column="label", min_frequency=2).fit(
+        rows([["a", "b"], ["a", "b", "c"], ["a"], []])
+    )
+    assert task.classes == ["a", "b"]
+    assert task.target(["b", "c"]).positions == (1,)
+    with pytest.raises(InvalidInputError, match="1.5"):
+        task.target([1.5])

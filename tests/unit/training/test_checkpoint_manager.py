@@ -45,6 +45,8 @@ class Engine:
 
 
 def manager(engine: Any, job: Any, run: Path | None, ema: Ema | None = None) -> CheckpointManager:
+    if run:
+        run.mkdir(exist_ok=True)
     url = str(run) if run else None
     return CheckpointManager(job, engine, DistributedContext(), engine.run_noop_step, ema, url)
 

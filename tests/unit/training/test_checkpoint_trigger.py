@@ -18,7 +18,7 @@ def due_steps(
     options: CheckpointingConfig, seconds_per_step: float, steps: int, preempted=lambda: False
 ) -> list[int]:
     clock = Clock()
-    trigger = CheckpointTrigger(options, DistributedContext(), preempted, clock)
+    trigger = CheckpointTrigger(options, DistributedContext(), preempted, clock=clock)
     found = []
     for step in range(1, steps + 1):
         clock.now += seconds_per_step
@@ -48,3 +48,20 @@ def test_fast_steps_rarely_synchronize() -> None:
     calls: list[int] = []
     due_steps(CheckpointingConfig(interval=None), 0.001, 5000, lambda: bool(calls.append(1)))
     assert len(calls) <= 8
+
+
+def test_a_stop_saves_after_the_current_step() -> None:
+    requests = iter([False, True])
+    clock = Clock()
+    trigger = CheckpointTrigger(
+        CheckpointingConfig(interval=None),
+        DistributedContext(),
+        is_stop_requested=lambda: next(requests),
+        clock=clock,
+    )
+    clock.now = 5.0
+    assert not trigger.should_save(1)
+    assert not trigger.must_stop
+    clock.now = 10.0
+    assert trigger.should_save(2)
+    assert trigger.must_stop

@@ -2,6 +2,8 @@
 
 import errno
 import itertools
+import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -191,6 +193,46 @@ def test_a_permanent_storage_error_is_raised_by_the_next_save(
     checkpointer.save(4, None, content(4))
     checkpointer.wait()
     assert steps(run) == [4]
+
+
+def test_a_run_that_is_removed_ends_with_the_reason_and_does_not_come_back(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    checkpointer = save(str(run), {1: None})
+    shutil.rmtree(run)
+    checkpointer.save(2, None, content(2))
+    with pytest.raises(ResourceError, match=r"run: the folder of the run does not exist any more.*unmounted"):
+        checkpointer.wait()
+    assert not run.exists()
+    with pytest.raises(ResourceError, match="does not exist any more"):
+        AsyncCheckpointer(str(run), _KEEP, score)
+
+
+def test_a_run_whose_storage_comes_back_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "_RETRY_DELAYS", (0.1,) * 100)
+    run, away = tmp_path / "run", tmp_path / "away"
+    run.mkdir()
+    checkpointer = save(str(run), {1: None})
+    run.rename(away)
+    checkpointer.save(2, None, content(2))
+    checkpointer.raise_error()
+    away.rename(run)
+    checkpointer.wait()
+    assert steps(str(run)) == [2]
+
+
+def test_a_failed_checkpoint_is_reported_before_the_next_save(tmp_path: Path) -> None:
+    checkpointer = save(str(tmp_path), {1: None})
+    checkpointer.save(3, None, failing(99, OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(ResourceError, match="No space left"):
+        raise_error_soon(checkpointer)
+
+
+def raise_error_soon(checkpointer: AsyncCheckpointer) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        checkpointer.raise_error()
+        time.sleep(0.01)
 
 
 def test_a_run_without_checkpoints(run: str) -> None:

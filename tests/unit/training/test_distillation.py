@@ -121,6 +121,34 @@ def test_rows_without_a_required_input_of_the_teacher(loaded: Any, teacher: Path
     job, dataset = loaded
     rows = [type(row)({**row.values, "text": None}, row.file, row.line) for row in dataset.splits["train"]]
     with pytest.raises(
-        DataError, match=r"requires the input `text`, and (\d+) of \1 training rows have no value"
+        DataError,
+        match=r"(?s)requires `text`, and (\d+) of \1 training rows have no valid value for it:\n  .*train.jsonl:\d+: text: missing",
     ):
         check_teacher(job, rows, teacher)
+
+
+@pytest.mark.parametrize(
+    ("options", "present", "absent"),
+    [
+        ({"type": "image", "size": 8, "max_items": 2}, ["train0.png"], [[], [None], [{"bytes": None, "path": None}]]),
+        ({"type": "item_sequence", "min_frequency": 1}, ["a", "b"], [None, []]),
+        ({"type": "timeseries", "channels": 1}, [[1.0, 2.0]], [[[None, None]]]),
+    ],
+)  # fmt: skip
+def test_inputs_of_a_teacher_without_content_are_absent(
+    options: dict[str, Any], present: Any, absent: list[Any], tmp_path: Path
+) -> None:
+    encoder = {"type": "transformer" if options["type"] == "item_sequence" else "conv"}
+    tiny_jobs.make_rows(tmp_path, 24)  # writes train0.png
+    full = [{"text": f"{i}", "label": "ab"[i % 2], "x": present} for i in range(24)]
+    tiny_jobs.write_rows(tmp_path / "train.jsonl", full)
+    tiny_jobs.write_rows(tmp_path / "test.jsonl", full)
+    needs_x = tiny_jobs.tiny_job(tmp_path, **{"inputs.x": {**options, "encoder": encoder}})
+    folder = tiny_jobs.make_model_folder(tmp_path, 0, job=needs_x)
+    sparse = [{**row, "x": value} for row, value in zip(full, absent, strict=False)]
+    tiny_jobs.write_rows(tmp_path / "train.jsonl", full[len(absent) :] + sparse)
+    job, dataset = student(tmp_path, folder, **{"data.validation": str(tmp_path / "test.jsonl")})
+    with pytest.raises(
+        DataError, match=rf"requires `text`, `x`, and {len(absent)} of 24 training rows have no valid"
+    ):
+        check_teacher(job, dataset.splits["train"], folder)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 import shutil
 import sys
 import threading
@@ -26,7 +27,7 @@ from rayfuse.data.sampler import SampleCache
 from rayfuse.data.samples import Preprocessor
 from rayfuse.data.train_batches import build_train_batch
 from rayfuse.data.validation import content_keys_column
-from rayfuse.errors import MissingInputError, ResourceError, SpecError
+from rayfuse.errors import DataError, MissingInputError, ResourceError, SpecError
 from rayfuse.modalities.text import TextModality
 from rayfuse.model.encoders import fingerprint
 from rayfuse.model.encoders.base import FrozenEncoder
@@ -423,6 +424,18 @@ def test_a_full_disk_is_reported_after_the_first_values(
         encode(*loaded)
 
 
+def test_a_file_that_changes_after_validation_is_not_cached_under_its_old_content(
+    tmp_path: Path, encoders: SimpleNamespace
+) -> None:
+    image = {"type": "huggingface", "model": encoders.vit}
+    job, dataset = load_dataset(tiny_jobs.tiny_job(tmp_path, **{"inputs.image.encoder": image}))
+    row = next(row for row in dataset.splits["train"] if row.values.get("image"))
+    path = Path(row.folder, row.values["image"])
+    tiny_jobs.write_image(path, "green", random.Random(99))
+    with pytest.raises(DataError, match=rf"image: {path.name} has changed since the run validated it"):
+        encode(job, dataset)
+
+
 def test_cached_values_are_neither_read_nor_decoded_again(
     loaded: tuple[Job, Dataset], tmp_path: Path, encoders: SimpleNamespace
 ) -> None:
@@ -445,7 +458,10 @@ def test_cached_values_are_neither_read_nor_decoded_again(
 def test_each_media_file_is_opened_twice_with_a_cold_cache(
     tmp_path: Path, encoders: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once to validate and hash it, and once to encode it; a later run only validates it."""
+    """Once to validate and hash it, and once to encode it; a later run only validates it.
+
+    The data report reads the images of a sample of rows once more: all of these.
+    """
     memory, folder = fsspec.filesystem("memory"), f"media/{tmp_path.name}"
     rows = []
     for number in range(12):
@@ -455,7 +471,8 @@ def test_each_media_file_is_opened_twice_with_a_cold_cache(
         images = [f"memory://{folder}/{n}.png" for n in (number, (number + 1) % 12)]
         rows.append({"image": images, "text": "which?", "label": "ab"[number % 2]})
     tiny_jobs.write_rows(tmp_path / "train.jsonl", rows)
-    image = {"max_items": 2, "encoder": {"type": "huggingface", "model": encoders.vit}}
+    encoder = {"type": "huggingface", "model": encoders.vit}
+    image = {"max_items": 2, "range": "dtype", "encoder": encoder}
     overrides = {f"inputs.image.{key}": value for key, value in image.items()}
     job = tiny_jobs.tiny_job(tmp_path, **{"data.test": None, **overrides})
     opens: Counter[str] = Counter()
@@ -467,7 +484,7 @@ def test_each_media_file_is_opened_twice_with_a_cold_cache(
 
     monkeypatch.setattr(type(memory), "cat_file", count_opens)
     fitted, dataset = load_dataset(job)
-    assert set(opens.values()) == {2}, "each image is in two rows, and each row is validated"
+    assert set(opens.values()) == {4}, "each image is in two rows, and each row is validated and reported on"
     opens.clear()
     assert encode(fitted, dataset).modalities["image"].index.is_cached.all()
     assert opens == {f"/{folder}/{number}.png": 1 for number in range(12)}

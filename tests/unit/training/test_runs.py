@@ -231,6 +231,14 @@ def test_waits_for_a_driver_on_another_machine(job: Any) -> None:
     acquire_run(run, print, heartbeat)
 
 
+def test_a_heartbeat_does_not_end_a_run_whose_storage_is_away(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path / "away"), RunStatus("run", "fingerprint"))
+    heartbeat(run)
+    assert run.status.last_heartbeat > 0
+    with pytest.raises(ResourceError, match="cannot be written"):
+        run.save()
+
+
 def test_heartbeats_are_written_at_intervals(job: Any) -> None:
     run = create_run(job, DIGESTS)
     heartbeat(run)

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from rayfuse.training import telemetry as module
-from rayfuse.training.metrics_actor import MetricsActor
 from rayfuse.training.step_metrics import StepMetrics, StepPosition
 from rayfuse.training.telemetry import Telemetry
 
@@ -18,25 +17,28 @@ CPU = torch.device("cpu")
 STEPS, EPOCHS = 10, 2
 
 
-class Remote:
-    """A stand-in for the handle of the metrics actor."""
+class Sender:
+    """A sender that keeps what it is given."""
 
     def __init__(self) -> None:
-        self.actor = MetricsActor()
+        self.records: list[dict[str, Any]] = []
+        self.progress: dict[str, Any] = {}
 
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self.actor, name)
-        return type("Method", (), {"remote": staticmethod(method)})
+    def send(self, records: list[dict[str, Any]]) -> None:
+        self.records += records
 
-
-@pytest.fixture
-def remote() -> Remote:
-    return Remote()
+    def set_progress(self, progress: dict[str, Any]) -> None:
+        self.progress = progress
 
 
 @pytest.fixture
-def telemetry(remote: Remote, clock: "Clock") -> Any:
-    telemetry = Telemetry(remote, CPU, clock=clock)
+def sender() -> Sender:
+    return Sender()
+
+
+@pytest.fixture
+def telemetry(sender: Sender, clock: "Clock") -> Any:
+    telemetry = Telemetry(sender, CPU, clock=clock)
     yield telemetry
     telemetry.close()
 
@@ -71,22 +73,12 @@ def measured(number: int, seconds: float, **changes: Any) -> StepMetrics:
     return replace(usual, **changes)
 
 
-def test_the_metrics_actor_returns_new_records() -> None:
-    actor = MetricsActor()
-    actor.push([{"step": 1}, {"step": 2}])
-    actor.set_progress({"epoch": 1})
-    assert actor.pull(0) == ([{"step": 1}, {"step": 2}], {"epoch": 1})
-    actor.push([{"step": 3}])
-    assert actor.pull(2) == ([{"step": 3}], {"epoch": 1})
-    assert actor.pull(3) == ([], {"epoch": 1})
-
-
-def test_steps_are_sent_about_once_a_second_and_at_the_end(telemetry: Telemetry, remote: Remote) -> None:
+def test_steps_are_sent_about_once_a_second_and_at_the_end(telemetry: Telemetry, sender: Sender) -> None:
     for number in (1, 2, 3):
         telemetry.log_step(measured(number, number * 0.3), STEPS, EPOCHS)
-    assert not remote.actor.records
+    assert not sender.records
     telemetry.log_step(measured(4, 2.0, rows=8), STEPS, EPOCHS)
-    [record] = remote.actor.records
+    [record] = sender.records
     assert record["step"] == 4
     memory = record["metrics"].pop("train/memory_gigabytes")
     assert 0.01 < memory < 100
@@ -101,18 +93,18 @@ def test_steps_are_sent_about_once_a_second_and_at_the_end(telemetry: Telemetry,
             "train/seconds_left": (6 + 10) * 0.5,
         }
     )
-    progress = remote.actor.progress
+    progress = sender.progress
     assert (progress["epoch"], progress["epochs"], progress["step"], progress["steps"]) == (1, 2, 4, 10)
     assert progress["metrics"] is record["metrics"]
     telemetry.log_step(measured(10, 2.1), STEPS, EPOCHS)  # the end of the epoch
-    assert remote.actor.records[1]["metrics"]["train/samples_per_second"] == pytest.approx(160.0)
+    assert sender.records[1]["metrics"]["train/samples_per_second"] == pytest.approx(160.0)
 
 
-def test_several_inputs_have_token_rates_of_their_own(telemetry: Telemetry, remote: Remote) -> None:
+def test_several_inputs_have_token_rates_of_their_own(telemetry: Telemetry, sender: Sender) -> None:
     both = {"text": (30, 40), "vibration": (50, 50)}
     telemetry.log_step(measured(1, 0.5, tokens=both), STEPS, EPOCHS)
     telemetry.log_step(measured(2, 2.0, tokens={"text": (10, 10)}), STEPS, EPOCHS)
-    metrics = remote.actor.records[0]["metrics"]
+    metrics = sender.records[0]["metrics"]
     found = {name: value for name, value in metrics.items() if "tokens" in name or "padding" in name}
     assert found == pytest.approx(
         {
@@ -124,59 +116,59 @@ def test_several_inputs_have_token_rates_of_their_own(telemetry: Telemetry, remo
         }
     )
     telemetry.log_step(measured(10, 4.0, tokens={"text": (10, 10)}), STEPS, EPOCHS)
-    assert "train/tokens_per_second/text" not in remote.actor.records[1]["metrics"]
+    assert "train/tokens_per_second/text" not in sender.records[1]["metrics"]
 
 
-def test_loss_terms_are_sent(telemetry: Telemetry, remote: Remote) -> None:
+def test_loss_terms_are_sent(telemetry: Telemetry, sender: Sender) -> None:
     parts = {"answer": 1.0, "align/contrastive": 3.0}
     telemetry.log_step(measured(1, 2.0, loss_terms=parts, gradient_norm=None), STEPS, EPOCHS)
-    metrics = remote.actor.records[0]["metrics"]
+    metrics = sender.records[0]["metrics"]
     assert metrics["train/loss/align/contrastive"] == 3.0
     assert "train/gradient_norm" not in metrics
 
 
-def test_an_infinite_gradient_norm_is_left_out(telemetry: Telemetry, remote: Remote) -> None:
+def test_an_infinite_gradient_norm_is_left_out(telemetry: Telemetry, sender: Sender) -> None:
     telemetry.log_step(measured(1, 0.5, gradient_norm=float("inf")), STEPS, EPOCHS)
     telemetry.log_step(measured(2, 2.0, gradient_norm=3.0), STEPS, EPOCHS)
-    assert remote.actor.records[0]["metrics"]["train/gradient_norm"] == 3.0
-    json.dumps(remote.actor.records, allow_nan=False)
+    assert sender.records[0]["metrics"]["train/gradient_norm"] == 3.0
+    json.dumps(sender.records, allow_nan=False)
 
 
-def test_a_gpu_of_known_peak_has_a_utilization(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_of_known_peak_has_a_utilization(sender: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "device_peak_flops", lambda device: 1e6)
-    telemetry = Telemetry(remote, CPU, world_size=2, clock=Clock())
+    telemetry = Telemetry(sender, CPU, world_size=2, clock=Clock())
     weights = torch.ones(10, 10)
     batch = type("Batch", (), {"is_full": torch.ones(5, dtype=torch.bool)})
     with telemetry.count_flops([batch]):
         torch.ones(5, 10) @ weights  # 2 × 5 × 10 × 10 FLOPs for 5 rows
     telemetry.log_step(measured(1, 2.0, rows=1000), STEPS, EPOCHS)
-    assert remote.actor.records[0]["metrics"]["train/mfu"] == pytest.approx(200 * 500 / 2e6)
+    assert sender.records[-1]["metrics"]["train/mfu"] == pytest.approx(200 * 500 / 2e6)
     telemetry.close()
 
 
-def test_no_system_metrics_are_measured_without_an_actor() -> None:
+def test_no_system_metrics_are_measured_without_a_sender() -> None:
     before = {thread.name for thread in threading.enumerate()}
     Telemetry(None, CPU).log_step(measured(1, 2.0), STEPS, EPOCHS)
     assert {thread.name for thread in threading.enumerate()} == before
 
 
 def test_time_without_training_is_left_out_of_the_rates(
-    telemetry: Telemetry, remote: Remote, clock: Clock
+    telemetry: Telemetry, sender: Sender, clock: Clock
 ) -> None:
     clock.now = 1000.0
     telemetry.reset_timer()
     telemetry.log_step(measured(10, 1001.0), STEPS, EPOCHS)
-    assert remote.actor.records[0]["metrics"]["train/samples_per_second"] == pytest.approx(16)
+    assert sender.records[0]["metrics"]["train/samples_per_second"] == pytest.approx(16)
 
 
-def test_system_metrics_are_sent(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_system_metrics_are_sent(sender: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_SYSTEM_SECONDS", 0.01)
-    telemetry = Telemetry(remote, CPU)
+    telemetry = Telemetry(sender, CPU)
     deadline = time.monotonic() + 5
-    while len(remote.actor.records) < 2 and time.monotonic() < deadline:
+    while len(sender.records) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     telemetry.close()
-    first, second = remote.actor.records[:2]
+    first, second = sender.records[:2]
     assert (first["step"], second["step"]) == (0, 1)
     assert 0 < first["metrics"]["system/system_memory_usage_percentage"] <= 100
     assert not [name for name in first["metrics"] if "gpu" in name]

@@ -8,6 +8,7 @@ import pytest
 from tiny_sweeps import CONCAT, TRANSFORMER, make_space
 
 from rayfuse.training.runs import RunFolder, RunStatus
+from rayfuse.tuning.memory_limit import MemoryLimit
 from rayfuse.tuning.search import ResumableSearcher, create_strategy
 from rayfuse.tuning.trials import Trial, Trials
 
@@ -82,6 +83,56 @@ def test_optuna_observes_every_final_state(tmp_path: Path) -> None:
     assert observed[0].value == 0.7
     assert observed[1].intermediate_values == {1: 0.2}
     assert observed[3].params["train.optimizer.lr"] == 0.05
+
+
+@pytest.mark.parametrize(("trials", "n_startup_trials"), [(1, 1), (10, 3), (60, 10)])
+def test_at_most_a_third_of_the_trials_of_optuna_are_random(
+    tmp_path: Path, trials: int, n_startup_trials: int
+) -> None:
+    strategy: Any = create_strategy(make_space(tmp_path, {"type": "optuna", "trials": trials}))
+    assert strategy.n_startup_trials == n_startup_trials
+
+
+def test_optuna_avoids_values_that_ran_out_of_memory(tmp_path: Path) -> None:
+    space = {"align.dim": {"int": [8, 512]}}
+    strategy = create_strategy(make_space(tmp_path, {"type": "optuna", "trials": 60, "seed": 3}, space))
+    for number in range(1, 31):
+        dim = 8 + 504 * (number - 1) // 29
+        trial = ended(number, {"align.dim": dim}, 0.5, state="failed" if dim > 100 else "finished")
+        trial.out_of_memory = dim > 100
+        strategy.observe(trial)
+    suggested = [strategy.suggest(number)["align.dim"] for number in range(31, 41)]
+    assert sum(dim <= 100 for dim in suggested) >= 8
+
+
+@pytest.mark.parametrize("search", [{"type": "random", "trials": 40}, {"type": "optuna", "trials": 40}])
+def test_trials_after_one_that_ran_out_of_memory_need_less(tmp_path: Path, search: dict[str, Any]) -> None:
+    space = make_space(tmp_path, search, {"align.dim": {"choice": [8, 16, 32, 64]}})
+    strategy, trials = create_strategy(space), Trials(RunFolder(str(tmp_path / "sweep"), RunStatus("s", "")))
+    suggestions = ResumableSearcher(
+        strategy, trials, lambda trial: {"trial": trial}, "value", "max", lambda values: values["align.dim"]
+    )
+    number_of_failures = 0
+    for _ in range(40):
+        trial = suggestions.suggest("x")["trial"]
+        trial.out_of_memory = trial.values["align.dim"] > 8
+        trial.state = "failed" if trial.out_of_memory else "finished"
+        trial.history = [{"answer/accuracy": 0.5}]
+        number_of_failures += trial.out_of_memory
+        trials.run_folder(trial).create()
+        trials.save(trial)
+        strategy.observe(trial)
+    assert number_of_failures <= 6, "one of each size, and rarely one whose draws are all too large"
+
+
+def test_values_that_need_the_least_are_used_if_all_need_too_much(tmp_path: Path) -> None:
+    trials = Trials(RunFolder(str(tmp_path / "sweep"), RunStatus("s", "")))
+    first = Trial(1, {"align.dim": 4}, "failed", out_of_memory=True)
+    trials.run_folder(first).create()
+    trials.save(first)
+    draws = [16, 8, 32, 8, *[64] * 20]
+    limit = MemoryLimit(trials, lambda values: values["align.dim"])
+    assert limit.choose(lambda attempt: {"align.dim": draws[attempt]}) == {"align.dim": 8}
 
 
 def test_suggestions_start_with_unfinished_trials_of_an_earlier_driver(tmp_path: Path) -> None:

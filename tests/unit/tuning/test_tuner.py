@@ -9,9 +9,10 @@ from tiny_sweeps import CONCAT, make_space
 from rayfuse.data.dataset import load_dataset
 from rayfuse.spec.job import Job
 from rayfuse.training.runs import RunFolder, RunStatus
+from rayfuse.tuning.scheduler import build_scheduler
+from rayfuse.tuning.trial_config import with_fitted_parts
 from rayfuse.tuning.trial_runner import EPOCH, VALUE, validation_metrics
 from rayfuse.tuning.trials import Trial, Trials
-from rayfuse.tuning.tuner import build_scheduler, with_fitted_parts
 
 ASHA = {"type": "asha", "grace_period": 1, "reduction_factor": 2}
 
@@ -69,3 +70,36 @@ def test_trials_have_the_scales_and_vocabularies_of_the_shared_rows(tmp_path: Pa
     assert facts.columns == fitted.inputs["facts"].columns
     assert label.classes == fitted.tasks["label"].classes == [0, 1]
     assert (facts.encoder.layers, label.weight, found.train.epochs) == (3, 2, 1)
+
+
+def test_trials_have_the_vocabularies_of_encoders_of_the_shared_rows(tmp_path: Path) -> None:
+    rows = [{"text": f"word{i % 3} and", "label": i % 2} for i in range(20)]
+    job = Job(
+        name="texts",
+        data={"train": str(write_rows(tmp_path / "rows.jsonl", rows))},
+        inputs={"text": {"type": "text", "encoder": {"type": "ngrams"}}},
+        fusion={"type": "concat"},
+        tasks={"label": {"type": "classification"}},
+        output={"storage": str(tmp_path / "runs")},
+    )
+    fitted, _ = load_dataset(job)
+    wanted, options = fitted.inputs["text"].encoder, job.inputs["text"].encoder
+    found = with_fitted_parts(job.override(**{"inputs.text.encoder.hidden_size": 8}), fitted)
+    encoder = found.inputs["text"].encoder
+    assert encoder.hidden_size == 8
+    assert encoder.vocabulary == wanted.vocabulary
+    assert set(encoder.vocabulary) == {
+        "and",
+        "word0",
+        "word1",
+        "word2",
+        "word0 and",
+        "word1 and",
+        "word2 and",
+    }
+    assert encoder.idf == wanted.idf
+    same = job.override(**{"inputs.text.encoder.hidden_size": 8}).inputs["text"].encoder
+    other = job.override(**{"inputs.text.encoder.words": 1}).inputs["text"].encoder
+    assert (
+        same.fit_options == options.fit_options != other.fit_options
+    )  # a trial with others reads the rows itself

@@ -31,9 +31,17 @@ def spec_augment(options: SpecAugmentAudio, features: Features, rng: np.random.G
 
 
 def shift(options: ShiftAudio, features: Features, rng: np.random.Generator) -> Features:
-    """Roll along the time axis by a random fraction of the duration."""
+    """Roll along the time axis by a random fraction of the duration; padding stays where it is."""
     fraction = rng.uniform(-options.max_shift, options.max_shift)
-    return _apply(features, lambda array: np.roll(array, round(fraction * array.shape[-1]), axis=-1))
+    mask = features.get("attention_mask")
+
+    def rolled(array: np.ndarray) -> np.ndarray:
+        length = array.shape[-1] if mask is None else int(mask.sum())
+        array = array.copy()
+        array[..., :length] = np.roll(array[..., :length], round(fraction * length), axis=-1)
+        return array
+
+    return _apply(features, rolled)
 
 
 def gain(options: GainAudio, features: Features, rng: np.random.Generator) -> Features:

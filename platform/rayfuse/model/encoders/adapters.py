@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from rayfuse.errors import DataError, SpecError
+from rayfuse.model.encoders.adapter_folder import load_adapter
 from rayfuse.model.encoders.layer_depth import largest_module_list
 from rayfuse.model.encoders.lora_init import (
     ADAPTER_NAME,
@@ -57,6 +58,8 @@ def apply_adapters(model: Any, options: AdapterConfig) -> Any:
     _check_modules_to_save(adapted, adapter_type, options.modules_to_save)
     if isinstance(options, LoraAdapterConfig):
         _init_lora(adapted, options)
+        if options.init_from is not None:
+            load_adapter(adapted, options)
     if isinstance(options, OFTAdapterConfig):
         _check_oft_block_size(adapted, options)
     return adapted
@@ -67,6 +70,12 @@ def preserves_base_weights(options: AdapterConfig) -> bool:
     return not isinstance(options, LoraAdapterConfig) or not (
         options.use_dora or options.init_lora_weights.startswith(_MODIFIES_BASE_WEIGHTS)
     )
+
+
+def needs_own_base_weights(options: AdapterConfig) -> bool:
+    """Return whether adapters only work with frozen weights that their initialization has changed."""
+    changing = (*_MODIFIES_BASE_WEIGHTS, "loftq")
+    return isinstance(options, LoraAdapterConfig) and options.init_lora_weights.startswith(changing)
 
 
 def is_adapter_module(name: str) -> bool:

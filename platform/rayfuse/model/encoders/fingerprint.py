@@ -16,7 +16,7 @@ from rayfuse.spec.encoders import CustomEncoderConfig, HuggingFaceEncoderConfig,
 from rayfuse.spec.family import CustomConfig
 from rayfuse.spec.inputs import Input
 
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 _TRAINING_OPTIONS = ("train", "lr", "layer_decay", "lora", "ia3", "oft")
 """Options of encoders that affect training only."""
 _EXCLUDED_INPUT_OPTIONS = {"encoder", "optional", "max_items", "column", "augment", "align"}

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -39,6 +39,10 @@ and some weights get no gradient, and the key-value cache of causal models."""
 _PRETRAINING_PARAMETERS = ("masked_spec_embed", "mask_token")
 """Names of parameters that only pretraining uses; they would get no gradient."""
 
+_EXACT_MASKS = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "wav2vec2-bert")
+"""Speech models whose outputs do not depend on masked steps. In others, convolutions and group norms read them, so that
+clips are always padded to `max_seconds`, for outputs that do not depend on the rest of a batch."""
+
 _LOAD_WEIGHTS = ContextVar("load_weights", default=True)
 
 
@@ -62,7 +66,9 @@ class HuggingFaceEncoder(Encoder):
     def __init__(self, options: Options, source: Any) -> None:
         super().__init__(options, source)
         self.options = options
-        self.model = _load(options.model, "image" if source.type == "video" else source.type)
+        self.input_type = "image" if source.type == "video" else source.type
+        """Type of the inputs of the model."""
+        self.model = _load(options.model, self.input_type)
         self.width = _hidden_size(options.model, self.model.config, options.hidden_states) * len(
             options.hidden_states
         )
@@ -86,14 +92,20 @@ class HuggingFaceEncoder(Encoder):
             tensor.requires_grad
             for tensor in features.values()  # explanations differentiate by pixels
         )
+        mask = features.get("attention_mask")
+        normalizes_over_time = getattr(self.model.config, "feat_extract_norm", None) == "group"
+        if mask is not None and self.model.config.model_type in _EXACT_MASKS and not normalizes_over_time:
+            features = _trim_padding(features, mask)
+            mask = features["attention_mask"]
+        if normalizes_over_time:  # trained without a mask
+            features = {name: values for name, values in features.items() if name != "attention_mask"}
         with torch.no_grad() if frozen else contextlib.nullcontext():
             hidden = self._hidden_states(features)
         if hidden.ndim == 4:  # convolutional models: (rows, channels, height, width)
             hidden = hidden.flatten(2).transpose(1, 2)
-        mask = features.get("attention_mask")
-        if mask is None or mask.shape != hidden.shape[:2]:
+        if mask is None:
             mask = torch.ones(hidden.shape[:2], device=hidden.device)
-        return self.pool(hidden, mask.bool())
+        return self.pool(hidden, _fit_mask(mask, hidden.shape[1], self.model).bool())
 
     def _hidden_states(self, features: dict[str, torch.Tensor]) -> torch.Tensor:
         chosen = self.options.hidden_states
@@ -126,11 +138,31 @@ class HuggingFaceEncoder(Encoder):
         return self
 
 
+def _trim_padding(features: dict[str, torch.Tensor], mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Cut off the steps at the end that are padding in all rows; at least one step stays."""
+    steps = mask.shape[1]
+    longest = max(1, int((mask * torch.arange(1, steps + 1, device=mask.device)).max()))
+    return {
+        name: values[:, :longest] if values.ndim > 1 and values.shape[1] == steps else values
+        for name, values in features.items()
+    }
+
+
+def _fit_mask(mask: torch.Tensor, num_tokens: int, model: Any) -> torch.Tensor:
+    """Return the mask of a model's hidden states, of which speech models have fewer than input steps: (rows, num_tokens)."""
+    if mask.shape[1] == num_tokens:
+        return mask
+    downsample = getattr(model, "_get_feature_vector_attention_mask", None)
+    if downsample is not None:  # of transformers' speech models with convolutions over time
+        return cast(torch.Tensor, downsample(num_tokens, mask))
+    lengths = (mask.sum(1, keepdim=True) * num_tokens / mask.shape[1]).ceil()
+    return torch.arange(num_tokens, device=mask.device) < lengths
+
+
 def _load(model: str, input_type: str) -> Any:
     """Load a model's encoder of one modality in float32. Raises DataError if its files are incomplete."""
     loaded, missing = _from_pretrained(model)
-    encoder = loaded.get_encoder() if loaded.config.is_encoder_decoder else loaded
-    encoder = getattr(encoder, _TOWERS[input_type], encoder)
+    encoder = _encoder_of(loaded, input_type)
     pooler = getattr(encoder, "pooler", None)
     if pooler is not None and list(pooler.parameters()):
         encoder.pooler = None  # unused: its weights would get no gradient
@@ -149,6 +181,17 @@ def _load(model: str, input_type: str) -> Any:
     return encoder
 
 
+def load_pretrained(model: str, input_type: str) -> tuple[Any, Any]:
+    """Load a model as it is, and return it and its part that encodes a type of input."""
+    loaded, _ = _from_pretrained(model, for_training=False)
+    return loaded, _encoder_of(loaded, input_type)
+
+
+def _encoder_of(loaded: Any, input_type: str) -> Any:
+    encoder = loaded.get_encoder() if loaded.config.is_encoder_decoder else loaded
+    return getattr(encoder, _TOWERS[input_type], encoder)
+
+
 def _truncate_positions(encoder: Any, positions: int) -> None:
     """Truncate the positions of Whisper's encoder, which otherwise requires clips of 30 seconds."""
     weight = encoder.embed_positions.weight[:positions].clone()
@@ -156,7 +199,7 @@ def _truncate_positions(encoder: Any, positions: int) -> None:
     encoder.max_source_positions = encoder.config.max_source_positions = len(weight)
 
 
-def _from_pretrained(model: str) -> tuple[Any, list[str]]:
+def _from_pretrained(model: str, for_training: bool = True) -> tuple[Any, list[str]]:
     """Load a model without running code of its folder; also return the names of tensors missing in its files."""
     from transformers import AutoConfig, AutoModel
     from transformers.utils import logging
@@ -167,7 +210,7 @@ def _from_pretrained(model: str) -> tuple[Any, list[str]]:
         folder = resolve_model_path(model)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         for name, value in _DETERMINISTIC_CONFIG.items():
-            if hasattr(config, name):
+            if for_training and hasattr(config, name):
                 setattr(config, name, value)
         if not _LOAD_WEIGHTS.get():
             return AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False), []

@@ -5,6 +5,7 @@ zero in the result, and do not affect others.
 """
 
 import math
+from contextlib import nullcontext
 
 import torch
 from torch import nn
@@ -32,12 +33,19 @@ class Recurrent(nn.Module):
         self.dropout = nn.Dropout(options.dropout)
 
     def forward(self, steps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        steps = steps if steps.is_cuda else steps.to(next(self.parameters()).dtype)
         lengths = mask.sum(1).clamp(min=1).cpu()  # required by torch, as are lengths above 0
         packed = nn.utils.rnn.pack_padded_sequence(steps, lengths, batch_first=True, enforce_sorted=False)
         states, _ = nn.utils.rnn.pad_packed_sequence(
-            self.layers(packed)[0], batch_first=True, total_length=steps.shape[1]
+            self._run(packed), batch_first=True, total_length=steps.shape[1]
         )
         return self.dropout(states) * mask.unsqueeze(2)
+
+    def _run(self, packed: nn.utils.rnn.PackedSequence) -> nn.utils.rnn.PackedSequence:
+        """Run the layers; on CPUs without autocast, as oneDNN has no LSTM in bf16 for those without AVX-512."""
+        with nullcontext() if packed.data.is_cuda else torch.autocast("cpu", enabled=False):
+            outputs: nn.utils.rnn.PackedSequence = self.layers(packed)[0]
+            return outputs
 
 
 class Transformer(nn.Module):
@@ -109,11 +117,14 @@ class ResidualBlock(nn.Module):
             nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
             nn.GroupNorm(4, out_channels),
         )
+        self.stride = stride
         same = in_channels == out_channels and stride == 1
-        self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+        self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1, bias=False)
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        return nn.functional.gelu(self.layers(maps) + self.shortcut(maps))
+        # Not a stride of the convolution: its backward pass in oneDNN 3.12 corrupts memory on CPUs without AVX-512.
+        strided = maps[:, :, :: self.stride, :: self.stride]
+        return nn.functional.gelu(self.layers(maps) + self.shortcut(strided))
 
 
 def residual_stages(channels: int, width: int, depths: list[int]) -> nn.ModuleList:

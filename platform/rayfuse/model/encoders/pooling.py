@@ -73,4 +73,4 @@ def weighted_mean(tokens: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
 
 def _select_positions(tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    return tokens[torch.arange(len(tokens), device=tokens.device), positions]
+    return tokens[torch.arange(tokens.shape[0], device=tokens.device), positions]

@@ -18,5 +18,5 @@ class SequenceAudioEncoder(SequenceEncoder):
         self.downsample = StridedConv(source.n_mels, options.hidden_size, options.stride)
 
     def embed(self, mel: torch.Tensor) -> Tokens:  # type: ignore[override]
-        mask = torch.ones(len(mel), mel.shape[2], dtype=torch.bool, device=mel.device)
+        mask = torch.ones(mel.shape[0], mel.shape[2], dtype=torch.bool, device=mel.device)
         return self.downsample(mel.transpose(1, 2), mask)

@@ -35,7 +35,7 @@ class BottleneckFusion(FusionModule):
         weights = uniform_weights(present)
         bottleneck = self.bottleneck_tokens.expand(len(present), -1, -1)
         streams = [
-            torch.cat([cls_token.expand(len(tokens), 1, -1), tokens], dim=1)
+            torch.cat([cls_token.expand(tokens.shape[0], 1, -1), tokens], dim=1)
             for (tokens, _), cls_token in zip(inputs.values(), self.cls_tokens, strict=True)
         ]
         unmasked = torch.ones(

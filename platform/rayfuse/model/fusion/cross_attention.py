@@ -55,7 +55,7 @@ class CrossAttentionFusion(FusionModule):
 
 def _prepend_token(token: torch.Tensor, parts: Sequence[Tokens]) -> Tokens:
     """Concatenate the tokens of all parts after one unmasked token."""
-    batch = len(parts[0][0])
+    batch = parts[0][0].shape[0]
     unmasked = torch.ones(batch, 1, dtype=torch.bool, device=token.device)
     tokens = torch.cat([token.expand(batch, 1, -1), *(tokens for tokens, _ in parts)], dim=1)
     return tokens, torch.cat([unmasked, *(mask for _, mask in parts)], dim=1)

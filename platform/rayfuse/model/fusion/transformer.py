@@ -28,7 +28,7 @@ class TransformerFusion(FusionModule):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, inputs: dict[str, Tokens]) -> FusionOutput:
-        batch = len(next(iter(inputs.values()))[0])
+        batch = next(iter(inputs.values()))[0].shape[0]
         cls_token = self.cls_token.expand(batch, 1, -1)
         unmasked = torch.ones(batch, 1, dtype=torch.bool, device=cls_token.device)
         embedded = [

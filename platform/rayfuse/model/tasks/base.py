@@ -56,6 +56,13 @@ class TaskHead(nn.Module, ABC):
     def format_predictions(self, outputs: torch.Tensor) -> list[dict[str, Any]]:
         """Convert raw outputs to one prediction per sample, of JSON values only."""
 
+    def prediction_tensor(self, outputs: torch.Tensor) -> torch.Tensor | None:
+        """Convert raw outputs to the numbers of the predictions, float (batch, …), as exported to ONNX.
+
+        None, by default, if predictions are not numbers of one size.
+        """
+        return None
+
     @abstractmethod
     def metrics(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         """Compute the metrics of the task's spec, without the loss."""
@@ -106,6 +113,11 @@ class TaskHead(nn.Module, ABC):
     def fill_memory_bank(self, outputs: np.ndarray) -> dict[str, np.ndarray]:
         """Store outputs of training rows after training. Returns the buffers that were set, by name."""
         return {}
+
+    @property
+    def calibration_rows(self) -> int:
+        """Maximum number of validation rows whose outputs `calibrate` gets; 0 for a task that is not calibrated."""
+        return 0
 
     def calibrate(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         """Fit calibration parameters on validation rows after training. Returns the buffers that were set, by name."""

@@ -10,6 +10,8 @@ import torch
 from rayfuse.model.tasks.base import TaskHead
 
 NUM_BINS = 15
+_MAX_FITTED_VALUES = 2**22
+"""Raw outputs from which a temperature is fitted: one number does not need those of all rows and classes."""
 _MIN_TEMPERATURE, _MAX_TEMPERATURE = 0.05, 20.0
 _BOUND_TOLERANCE = 1.05
 """A temperature within this factor of a bound is not an optimum, and 1 is used instead."""
@@ -22,6 +24,8 @@ class CalibratedHead(TaskHead):
     """
 
     temperature: torch.Tensor
+    output_size: int
+    """Numbers in the raw outputs of a sample."""
 
     def __init__(self, options: Any, dim: int) -> None:
         super().__init__(options, dim)
@@ -37,22 +41,63 @@ class CalibratedHead(TaskHead):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return predicted probabilities, float (n,), and whether each prediction is correct, 1 or 0 (n,)."""
 
+    @property
+    def calibration_rows(self) -> int:
+        return max(1, _MAX_FITTED_VALUES // self.output_size)
+
     def calibrate(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-        """Fit the temperature to the likelihood of the validation rows."""
+        """Fit the temperature to the likelihood of validation rows."""
         found = fit_temperature(
             lambda temperature: self.negative_log_likelihood(outputs, targets, temperature)
         )
         self.temperature.fill_(found)
         return {"temperature": found}
 
-    def calibration_error(self, outputs: np.ndarray, targets: np.ndarray) -> float:
-        """Compute the expected calibration error."""
-        return expected_calibration_error(*self.confidence_and_correctness(outputs, targets))
+    def reliability(self, outputs: np.ndarray, targets: np.ndarray) -> "Reliability":
+        """Return the reliability of the predictions of a batch."""
+        found = Reliability()
+        found.add(*self.confidence_and_correctness(outputs, targets))
+        return found
 
-    def reliability(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
-        """Return `temperature`, and `reliability`: see `reliability_table`."""
-        table = reliability_table(*self.confidence_and_correctness(outputs, targets))
-        return {"temperature": float(self.temperature), "reliability": table}
+    def calibration_details(self, reliability: "Reliability") -> dict[str, Any]:
+        """Return `temperature`, and `reliability`: see `Reliability.table`."""
+        return {"temperature": float(self.temperature), "reliability": reliability.table()}
+
+
+class Reliability:
+    """Number of predictions, sum of their probabilities and number of correct ones in 15 bins of equal width."""
+
+    def __init__(self) -> None:
+        self._sums = np.zeros((3, NUM_BINS))
+
+    def add(self, probabilities: np.ndarray, correct: np.ndarray) -> None:
+        """Add predictions: probabilities float (n,), and which are correct, 1 or 0 (n,). A bin includes its upper bound."""
+        bins = np.clip(np.ceil(probabilities * NUM_BINS) - 1, 0, NUM_BINS - 1).astype(int)
+        weights = (None, probabilities, correct)
+        self._sums += np.stack([np.bincount(bins, each, NUM_BINS) for each in weights])
+
+    def merge(self, other: "Reliability") -> None:
+        """Add the predictions of another."""
+        self._sums += other._sums
+
+    def error(self) -> float:
+        """Compute the expected calibration error (Naeini et al., 2015); 0 without predictions."""
+        counts, confidence, correct = self._sums
+        return float(np.abs(confidence - correct).sum() / max(1.0, counts.sum()))
+
+    def table(self) -> list[dict[str, float]]:
+        """Return bounds, count, mean probability and fraction of correct predictions of each bin that is not empty."""
+        return [
+            {
+                "from": i / NUM_BINS,
+                "to": (i + 1) / NUM_BINS,
+                "count": int(count),
+                "confidence": float(confidence / count),
+                "true": float(correct / count),
+            }
+            for i, (count, confidence, correct) in enumerate(self._sums.T)
+            if count
+        ]
 
 
 def fit_temperature(nll: Callable[[float], float]) -> float:
@@ -74,32 +119,3 @@ def fit_temperature(nll: Callable[[float], float]) -> float:
         if _MIN_TEMPERATURE * _BOUND_TOLERANCE < temperature < _MAX_TEMPERATURE / _BOUND_TOLERANCE
         else 1.0
     )
-
-
-def _bin_indices(probabilities: np.ndarray) -> np.ndarray:
-    """Return the index of each probability's bin; a bin includes its upper bound."""
-    return np.clip(np.ceil(probabilities * NUM_BINS) - 1, 0, NUM_BINS - 1).astype(int)
-
-
-def expected_calibration_error(probabilities: np.ndarray, correct: np.ndarray) -> float:
-    """Compute the expected calibration error (Naeini et al., 2015) over 15 bins of equal width; 0 without rows."""
-    if not len(probabilities):
-        return 0.0
-    gaps = np.bincount(_bin_indices(probabilities), probabilities - correct, NUM_BINS)
-    return float(np.abs(gaps).sum() / len(probabilities))
-
-
-def reliability_table(probabilities: np.ndarray, correct: np.ndarray) -> list[dict[str, float]]:
-    """Return bounds, count, mean probability and fraction of correct predictions of each bin that is not empty."""
-    bins = _bin_indices(probabilities)
-    return [
-        {
-            "from": i / NUM_BINS,
-            "to": (i + 1) / NUM_BINS,
-            "count": int((bins == i).sum()),
-            "confidence": float(probabilities[bins == i].mean()),
-            "true": float(correct[bins == i].mean()),
-        }
-        for i in range(NUM_BINS)
-        if (bins == i).any()
-    ]

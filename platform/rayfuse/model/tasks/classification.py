@@ -1,14 +1,23 @@
 """Classification: one of several classes."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
-from rayfuse.modalities.base import Schema, object_schema
-from rayfuse.model.tasks.calibration import CalibratedHead
+from rayfuse.modalities.base import Schema
+from rayfuse.model.tasks.accumulators import (
+    AccumulatedHead,
+    Accumulator,
+    ConfusionCounts,
+    precision_recall_f1,
+    scores_by_class,
+)
+from rayfuse.model.tasks.calibration import CalibratedHead, Reliability
+from rayfuse.model.tasks.class_scores import class_prediction_schema, format_class_predictions
 from rayfuse.model.tasks.losses import ClassCriterion
 from rayfuse.model.tokens import FusedState
 from rayfuse.spec.tasks import ClassificationTaskConfig
@@ -17,23 +26,44 @@ from rayfuse.spec.tasks.classes import BaseClassesTaskConfig, ClassLossConfig
 _VOTE_SMOOTHING = 1e-3
 """Fraction of a vote that is distributed by probability, which breaks ties."""
 _NUM_ASSUMED_CLASSES = 10
-PROBABILITY: Schema = {"type": "number", "minimum": 0, "maximum": 1}
-"""JSON Schema of a probability."""
 
 
-class ClassificationHead(CalibratedHead):
-    """Logits (batch, classes), trained with softmax cross-entropy."""
+class ClassHead(AccumulatedHead, CalibratedHead, ABC):
+    """A head that predicts one of several classes."""
 
     attribution_score_name = "probability"
     supports_mixup = True
 
-    def __init__(self, options: ClassificationTaskConfig, dim: int) -> None:
+    def __init__(self, options: BaseClassesTaskConfig, dim: int) -> None:
         super().__init__(options, dim)
         assert options.classes is not None, "the job's tasks are not fitted yet"
-        self.classes = options.classes
-        self.num_outputs = len(options.classes)
+        self.classes, self.num_scores = options.classes, options.num_scores
         self.criterion = ClassCriterion(options, options.class_names)
-        self.linear = nn.Linear(dim, len(options.classes))
+
+    @abstractmethod
+    def predicted_classes(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the index of each sample's predicted class, int (batch,)."""
+
+    @classmethod
+    def response_schema(cls, config: BaseClassesTaskConfig) -> Schema:
+        return class_prediction_schema(config)
+
+    @classmethod
+    def with_assumed_statistics(cls, config: BaseClassesTaskConfig) -> tuple[Any, list[str]]:
+        """Assume 10 classes of equal weight."""
+        return assume_classes(config)
+
+
+HeadT = TypeVar("HeadT", bound=ClassHead)
+
+
+class ClassificationHead(ClassHead):
+    """Logits (batch, classes), trained with softmax cross-entropy."""
+
+    def __init__(self, options: ClassificationTaskConfig, dim: int) -> None:
+        super().__init__(options, dim)
+        self.num_outputs = self.output_size = len(self.classes)
+        self.linear = nn.Linear(dim, len(self.classes))
 
     def forward(self, fused: FusedState) -> torch.Tensor:
         return self.linear(fused["vector"])
@@ -60,17 +90,16 @@ class ClassificationHead(CalibratedHead):
 
     def format_predictions(self, outputs: torch.Tensor) -> list[dict[str, Any]]:
         """Return {"label": class, "scores": {class: probability}} for each sample."""
-        probabilities = (outputs.float() / self.temperature).softmax(dim=1)
-        return [format_class_prediction(self.classes, row) for row in probabilities.tolist()]
+        return format_class_predictions(self.classes, self.prediction_tensor(outputs), self.num_scores)
+
+    def prediction_tensor(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Return the probability of each class, float32 (batch, classes)."""
+        return (outputs.float() / self.temperature).softmax(dim=1)
 
     def attribution_score(self, outputs: torch.Tensor, reference_outputs: torch.Tensor) -> torch.Tensor:
         """Return the probability of the class that `reference_outputs` predicts."""
-        return (
-            (outputs.float() / self.temperature)
-            .softmax(dim=1)
-            .gather(1, reference_outputs.argmax(dim=1, keepdim=True))
-            .squeeze(1)
-        )
+        chosen = reference_outputs.argmax(dim=1, keepdim=True)
+        return self.prediction_tensor(outputs).gather(1, chosen).squeeze(1)
 
     def saliency_score(self, outputs: torch.Tensor, reference_outputs: torch.Tensor) -> torch.Tensor:
         """Return the log-odds of that class."""
@@ -78,24 +107,11 @@ class ClassificationHead(CalibratedHead):
         scaled = outputs.float() / self.temperature
         return scaled.gather(1, chosen).squeeze(1) - scaled.scatter(1, chosen, -torch.inf).logsumexp(dim=1)
 
-    def metrics(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-        """Compute accuracy, averaged precision, recall and F1, and the expected calibration error."""
-        from sklearn.metrics import precision_recall_fscore_support
+    def predicted_classes(self, outputs: np.ndarray) -> np.ndarray:
+        return outputs.argmax(axis=1)
 
-        predicted, true = outputs.argmax(axis=1), targets.astype(int)
-        found = {"accuracy": float((predicted == true).mean())}
-        for average in ("micro", "macro", "weighted"):
-            values = precision_recall_fscore_support(true, predicted, average=average, zero_division=0)
-            found |= {
-                f"{name}_{average}": float(v)
-                for name, v in zip(("precision", "recall", "f1"), values, strict=False)
-            }
-        return {**found, "ece": self.calibration_error(outputs, targets)}
-
-    def details(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
-        """Return `per_class` metrics, `confusion` (rows are true, columns predicted) and reliability."""
-        found = confusion_report(self.classes, outputs.argmax(axis=1), targets.astype(int))
-        return {**found, **self.reliability(outputs, targets)}
+    def accumulator(self) -> "ClassificationAccumulator":
+        return ClassificationAccumulator(len(self.classes))
 
     def negative_log_likelihood(self, outputs: np.ndarray, targets: np.ndarray, temperature: float) -> float:
         return -mean_or_nan(target_log_probabilities(log_softmax(outputs / temperature), targets))
@@ -107,24 +123,54 @@ class ClassificationHead(CalibratedHead):
         probabilities = np.exp(log_softmax(outputs / float(self.temperature)))
         return probabilities.max(axis=1), probabilities.argmax(axis=1) == targets.astype(int)
 
-    @classmethod
-    def response_schema(cls, config: ClassificationTaskConfig) -> Schema:
-        return class_prediction_schema(config)
 
-    @classmethod
-    def with_assumed_statistics(cls, config: ClassificationTaskConfig) -> tuple[Any, list[str]]:
-        """Assume 10 classes of equal weight."""
-        return assume_classes(config)
+class ClassAccumulator(Accumulator[HeadT]):
+    """Confusion counts and reliability of predictions of one class, in memory that depends on neither rows nor scores."""
+
+    def __init__(self, num_classes: int) -> None:
+        self.confusion = ConfusionCounts(num_classes)
+        self.reliability = Reliability()
+
+    def update(self, head: HeadT, outputs: np.ndarray, targets: np.ndarray) -> None:
+        self.confusion.add(targets.astype(int), head.predicted_classes(outputs))
+        self.reliability.merge(head.reliability(outputs, targets))
+
+    def merge(self, other: Self) -> None:
+        self.confusion.merge(other.confusion)
+        self.reliability.merge(other.reliability)
+
+    def details(self, head: HeadT) -> dict[str, Any]:
+        """Return `classes`, `per_class` metrics, `confusion` and reliability.
+
+        `confusion` lists [true class, predicted class, number of rows] of the pairs that occur, with positions in `classes`.
+        """
+        names = [str(label) for label in head.classes]
+        return {
+            "classes": names,
+            "per_class": scores_by_class(names, *self.confusion.by_class()),
+            "confusion": self.confusion.triples(),
+            **head.calibration_details(self.reliability),
+        }
 
 
-def class_prediction_schema(config: BaseClassesTaskConfig) -> Schema:
-    """Return the JSON Schema of `format_class_prediction`."""
-    return object_schema({"label": {"enum": config.classes or []}, "scores": class_scores_schema(config)})
+class ClassificationAccumulator(ClassAccumulator[ClassificationHead]):
+    """Metrics of a classification."""
 
+    def metrics(self, head: ClassificationHead) -> dict[str, float]:
+        """Compute accuracy, averaged precision, recall and F1, and the expected calibration error.
 
-def class_scores_schema(config: BaseClassesTaskConfig) -> Schema:
-    """Return the JSON Schema of {class: probability}."""
-    return {"type": "object", "properties": dict.fromkeys(config.class_names, PROBABILITY)}
+        Averages are over the classes that occur or are predicted.
+        """
+        right, predicted, true = self.confusion.by_class()
+        occurs = (true > 0) | (predicted > 0)
+        columns = precision_recall_f1(right[occurs], predicted[occurs], true[occurs])
+        accuracy = float(right.sum() / max(1, true.sum()))
+        found = {"accuracy": accuracy}
+        found |= {f"{name}_micro": accuracy for name in columns}  # every row has one class
+        found |= {f"{name}_macro": mean_or_nan(values) for name, values in columns.items()}
+        weights = true[occurs] / max(1, true.sum())
+        found |= {f"{name}_weighted": float(values @ weights) for name, values in columns.items()}
+        return {**found, "ece": self.reliability.error()}
 
 
 def assume_classes(config: BaseClassesTaskConfig) -> tuple[Any, list[str]]:
@@ -139,32 +185,6 @@ def assume_classes(config: BaseClassesTaskConfig) -> tuple[Any, list[str]]:
 def unweighted(config: ClassLossConfig) -> Mapping[str, Any]:
     """Return the update of a task that replaces balanced class weights, which training rows determine, with 1."""
     return {"class_weights": {}} if config.class_weights == "balanced" else {}
-
-
-def format_class_prediction(classes: Sequence[Any], probabilities: list[float]) -> dict[str, Any]:
-    """Return {"label": most probable class, "scores": {class: probability}}."""
-    return {
-        "label": classes[max(range(len(probabilities)), key=probabilities.__getitem__)],
-        "scores": dict(zip(map(str, classes), probabilities, strict=True)),
-    }
-
-
-def confusion_report(classes: Sequence[Any], predicted: np.ndarray, true: np.ndarray) -> dict[str, Any]:
-    """Return `classes`, `per_class` and `confusion` of predicted and true class indices, int (rows,)."""
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
-
-    labels = list(range(len(classes)))
-    columns = precision_recall_fscore_support(true, predicted, labels=labels, zero_division=0)
-    names = ("precision", "recall", "f1", "support")
-    per_class = {
-        str(label): {name: float(column[i]) for name, column in zip(names, columns, strict=True)}
-        for i, label in enumerate(classes)
-    }
-    return {
-        "classes": [str(label) for label in classes],
-        "per_class": per_class,
-        "confusion": confusion_matrix(true, predicted, labels=labels).tolist(),
-    }
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from torch import nn
 from rayfuse.modalities.base import Schema, object_schema
 from rayfuse.model.all_gather import all_gather_with_grad
 from rayfuse.model.tasks.calibration import CalibratedHead
-from rayfuse.model.tasks.classification import PROBABILITY
+from rayfuse.model.tasks.class_scores import PROBABILITY
 from rayfuse.model.tasks.multi_label import binary_negative_log_likelihood, sigmoid
 from rayfuse.model.tasks.pairs import PairEmbeddings, PairHead, unpack_output_arrays, unpack_outputs
 from rayfuse.model.tokens import FusedState
@@ -32,6 +32,7 @@ class MatchingHead(PairHead, CalibratedHead):
         super().__init__(options, dim)
         self.labeled = options.column is not None
         self.embeddings = PairEmbeddings(options, dim)
+        self.output_size = 2 * (self.embeddings.width + 2)
         self.log_scale = nn.Parameter(torch.full((1,), _INITIAL_SCALE).log())
         self.bias = nn.Parameter(torch.zeros(1))
 
@@ -87,14 +88,14 @@ class MatchingHead(PairHead, CalibratedHead):
             "accuracy": float((predicted == true).mean()) if len(true) else 0.0,
             **{name: float(v) for name, v in zip(("precision", "recall", "f1"), scores, strict=True)},
             "auc": float(roc_auc_score(true, logits)) if len(np.unique(true)) == 2 else 0.5,
-            "ece": self.calibration_error(outputs, targets),
+            "ece": self.reliability(outputs, targets).error(),
         }
 
     def details(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
         """Return the number of evaluated pairs and of true pairs, and reliability."""
         logits, true = self._pairs(outputs, targets)
         counts = {"pairs": len(logits), "true_pairs": int(true.sum())}
-        return {**counts, **self.reliability(outputs, targets)}
+        return {**counts, **self.calibration_details(self.reliability(outputs, targets))}
 
     @classmethod
     def response_schema(cls, config: MatchingTaskConfig) -> Schema:

@@ -8,18 +8,26 @@ import torch
 from torch import nn
 
 from rayfuse.modalities.base import Schema, object_schema
-from rayfuse.model.tasks.calibration import CalibratedHead
-from rayfuse.model.tasks.classification import assume_classes, class_scores_schema, mean_or_nan
+from rayfuse.model.tasks.accumulators import (
+    AccumulatedHead,
+    Accumulator,
+    precision_recall_f1,
+    scores_by_class,
+)
+from rayfuse.model.tasks.average_precision import AveragePrecision
+from rayfuse.model.tasks.calibration import CalibratedHead, Reliability
+from rayfuse.model.tasks.class_scores import class_scores_schema, label_schema, top_scores
+from rayfuse.model.tasks.classification import assume_classes, mean_or_nan
 from rayfuse.model.tasks.losses import ClassCriterion
 from rayfuse.model.tokens import FusedState
 from rayfuse.spec.inputs import Input
-from rayfuse.spec.tasks import MultiLabelTaskConfig, Target
+from rayfuse.spec.tasks import MultiHot, MultiLabelTaskConfig, Target
 
 _VOTE_LOGIT = 6.9068
 """Log-odds of 0.999."""
 
 
-class MultiLabelHead(CalibratedHead):
+class MultiLabelHead(AccumulatedHead, CalibratedHead):
     """Logits (batch, classes) of independent classes, trained with binary cross-entropy.
 
     targets: 0 or 1 (batch, classes).
@@ -31,7 +39,8 @@ class MultiLabelHead(CalibratedHead):
         super().__init__(options, dim)
         assert options.classes is not None, "the job's tasks are not fitted yet"
         self.classes, self.threshold = options.classes, options.threshold
-        self.num_outputs = len(options.classes)
+        self.num_outputs = self.output_size = len(options.classes)
+        self.num_scores = options.num_scores
         self.criterion = ClassCriterion(options, options.class_names)
         self.linear = nn.Linear(dim, len(options.classes))
 
@@ -58,57 +67,21 @@ class MultiLabelHead(CalibratedHead):
 
     def format_predictions(self, outputs: torch.Tensor) -> list[dict[str, Any]]:
         """Return {"labels": classes at or above the threshold, "scores": {class: probability}} for each sample."""
-        names = [str(name) for name in self.classes]
-        return [
-            {
-                "labels": [name for name, p in zip(self.classes, row, strict=True) if p >= self.threshold],
-                "scores": dict(zip(names, row, strict=True)),
-            }
-            for row in (outputs.float() / self.temperature).sigmoid().tolist()
-        ]
+        return [self._format(row) for row in self.prediction_tensor(outputs)]
 
-    def metrics(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-        """Compute the exact match ratio, averaged precision, recall and F1, mean average precision and ECE.
+    def prediction_tensor(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Return the probability of each class, float32 (batch, classes)."""
+        return (outputs.float() / self.temperature).sigmoid()
 
-        Macro averages and `map` are over the classes that occur.
-        """
-        from sklearn.metrics import average_precision_score, precision_recall_fscore_support
-
-        predicted, true = self._probabilities(outputs) >= self.threshold, targets > 0.5
-        found = {"exact_match": float((predicted == true).all(axis=1).mean())}
-        occurring = np.flatnonzero(true.any(axis=0))
-        for average in ("micro", "macro"):
-            labels = None if average == "micro" else occurring
-            values = (
-                precision_recall_fscore_support(
-                    true, predicted, labels=labels, average=average, zero_division=0
-                )
-                if len(occurring)
-                else (0.0, 0.0, 0.0)
-            )
-            found |= {
-                f"{name}_{average}": float(v)
-                for name, v in zip(("precision", "recall", "f1"), values, strict=False)
-            }
-        precisions = [average_precision_score(true[:, i], outputs[:, i]) for i in occurring]
+    def _format(self, probabilities: torch.Tensor) -> dict[str, Any]:
+        present = (probabilities >= self.threshold).nonzero()[:, 0].tolist()
         return {
-            **found,
-            "map": float(np.mean(precisions)) if precisions else 0.0,
-            "ece": self.calibration_error(outputs, targets),
+            "labels": [self.classes[i] for i in present],
+            "scores": top_scores(self.classes, probabilities, max(self.num_scores, len(present))),
         }
 
-    def details(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
-        """Return `per_class` precision, recall, F1 and support, and reliability."""
-        from sklearn.metrics import precision_recall_fscore_support
-
-        predicted, true = self._probabilities(outputs) >= self.threshold, targets > 0.5
-        columns = precision_recall_fscore_support(true, predicted, average=None, zero_division=0)
-        names = ("precision", "recall", "f1", "support")
-        per_class = {
-            str(label): {name: float(column[i]) for name, column in zip(names, columns, strict=True)}
-            for i, label in enumerate(self.classes)
-        }
-        return {"per_class": per_class, **self.reliability(outputs, targets)}
+    def accumulator(self) -> "MultiLabelAccumulator":
+        return MultiLabelAccumulator(len(self.classes))
 
     def negative_log_likelihood(self, outputs: np.ndarray, targets: np.ndarray, temperature: float) -> float:
         return binary_negative_log_likelihood(outputs / temperature, targets)
@@ -121,7 +94,7 @@ class MultiLabelHead(CalibratedHead):
 
     @classmethod
     def response_schema(cls, config: MultiLabelTaskConfig) -> Schema:
-        labels = {"type": "array", "items": {"enum": config.classes or []}, "uniqueItems": True}
+        labels = {"type": "array", "items": label_schema(config.classes or ()), "uniqueItems": True}
         return object_schema({"labels": labels, "scores": class_scores_schema(config)})
 
     @classmethod
@@ -131,14 +104,70 @@ class MultiLabelHead(CalibratedHead):
 
     @classmethod
     def dummy_target(cls, config: MultiLabelTaskConfig, inputs: Mapping[str, Input]) -> Target:
-        return [0.0] * len(config.classes or ())
+        return MultiHot(len(config.classes or ()), ())
 
     @classmethod
     def summarize_prediction(cls, prediction: Mapping[str, Any]) -> str:
         return ", ".join(map(str, prediction["labels"])) or "none"
 
+    def predicted_classes(self, outputs: np.ndarray) -> np.ndarray:
+        """Return which classes are predicted, bool (batch, classes)."""
+        return self._probabilities(outputs) >= self.threshold
+
     def _probabilities(self, outputs: np.ndarray) -> np.ndarray:
         return sigmoid(outputs / float(self.temperature))
+
+
+class MultiLabelAccumulator(Accumulator[MultiLabelHead]):
+    """Metrics of a multi-label classification, in memory that hardly depends on the number of rows."""
+
+    def __init__(self, num_classes: int) -> None:
+        self._exact_matches = self._rows = 0
+        self._counts = np.zeros((3, num_classes), dtype=np.int64)
+        self._precision = AveragePrecision(num_classes)
+        self._reliability = Reliability()
+
+    def update(self, head: MultiLabelHead, outputs: np.ndarray, targets: np.ndarray) -> None:
+        predicted, true = head.predicted_classes(outputs), targets > 0.5
+        self._rows += len(outputs)
+        self._exact_matches += int((predicted == true).all(axis=1).sum())
+        self._counts += np.stack([part.sum(axis=0) for part in (predicted & true, predicted, true)])
+        self._precision.add(outputs, true)
+        self._reliability.merge(head.reliability(outputs, targets))
+
+    def merge(self, other: "MultiLabelAccumulator") -> None:
+        self._rows += other._rows
+        self._exact_matches += other._exact_matches
+        self._counts += other._counts
+        self._precision.merge(other._precision)
+        self._reliability.merge(other._reliability)
+
+    def metrics(self, head: MultiLabelHead) -> dict[str, float]:
+        """Compute the exact match ratio, averaged precision, recall and F1, mean average precision and ECE.
+
+        Macro averages and `map` are over the classes that occur.
+        """
+        occurring = self._counts[:, self._counts[2] > 0]
+        micro, macro = precision_recall_f1(*self._counts.sum(axis=1)), precision_recall_f1(*occurring)
+        return {
+            "exact_match": self._exact_matches / max(1, self._rows),
+            **{f"{name}_micro": float(value) for name, value in micro.items()},
+            **{f"{name}_macro": _mean_or_zero(values) for name, values in macro.items()},
+            "map": _mean_or_zero(self._precision.by_class()[self._counts[2] > 0]),
+            "ece": self._reliability.error(),
+        }
+
+    def details(self, head: MultiLabelHead) -> dict[str, Any]:
+        """Return `per_class` precision, recall, F1 and support, and reliability."""
+        names = [str(label) for label in head.classes]
+        return {
+            "per_class": scores_by_class(names, *self._counts),
+            **head.calibration_details(self._reliability),
+        }
+
+
+def _mean_or_zero(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else 0.0
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:

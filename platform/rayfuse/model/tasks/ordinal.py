@@ -6,38 +6,30 @@ import numpy as np
 import torch
 from torch import nn
 
-from rayfuse.modalities.base import Schema
-from rayfuse.model.tasks.calibration import CalibratedHead
+from rayfuse.model.tasks.accumulators import ConfusionCounts, precision_recall_f1
+from rayfuse.model.tasks.class_scores import format_class_predictions
 from rayfuse.model.tasks.classification import (
-    assume_classes,
-    class_prediction_schema,
-    confusion_report,
-    format_class_prediction,
+    ClassAccumulator,
+    ClassHead,
     mean_or_nan,
     target_log_probabilities,
 )
-from rayfuse.model.tasks.losses import ClassCriterion
 from rayfuse.model.tokens import FusedState
 from rayfuse.spec.tasks import OrdinalTaskConfig
 
 _MIN_STEP = 1e-3
 
 
-class OrdinalHead(CalibratedHead):
+class OrdinalHead(ClassHead):
     """Logits (batch, classes - 1) of being above each class but the last: one score minus increasing thresholds.
 
     The proportional odds model (McCullagh, 1980). The steps between thresholds are learned and positive, so that the
     thresholds stay in order.
     """
 
-    attribution_score_name = "probability"
-    supports_mixup = True
-
     def __init__(self, options: OrdinalTaskConfig, dim: int) -> None:
         super().__init__(options, dim)
-        assert options.classes is not None, "the job's tasks are not fitted yet"
-        self.classes = options.classes
-        self.criterion = ClassCriterion(options, options.class_names)
+        self.output_size = len(self.classes) - 1
         self.score = nn.Linear(dim, 1, bias=False)
         self.first_threshold = nn.Parameter(torch.full((1,), -(len(self.classes) - 2) / 2))
         self.threshold_steps = nn.Parameter(
@@ -60,28 +52,21 @@ class OrdinalHead(CalibratedHead):
     def attribution_score(self, outputs: torch.Tensor, reference_outputs: torch.Tensor) -> torch.Tensor:
         """Return the probability of the class that `reference_outputs` predicts."""
         chosen = log_probabilities(reference_outputs.float() / self.temperature).argmax(dim=1, keepdim=True)
-        return log_probabilities(outputs.float() / self.temperature).exp().gather(1, chosen).squeeze(1)
+        return self.prediction_tensor(outputs).gather(1, chosen).squeeze(1)
 
     def format_predictions(self, outputs: torch.Tensor) -> list[dict[str, Any]]:
         """Return {"label": class, "scores": {class: probability}} for each sample."""
-        probabilities = log_probabilities(outputs.float() / self.temperature).exp()
-        return [format_class_prediction(self.classes, row) for row in probabilities.tolist()]
+        return format_class_predictions(self.classes, self.prediction_tensor(outputs), self.num_scores)
 
-    def metrics(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-        """Compute accuracy, the mean absolute error in classes, quadratically weighted kappa and ECE."""
-        predicted, true = self._log_probabilities(outputs).argmax(axis=1), targets.astype(int)
-        return {
-            "accuracy": float((predicted == true).mean()),
-            "mae": float(np.abs(predicted - true).mean()),
-            "kappa": quadratic_kappa(predicted, true, len(self.classes)),
-            "ece": self.calibration_error(outputs, targets),
-        }
+    def prediction_tensor(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Return the probability of each class, float32 (batch, classes)."""
+        return log_probabilities(outputs.float() / self.temperature).exp()
 
-    def details(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
-        """Return `per_class` metrics, `confusion` (rows are true, columns predicted) and reliability."""
-        predicted = self._log_probabilities(outputs).argmax(axis=1)
-        found = confusion_report(self.classes, predicted, targets.astype(int))
-        return {**found, **self.reliability(outputs, targets)}
+    def predicted_classes(self, outputs: np.ndarray) -> np.ndarray:
+        return self._log_probabilities(outputs).argmax(axis=1)
+
+    def accumulator(self) -> "OrdinalAccumulator":
+        return OrdinalAccumulator(len(self.classes))
 
     def negative_log_likelihood(self, outputs: np.ndarray, targets: np.ndarray, temperature: float) -> float:
         found = log_probabilities(torch.from_numpy(outputs.astype(np.float64) / temperature)).numpy()
@@ -94,18 +79,28 @@ class OrdinalHead(CalibratedHead):
         probabilities = np.exp(self._log_probabilities(outputs))
         return probabilities.max(axis=1), probabilities.argmax(axis=1) == targets.astype(int)
 
-    @classmethod
-    def response_schema(cls, config: OrdinalTaskConfig) -> Schema:
-        return class_prediction_schema(config)
-
-    @classmethod
-    def with_assumed_statistics(cls, config: OrdinalTaskConfig) -> tuple[Any, list[str]]:
-        """Assume 10 classes of equal weight."""
-        return assume_classes(config)
-
     def _log_probabilities(self, outputs: np.ndarray) -> np.ndarray:
         logits = torch.from_numpy(outputs.astype(np.float64) / float(self.temperature))
         return log_probabilities(logits).numpy()
+
+
+class OrdinalAccumulator(ClassAccumulator[OrdinalHead]):
+    """Metrics of an ordinal classification."""
+
+    def metrics(self, head: OrdinalHead) -> dict[str, float]:
+        """Compute accuracy, macro F1, the mean absolute error in classes, quadratically weighted kappa and ECE."""
+        right, predicted, true = self.confusion.by_class()
+        occurs = (true > 0) | (predicted > 0)
+        f1 = precision_recall_f1(right[occurs], predicted[occurs], true[occurs])["f1"]
+        rows, columns, counts = self.confusion.cells
+        total = max(1, counts.sum())
+        return {
+            "accuracy": float(right.sum() / total),
+            "f1_macro": mean_or_nan(f1),
+            "mae": float(np.abs(rows - columns) @ counts / total),
+            "kappa": quadratic_kappa(self.confusion),
+            "ece": self.reliability.error(),
+        }
 
 
 def log_probabilities(above: torch.Tensor) -> torch.Tensor:
@@ -121,11 +116,10 @@ def log_probabilities(above: torch.Tensor) -> torch.Tensor:
     return torch.cat([first, log(upper) + log(-lower) + torch.log(-torch.expm1(-gaps)), last], dim=1)
 
 
-def quadratic_kappa(predicted: np.ndarray, true: np.ndarray, classes: int) -> float:
-    """Compute quadratically weighted kappa (Cohen, 1968) of class indices, int (rows,); 0 if undefined."""
-    table = np.zeros((classes, classes))
-    np.add.at(table, (true, predicted), 1)
-    weights = np.subtract.outer(np.arange(classes), np.arange(classes)) ** 2
-    by_chance = np.outer(table.sum(axis=1), table.sum(axis=0)) / max(1.0, table.sum())
-    expected = float((weights * by_chance).sum())
-    return 1 - float((weights * table).sum()) / expected if expected else 0.0
+def quadratic_kappa(confusion: ConfusionCounts) -> float:
+    """Compute quadratically weighted kappa (Cohen, 1968); 0 if undefined."""
+    true, predicted, counts = (values.astype(np.float64) for values in confusion.cells)
+    # The mean of (true - predicted)² over all pairs of a true and a predicted class, independently of each other.
+    expected = true**2 @ counts + predicted**2 @ counts
+    expected -= 2 * (true @ counts) * (predicted @ counts) / max(1.0, counts.sum())
+    return 1 - float((true - predicted) ** 2 @ counts) / float(expected) if expected > 0 else 0.0

@@ -17,6 +17,7 @@ class PairEmbeddings(nn.Module):
     def __init__(self, options: PairTaskConfig, dim: int) -> None:
         super().__init__()
         self.inputs = options.inputs
+        self.width = dim if options.projection == "none" else options.dim
         self.projections = nn.ModuleList(_projection(options, dim) for _ in options.inputs)
 
     def forward(self, fused: FusedState) -> tuple[torch.Tensor, torch.Tensor]:

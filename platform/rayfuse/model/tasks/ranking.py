@@ -48,7 +48,11 @@ class RankingHead(TaskHead):
 
     def format_predictions(self, outputs: torch.Tensor) -> list[dict[str, Any]]:
         """Return {"score": number} for each sample; better candidates of a query have higher scores."""
-        return [{"score": score} for score in outputs[:, 0].tolist()]
+        return [{"score": score} for score in self.prediction_tensor(outputs).tolist()]
+
+    def prediction_tensor(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Return the score, float (batch,)."""
+        return outputs[:, 0]
 
     def metrics(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         """Compute NDCG@`ndcg_at` and the mean reciprocal rank over the queries that have a relevant row."""

@@ -40,7 +40,11 @@ class RegressionHead(TaskHead):
 
     def format_predictions(self, outputs: torch.Tensor) -> list[dict[str, Any]]:
         """Return {"value": number} for each sample."""
-        return [{"value": value} for value in outputs[:, 0].tolist()]
+        return [{"value": value} for value in self.prediction_tensor(outputs).tolist()]
+
+    def prediction_tensor(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Return the value, float32 (batch,)."""
+        return outputs[:, 0]
 
     def metrics(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         """Compute the mean absolute error, root mean squared error and R²."""

@@ -1,6 +1,6 @@
 """Retrieval: finding one input by the other."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,8 @@ from rayfuse.spec.tasks.retrieval import RECALL_AT_K
 _INITIAL_SCALE, _MAX_SCALE = 1 / 0.07, 100.0  # as in CLIP
 _CSLS_NEIGHBORS = 10
 """Nearest neighbors in the bank that measure hubness, as in CSLS (Conneau et al., 2018)."""
-_BLOCK_SIZE = 1024
-"""Queries that are compared with all candidates at a time."""
+_MAX_SIMILARITIES = 2**22
+"""Similarities of queries and candidates that are computed at a time: 34 MB."""
 
 
 class RetrievalHead(PairHead):
@@ -200,10 +200,17 @@ def _mean_neighbor_similarity(vectors: np.ndarray, bank: np.ndarray) -> np.ndarr
     """Return the mean cosine of vectors, (rows, width), to their nearest neighbors in a bank, (entries, width): (rows,)."""
     count = min(_CSLS_NEIGHBORS, len(bank))
     blocks = [
-        np.partition(vectors[start : start + _BLOCK_SIZE] @ bank.T, -count, axis=1)[:, -count:].mean(axis=1)
-        for start in range(0, len(vectors), _BLOCK_SIZE)
+        np.partition(block @ bank.T, -count, axis=1)[:, -count:].mean(axis=1)
+        for _, block in _query_blocks(vectors, len(bank))
     ]
     return np.concatenate(blocks) if blocks else np.zeros(0, dtype=vectors.dtype)
+
+
+def _query_blocks(queries: np.ndarray, num_candidates: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield blocks of queries, and the position of the first of each, that bound the memory of their similarities."""
+    size = max(1, _MAX_SIMILARITIES // max(1, num_candidates))
+    for start in range(0, len(queries), size):
+        yield start, queries[start : start + size]
 
 
 def _hard_negative_weights(scores: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
@@ -221,17 +228,16 @@ def retrieval_ranks(queries: np.ndarray, candidates: np.ndarray, group_ids: np.n
 
     queries, candidates: (rows, width); group_ids: (rows, 2), NaN for no group.
     """
+    columns = candidates.astype(np.float64).T
     found = [
-        _block_ranks(queries[start : start + _BLOCK_SIZE], candidates, group_ids, start)
-        for start in range(0, len(queries), _BLOCK_SIZE)
+        _block_ranks(block, columns, group_ids, start)
+        for start, block in _query_blocks(queries, len(candidates))
     ]
     return np.concatenate(found) if found else np.zeros(0)
 
 
-def _block_ranks(
-    queries: np.ndarray, candidates: np.ndarray, group_ids: np.ndarray, start: int
-) -> np.ndarray:
-    scores = queries.astype(np.float64) @ candidates.astype(np.float64).T
+def _block_ranks(queries: np.ndarray, columns: np.ndarray, group_ids: np.ndarray, start: int) -> np.ndarray:
+    scores = queries.astype(np.float64) @ columns
     rows = np.arange(len(queries))
     right = (group_ids[start : start + len(queries), None] == group_ids[None]).all(axis=2)
     right[rows, rows + start] = True

@@ -1,5 +1,6 @@
 """Tagging: a tag for every word of a text."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -8,7 +9,14 @@ import torch
 from torch import nn
 
 from rayfuse.modalities.base import Schema, object_schema
-from rayfuse.model.tasks.base import TaskHead, touch_fusion_params
+from rayfuse.model.tasks.accumulators import (
+    AccumulatedHead,
+    Accumulator,
+    precision_recall_f1,
+    scores_by_class,
+)
+from rayfuse.model.tasks.base import touch_fusion_params
+from rayfuse.model.tasks.class_scores import label_schema
 from rayfuse.model.tasks.classification import unweighted
 from rayfuse.model.tasks.losses import ClassCriterion
 from rayfuse.model.tokens import FusedState
@@ -21,7 +29,7 @@ EntitySpan = tuple[int, int, str]
 _ASSUMED_ENTITIES = ["A", "B", "C", "D"]
 
 
-class TaggingHead(TaskHead):
+class TaggingHead(AccumulatedHead):
     """Logits (batch, words, tags + 1); the last entry is 1 for words that were read, 0 for truncated ones and padding.
 
     A word is represented by its first token. targets: indices of tags (batch, words).
@@ -84,36 +92,16 @@ class TaggingHead(TaskHead):
             found.append({"tags": tags, "entities": entities})
         return found
 
-    def metrics(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-        """Compute accuracy over words, and precision, recall and F1 over entities by the rules of conlleval.
-
-        A truncated word counts as predicted O.
-        """
-        predicted, true = self._tag_sequences(outputs, targets)
-        words = [pair for rows in zip(predicted, true, strict=True) for pair in zip(*rows, strict=True)]
-        counts = count_entities(predicted, true)
-        return {
-            "accuracy": sum(a == b for a, b in words) / max(1, len(words)),
-            **_precision_recall_f1(*(sum(kind[i] for kind in counts.values()) for i in range(3))),
-        }
-
-    def details(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
-        """Return `per_class`: precision, recall, F1 and support of each entity type."""
-        counts = count_entities(*self._tag_sequences(outputs, targets))
-        rows = {kind: counts.get(kind, (0, 0, 0)) for kind in self.types}
-        return {
-            "per_class": {
-                kind: {**_precision_recall_f1(*row), "support": row[2]} for kind, row in rows.items()
-            }
-        }
+    def accumulator(self) -> "TaggingAccumulator":
+        return TaggingAccumulator()
 
     @classmethod
     def response_schema(cls, config: TaggingTaskConfig) -> Schema:
         place = {"type": "integer", "minimum": 0}
-        entity = object_schema({"type": {"enum": config.entities or []}, "start": place, "end": place})
+        entity = object_schema({"type": label_schema(config.entities or ()), "start": place, "end": place})
         return object_schema(
             {
-                "tags": {"type": "array", "items": {"enum": config.tags}},
+                "tags": {"type": "array", "items": label_schema(config.tags)},
                 "entities": {
                     "type": "array",
                     "items": entity,
@@ -144,10 +132,10 @@ class TaggingHead(TaskHead):
         best = np.nan_to_num(outputs[:, :, :-1]).argmax(axis=2)
         return np.where(read, best, 0), read
 
-    def _tag_sequences(
+    def tag_sequences(
         self, outputs: np.ndarray, targets: np.ndarray
     ) -> tuple[list[list[str]], list[list[str]]]:
-        """Return predicted and true tags of each sample's words."""
+        """Return predicted and true tags of each sample's words. A truncated word counts as predicted O."""
         chosen, _ = self._predicted_tags(outputs)
         lengths = (~np.isnan(targets)).sum(axis=1)
         missing = max(0, targets.shape[1] - chosen.shape[1])
@@ -157,6 +145,41 @@ class TaggingHead(TaskHead):
             [[self.tags[i] for i in row[:n]] for row, n in zip(chosen, lengths, strict=True)],
             [[self.tags[i] for i in row[:n]] for row, n in zip(true, lengths, strict=True)],
         )
+
+
+class TaggingAccumulator(Accumulator[TaggingHead]):
+    """Number of correct words, and of entities of each type."""
+
+    def __init__(self) -> None:
+        self._words = self._correct_words = 0
+        self._entities: Counter[tuple[str, int]] = Counter()
+
+    def update(self, head: TaggingHead, outputs: np.ndarray, targets: np.ndarray) -> None:
+        predicted, true = head.tag_sequences(outputs, targets)
+        words = [pair for rows in zip(predicted, true, strict=True) for pair in zip(*rows, strict=True)]
+        self._words += len(words)
+        self._correct_words += sum(a == b for a, b in words)
+        for kind, counts in count_entities(predicted, true).items():
+            self._entities.update({(kind, i): count for i, count in enumerate(counts)})
+
+    def merge(self, other: "TaggingAccumulator") -> None:
+        self._words += other._words
+        self._correct_words += other._correct_words
+        self._entities.update(other._entities)
+
+    def metrics(self, head: TaggingHead) -> dict[str, float]:
+        """Compute accuracy over words, and precision, recall and F1 over entities by the rules of conlleval."""
+        scores = precision_recall_f1(*self._by_type(head).sum(axis=1))
+        accuracy = self._correct_words / max(1, self._words)
+        return {"accuracy": accuracy, **{name: float(value) for name, value in scores.items()}}
+
+    def details(self, head: TaggingHead) -> dict[str, Any]:
+        """Return `per_class`: precision, recall, F1 and support of each entity type."""
+        return {"per_class": scores_by_class(head.types, *self._by_type(head))}
+
+    def _by_type(self, head: TaggingHead) -> np.ndarray:
+        """Return the numbers of correct, predicted and true entities of each type, (3, types)."""
+        return np.array([[self._entities[kind, i] for kind in head.types] for i in range(3)])
 
 
 def extract_entities(tags: Sequence[str]) -> list[EntitySpan]:
@@ -187,11 +210,3 @@ def count_entities(
             for _, _, kind in part:
                 counts.setdefault(kind, [0, 0, 0])[i] += 1
     return {kind: (right, guessed, real) for kind, (right, guessed, real) in counts.items()}
-
-
-def _precision_recall_f1(right: int, predicted: int, true: int) -> dict[str, float]:
-    return {
-        "precision": right / max(1, predicted),
-        "recall": right / max(1, true),
-        "f1": 2 * right / max(1, predicted + true),
-    }

@@ -21,6 +21,7 @@ from rayfuse.spec.encoders.sequence import (
     TransformerEncoderConfig,
 )
 from rayfuse.spec.encoders.tabular import MLPEncoderConfig
+from rayfuse.spec.encoders.text import NGramsEncoderConfig
 from rayfuse.spec.encoders.video import FramesEncoderConfig
 from rayfuse.spec.family import Family, PartOf, families_by_input_type
 
@@ -48,6 +49,7 @@ ENCODERS: dict[str, Family[BaseEncoderConfig]] = families_by_input_type(
         },
         "text": {
             ConvEncoderConfig: f"{_ENCODERS}.conv_text:ConvTextEncoder",
+            NGramsEncoderConfig: f"{_ENCODERS}.ngrams_text:NGramsTextEncoder",
             GRUEncoderConfig: f"{_ENCODERS}.sequence_text:SequenceTextEncoder",
             LSTMEncoderConfig: f"{_ENCODERS}.sequence_text:SequenceTextEncoder",
             TransformerEncoderConfig: f"{_ENCODERS}.sequence_text:SequenceTextEncoder",
@@ -120,6 +122,7 @@ __all__ = [
     "LayeredEncoderConfig",
     "LoraAdapterConfig",
     "MLPEncoderConfig",
+    "NGramsEncoderConfig",
     "OFTAdapterConfig",
     "PatchTransformerEncoderConfig",
     "Pool",

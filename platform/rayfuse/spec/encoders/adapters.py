@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from rayfuse.spec.base import JobSection, Problems
+from rayfuse.spec.base import JobSection, Problems, Url
 
 if TYPE_CHECKING:
     from rayfuse.spec.job import Job
@@ -59,6 +59,9 @@ class LoraAdapterConfig(BaseAdapterConfig):
     al., 2024); `corda`: the part of the weights that matters most to those inputs (Yang et al., 2024); `lora_ga`: the
     gradient of the loss (Wang et al., 2024). With pissa, olora, corda and lora_ga, what adapters start with is
     subtracted from the frozen weights."""
+    init_from: Url | None = None
+    """Folder of a LoRA adapter of PEFT that training starts with, instead of `init_lora_weights`; `r`, `lora_alpha`,
+    `use_dora` and `use_rslora` must be those of the folder."""
     init_samples: int = Field(256, ge=1)
     """Training rows that eva, corda and lora_ga use, evenly spaced."""
 
@@ -68,6 +71,11 @@ class LoraAdapterConfig(BaseAdapterConfig):
             yield (
                 "r",
                 f"{odd[0]} is odd, and init_lora_weights: orthogonal needs even ranks; use {odd[0] + 1}",
+            )
+        if self.init_from and self.init_lora_weights != "default":
+            yield (
+                "init_from",
+                f"adapters start with this folder or with init_lora_weights: {self.init_lora_weights}; leave one out",
             )
         if self.init_lora_weights == "mica" and self.use_dora:
             yield (
@@ -82,6 +90,11 @@ class LoraAdapterConfig(BaseAdapterConfig):
                 "init_lora_weights",
                 f"{self.init_lora_weights} changes frozen weights, which ZeRO stage 3 shards; use "
                 "train.deepspeed.stage 2 or less, or eva",
+            )
+        if self.init_from and stage == 3:
+            yield (
+                "init_from",
+                "adapters are loaded whole, and ZeRO stage 3 shards them; use train.deepspeed.stage 2 or less",
             )
 
 

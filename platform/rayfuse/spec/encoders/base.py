@@ -1,7 +1,7 @@
 """Options that encoders share."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -38,6 +38,15 @@ class BaseEncoderConfig(JobSection):
     def outputs_tokens(self) -> bool:
         """True if a value may become more than one token."""
         return getattr(self, "pool", "mean") == "none"
+
+    @property
+    def fit_options(self) -> dict[str, Any]:
+        """The options that decide what is fitted on the training rows; empty if nothing is."""
+        return {}
+
+    def with_fitted(self, fitted: "BaseEncoderConfig") -> "BaseEncoderConfig":
+        """Return these options with what `fitted`, an encoder with the same `fit_options`, learned from the rows."""
+        return self
 
     @property
     def inner_encoders(self) -> Mapping[str, "BaseEncoderConfig"]:

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from rayfuse.spec.family import Family, PartOf
-from rayfuse.spec.tasks.base import BaseTaskConfig, CellType, ColumnTaskConfig, Mode, Target, TaskRow
+from rayfuse.spec.tasks.base import BaseTaskConfig, ColumnTaskConfig, Mode, MultiHot, Target, TaskRow
 from rayfuse.spec.tasks.classification import ClassificationTaskConfig
 from rayfuse.spec.tasks.custom import CustomTaskConfig
 from rayfuse.spec.tasks.matching import MatchingTaskConfig
@@ -52,12 +52,12 @@ def _needs_column(task: dict[str, Any]) -> bool:
 __all__ = [
     "TASKS",
     "BaseTaskConfig",
-    "CellType",
     "ClassificationTaskConfig",
     "ColumnTaskConfig",
     "CustomTaskConfig",
     "MatchingTaskConfig",
     "Mode",
+    "MultiHot",
     "MultiLabelTaskConfig",
     "OrdinalTaskConfig",
     "RankingTaskConfig",

@@ -2,12 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 from pydantic import ConfigDict, Field
 
 from rayfuse.formatting import truncated_repr
 from rayfuse.spec.base import JobSection, Problems, make_column_optional
+from rayfuse.spec.cells import CellType
 from rayfuse.spec.summary import Summary
 
 if TYPE_CHECKING:
@@ -16,13 +17,19 @@ if TYPE_CHECKING:
 
 Mode = Literal["max", "min"]
 """Direction of a metric: higher or lower values are better."""
-Target = float | list[float]
-"""The target of a row: a number, or several (NaN for one that is not set)."""
-CellType = Literal["int", "float", "json", "str"]
-"""Parser of a cell of a csv file, which has no types: the text itself if it cannot be parsed so.
 
-`json` is a list or a mapping.
-"""
+
+class MultiHot(NamedTuple):
+    """A target of many numbers: 1 at some positions, 0 elsewhere."""
+
+    size: int
+    """Number of numbers."""
+    positions: tuple[int, ...]
+    """Positions of the ones, in ascending order."""
+
+
+Target = float | list[float] | MultiHot
+"""The target of a row: a number, or several (NaN for one that is not set)."""
 
 
 class TaskRow(Protocol):

@@ -6,8 +6,9 @@ from pydantic import Field
 
 from rayfuse.errors import InvalidInputError
 from rayfuse.spec.base import Key, is_missing
+from rayfuse.spec.cells import CellType
 from rayfuse.spec.family import CustomConfig
-from rayfuse.spec.tasks.base import CellType, ColumnTaskConfig, Mode, Target, format_value
+from rayfuse.spec.tasks.base import ColumnTaskConfig, Mode, Target, format_value
 from rayfuse.spec.tasks.numbers import to_finite_float
 
 

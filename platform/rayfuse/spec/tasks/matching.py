@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from rayfuse.errors import DataError, InvalidInputError
+from rayfuse.errors import InsufficientRowsError, InvalidInputError
 from rayfuse.spec.base import is_missing
+from rayfuse.spec.cells import CellType
 from rayfuse.spec.summary import CountSummary, Summary
-from rayfuse.spec.tasks.base import CellType, Mode, Target, TaskFitter, TaskRow, format_value
+from rayfuse.spec.tasks.base import Mode, Target, TaskFitter, TaskRow, format_value
 from rayfuse.spec.tasks.pairs import PairTaskConfig
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class _PairCheck(TaskFitter):
 
     def finalize(self) -> MatchingTaskConfig:
         if len(self._labels) == 1:
-            raise DataError(
+            raise InsufficientRowsError(
                 f"column `{self._task.column}`: all training rows are {'true' if 1.0 in self._labels else 'false'} "
                 "pairs, and both are needed; leave `column` out to match rows against pairs of different rows"
             )

@@ -10,6 +10,7 @@ from rayfuse.spec.tasks.classes import BaseClassesTaskConfig
 ORDINAL_METRICS: dict[str, Mode] = {
     "loss": "min",
     "accuracy": "max",
+    "f1_macro": "max",
     "mae": "min",
     "kappa": "max",
     "ece": "min",

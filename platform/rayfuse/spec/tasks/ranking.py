@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from rayfuse.errors import DataError, InvalidInputError
+from rayfuse.errors import InsufficientRowsError, InvalidInputError
 from rayfuse.spec.base import Problems, is_missing
+from rayfuse.spec.cells import CellType
 from rayfuse.spec.summary import CountSummary, Summary
 from rayfuse.spec.tasks.base import (
-    CellType,
     ColumnTaskConfig,
     Mode,
     Target,
@@ -42,7 +42,7 @@ class RankingTaskConfig(ColumnTaskConfig):
 
     @property
     def columns(self) -> dict[str, CellType]:
-        return {self.column: "float", self.query_column: "str"}
+        return {self.column: "float", self.query_column: "int"}
 
     @property
     def group_column(self) -> str:
@@ -112,7 +112,7 @@ class _OrderCheck(TaskFitter):
 
     def finalize(self) -> RankingTaskConfig:
         if not self._has_order:
-            raise DataError(
+            raise InsufficientRowsError(
                 f"column `{self._task.column}`: no query (column `{self._task.query_column}`) has training rows of "
                 "different relevance, so there is no order to learn; check both columns"
             )

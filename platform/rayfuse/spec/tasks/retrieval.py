@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from rayfuse.spec.base import Problems, is_missing
-from rayfuse.spec.tasks.base import CellType, Mode, Target
+from rayfuse.spec.cells import CellType
+from rayfuse.spec.tasks.base import Mode, Target
 from rayfuse.spec.tasks.numbers import hash_to_floats
 from rayfuse.spec.tasks.pairs import PairTaskConfig
 

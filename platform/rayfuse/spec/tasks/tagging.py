@@ -2,18 +2,18 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from rayfuse.errors import DataError, InvalidInputError
+from rayfuse.errors import InsufficientRowsError, InvalidInputError
 from rayfuse.formatting import plural
 from rayfuse.spec.align import ALIGNMENTS
 from rayfuse.spec.base import Key, Problems, is_missing
+from rayfuse.spec.cells import CellType
 from rayfuse.spec.summary import CountSummary, Summary
 from rayfuse.spec.tasks.base import (
-    CellType,
     ColumnTaskConfig,
     Mode,
     TaskFitter,
@@ -31,6 +31,8 @@ from rayfuse.spec.tasks.classes import (
 if TYPE_CHECKING:
     from rayfuse.spec.inputs import BaseInput
     from rayfuse.spec.job import Job
+
+_MAX_TYPES_SHOWN = 20
 
 TAGGING_METRICS: dict[str, Mode] = {
     "loss": "min",
@@ -73,7 +75,7 @@ class TaggingTaskConfig(ColumnTaskConfig, ClassLossConfig):
             yield (
                 "input",
                 f"the encoder of `{self.input}` pools the text to one vector, and tagging needs one per word; "
-                f"set `pool: none` under inputs.{self.input}.encoder, which all types but `conv` have",
+                f"set `pool: none` under inputs.{self.input}.encoder, which all types but `conv` and `ngrams` have",
             )
         align = job.align_of(self.input)
         if not align.preserves_positions:
@@ -106,7 +108,7 @@ class TaggingTaskConfig(ColumnTaskConfig, ClassLossConfig):
             raise InvalidInputError("the tags are missing")
         if not isinstance(value, (list, tuple)) or not value:
             raise InvalidInputError(f"{format_value(value)} is not a list of tags; write one tag per word")
-        index = {tag: float(i) for i, tag in enumerate(self.tags)}
+        index = self._index
         for tag in value:
             if not isinstance(tag, str) or tag not in index:
                 raise InvalidInputError(
@@ -114,6 +116,10 @@ class TaggingTaskConfig(ColumnTaskConfig, ClassLossConfig):
                     "or add its type to `entities`"
                 )
         return [index[tag] for tag in value]
+
+    @cached_property
+    def _index(self) -> dict[str, float]:
+        return {tag: float(i) for i, tag in enumerate(self.tags)}
 
     def fitter(self) -> TaskFitter | None:
         if self.entities is None or self.class_weights == "balanced":
@@ -125,7 +131,11 @@ class TaggingTaskConfig(ColumnTaskConfig, ClassLossConfig):
         return CountSummary(lambda row: _iter_tags(row, self.column), partial(self._describe_counts, name))
 
     def _describe_counts(self, name: str, counts: Counter[str]) -> list[str]:
-        entities = ", ".join(f"{kind} {counts[f'B-{kind}']}" for kind in self.entities or ())
+        types = sorted(self.entities or (), key=lambda kind: -counts[f"B-{kind}"])
+        entities = ", ".join(f"{kind} {counts[f'B-{kind}']}" for kind in types[:_MAX_TYPES_SHOWN])
+        entities += (
+            f" and {len(types) - _MAX_TYPES_SHOWN} more types" if len(types) > _MAX_TYPES_SHOWN else ""
+        )
         return [f"{name}: {counts.total()} words in train; entities: {entities}"]
 
 
@@ -144,12 +154,12 @@ class _TagFitter(TaskFitter):
         if task.entities is None:
             found = sorted({tag[2:] for tag in self._counts if _is_entity_tag(tag)})
             if not found:
-                raise DataError(
+                raise InsufficientRowsError(
                     f"column `{task.column}`: no tag in the training rows is B-TYPE or I-TYPE; tag the first word of an "
                     "entity B-TYPE, its others I-TYPE and all other words O"
                 )
             task = task.model_copy(update={"entities": found})
-        check_class_weights(task.class_weights, task.tags)
+        check_class_weights(task.class_weights, task.tags, InsufficientRowsError)
         if task.class_weights != "balanced":
             return task
         weights = balanced_class_weights([self._counts[tag] for tag in task.tags])

@@ -11,11 +11,11 @@ import torch
 from rayfuse.data.collate import collate
 from rayfuse.data.dataset import load_dataset
 from rayfuse.data.samples import Preprocessor
-from rayfuse.model.evaluation import calibrate, collect_outputs, compute_metrics
+from rayfuse.model.evaluation import calibrate, collect_outputs, collect_raw_outputs, compute_metrics
 from rayfuse.model.fused import FusedModel, task_heads, trainable_state_dict
 from rayfuse.model.model_io import load_model, save_model
 from rayfuse.model.tasks import build_task
-from rayfuse.model.tasks.calibration import expected_calibration_error, reliability_table
+from rayfuse.model.tasks.calibration import Reliability
 from rayfuse.model.tasks.multi_label import sigmoid
 from rayfuse.spec.tasks import (
     ClassificationTaskConfig,
@@ -32,15 +32,23 @@ def test_calibration_error_by_hand() -> None:
     """Ten predictions at 0.9 of which 7 are correct, ten at 0.6 of which 6 are: (|0.9 - 0.7| + 0) / 2."""
     probabilities = np.array([0.9] * 10 + [0.6] * 10)
     true = np.array([1] * 7 + [0] * 3 + [1] * 6 + [0] * 4)
-    assert expected_calibration_error(probabilities, true) == pytest.approx(0.1)
-    [low, high] = reliability_table(probabilities, true)
+    found, other = reliability(probabilities[:3], true[:3]), reliability(probabilities[3:], true[3:])
+    found.merge(other)
+    assert found.error() == pytest.approx(0.1)
+    [low, high] = found.table()
     assert low == pytest.approx({"from": 8 / 15, "to": 9 / 15, "count": 10, "confidence": 0.6, "true": 0.6})
     assert high == pytest.approx(
         {"from": 13 / 15, "to": 14 / 15, "count": 10, "confidence": 0.9, "true": 0.7}
     )
-    assert expected_calibration_error(np.array([0.0, 1.0]), np.array([0, 1])) == 0
-    assert expected_calibration_error(np.zeros(0), np.zeros(0)) == 0
-    assert reliability_table(np.zeros(0), np.zeros(0)) == []
+    assert reliability(np.array([0.0, 1.0]), np.array([0, 1])).error() == 0
+    empty = reliability(np.zeros(0), np.zeros(0))
+    assert (empty.error(), empty.table()) == (0, [])
+
+
+def reliability(probabilities: np.ndarray, correct: np.ndarray) -> Reliability:
+    found = Reliability()
+    found.add(probabilities, correct)
+    return found
 
 
 def drawn(probabilities: np.ndarray) -> np.ndarray:
@@ -115,12 +123,15 @@ def test_the_temperature_is_saved_with_the_model(tmp_path: Path) -> None:
     tiny_jobs.train_steps(model, dataset.splits["train"], job, 20)
     model.eval()
     heads = task_heads(model)
-    [outputs] = collect_outputs(model, heads, [batch])
-    found = calibrate(heads, outputs)
+    found = calibrate(heads, collect_raw_outputs(model, heads, [batch]))
     assert list(found) == ["tasks.answer.temperature"]
     [temperature] = found.values()
     assert temperature != 1
     save_model(tmp_path / "model", job, {k: v.detach() for k, v in trainable_state_dict(model).items()}, {})
     _, loaded = load_model(tmp_path / "model")
     assert float(loaded.tasks["answer"].temperature) == pytest.approx(temperature)  # type: ignore[arg-type]
-    assert compute_metrics(task_heads(loaded), job, outputs) == compute_metrics(heads, job, outputs)
+    scored = [
+        compute_metrics(task_heads(one), job, collect_outputs(one.eval(), task_heads(one), [batch])[0])
+        for one in (loaded, model)
+    ]
+    assert scored[0] == pytest.approx(scored[1], rel=1e-5)

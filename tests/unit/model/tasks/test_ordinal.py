@@ -8,7 +8,7 @@ import torch
 from sklearn import metrics as sklearn
 
 from rayfuse.model.tasks import build_task
-from rayfuse.model.tasks.ordinal import log_probabilities, quadratic_kappa
+from rayfuse.model.tasks.ordinal import log_probabilities
 from rayfuse.spec.tasks import OrdinalTaskConfig
 
 rng = np.random.default_rng(0)
@@ -48,9 +48,13 @@ def test_ordinal_metrics_against_sklearn() -> None:
     found = head.metrics(outputs, true)
     assert found["accuracy"] == pytest.approx(sklearn.accuracy_score(true, predicted))
     assert found["mae"] == pytest.approx(sklearn.mean_absolute_error(true, predicted))
+    scores = sklearn.f1_score(true, predicted, average=None)
+    assert found["f1_macro"] == pytest.approx(scores.mean())
+    per_class = head.details(outputs, true)["per_class"]
+    assert [per_class[label]["f1"] for label in ("1", "2", "3")] == pytest.approx(scores.tolist())
     kappa = sklearn.cohen_kappa_score(true, predicted, weights="quadratic")
     assert found["kappa"] == pytest.approx(kappa)
-    assert quadratic_kappa(np.array([1, 1]), np.array([1, 1]), 3) == 0
+    assert head.metrics(outputs[predicted == 1], np.ones((predicted == 1).sum()))["kappa"] == 0  # undefined
     [prediction] = head.format_predictions(torch.tensor([[5.0, 4.0]]))
     assert prediction["label"] == 3
     assert sum(prediction["scores"].values()) == pytest.approx(1)

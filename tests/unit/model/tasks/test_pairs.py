@@ -192,7 +192,7 @@ def test_retrieval_without_pairs() -> None:
 def test_retrieval_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     queries, candidates = rng.normal(size=(25, 4)), rng.normal(size=(25, 4))
     whole = retrieval_ranks(queries, candidates, np.repeat(ALONE, 25, 0))
-    monkeypatch.setattr("rayfuse.model.tasks.retrieval._BLOCK_SIZE", 7)
+    monkeypatch.setattr("rayfuse.model.tasks.retrieval._MAX_SIMILARITIES", 7 * 25)
     assert retrieval_ranks(queries, candidates, np.repeat(ALONE, 25, 0)).tolist() == whole.tolist()
 
 

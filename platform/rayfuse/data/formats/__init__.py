@@ -1,0 +1,1 @@
+"""Readers of rows, one module per family of formats; `rayfuse.data.readers.READERS` lists them by suffix."""

@@ -1,0 +1,65 @@
+"""Export of trained pretrained encoders to folders that PEFT and transformers load."""
+
+import copy
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from rayfuse.errors import SpecError
+from rayfuse.modalities.pretrained import SAFE_SUFFIXES, download_model
+from rayfuse.model.encoders.adapters import needs_own_base_weights
+from rayfuse.model.encoders.huggingface import HuggingFaceEncoder, load_pretrained
+from rayfuse.spec.encoders import LoraAdapterConfig
+
+_WEIGHT_FILES = (".safetensors", ".safetensors.index.json")
+
+
+def export_adapter(encoder: HuggingFaceEncoder, folder: Path) -> None:
+    """Write the adapter of an encoder as a PEFT folder, for `PeftModel.from_pretrained`.
+
+    Raises SpecError if the encoder has none, or one that only works with frozen weights that it changed.
+    """
+    options = encoder.options
+    if options.adapter is None:
+        raise SpecError(f"train: {options.train}: there is no adapter to export; use --merged")
+    if isinstance(options.adapter, LoraAdapterConfig) and needs_own_base_weights(options.adapter):
+        raise SpecError(
+            f"lora.init_lora_weights: {options.adapter.init_lora_weights} also changes the frozen weights, so the adapter "
+            "does not work with the original model; use --merged"
+        )
+    encoder.model.save_pretrained(str(folder))
+
+
+def export_merged(encoder: HuggingFaceEncoder, folder: Path) -> None:
+    """Write the pretrained model of an encoder with its trained weights and merged adapters, for `AutoModel`.
+
+    Parts of the model that the encoder does not use, such as a decoder, are the original ones. The folder also has the
+    tokenizer or processor.
+    """
+    options = encoder.options
+    trained = copy.deepcopy(encoder.model)
+    if options.adapter is not None:
+        trained = trained.merge_and_unload()
+    whole, part = load_pretrained(options.model, encoder.input_type)
+    _copy_weights(trained, part)
+    whole.save_pretrained(str(folder))
+    copy_preprocessing_files(options.model, folder)
+
+
+def copy_preprocessing_files(model: str, folder: Path) -> None:
+    """Copy the files of a pretrained model but its weights and configuration, such as its tokenizer, to a folder."""
+    for path in download_model(model).iterdir():
+        is_other = path.name != "config.json" and not path.name.endswith(_WEIGHT_FILES)
+        if path.suffix in SAFE_SUFFIXES and is_other and not (folder / path.name).exists():
+            shutil.copy(path, folder / path.name)
+
+
+def _copy_weights(trained: nn.Module, target: nn.Module) -> None:
+    """Copy all weights, except tables of positions that the encoder truncated without training them."""
+    state: dict[str, Any] = trained.state_dict()
+    shapes = {name: tensor.shape for name, tensor in target.state_dict().items()}
+    target.load_state_dict(
+        {name: tensor for name, tensor in state.items() if shapes.get(name) == tensor.shape}, strict=False
+    )
