@@ -209,10 +209,10 @@ def _bare_epoch(worker: Any, model: Any, optimizer: Any, epoch: int) -> None:
     model.train()
     dtype = DTYPES[worker.precision]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for batches, rows in worker.loader.iter_epoch(epoch):
+    for batches, size in worker.loader.iter_epoch(epoch):
         for batch in batches:
             with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
-                loss = model.total_loss(model.losses(model(batch), batch), batch) / rows
+                loss = model.total_loss(model.losses(model(batch), batch), batch) / size.rows
             loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()

@@ -48,7 +48,7 @@ class ClusterBatches:
         for step in range(start_step, self._sampler.steps_per_epoch):
             self._next_step = -1  # until the consumer has asked for the step after this one
             batches = next(self._stream)
-            yield batches, self._sampler.global_batch_size(step)
+            yield batches, self._sampler.global_batch(epoch, step)
             self._next_step = epoch * self._sampler.steps_per_epoch + step + 1
 
     def _start(self, first: int) -> Generator[list[Batch], None, None]:

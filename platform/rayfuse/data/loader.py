@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from rayfuse.data.collate import Batch
-from rayfuse.data.sampler import BatchSampler, SampleCache
+from rayfuse.data.sampler import BatchSampler, GlobalBatch, SampleCache
 from rayfuse.data.train_batches import build_train_batch
 from rayfuse.errors import RayfuseError
 from rayfuse.spec.job import Job
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from rayfuse.data.cluster_batches import ClusterBatches
 
 Item = TypeVar("Item")
-StepBatches = tuple[list[Batch], int]
-"""This rank's micro-batches of a global batch, and the rows of the global batch over all ranks."""
+StepBatches = tuple[list[Batch], GlobalBatch]
+"""This rank's micro-batches of a global batch, and the size of the global batch over all ranks."""
 _StepIndices = tuple[int, list[list[int]]]
 """An epoch, and the row indices of each micro-batch."""
 
@@ -133,7 +133,7 @@ class BatchLoader:
         for step in range(start_step, self._batch_sampler.steps_per_epoch):
             yield (
                 dataset.build(epoch, self._row_indices(epoch, step)),
-                self._batch_sampler.global_batch_size(step),
+                self._batch_sampler.global_batch(epoch, step),
             )
 
     def _iter_workers(self, epoch: int, start_step: int) -> Generator[StepBatches, None, None]:
@@ -145,7 +145,7 @@ class BatchLoader:
             for step, batches in enumerate(built, start_step):
                 if isinstance(batches, RayfuseError):
                     raise batches
-                yield batches, self._batch_sampler.global_batch_size(step)
+                yield batches, self._batch_sampler.global_batch(epoch, step)
         finally:
             batches = None  # an error and its frame would keep each other, and the processes, alive
             self._step_queue.pending = iter(())

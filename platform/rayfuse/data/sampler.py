@@ -1,6 +1,7 @@
 """Order of the rows in an epoch, and the cache of their decoded samples."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -8,13 +9,35 @@ from rayfuse.data.cached_features import add_cached_features
 from rayfuse.data.rows import Row
 from rayfuse.data.samples import Preprocessor, Sample, changed_file_message, content_digest
 from rayfuse.data.store import Blocks, RowDataset
-from rayfuse.data.validation import GROUPS, LENGTHS, content_digests_column, file_inputs
+from rayfuse.data.targets import target_reader
+from rayfuse.data.validation import (
+    GROUPS,
+    LENGTHS,
+    content_digests_column,
+    file_inputs,
+    loss_weights_column,
+    weighted_tasks,
+)
 from rayfuse.errors import DataError, InvalidInputError
 from rayfuse.spec.inputs import Input
 from rayfuse.spec.job import Job
 
 _MEGABATCH_SIZE = 50
 """Batches whose rows are sorted by length together; limited to half of an epoch, so that epochs differ."""
+
+
+class GlobalBatch(NamedTuple):
+    """Size of a batch over all workers and gradient accumulation steps, which its losses are divided by."""
+
+    rows: int
+    """Number of rows."""
+    loss_weights: Mapping[str, float]
+    """Sum of the rows' weights in tasks whose rows do not count equally, by task."""
+
+    @property
+    def loss_factors(self) -> dict[str, float]:
+        """Factor that turns the summed loss of a task with weighted rows into `rows` times its weighted mean."""
+        return {name: self.rows / weight for name, weight in self.loss_weights.items()}
 
 
 class BatchSampler:
@@ -27,6 +50,7 @@ class BatchSampler:
     lengths: integers (rows,); each batch has rows of similar length, sorted by it, so that micro-batches and workers do
     too.
     windows: rows are shuffled within windows of their blocks.
+    loss_weights: by task whose rows do not count equally, float (rows,).
     """
 
     def __init__(
@@ -38,7 +62,9 @@ class BatchSampler:
         groups: np.ndarray | None = None,
         lengths: np.ndarray | None = None,
         windows: "Windows | None" = None,
+        loss_weights: Mapping[str, np.ndarray] | None = None,
     ) -> None:
+        self._loss_weights = loss_weights or {}
         self.num_rows, self.batch_size, self.seed = num_rows, batch_size, seed
         self.gradient_accumulation_steps = gradient_accumulation_steps
         self._groups = None if groups is None else _factorize(groups)
@@ -64,6 +90,7 @@ class BatchSampler:
             groups,
             lengths,
             windows,
+            {name: _loss_weights(rows, name, job) for name in weighted_tasks(job.tasks)},
         )
 
     @property
@@ -76,9 +103,11 @@ class BatchSampler:
         batch = self._epoch_order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
         return [part[rank::world_size] for part in np.array_split(batch, self.gradient_accumulation_steps)]
 
-    def global_batch_size(self, step: int) -> int:
-        """Return the number of rows of a global batch."""
-        return min(self.batch_size, self.num_rows - step * self.batch_size)
+    def global_batch(self, epoch: int, step: int) -> GlobalBatch:
+        """Return the size of a global batch."""
+        batch = self._epoch_order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
+        sums = {name: float(weights[batch].sum()) for name, weights in self._loss_weights.items()}
+        return GlobalBatch(len(batch), sums)
 
     def _epoch_order(self, epoch: int) -> np.ndarray:
         """Return all rows in the order of an epoch: int32 (rows,)."""
@@ -160,6 +189,16 @@ class Windows:
         shuffled = [rng.permutation(np.concatenate(lane)) for lane in lanes if lane]
         places = np.concatenate([np.arange(len(lane)) for lane in shuffled])
         return np.concatenate(shuffled)[np.argsort(places, kind="stable")]
+
+
+def _loss_weights(rows: Sequence[Row], task: str, job: Job) -> np.ndarray:
+    """Return the weight of each row in the mean loss of a task: float32 (rows,), as stored or from the rows."""
+    stored = rows.get_column(loss_weights_column(task)) if isinstance(rows, RowDataset) else None
+    if stored is not None:
+        return stored
+    reader = target_reader(job.tasks[task], job.inputs)
+    weights = [job.tasks[task].loss_weight(reader.read(row.values)) for row in rows]
+    return np.array(weights, dtype=np.float32)
 
 
 def _factorize(groups: np.ndarray) -> np.ndarray:

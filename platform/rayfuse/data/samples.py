@@ -13,6 +13,7 @@ from rayfuse.data.embedded_files import EmbeddedFile
 from rayfuse.data.references import file_reference, read_reference
 from rayfuse.data.row_adapter import explain_unknown_input
 from rayfuse.data.rows import Row
+from rayfuse.data.targets import target_reader
 from rayfuse.errors import InvalidInputError, MissingInputError
 from rayfuse.formatting import truncate_middle
 from rayfuse.modalities import Features, Modality, build_modality, modality_class
@@ -74,6 +75,8 @@ class RowFingerprint(NamedTuple):
     """Steps of all inputs along which batches are padded; 0 unless requested."""
     content_keys: dict[str, list[bytes]]
     """Content hash of each value, by input; empty for a value without content for its input."""
+    targets: dict[str, Target]
+    """Target of each task."""
 
     @property
     def present_inputs(self) -> set[str]:
@@ -93,13 +96,14 @@ class Preprocessor:
         self.inputs = dict(inputs)
         self.cached_inputs = dict(cached_inputs or {})
         self.tasks = dict(tasks or {})
+        self._target_readers = {name: target_reader(task, inputs) for name, task in self.tasks.items()}
         self.modalities = {
             name: self.cached_inputs.get(name) or build_modality(options) for name, options in inputs.items()
         }
 
     def from_row(self, row: Row) -> Sample:
         """Return the features and targets of a row. Raises InvalidInputError with the input or task."""
-        return self._sample(self._row_values(row), self._targets(row))
+        return self._sample(self._row_values(row), self.targets(row))
 
     @cached_property
     def isolated_inputs(self) -> set[str]:
@@ -135,8 +139,9 @@ class Preprocessor:
                 content_keys[name][item.position] = item.key
             if with_length:
                 length += sum(self.modalities[name].num_steps(item.decoded) for item in items)
-        digest.update(repr(self._targets(row)).encode())
-        return RowFingerprint(digest.digest(), length, content_keys)
+        targets = self.targets(row)
+        digest.update(repr(targets).encode())
+        return RowFingerprint(digest.digest(), length, content_keys, targets)
 
     def raw_items(self, name: str, row: Row) -> list[Any]:
         """Return the raw values of an input in a row: the bytes of files, else the values themselves.
@@ -252,11 +257,12 @@ class Preprocessor:
             if name not in self.cached_inputs
         }
 
-    def _targets(self, row: Row) -> dict[str, Target]:
+    def targets(self, row: Row) -> dict[str, Target]:
+        """Return the target of each task. Raises InvalidInputError with the task if one is missing or invalid."""
         targets: dict[str, Target] = {}
         for name, task in self.tasks.items():
             try:
-                targets[name] = task.read(row.values, self.inputs)
+                targets[name] = self._target_readers[name].read(row.values)
             except InvalidInputError as error:
                 raise InvalidInputError(f"{name} (column {', '.join(task.columns)}): {error}") from None
         return targets

@@ -34,6 +34,11 @@ _TARGET_ITEMS = 256
 """Rows are validated in about this many items of work, within the limits above."""
 
 
+def loss_weights_column(task: str) -> str:
+    """Return the column of the store with the weight of each row in the mean loss of a task: float32 (rows,)."""
+    return f"loss_weights.{task}"
+
+
 def content_keys_column(name: str) -> str:
     """Return the column of the store with the content hashes of an input: S16 (rows, max_items), empty for padding."""
     return f"content_keys.{name}"
@@ -51,12 +56,19 @@ def column_dtypes(job: Job) -> dict[str, np.dtype[Any]]:
         dtypes[LENGTHS] = np.dtype(np.int32)
     if group_column(job.tasks) is not None:
         dtypes[GROUPS] = np.dtype(np.uint64)
+    for name in weighted_tasks(job.tasks):
+        dtypes[loss_weights_column(name)] = np.dtype(np.float32)
     for name in cached_inputs(job):
         shape = (job.inputs[name].max_items,)
         dtypes[content_keys_column(name)] = np.dtype((f"S{KEY_BYTES}", shape))
     for name in file_inputs(job.inputs):
         dtypes[content_digests_column(name)] = np.dtype(np.uint64)
     return dtypes
+
+
+def weighted_tasks(tasks: Mapping[str, TaskConfig]) -> list[str]:
+    """Return the tasks in which rows count by their `loss_weight`."""
+    return [name for name, task in tasks.items() if task.weighted_rows]
 
 
 def file_inputs(inputs: Mapping[str, Input]) -> list[str]:
@@ -198,6 +210,9 @@ def _column_encoder(job: Job) -> Callable[[Row, RowFingerprint], dict[str, bytes
             entries[LENGTHS] = fingerprint.length.to_bytes(4, sys.byteorder)
         if group is not None:
             entries[GROUPS] = _group_hash(row, group)
+        for name in weighted_tasks(job.tasks):
+            weight = job.tasks[name].loss_weight(fingerprint.targets[name])
+            entries[loss_weights_column(name)] = np.float32(weight).tobytes()
         for name, size in key_sizes.items():
             keys = b"".join(key.ljust(KEY_BYTES, b"\0") for key in fingerprint.content_keys.get(name, ()))
             entries[content_keys_column(name)] = keys.ljust(size, b"\0")

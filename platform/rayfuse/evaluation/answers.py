@@ -10,6 +10,7 @@ from rayfuse.data.row_chunks import CHUNK_ROWS
 from rayfuse.data.rows import InvalidRow, Row
 from rayfuse.data.samples import Sample
 from rayfuse.model.evaluation import Subset
+from rayfuse.model.fused import task_heads
 from rayfuse.model.outputs import ModelOutput
 from rayfuse.model.predictor import Predictor
 
@@ -31,6 +32,7 @@ class AnswerRecorder:
         self._file = PredictionFile(output)
         self._file.begin({}, resume=False)
         self._predictor, self._all_inputs = predictor, tuple(job.inputs)
+        self._generates = any(head.reads_targets for head in task_heads(predictor.model).values())
         self._pending: list[tuple[Row | InvalidRow, Sample | InvalidRow]] = []
         self._rows: list[dict[str, Any]] = []
         self._parts: list[str] = []
@@ -39,9 +41,14 @@ class AnswerRecorder:
         """Add a row of the next batch."""
         self._pending.append((row, sample))
 
-    def __call__(self, batch: Batch, subsets: Sequence[Subset]) -> list[ModelOutput]:
-        """Return the outputs of the model for each subset of the inputs, and record those for all inputs."""
-        results: list[ModelOutput] = self._predictor.model(batch, subsets)
+    def __call__(self, batch: Batch, subsets: Sequence[Subset], generate: bool = False) -> list[ModelOutput]:
+        """Return the outputs of the model for each subset of the inputs, and record the predictions from all inputs.
+
+        If the model has tasks that generate texts, a call with `generate` follows for each batch, and is recorded.
+        """
+        results: list[ModelOutput] = self._predictor.model(batch, subsets, generate)
+        if self._generates and not generate:
+            return results
         samples = [sample for _, sample in self._pending if isinstance(sample, Sample)]
         found = results[list(subsets).index(self._all_inputs)].tasks
         self._record(self._predictor.format_predictions(samples, found))

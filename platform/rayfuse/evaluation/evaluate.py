@@ -18,6 +18,7 @@ from rayfuse.model.evaluation import (
     Subset,
     collect_outputs,
     compute_metrics,
+    decoded_subsets,
     details,
     evaluated_subsets,
     nonempty_subsets,
@@ -68,7 +69,8 @@ def evaluate_folder(
         subsets = [*nonempty_subsets(inputs), ()]
     recorder = None if output is None else AnswerRecorder(predictor, output)
     batches = _EvaluationBatches(predictor.job, *rows, batch_size, progress, warn, recorder)
-    by_subset = _collect(predictor, batches, subsets, recorder)
+    decoded = decoded_subsets(task_heads(predictor.model), inputs)
+    by_subset = _collect(predictor, batches, subsets, recorder, decoded)
     batches.raise_for_invalid_rows(url)
     by_subset |= _collect_frequent(predictor, rows[0], batch_size, by_subset)
     result = _metrics(predictor, by_subset) | {"invalid": len(batches.invalid)}
@@ -82,10 +84,11 @@ def _collect(
     batches: Iterable[Batch],
     subsets: Sequence[Subset],
     recorder: AnswerRecorder | None = None,
+    decoded: Sequence[Subset] = (),
 ) -> dict[Subset, EvaluationOutputs]:
     on_device = (batch.to(predictor.device) for batch in batches)
     forward = recorder or predictor.model
-    collected = collect_outputs(forward, task_heads(predictor.model), on_device, subsets)
+    collected = collect_outputs(forward, task_heads(predictor.model), on_device, subsets, decoded)
     if recorder:
         recorder.close()
     return dict(zip(subsets, collected, strict=True))

@@ -11,15 +11,21 @@ from rayfuse.errors import DataError, InvalidInputError, MissingInputError
 from rayfuse.modalities.base import Features, InputFitter, Modality, Schema, pad
 from rayfuse.modalities.ngrams import PADDING, NGramFitter, NGramVectorizer
 from rayfuse.modalities.pretrained import load_tokenizer
-from rayfuse.spec.encoders import HuggingFaceEncoderConfig, NGramsEncoderConfig
+from rayfuse.spec.encoders import HuggingFaceEncoderConfig, NGramsEncoderConfig, PromptEncoderConfig
 from rayfuse.spec.inputs import TextInput
 from rayfuse.spec.templates import fill_template
 
 _PAD_TOKEN_ID = 0
+_BYTES_PER_TOKEN = 4
+"""Average of the tokenizers of language models on English text."""
 _CHARS_PER_TOKEN, _MIN_CHARS = 100, 10_000
 """Characters of a text that a tokenizer reads: 100 per token of `max_tokens`, and 10,000 more."""
 NO_TOKEN = -1
 """Entry of `word_starts` for a word that was truncated, and for padding."""
+PROMPT_TEXT = "utf8"
+"""Feature of a text that a generation task puts into its prompt."""
+NO_BYTE = -1
+"""Entry of `utf8` for padding."""
 
 
 class TextModality(Modality):
@@ -30,6 +36,8 @@ class TextModality(Modality):
 
     For an encoder of n-grams: `input_ids`, int64 (n-grams,), codes of the distinct known n-grams; `weights`, float32
     (n-grams,), their TF-IDF weights.
+
+    For a text of a prompt: `utf8`, int64 (bytes,), padded with `NO_BYTE`; a generation task tokenizes and truncates it.
     """
 
     options: TextInput
@@ -52,6 +60,9 @@ class TextModality(Modality):
         return _validate_text(value)
 
     def process(self, decoded: str | list[str]) -> Features:
+        if self._is_prompt:
+            content = self._cut(_as_text(decoded)).encode()
+            return {PROMPT_TEXT: np.frombuffer(content, dtype=np.uint8).astype(np.int64)}
         if self._vectorizer is not None:
             codes, weights = self._vectorizer.transform(_as_text(decoded))
             return {"input_ids": codes, "weights": weights}
@@ -63,15 +74,18 @@ class TextModality(Modality):
         return {"input_ids": ids, "attention_mask": np.ones_like(ids), "word_starts": starts}
 
     def num_steps(self, decoded: str | list[str]) -> int:
-        """Return the number of tokens or n-grams."""
-        return len(self.process(decoded)["input_ids"])
+        """Return the number of tokens or n-grams, or about that number for a text of a prompt."""
+        features = self.process(decoded)
+        if self._is_prompt:
+            return min(self.options.max_tokens, len(features[PROMPT_TEXT]) // _BYTES_PER_TOKEN + 1)
+        return len(features["input_ids"])
 
     def dummy_features(self) -> Features:
         return self.process("")
 
     @property
     def length_mask(self) -> str | None:
-        return super().length_mask if self._vectorizer is None else None
+        return super().length_mask if self._vectorizer is None and not self._is_prompt else None
 
     def with_assumed_statistics(self) -> tuple[TextInput, list[str]]:
         """Assume that the vocabulary of an encoder of n-grams is full."""
@@ -86,6 +100,8 @@ class TextModality(Modality):
         if self._vectorizer is not None:
             return self._vectorizer.longest_features()
         count = self.options.max_tokens
+        if self._is_prompt:
+            return self.process("a " * count)
         features = self.process(["a"] * count if as_words else "a " * count)
         return {name: values[:count] for name, values in features.items()}  # a tokenizer adds special tokens
 
@@ -106,6 +122,8 @@ class TextModality(Modality):
 
     def collate(self, rows: list[Features]) -> Features:
         """Pad on the right to the longest row: (rows, tokens), and (rows, words) if a row is a list of words."""
+        if self._is_prompt:
+            return {PROMPT_TEXT: pad([row[PROMPT_TEXT] for row in rows], 0, NO_BYTE)}
         if self._vectorizer is not None:
             return {name: pad([row[name] for row in rows], 0, PADDING) for name in rows[0]}
         stacked = {
@@ -147,12 +165,16 @@ class TextModality(Modality):
 
     def _cut(self, text: str) -> str:
         """Return the part of a text that is tokenized: tokenizers read a text to its end before they truncate it."""
-        if self._tokenizer is None:
+        if self._tokenizer is None and not self._is_prompt:
             return text[: self.options.max_tokens]
         limit = _CHARS_PER_TOKEN * self.options.max_tokens + _MIN_CHARS
         return (
             text[-limit:] if getattr(self._tokenizer, "truncation_side", "right") == "left" else text[:limit]
         )
+
+    @property
+    def _is_prompt(self) -> bool:
+        return isinstance(self.options.encoder, PromptEncoderConfig)
 
     @property
     def _pad_token_id(self) -> int:

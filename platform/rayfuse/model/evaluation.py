@@ -11,6 +11,7 @@ import torch
 from rayfuse.data.collate import Batch
 from rayfuse.model.tasks import TaskHead
 from rayfuse.model.tasks.accumulators import Accumulator, StoredOutputs, new_accumulator
+from rayfuse.model.tasks.replies import Replies
 from rayfuse.spec.job import Job
 
 _MAX_INPUTS_WITH_ALL_SUBSETS = 5
@@ -71,6 +72,10 @@ class EvaluationOutputs:
     """By input, bool (samples,): which samples have it."""
     losses: dict[str, float] = field(default_factory=dict)
     """By task, summed over the samples."""
+    loss_weights: dict[str, float] = field(default_factory=dict)
+    """By task, the weights of the samples in the mean loss, summed."""
+    replies: dict[str, Replies] = field(default_factory=dict)
+    """By task that generates texts, those of the samples whose replies were decoded."""
     num_samples: int = 0
     """Number of samples, without fillers."""
 
@@ -89,17 +94,31 @@ class EvaluationOutputs:
         for name, head in heads.items():
             if name in batch.targets and real.any():
                 chosen, targets = outputs[name][real].float(), batch.targets[name][real]
-                self.losses[name] = self.losses.get(name, 0.0) + float(head.loss(chosen, targets).sum())
+                self._add_loss(name, float(head.loss(chosen, targets).sum()), head.loss_weights(targets))
                 if name not in self.tasks:
                     self.tasks[name] = new_accumulator(head)
                 self.tasks[name].update(head, chosen.cpu().numpy(), targets.cpu().numpy())
                 if complete is not None:
                     self._add_scores(name, head, chosen, complete[name][real].float())
-                if outputs is complete and name in self.scores:
+                if outputs is complete and name in self.scores and not head.reads_targets:
                     self._add_labels(name, head, chosen)
         for name, part in batch.inputs.items():
             self.present.setdefault(name, []).append((part.index[real] >= 0).any(dim=1).cpu().numpy())
         self.num_samples += int(real.sum())
+
+    def add_replies(
+        self, heads: Mapping[str, TaskHead], generated: Mapping[str, torch.Tensor], batch: Batch
+    ) -> None:
+        """Add the generated outputs of a batch by task (`TaskHead.generate`); its filler samples are left out."""
+        real = batch.weights > 0
+        for name, head in heads.items():
+            if head.reads_targets and name in batch.targets and real.any():
+                found = head.read_replies(generated[name][real], batch.targets[name][real])
+                self.replies.setdefault(name, Replies()).rows.extend(found)
+
+    def _add_loss(self, name: str, loss: float, weights: torch.Tensor) -> None:
+        self.losses[name] = self.losses.get(name, 0.0) + loss
+        self.loss_weights[name] = self.loss_weights.get(name, 0.0) + float(weights.sum())
 
     def _add_scores(self, name: str, head: TaskHead, outputs: torch.Tensor, complete: torch.Tensor) -> None:
         scores = head.attribution_score(outputs, complete)
@@ -123,8 +142,11 @@ class EvaluationOutputs:
                 mine.setdefault(name, []).extend(arrays)
         for name, labels in other.labels.items():
             self.labels.setdefault(name, []).extend(labels)
-        for name, loss in other.losses.items():
-            self.losses[name] = self.losses.get(name, 0.0) + loss
+        for sums, of_other in ((self.losses, other.losses), (self.loss_weights, other.loss_weights)):
+            for name, value in of_other.items():
+                sums[name] = sums.get(name, 0.0) + value
+        for name, replies in other.replies.items():
+            self.replies.setdefault(name, Replies()).merge(replies)
         self.num_samples += other.num_samples
 
 
@@ -133,8 +155,11 @@ def collect_outputs(
     heads: Mapping[str, TaskHead],
     batches: Iterable[Batch],
     subsets: Sequence[Subset] | None = None,
+    decoded: Sequence[Subset] = (),
 ) -> list[EvaluationOutputs]:
     """Accumulate outputs over `batches` for each of the subsets of inputs, or once for all inputs.
+
+    Tasks that generate texts decode them for the subsets in `decoded`, which must be among `subsets`.
 
     `forward` is a FusedModel or a DeepSpeed engine with one, in evaluation mode. If all inputs and no input are among
     the subsets, the scores that `input_importance` needs are added.
@@ -147,7 +172,31 @@ def collect_outputs(
             complete = None if position is None else results[position].tasks
             for outputs, result in zip(collected, results, strict=True):
                 outputs.add(heads, result.tasks, batch, complete)
+            if decoded and subsets is not None:
+                generated = forward(batch, decoded, True)
+                for subset, result in zip(decoded, generated, strict=True):
+                    collected[subsets.index(subset)].add_replies(heads, result.tasks, batch)
     return collected
+
+
+def decoded_subsets(heads: Mapping[str, TaskHead], inputs: Sequence[str]) -> list[Subset]:
+    """Return the subsets of the inputs for which texts are decoded: all inputs, and all but one; none without such tasks."""
+    if not any(head.reads_targets for head in heads.values()):
+        return []
+    sizes = (len(inputs), len(inputs) - 1) if len(inputs) > 1 else (1,)
+    return [subset for size in sizes for subset in combinations(inputs, size)]
+
+
+def collect_replies(
+    forward: Callable[..., Any], heads: Mapping[str, TaskHead], batches: Iterable[Batch], inputs: Subset
+) -> dict[str, Replies]:
+    """Decode the texts of tasks over `batches` with all inputs; `forward` is as for `collect_outputs`."""
+    collected = EvaluationOutputs()
+    with torch.inference_mode():
+        for batch in batches:
+            [result] = forward(batch, [inputs], True)
+            collected.add_replies(heads, result.tasks, batch)
+    return collected.replies
 
 
 def _position_of_complete(subsets: Sequence[Subset], batch: Batch) -> int | None:
@@ -176,11 +225,14 @@ def compute_metrics(heads: Mapping[str, TaskHead], job: Job, outputs: Evaluation
     found: dict[str, float] = {}
     total = 0.0
     for name, head in heads.items():
-        loss = outputs.losses[name] / max(1, outputs.num_samples)
+        loss = outputs.losses[name] / max(1.0, outputs.loss_weights[name])
         weight = job.tasks[name].weight
         total += loss * (1.0 if weight == "learned" else weight)
         found[f"{name}/loss"] = loss
-        found |= {f"{name}/{metric}": value for metric, value in outputs.tasks[name].metrics(head).items()}
+        metrics = outputs.tasks[name].metrics(head)
+        if name in outputs.replies:
+            metrics |= head.reply_metrics(outputs.replies[name])
+        found |= {f"{name}/{metric}": value for metric, value in metrics.items()}
     return {"loss": total, **found}
 
 
@@ -206,4 +258,8 @@ def calibrate(heads: Mapping[str, TaskHead], outputs: Mapping[str, StoredOutputs
 
 def details(heads: Mapping[str, TaskHead], outputs: EvaluationOutputs) -> dict[str, Any]:
     """Return the details that each task reports in addition to scalar metrics, such as a confusion matrix."""
-    return {name: outputs.tasks[name].details(head) for name, head in heads.items()}
+    return {
+        name: outputs.tasks[name].details(head)
+        | (outputs.replies[name].details() if name in outputs.replies else {})
+        for name, head in heads.items()
+    }

@@ -10,6 +10,7 @@ from torch import nn
 from rayfuse.data.cached_features import TOKENS, TOKENS_MASK, WORD_STARTS
 from rayfuse.data.collate import Batch, EncoderBatch
 from rayfuse.errors import SpecError
+from rayfuse.modalities.text import PROMPT_TEXT
 from rayfuse.model.alignment import build_alignment
 from rayfuse.model.alignment_losses import AlignedRows, build_alignment_loss
 from rayfuse.model.encoders import build_encoder
@@ -40,6 +41,8 @@ class FusedModel(nn.Module):
         self.tasks = nn.ModuleDict(
             {name: build_task(options, job.align.dim) for name, options in job.tasks.items()}
         )
+        for head in task_heads(self).values():
+            head.attach_inputs(job.inputs)
         self.fusion.attach_heads(task_heads(self))
         self.alignment_losses = {options.type: build_alignment_loss(options) for options in job.align.loss}
         self.alignment_loss_weights: dict[str, float] = {
@@ -54,17 +57,20 @@ class FusedModel(nn.Module):
         self.log_variances = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in learned})
 
     def forward(
-        self, batch: Batch, subsets: Sequence[Sequence[str]] | None = None
+        self, batch: Batch, subsets: Sequence[Sequence[str]] | None = None, generate: bool = False
     ) -> ModelOutput | list[ModelOutput]:
         """Return the raw outputs of each task; in training mode also alignment losses and how samples were mixed.
 
         With `subsets`, return one output for each of these subsets of the inputs, as if only those inputs were given.
-        Each input is encoded once.
+        Each input is encoded once. With `generate`, outputs are those that predictions are made from, which differ for
+        heads that read the targets (`TaskHead.reads_targets`).
         """
         encoded = self.encode(batch)
         if subsets is None:
-            return self._fuse_and_apply_heads(encoded, batch)
-        return [self._fuse_and_apply_heads(encoded, batch.select_inputs(chosen)) for chosen in subsets]
+            return self._fuse_and_apply_heads(encoded, batch, generate)
+        return [
+            self._fuse_and_apply_heads(encoded, batch.select_inputs(chosen), generate) for chosen in subsets
+        ]
 
     def encode(self, batch: Batch) -> dict[str, Tokens | None]:
         """Encode the distinct values of each input of a batch; None for an input that no sample has."""
@@ -78,12 +84,29 @@ class FusedModel(nn.Module):
         words = {
             name: found for name, part in batch.inputs.items() if (found := _word_starts(part)) is not None
         }
+        texts = {
+            name: _values_of_samples(part, part.features[PROMPT_TEXT])
+            for name, part in batch.inputs.items()
+            if part.features is not None and PROMPT_TEXT in part.features
+        }
         joined: FusionOutput = self.fusion(aligned)
-        return {**joined, "inputs": aligned, "word_starts": words}
+        return {**joined, "inputs": aligned, "word_starts": words, "texts": texts}
 
-    def apply_heads(self, fused: FusedState) -> dict[str, torch.Tensor]:
-        """Return the raw output of each task, float (batch, …)."""
-        return {name: self.fusion.apply_head(name, head, fused) for name, head in task_heads(self).items()}
+    def apply_heads(
+        self, fused: FusedState, targets: Mapping[str, torch.Tensor] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Return the raw output of each task, float (batch, …); `targets` are for heads that read them."""
+        return {
+            name: self._apply_head(name, head, fused, targets or {})
+            for name, head in task_heads(self).items()
+        }
+
+    def predictions(self, fused: FusedState) -> dict[str, torch.Tensor]:
+        """Return what `TaskHead.format_predictions` reads, by task: float (batch, …)."""
+        return {
+            name: head.generate(fused) if head.reads_targets else self.fusion.apply_head(name, head, fused)
+            for name, head in task_heads(self).items()
+        }
 
     def losses(self, output: ModelOutput, batch: Batch) -> LossOutput:
         """Compute the losses of a batch, summed over its samples; filler samples do not count."""
@@ -111,9 +134,23 @@ class FusedModel(nn.Module):
             weighted += [loss * self.distillation.weight for loss in losses.distillation.values()]
         return torch.stack(weighted).sum()
 
-    def _fuse_and_apply_heads(self, encoded: dict[str, Tokens | None], batch: Batch) -> ModelOutput:
+    def _fuse_and_apply_heads(
+        self, encoded: dict[str, Tokens | None], batch: Batch, generate: bool
+    ) -> ModelOutput:
         fused = self.fuse(encoded, batch)
-        return self._training_output(fused, batch) if self.training else ModelOutput(self.apply_heads(fused))
+        if generate:
+            return ModelOutput(self.predictions(fused))
+        if self.training:
+            return self._training_output(fused, batch)
+        return ModelOutput(self.apply_heads(fused, batch.targets))
+
+    def _apply_head(
+        self, name: str, head: TaskHead, fused: FusedState, targets: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        if head.reads_targets:
+            outputs: torch.Tensor = head(fused, targets.get(name))
+            return outputs
+        return self.fusion.apply_head(name, head, fused)
 
     def _training_output(self, fused: FusedState, batch: Batch) -> ModelOutput:
         heads = task_heads(self)
@@ -122,7 +159,7 @@ class FusedModel(nn.Module):
         )
         mixed = mixing.mix(fused) if mixing else fused
         outputs = {
-            name: self.fusion.apply_head(name, head, mixed if head.supports_mixup else fused)
+            name: self._apply_head(name, head, mixed if head.supports_mixup else fused, batch.targets)
             for name, head in heads.items()
         }
         rows = AlignedRows(fused["inputs"], outputs, heads, batch)
@@ -215,9 +252,13 @@ def _word_starts(part: EncoderBatch) -> torch.Tensor | None:
     """Return where the words of each sample begin, int64 (batch, words); None for an input without words."""
     if part.features is None or WORD_STARTS not in part.features:
         return None
+    return _values_of_samples(part, part.features[WORD_STARTS])
+
+
+def _values_of_samples(part: EncoderBatch, feature: torch.Tensor) -> torch.Tensor:
+    """Return a feature (values, …) of each sample's first value, (batch, …), -1 where the input is absent."""
     first = part.index[:, 0]
-    starts = part.features[WORD_STARTS][first.clamp(min=0)]
-    return starts.masked_fill((first < 0).unsqueeze(1), -1)
+    return feature[first.clamp(min=0)].masked_fill((first < 0).unsqueeze(1), -1)
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -3,6 +3,7 @@
     FOLDER/rayfuse.json              format number and the resolved job; encoder paths are relative
     FOLDER/weights.safetensors       trained tensors, by name
     FOLDER/encoders/INPUT/…          the Hugging Face folder of a pretrained encoder
+    FOLDER/tasks/TASK/…              that of the language model of a task
 
 Only JSON, safetensors and tokenizer files; nothing executable.
 """
@@ -18,7 +19,6 @@ import torch
 from rayfuse.errors import DataError, SpecError
 from rayfuse.modalities.pretrained import SAFE_SUFFIXES, download_model
 from rayfuse.model.fused import FusedModel, trainable_state_dict
-from rayfuse.spec.encoders import iter_pretrained_encoders
 from rayfuse.spec.job import Job
 from rayfuse.spec.load import validate_spec
 
@@ -35,16 +35,15 @@ def save_model(
 
     folder.mkdir(parents=True, exist_ok=True)
     content = job.model_dump(mode="json")
-    for name, options in job.inputs.items():
-        for path, encoder in iter_pretrained_encoders(options.encoder):
-            relative = "/".join(["encoders", name, *path])
-            _copy_encoder(encoder.model, folder / relative)
-            block = content["inputs"][name]["encoder"]
-            for key in path:
-                block = block[key]
-            block["model"] = f"./{relative}"
-            if block.get("lora"):
-                block["lora"]["init_from"] = None  # the trained adapters are in the weights
+    for path, pretrained in job.pretrained_models():
+        relative = _relative_folder(path)
+        _copy_pretrained(pretrained.model, folder / relative)
+        block = content
+        for key in path:
+            block = block[key]
+        block["model"] = f"./{relative}"
+        if block.get("lora"):
+            block["lora"]["init_from"] = None  # the trained adapters are in the weights
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / _WEIGHTS_FILE)
     (folder / _SPEC_FILE).write_text(
         json.dumps({"format": FORMAT_VERSION, "metadata": dict(metadata), "job": content}, indent=1)
@@ -117,7 +116,13 @@ def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) ->
         raise DataError(f"the weights do not match this model: {reason}") from None
 
 
-def _copy_encoder(model: str, target: Path) -> None:
+def _relative_folder(path: tuple[str, ...]) -> str:
+    """Return the folder of the pretrained model at some keys of the job: encoders/INPUT/… or tasks/TASK."""
+    section, name, *inner = path
+    return "/".join(["encoders", name, *inner[1:]] if section == "inputs" else path)
+
+
+def _copy_pretrained(model: str, target: Path) -> None:
     """Copy a Hugging Face model from a folder, URL or the hub, except files that may contain code."""
     shutil.copytree(download_model(model), target, dirs_exist_ok=True, ignore=_ignore_unsafe_files)
 

@@ -1,7 +1,7 @@
 """Typed outputs of a FusedModel: what its forward pass returns, and its losses."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -35,6 +35,11 @@ class LossOutput:
     """By type of the alignment loss."""
     distillation: dict[str, torch.Tensor] = field(default_factory=dict)
     """By task: divergence from the teacher's outputs."""
+
+    def scale_tasks(self, factors: Mapping[str, float]) -> "LossOutput":
+        """Return the losses with those of some tasks multiplied by a factor."""
+        tasks = {name: loss * factors[name] if name in factors else loss for name, loss in self.tasks.items()}
+        return replace(self, tasks=tasks)
 
     def to_metrics(self) -> Mapping[str, torch.Tensor]:
         """Return all losses under the names they are logged with: TASK, align/TYPE and distillation/TASK."""

@@ -55,7 +55,7 @@ class Predictor:
         batch = collate(samples, self.preprocessor.modalities).to(self.device)
         if not explain:
             with torch.inference_mode():
-                return self.format_predictions(samples, self.model(batch).tasks)
+                return self.format_predictions(samples, self.model(batch, generate=True).tasks)
         explanation = explaining.explain(self.model, batch, self.preprocessor.modalities)
         heads = task_heads(self.model)
         return [

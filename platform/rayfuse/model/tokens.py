@@ -17,6 +17,8 @@ class FusedState(TypedDict):
     """Aligned tokens of each input: float (batch, tokens, dim) and mask, bool (batch, tokens)."""
     word_starts: dict[str, torch.Tensor]
     """For inputs of words: index of each word's first token, int64 (batch, words), -1 for padding."""
+    texts: NotRequired[dict[str, torch.Tensor]]
+    """For texts of a prompt: UTF-8 bytes, int64 (batch, bytes), -1 for padding; meaningless where the input is absent."""
     attention: NotRequired[torch.Tensor]
     """Attention of the fusion to each input, float (batch, inputs); rows sum to 1."""
     per_input_vectors: NotRequired[torch.Tensor]

@@ -9,7 +9,6 @@ import yaml
 from rayfuse.presets.facts import Facts
 from rayfuse.presets.inputs import Values, choose_input
 from rayfuse.presets.training import choose_align, choose_fusion, choose_train
-from rayfuse.spec.encoders import iter_pretrained_encoders
 from rayfuse.spec.job import Job
 from rayfuse.spec.quality import Quality
 
@@ -50,11 +49,7 @@ def choose_preset(job: Job, quality: Quality, facts: Facts) -> Preset:
         "fusion": choose_fusion(job, facts),
     }
     partly = job.override(**_leaves(_missing(chosen, _given(job))))
-    trained = any(
-        not encoder.frozen
-        for options in partly.inputs.values()
-        for _, encoder in iter_pretrained_encoders(options.encoder)
-    )
+    trained = any(not options.frozen for _, options in partly.pretrained_models())
     chosen["train"] = choose_train(job, quality, facts, trained)
     return Preset(quality, facts.rows, _missing(chosen, _given(job)))
 

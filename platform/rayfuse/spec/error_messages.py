@@ -15,7 +15,6 @@ from rayfuse.spec.family import PartOf
 from rayfuse.spec.renamed_keys import EQUIVALENT_KEYS, RENAMED_KEYS, RENAMED_TYPES
 
 PLANNED_TYPES = {
-    "generation",
     "hyperband", "median", "pbt", "pb2",
 }  # fmt: skip
 """Types of the design that are not implemented yet."""

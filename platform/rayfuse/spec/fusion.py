@@ -232,6 +232,12 @@ class FilmFusionConfig(PerceptronFusionConfig):
             yield "conditioned_on", "film needs 2 inputs, and there is 1; use mlp"
 
 
+class SoftTokensFusionConfig(BaseFusionConfig):
+    """The mean of the inputs that are present, without parameters, for tasks that read the inputs' tokens themselves."""
+
+    type: Literal["soft_tokens"]
+
+
 class DecisionFusionConfig(BaseFusionConfig):
     """Options of a fusion at decision level: each input has its own prediction, and these are combined."""
 
@@ -367,6 +373,7 @@ FUSIONS: Family[BaseFusionConfig] = Family(
         LowRankFusionConfig: "rayfuse.model.fusion.low_rank:LowRankFusion",
         FilmFusionConfig: "rayfuse.model.fusion.film:FilmFusion",
         HierarchicalFusionConfig: "rayfuse.model.fusion.hierarchical:HierarchicalFusion",
+        SoftTokensFusionConfig: "rayfuse.model.fusion.soft_tokens:SoftTokensFusion",
         VoteFusionConfig: "rayfuse.model.fusion.vote:VoteFusion",
         AverageFusionConfig: "rayfuse.model.fusion.average:AverageFusion",
         LearnedFusionConfig: "rayfuse.model.fusion.learned:LearnedFusion",

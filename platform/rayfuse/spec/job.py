@@ -28,7 +28,7 @@ from rayfuse.spec.base import (
 )
 from rayfuse.spec.cells import CellFormat
 from rayfuse.spec.deepspeed import DeepSpeedConfig
-from rayfuse.spec.encoders import LoraAdapterConfig, iter_pretrained_encoders
+from rayfuse.spec.encoders import LoraAdapterConfig, PretrainedModelConfig, iter_pretrained_encoders
 from rayfuse.spec.error_messages import suggest_nearest
 from rayfuse.spec.feature_cache import FeatureCache, validate_feature_cache
 from rayfuse.spec.fusion import ConcatFusionConfig, FusionConfig
@@ -269,17 +269,25 @@ class Job(Spec):
         """Return how an input is projected to the common width."""
         return self.inputs[name].align or self.align
 
+    def pretrained_models(self) -> Iterator[tuple[tuple[str, ...], PretrainedModelConfig]]:
+        """Yield the pretrained models of encoders and tasks, each with the keys of its block."""
+        for name, source in self.inputs.items():
+            for path, encoder in iter_pretrained_encoders(source.encoder):
+                yield ("inputs", name, "encoder", *path), encoder
+        for name, task in self.tasks.items():
+            if isinstance(task, PretrainedModelConfig):
+                yield ("tasks", name), task
+
     def validate_zero_stage(self, stage: int) -> Problems:
         """Yield the path and message of each option that does not work under a ZeRO stage."""
         yield from ((f"train.{where}", reason) for where, reason in self.train.validate_zero_stage(stage))
-        for name, options in self.inputs.items():
-            for path, encoder in iter_pretrained_encoders(options.encoder):
-                if isinstance(encoder.adapter, LoraAdapterConfig):
-                    place = ".".join(["inputs", name, "encoder", *path, "lora"])
-                    yield from (
-                        (f"{place}.{where}", reason)
-                        for where, reason in encoder.adapter.validate_zero_stage(stage)
-                    )
+        for path, options in self.pretrained_models():
+            if isinstance(options.adapter, LoraAdapterConfig):
+                place = ".".join([*path, "lora"])
+                yield from (
+                    (f"{place}.{where}", reason)
+                    for where, reason in options.adapter.validate_zero_stage(stage)
+                )
 
     def metric_modes(self) -> dict[str, Mode]:
         """Return every metric that the job reports, each with its mode."""

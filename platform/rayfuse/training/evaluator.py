@@ -13,7 +13,9 @@ from rayfuse.model.evaluation import (
     calibrate,
     collect_outputs,
     collect_raw_outputs,
+    collect_replies,
     compute_metrics,
+    decoded_subsets,
     details,
     evaluated_subsets,
     fill_memory_banks,
@@ -24,7 +26,9 @@ from rayfuse.model.explain import MAX_INPUTS, input_importance
 from rayfuse.model.fused import task_heads
 from rayfuse.model.tasks import task_class
 from rayfuse.model.tasks.accumulators import StoredOutputs
+from rayfuse.model.tasks.replies import Replies
 from rayfuse.spec.job import Job
+from rayfuse.spec.tasks import GenerationTaskConfig
 from rayfuse.training.distributed import DistributedContext
 from rayfuse.training.engine import micro_batch_size
 from rayfuse.training.training_data import TrainingData
@@ -61,14 +65,24 @@ class Evaluator:
     def compute_metrics(
         self, split: str, input_subsets: Sequence[Subset] | None = None
     ) -> list[dict[str, float]]:
-        """Compute the metrics over all rows of a split: once, or for each of the subsets of inputs."""
-        return [
-            compute_metrics(self.heads, self.job, outputs) for outputs in self.collect(split, input_subsets)
-        ]
+        """Compute the metrics over all rows of a split: once, or for each of the subsets of inputs.
 
-    def collect(self, split: str, input_subsets: Sequence[Subset] | None = None) -> list[EvaluationOutputs]:
-        """Accumulate the outputs on the rows of a split."""
-        collected = collect_outputs(self.engine, self.heads, self._batches_on_device(split), input_subsets)
+        Metrics of decoded texts, which are computed with all inputs only, are those of the task's `decoded_rows`.
+        """
+        collected = self.collect(split, input_subsets)
+        if input_subsets is None:
+            collected[0].replies = self._collect_replies(split)
+        return [compute_metrics(self.heads, self.job, outputs) for outputs in collected]
+
+    def collect(
+        self,
+        split: str,
+        input_subsets: Sequence[Subset] | None = None,
+        decoded: Sequence[Subset] = (),
+    ) -> list[EvaluationOutputs]:
+        """Accumulate the outputs on the rows of a split; see `rayfuse.model.evaluation.collect_outputs`."""
+        batches = self._batches_on_device(split)
+        collected = collect_outputs(self.engine, self.heads, batches, input_subsets, decoded)
         if self.context.world_size == 1:
             return collected
         merged = [EvaluationOutputs() for _ in collected]
@@ -98,14 +112,15 @@ class Evaluator:
         """
         calibration = {**self._fill_memory_banks(), **self._calibrate()}
         split = "test" if "test" in self.data.sample_caches else "validation"
-        all_inputs, *_ = self.collect(split)
+        inputs = tuple(self.job.inputs)
+        [all_inputs] = self.collect(split, [inputs], decoded_subsets(self.heads, inputs)[:1])
         return {
             "split": split,
             "rows": len(self.data.sample_caches[split]),
             "metrics": compute_metrics(self.heads, self.job, all_inputs),
             "details": details(self.heads, all_inputs),
             "calibration": calibration,
-            **self._evaluate_subsets(split, all_inputs.present),
+            **self._evaluate_subsets(split, all_inputs),
         }
 
     def batches(
@@ -126,12 +141,33 @@ class Evaluator:
             numbers = mine[start : start + batch_size]
             yield collate([samples[n] for n in numbers], self.data.modalities, add_dummies=True)
 
-    def _evaluate_subsets(self, split: str, present: Mapping[str, Sequence[np.ndarray]]) -> Mapping[str, Any]:
+    def _collect_replies(self, split: str) -> dict[str, Replies]:
+        """Decode the texts of some rows of a split."""
+        limits = {
+            name: task.decoded_rows
+            for name, task in self.job.tasks.items()
+            if isinstance(task, GenerationTaskConfig)
+        }
+        if not limits:
+            return {}
+        heads = {name: self.heads[name] for name in limits}
+        batches = self._batches_on_device(split, max(limits.values()))
+        found = collect_replies(self.engine, heads, batches, tuple(self.job.inputs))
+        if self.context.world_size == 1:
+            return found
+        merged = EvaluationOutputs()
+        for part in self.context.all_gather(found):
+            merged.merge(EvaluationOutputs(replies=part))
+        return merged.replies
+
+    def _evaluate_subsets(self, split: str, complete: EvaluationOutputs) -> Mapping[str, Any]:
         """Return `by_inputs` and `explain`; contributions are measured from the output without any input."""
         inputs = list(self.job.inputs)
-        reported = evaluated_subsets(inputs, present)
+        reported = evaluated_subsets(inputs, complete.present)
         subsets = [*(nonempty_subsets(inputs) if len(inputs) <= MAX_INPUTS else reported), ()]
-        collected = dict(zip(subsets, self.collect(split, subsets), strict=True))
+        decoded = decoded_subsets(self.heads, inputs)[1:]
+        collected = dict(zip(subsets, self.collect(split, subsets, decoded), strict=True))
+        collected[tuple(inputs)].replies = complete.replies
         return {
             "by_inputs": {
                 subset_name(subset): compute_metrics(self.heads, self.job, collected[subset])

@@ -12,12 +12,12 @@ import torch
 
 from rayfuse.data.dataset import Dataset, load_dataset
 from rayfuse.data.preview import check_first_rows
+from rayfuse.data.prompt_checks import check_prompts
 from rayfuse.data.ray_tasks import map_on_ray
 from rayfuse.data.store import RowDataset, RowStore
 from rayfuse.errors import INTERRUPT_EXCEPTIONS, DataError, ResourceError, RunInterruptedError
 from rayfuse.formatting import no_capacity, plural
 from rayfuse.signals import signum_of
-from rayfuse.spec.encoders import iter_pretrained_encoders
 from rayfuse.spec.job import Job
 from rayfuse.training.checkpoints import list_checkpoints
 from rayfuse.training.engine import load_deepspeed_config
@@ -50,9 +50,9 @@ def preflight(job: Job) -> None:
     load_deepspeed_config(job)
     if not job.compute.gpus_per_worker:
         choose_precision(job.train.precision, torch.device("cpu"))
-    for name, options in job.inputs.items():
-        for path, encoder in iter_pretrained_encoders(options.encoder):
-            _check_pretrained(".".join(["inputs", name, "encoder", *path, "model"]), encoder.model)
+    for path, options in job.pretrained_models():
+        _check_pretrained(".".join([*path, "model"]), options.model)
+    check_prompts(job)
     check_first_rows(job)
 
 

@@ -9,7 +9,6 @@ from typing import TypedDict
 
 import torch
 
-from rayfuse.spec.encoders import iter_pretrained_encoders
 from rayfuse.spec.job import Job
 from rayfuse.training.deepspeed_patches import import_without_mlflow
 from rayfuse.training.precision import DTYPES, choose_precision
@@ -86,10 +85,7 @@ def release_free_memory() -> None:
 
 def uses_adapters(job: Job) -> bool:
     """Return whether a job trains adapters of PEFT."""
-    encoders = (
-        encoder for options in job.inputs.values() for _, encoder in iter_pretrained_encoders(options.encoder)
-    )
-    return any(encoder.adapter is not None for encoder in encoders)
+    return any(options.adapter is not None for _, options in job.pretrained_models())
 
 
 def preload_libraries(with_adapters: bool = False) -> None:

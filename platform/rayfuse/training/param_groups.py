@@ -24,7 +24,7 @@ def build_param_groups(job: Job, model: nn.Module) -> list[ParamGroup]:
     """
     parameters = trainable_parameters(model)
     chosen = _match_param_groups(job, parameters)
-    rates = _encoder_learning_rates(job, model)
+    rates = {**_encoder_learning_rates(job, model), **_task_learning_rates(job, parameters)}
     for_muon = muon_parameters(model) if job.train.optimizer.separates_matrices else set()
     groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
@@ -64,6 +64,17 @@ def _closest_names(pattern: str, names: Iterable[str]) -> list[str]:
         return matcher.find_longest_match().size / max(1, len(wanted)) + matcher.ratio()
 
     return sorted(names, key=similarity, reverse=True)[:_MAX_SUGGESTIONS]
+
+
+def _task_learning_rates(job: Job, names: Iterable[str]) -> dict[str, float]:
+    """Return the learning rates of the language models of tasks that set one, by the names of their parameters."""
+    rates = {f"tasks.{name}.lm.": getattr(task, "lr", None) for name, task in job.tasks.items()}
+    return {
+        name: lr
+        for name in names
+        for prefix, lr in rates.items()
+        if lr is not None and name.startswith(prefix)
+    }
 
 
 def _encoder_learning_rates(job: Job, model: nn.Module) -> dict[str, float]:

@@ -5,6 +5,7 @@ from torch import nn
 
 from rayfuse.errors import SpecError
 from rayfuse.model.encoders.huggingface import HuggingFaceEncoder
+from rayfuse.model.language_model import LanguageModel
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 """torch dtypes by the names in `train.precision`."""
@@ -30,14 +31,14 @@ def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
 
 
 def cast_frozen_weights(model: nn.Module, precision: str) -> None:
-    """Cast the frozen linear layers of pretrained encoders to the dtype that autocast uses.
+    """Cast the frozen linear layers of pretrained models to the dtype that autocast uses.
 
     Autocast would round them to the same values at every use. Model folders have the weights as they were loaded.
     """
     if precision == "fp32":
         return
     for encoder in model.modules():
-        if isinstance(encoder, HuggingFaceEncoder):
+        if isinstance(encoder, (HuggingFaceEncoder, LanguageModel)):
             for linear in encoder.frozen_linear_layers():
                 linear.to(DTYPES[precision])
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from rayfuse.data.collate import Batch
+from rayfuse.data.sampler import GlobalBatch
 from rayfuse.spec.job import Job
 from rayfuse.training.distributed import DistributedContext
 from rayfuse.training.ema import Ema
@@ -48,20 +49,21 @@ class TrainStep:
         self.job, self.engine, self.context = job, engine, context
         self.total_steps, self.ema = total_steps, ema
 
-    def run(self, batches: Sequence[Batch], rows: int, step: int) -> StepResult:
-        """Take optimizer step `step`, counted from 0, over this rank's micro-batches of a global batch of `rows` rows.
+    def run(self, batches: Sequence[Batch], size: GlobalBatch, step: int) -> StepResult:
+        """Take optimizer step `step`, counted from 0, over this rank's micro-batches of a global batch of `size`.
 
-        DeepSpeed averages over ranks and micro-batches, while the loss of a global batch is a mean over its rows: each
-        loss is scaled by the ratio.
+        DeepSpeed averages over ranks and micro-batches, while the loss of a global batch is a mean over its rows, or
+        over their weights: each loss is scaled by the ratio. Sums in the result are such that their total over the ranks,
+        divided by the rows, is that mean.
         """
         seed_everything(self.job.train.seed, step, self.context.rank)
         set_learning_rate(self.engine, self._lr_factor(step))
-        scale = self.context.world_size * len(batches) / rows
+        scale = self.context.world_size * len(batches) / size.rows
         total = torch.zeros((), device=self.context.device)
         terms: dict[str, torch.Tensor] = {}
         for batch in batches:
             moved = batch.to(self.context.device)
-            losses = self.engine.module.losses(self.engine(moved), moved)
+            losses = self.engine.module.losses(self.engine(moved), moved).scale_tasks(size.loss_factors)
             loss = self.engine.module.total_loss(losses, moved)
             self.engine.backward(loss * scale)
             self.engine.step()

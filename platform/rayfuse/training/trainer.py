@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rayfuse.data.collate import Batch
 from rayfuse.data.loader import BatchIterator, BatchLoader
+from rayfuse.data.sampler import GlobalBatch
 from rayfuse.errors import RayfuseError
 from rayfuse.spec.job import Job
 from rayfuse.training.checkpoint_manager import CheckpointManager
@@ -147,9 +148,9 @@ class Trainer:
         self.engine.train()
         self.telemetry.reset_timer()
         steps = self.loader.iter_epoch(epoch, self.state.epoch_step)
-        for batches, rows in self.profiler.wrap(steps, self._log_text):
+        for batches, size in self.profiler.wrap(steps, self._log_text):
             if not self.loss_guard.should_skip(self.state.step + 1):
-                self._run_step(batches, rows, steps)
+                self._run_step(batches, size, steps)
             self.state.step += 1
             self.state.epoch_step += 1
             self.watchdog.heartbeat(self.state.step)
@@ -199,9 +200,9 @@ class Trainer:
             **best,
         }
 
-    def _run_step(self, batches: Sequence[Batch], rows: int, steps: BatchIterator) -> None:
+    def _run_step(self, batches: Sequence[Batch], size: GlobalBatch, steps: BatchIterator) -> None:
         with self.telemetry.count_flops(batches):
-            result = self.train_step.run(batches, rows, self.state.step)
+            result = self.train_step.run(batches, size, self.state.step)
         state = self.state
         position = StepPosition(
             state.epoch, state.epoch_step, state.step + 1, self.train_step.learning_rate(state.step)

@@ -66,11 +66,11 @@ def on_the_spot(loaded: Any, epoch: int, first: int, rank: int = 0, world: int =
         batches = [
             build_train_batch(p.tolist(), store, loaded[0], epoch, teacher_outputs(store)) for p in parts
         ]
-        yield [plain(batch) for batch in batches], plan.global_batch_size(step)
+        yield [plain(batch) for batch in batches], plan.global_batch(epoch, step)
 
 
 def everything(steps: BatchIterator) -> list[Any]:
-    return [([plain(batch) for batch in batches], rows) for batches, rows in steps]
+    return [([plain(batch) for batch in batches], size) for batches, size in steps]
 
 
 def test_batches_of_a_thread(loaded: Any) -> None:

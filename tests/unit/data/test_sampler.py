@@ -45,7 +45,7 @@ def test_every_row_once_an_epoch(rows: int, batch_size: int, gradient_accumulati
                 parts = [plan.step_indices(2, step, rank, world) for rank in range(world)]
                 assert {len(part) for part in parts} == {gradient_accumulation_steps}
                 batch = [int(n) for part in parts for micro in part for n in micro]
-                assert len(batch) == plan.global_batch_size(step)
+                assert len(batch) == plan.global_batch(2, step).rows
                 seen.update(batch)
             assert seen == Counter(range(rows))
 
@@ -126,7 +126,7 @@ def test_an_epoch_has_every_row_once(
     steps = [everywhere(plan, 5, step, world) for step in range(plan.steps_per_epoch)]
     assert Counter(n for step in steps for n in step) == Counter(range(rows))
     assert [len(step) for step in steps] == [
-        plan.global_batch_size(step) for step in range(plan.steps_per_epoch)
+        plan.global_batch(5, step).rows for step in range(plan.steps_per_epoch)
     ]
     for rank in range(world):
         parts = plan.step_indices(5, 0, rank, world)

@@ -82,7 +82,7 @@ class HuggingFaceEncoder(Encoder):
         if options.adapter is not None:
             self.model = apply_adapters(self.model, options.adapter)
         elif options.last_layers is not None:
-            _unfreeze_last_layers(self.model, options.last_layers)
+            unfreeze_last_layers(self.model, options.last_layers)
         elif options.train == "frozen":
             self.model.requires_grad_(False)
         self.pool = Pooling(options.pool, self.width)
@@ -161,7 +161,7 @@ def _fit_mask(mask: torch.Tensor, num_tokens: int, model: Any) -> torch.Tensor:
 
 def _load(model: str, input_type: str) -> Any:
     """Load a model's encoder of one modality in float32. Raises DataError if its files are incomplete."""
-    loaded, missing = _from_pretrained(model)
+    loaded, missing = load_checkpoint(model)
     encoder = _encoder_of(loaded, input_type)
     pooler = getattr(encoder, "pooler", None)
     if pooler is not None and list(pooler.parameters()):
@@ -183,7 +183,7 @@ def _load(model: str, input_type: str) -> Any:
 
 def load_pretrained(model: str, input_type: str) -> tuple[Any, Any]:
     """Load a model as it is, and return it and its part that encodes a type of input."""
-    loaded, _ = _from_pretrained(model, for_training=False)
+    loaded, _ = load_checkpoint(model, for_training=False)
     return loaded, _encoder_of(loaded, input_type)
 
 
@@ -199,13 +199,19 @@ def _truncate_positions(encoder: Any, positions: int) -> None:
     encoder.max_source_positions = encoder.config.max_source_positions = len(weight)
 
 
-def _from_pretrained(model: str, for_training: bool = True) -> tuple[Any, list[str]]:
-    """Load a model without running code of its folder; also return the names of tensors missing in its files."""
-    from transformers import AutoConfig, AutoModel
+def load_checkpoint(
+    model: str, for_training: bool = True, auto_class: str = "AutoModel"
+) -> tuple[Any, list[str]]:
+    """Load a model in float32 without running code of its folder; also return the names of tensors missing in its files.
+
+    `auto_class` is the class of transformers that loads it. Raises DataError if it cannot be loaded.
+    """
+    import transformers
+    from transformers import AutoConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-
+    loader = getattr(transformers, auto_class)
     try:
         folder = resolve_model_path(model)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -213,8 +219,8 @@ def _from_pretrained(model: str, for_training: bool = True) -> tuple[Any, list[s
             if for_training and hasattr(config, name):
                 setattr(config, name, value)
         if not _LOAD_WEIGHTS.get():
-            return AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False), []
-        loaded, report = AutoModel.from_pretrained(
+            return loader.from_config(config, dtype=torch.float32, trust_remote_code=False), []
+        loaded, report = loader.from_pretrained(
             folder,
             config=config,
             dtype=torch.float32,
@@ -292,7 +298,7 @@ def _check_pool(options: Options, model_type: str) -> None:
         )
 
 
-def _unfreeze_last_layers(model: nn.Module, num_layers: int) -> None:
+def unfreeze_last_layers(model: nn.Module, num_layers: int) -> None:
     """Freeze all but the last `num_layers` layers and the modules after them. Raises SpecError if there are fewer."""
     stack = largest_module_list(model)
     if stack is None or len(stack[1]) < num_layers:

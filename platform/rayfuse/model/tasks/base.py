@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from rayfuse.modalities.base import Schema
 from rayfuse.model.tokens import FusedState
 from rayfuse.spec.inputs import Input
 from rayfuse.spec.tasks import Target
+
+if TYPE_CHECKING:
+    from rayfuse.model.tasks.replies import Replies, Reply
 
 
 class TaskHead(nn.Module, ABC):
@@ -31,6 +34,9 @@ class TaskHead(nn.Module, ABC):
     """True if each output depends on the fused vector of its sample alone, so that mixup can mix vectors."""
     cross_sample_loss: ClassVar[bool] = False
     """True if a row's loss depends on other rows; such a loss is computed for complete rows, not for input subsets."""
+    reads_targets: ClassVar[bool] = False
+    """True if raw outputs are computed from the targets, which `forward` gets as its second argument, None if no sample
+    has any. Predictions are then made by `generate`, and a fusion does not combine the head's outputs."""
     labels_words: ClassVar[bool] = False
     """True if the task labels single words, so that texts are given as lists of words."""
 
@@ -44,6 +50,26 @@ class TaskHead(nn.Module, ABC):
     @abstractmethod
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Compute the loss of each sample, float32 (batch,). targets: float32 (batch, …), padded with NaN."""
+
+    def attach_inputs(self, inputs: Mapping[str, Input]) -> None:
+        """Receive the job's inputs, once after construction, for heads that read single inputs."""
+
+    def generate(self, fused: FusedState) -> torch.Tensor:
+        """Compute what `format_predictions` reads, float (batch, …): raw outputs, unless they need targets."""
+        outputs: torch.Tensor = self(fused)
+        return outputs
+
+    def read_replies(self, generated: torch.Tensor, targets: torch.Tensor) -> list["Reply"]:
+        """Return the text of each sample beside its reference, from the outputs of `generate`."""
+        raise NotImplementedError("only heads that read targets generate texts")
+
+    def reply_metrics(self, replies: "Replies") -> dict[str, float]:
+        """Compute the metrics of decoded texts that the task's spec lists."""
+        raise NotImplementedError("only heads that read targets generate texts")
+
+    def loss_weights(self, targets: torch.Tensor) -> torch.Tensor:
+        """Return the weight of each sample's loss in a mean, float32 (batch,), by which `loss` is multiplied already."""
+        return torch.ones(len(targets), device=targets.device)
 
     def zero_loss(self, outputs: torch.Tensor) -> torch.Tensor:
         """Return a loss of 0 for a batch of padding rows without targets, with a gradient for every parameter.

@@ -7,6 +7,8 @@ from rayfuse.spec.encoders.adapters import IA3AdapterConfig, LoraAdapterConfig, 
 from rayfuse.spec.encoders.base import BaseEncoderConfig, CustomEncoderConfig, LayeredEncoderConfig, Pool
 from rayfuse.spec.encoders.huggingface import HuggingFaceEncoderConfig
 from rayfuse.spec.encoders.image import ConvEncoderConfig, PatchTransformerEncoderConfig, ResnetEncoderConfig
+from rayfuse.spec.encoders.pretrained import PretrainedModelConfig
+from rayfuse.spec.encoders.prompt import PromptEncoderConfig
 from rayfuse.spec.encoders.sequence import (
     EmbeddingEncoderConfig,
     GRUEncoderConfig,
@@ -54,6 +56,7 @@ ENCODERS: dict[str, Family[BaseEncoderConfig]] = families_by_input_type(
             LSTMEncoderConfig: f"{_ENCODERS}.sequence_text:SequenceTextEncoder",
             TransformerEncoderConfig: f"{_ENCODERS}.sequence_text:SequenceTextEncoder",
             HuggingFaceEncoderConfig: f"{_ENCODERS}.huggingface:HuggingFaceEncoder",
+            PromptEncoderConfig: f"{_ENCODERS}.prompt_text:PromptTextEncoder",
         },
         "timeseries": {
             TimeseriesConvEncoderConfig: f"{_ENCODERS}.sequence_timeseries:SequenceTimeseriesEncoder",
@@ -126,6 +129,8 @@ __all__ = [
     "OFTAdapterConfig",
     "PatchTransformerEncoderConfig",
     "Pool",
+    "PretrainedModelConfig",
+    "PromptEncoderConfig",
     "ResnetEncoderConfig",
     "TabularEncoderConfig",
     "TextEncoderConfig",

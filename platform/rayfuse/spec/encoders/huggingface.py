@@ -5,20 +5,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from rayfuse.spec.base import ModelRef, Pattern, Problems
-from rayfuse.spec.encoders.adapters import IA3AdapterConfig, LoraAdapterConfig, OFTAdapterConfig
+from rayfuse.spec.base import Problems
 from rayfuse.spec.encoders.base import LayeredEncoderConfig, Pool
+from rayfuse.spec.encoders.pretrained import PretrainedModelConfig
 
 if TYPE_CHECKING:
     from rayfuse.spec.job import Job
-
-TrainScope = Annotated[
-    str,
-    Pattern(
-        r"^(frozen|last:[1-9][0-9]{0,2}|lora|ia3|oft|full)$",
-        "not one of: frozen, lora, ia3, oft, full, last:N with N from 1",
-    ),
-]
 
 
 def _validate_hidden_states(value: tuple[int, ...]) -> tuple[int, ...]:
@@ -29,23 +21,12 @@ def _validate_hidden_states(value: tuple[int, ...]) -> tuple[int, ...]:
     return value
 
 
-class HuggingFaceEncoderConfig(LayeredEncoderConfig):
+class HuggingFaceEncoderConfig(PretrainedModelConfig, LayeredEncoderConfig):
     """A pretrained encoder from a Hugging Face folder or hub."""
 
     reads_waveforms: ClassVar[bool] = True
 
     type: Literal["huggingface"]
-    model: ModelRef
-    """A folder, a URL of one, or an id on the hub."""
-    train: TrainScope = "frozen"
-    """Trained parameters: none (`frozen`), the last N layers and what follows them (`last:N`), adapters (`lora`, `ia3`,
-    `oft`), or everything (`full`)."""
-    lora: LoraAdapterConfig = Field(default_factory=LoraAdapterConfig)
-    """Adapters with `train: lora`."""
-    ia3: IA3AdapterConfig = Field(default_factory=IA3AdapterConfig)
-    """Adapters with `train: ia3`."""
-    oft: OFTAdapterConfig = Field(default_factory=OFTAdapterConfig)
-    """Adapters with `train: oft`."""
     pool: Pool = "mean"
     """Pooling of the encoder's outputs to one vector; `none` passes every position to the fusion."""
 
@@ -59,28 +40,10 @@ class HuggingFaceEncoderConfig(LayeredEncoderConfig):
     def frozen(self) -> bool:
         return self.train == "frozen" and self.pool != "attention"  # whose weights are learned
 
-    @property
-    def adapter(self) -> LoraAdapterConfig | IA3AdapterConfig | OFTAdapterConfig | None:
-        """The adapters that are trained, if any."""
-        blocks: dict[str, LoraAdapterConfig | IA3AdapterConfig | OFTAdapterConfig] = {
-            "lora": self.lora,
-            "ia3": self.ia3,
-            "oft": self.oft,
-        }
-        return blocks.get(self.train)
-
-    @property
-    def last_layers(self) -> int | None:
-        """N of `train: last:N`."""
-        return int(self.train.removeprefix("last:")) if self.train.startswith("last:") else None
-
     def validate_in_job(self, job: "Job") -> Problems:
         if self.train == "frozen" and self.layer_decay != 1:
             yield (
                 "layer_decay",
                 f"{self.layer_decay:g} has no effect on a frozen encoder; leave it out, or set `train`",
             )
-        if self.adapter is not None:
-            yield from (
-                (f"{self.train}.{where}", reason) for where, reason in self.adapter.validate_in_job(job)
-            )
+        yield from self.validate_adapter(job)

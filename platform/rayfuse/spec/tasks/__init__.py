@@ -6,6 +6,7 @@ from rayfuse.spec.family import Family, PartOf
 from rayfuse.spec.tasks.base import BaseTaskConfig, ColumnTaskConfig, Mode, MultiHot, Target, TaskRow
 from rayfuse.spec.tasks.classification import ClassificationTaskConfig
 from rayfuse.spec.tasks.custom import CustomTaskConfig
+from rayfuse.spec.tasks.generation import GenerationTaskConfig
 from rayfuse.spec.tasks.matching import MatchingTaskConfig
 from rayfuse.spec.tasks.multi_label import MultiLabelTaskConfig
 from rayfuse.spec.tasks.ordinal import OrdinalTaskConfig
@@ -25,6 +26,7 @@ TASKS: Family[BaseTaskConfig] = Family(
         MatchingTaskConfig: "rayfuse.model.tasks.matching:MatchingHead",
         RetrievalTaskConfig: "rayfuse.model.tasks.retrieval:RetrievalHead",
         RankingTaskConfig: "rayfuse.model.tasks.ranking:RankingHead",
+        GenerationTaskConfig: "rayfuse.model.tasks.generation:GenerationHead",
     },
     custom=CustomTaskConfig,
 )
@@ -55,6 +57,7 @@ __all__ = [
     "ClassificationTaskConfig",
     "ColumnTaskConfig",
     "CustomTaskConfig",
+    "GenerationTaskConfig",
     "MatchingTaskConfig",
     "Mode",
     "MultiHot",

@@ -68,6 +68,8 @@ class BaseTaskConfig(JobSection):
 
     needs_column: ClassVar[bool] = False
     """True if it needs a `column`, which is by default the task's name."""
+    weighted_rows: ClassVar[bool] = False
+    """True if rows count in the mean loss of a batch by their `loss_weight`; else all count equally."""
 
     type: str
     """Kind of task, or the import path of a custom one."""
@@ -99,6 +101,10 @@ class BaseTaskConfig(JobSection):
         inputs: the job's inputs, for tasks that compare a target with the value of an input.
         """
         raise NotImplementedError
+
+    def loss_weight(self, target: Target) -> float:
+        """Return the weight of a row in the mean loss of a batch, in tasks with `weighted_rows`."""
+        return 1.0
 
     def fitter(self) -> TaskFitter | None:
         """Return the accumulator of classes and statistics; None if nothing is learned from the training rows."""

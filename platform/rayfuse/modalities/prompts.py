@@ -1,0 +1,193 @@
+"""Prompts of generation tasks: chat template, soft-token spans and reply tokens, the same in training and serving.
+
+The chat template is rendered once, around a marker in the place of the user's turn. What precedes and follows the marker
+frames every prompt of the task, so that no template needs `{% generation %}`, and the special tokens in it are the only
+ones: no second BOS is added.
+"""
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from rayfuse.errors import DataError, InvalidInputError
+from rayfuse.modalities.pretrained import load_tokenizer
+from rayfuse.spec.inputs import BaseInput
+from rayfuse.spec.tasks import GenerationTaskConfig
+
+_MARKER = "rayfusemarker"
+"""Word in the place of a turn while a chat template is rendered; templates change white space and nothing else."""
+_RETOKENIZED = 2
+"""Tokens by which a text of `max_tokens` tokens may exceed them where it is tokenized with its neighbors."""
+
+Piece = list[int] | str
+"""Part of a prompt: the ids of text tokens, or the name of the input whose soft tokens are there."""
+
+
+@dataclass(frozen=True)
+class _Frame:
+    before: str
+    """Text before the user's turn."""
+    after: str
+    """Text from the user's turn to where the reply begins."""
+    reply_prefix: str
+    """White space that the template puts before a reply."""
+    end: str
+    """Text after a reply."""
+
+
+class PromptRenderer:
+    """Tokens of the prompts and replies of one generation task; the tokenizer is loaded at its first use."""
+
+    def __init__(self, task: GenerationTaskConfig, inputs: Mapping[str, BaseInput]) -> None:
+        self._task = task
+        self._parts = task.prompt_parts(inputs)
+        names = [name for _, name in self._parts if name is not None]
+        self.text_inputs: dict[str, int] = {
+            name: getattr(inputs[name], "max_tokens")  # noqa: B009 - only texts have this encoder
+            for name in names
+            if inputs[name].encoder.type == "prompt"
+        }
+        """Inputs that are put in as text, with the largest number of their tokens."""
+        self.span_inputs = [name for name in names if name not in self.text_inputs]
+        """Inputs that are put in as soft tokens, in the order of the prompt."""
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Tokenizer of the language model. Raises DataError if it cannot be loaded or has no end token."""
+        tokenizer = load_tokenizer(self._task.model)
+        if tokenizer.eos_token_id is None:
+            raise DataError(
+                f"{self._task.model}: its tokenizer has no eos_token, so that replies would never end; set it with "
+                "`tokenizer.eos_token = …` and `tokenizer.save_pretrained`"
+            )
+        return tokenizer
+
+    def render(self, texts: Mapping[str, str], spans: Set[str]) -> list[Piece]:
+        """Return the pieces of a prompt with the given texts and soft-token spans; absent inputs leave nothing.
+
+        Texts and spans alternate, and the first and the last piece are texts, which may be empty. White space around
+        the user's turn is removed, as many chat templates do.
+        """
+        between, names = self._fill(texts, spans)
+        between[0] = between[0].lstrip()
+        between[-1] = between[-1].rstrip() + self._frame.after
+        between[0] = self._frame.before + between[0]
+        pieces: list[Piece] = [[*self._bos, *self._ids(between[0])]]
+        for name, text in zip(names, between[1:], strict=True):
+            pieces += [name, self._ids(text)]
+        return pieces
+
+    def reply_ids(self, reply: str) -> list[int]:
+        """Return the tokens of a reply with its end token.
+
+        Raises InvalidInputError if they are more than `max_tokens`, or if an end token is inside.
+        """
+        ids = self._ids(self._reply_prefix + reply)
+        if not ids:
+            raise InvalidInputError("the reply has no tokens; write a text, or remove the row")
+        if self.end_id in ids:
+            raise InvalidInputError(
+                f"the reply contains the end token {self.tokenizer.convert_ids_to_tokens(self.end_id)}, and would be cut "
+                "there; remove it"
+            )
+        if len(ids) >= self._task.max_tokens:
+            raise InvalidInputError(
+                f"the reply has {len(ids) + 1} tokens with its end token, above max_tokens {self._task.max_tokens}; "
+                "raise max_tokens, or shorten it"
+            )
+        return [*ids, self.end_id]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of reply tokens, without special tokens and white space around it."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text.strip()
+
+    def truncate(self, text: str, max_tokens: int) -> str:
+        """Return the part of a text that its first `max_tokens` tokens make up."""
+        tokenizer = self.tokenizer
+        if not tokenizer.is_fast:
+            ids = self._ids(text)
+            return text if len(ids) <= max_tokens else str(tokenizer.decode(ids[:max_tokens]))
+        found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        return text if len(found) <= max_tokens else text[: found[max_tokens - 1][1]]
+
+    @cached_property
+    def end_id(self) -> int:
+        """Token that ends a reply: the special token after the assistant's turn in the chat template, else EOS."""
+        ids = self._ids(self._frame.end.strip())
+        is_special = bool(ids) and ids[0] in self.tokenizer.added_tokens_decoder
+        return int(ids[0] if is_special else self.tokenizer.eos_token_id)
+
+    @cached_property
+    def max_text_tokens(self) -> int:
+        """Largest number of text tokens of a prompt and a reply."""
+        fixed = self.render(dict.fromkeys(self.text_inputs, ""), set(self.span_inputs))
+        texts = sum(limit + _RETOKENIZED for limit in self.text_inputs.values())
+        return (
+            sum(len(piece) for piece in fixed if not isinstance(piece, str)) + texts + self._task.max_tokens
+        )
+
+    def _fill(self, texts: Mapping[str, str], spans: Set[str]) -> tuple[list[str], list[str]]:
+        """Return the texts of the user's turn before, between and after its spans, and the spans."""
+        between, names = [""], []
+        for literal, name in self._parts:
+            between[-1] += literal
+            if name in self.text_inputs:
+                between[-1] += self.truncate(texts[name], self.text_inputs[name]) if name in texts else ""
+            elif name is not None and name in spans:
+                names.append(name)
+                between.append("")
+        return between, names
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+
+    @cached_property
+    def _frame(self) -> _Frame:
+        if not self.tokenizer.chat_template:
+            system = f"{self._task.system}\n" if self._task.system else ""
+            return _Frame(system, "", "", "")
+        asked = self._apply_template(_MARKER, reply=None)
+        before, _, after = asked.partition(_MARKER)
+        answered = self._apply_template("", reply=_MARKER)
+        opening, _, end = answered.partition(_MARKER)
+        opened = self._apply_template("", reply=None)
+        prefix = opening.removeprefix(opened) if opening.startswith(opened) else ""
+        return _Frame(before, after, prefix if prefix.isspace() else "", end)
+
+    def _apply_template(self, user: str, reply: str | None) -> str:
+        turns = [{"role": "system", "content": self._task.system}] if self._task.system else []
+        turns.append({"role": "user", "content": user})
+        if reply is not None:
+            turns.append({"role": "assistant", "content": reply})
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=reply is None, enable_thinking=False
+            )
+        except Exception as error:  # noqa: BLE001 - templates raise any error
+            raise DataError(
+                f"{self._task.model}: its chat template cannot be rendered: {type(error).__name__}: {error}; "
+                "correct chat_template.jinja, or remove `system`"
+            ) from None
+        return text
+
+    @cached_property
+    def _reply_prefix(self) -> str:
+        """White space before a reply: the template's; without a template, a space after a prompt that ends in a word."""
+        if self.tokenizer.chat_template:
+            return self._frame.reply_prefix
+        _, name = self._parts[-1]
+        return " " if name is None or name in self.text_inputs else ""
+
+    @cached_property
+    def _bos(self) -> list[int]:
+        """BOS, where there is no chat template that has it and the tokenizer adds it to texts."""
+        if self.tokenizer.chat_template:
+            return []
+        ids = self.tokenizer("a")["input_ids"]
+        return (
+            [ids[0]]
+            if self.tokenizer.bos_token_id is not None and ids[0] == self.tokenizer.bos_token_id
+            else []
+        )

@@ -1,0 +1,264 @@
+"""Generation: a text, written by a causal language model that reads the inputs as soft tokens and texts of a prompt."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from rayfuse.errors import DataError
+from rayfuse.modalities.base import Schema, object_schema
+from rayfuse.modalities.prompts import Piece, PromptRenderer
+from rayfuse.model.language_model import LanguageModel, generate_tokens
+from rayfuse.model.tasks.accumulators import AccumulatedHead, Accumulator
+from rayfuse.model.tasks.base import touch_fusion_params
+from rayfuse.model.tasks.replies import Replies, Reply, text_metrics
+from rayfuse.model.tokens import FusedState
+from rayfuse.spec.inputs import Input
+from rayfuse.spec.tasks import GenerationTaskConfig, Target
+from rayfuse.spec.tasks.generation import GROUP_WIDTH
+
+_MAX_PERPLEXITY = 1e6
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """Prompts of a batch, each a sequence of places in a pool of vectors: its text tokens, then all soft tokens."""
+
+    token_ids: torch.Tensor
+    """Text tokens of all rows, int64 (tokens,): the first vectors of the pool."""
+    places: list[np.ndarray]
+    """Places of each row's vectors, int64 (length,)."""
+
+
+class GenerationHead(AccumulatedHead):
+    """Causal language model over the text tokens and soft tokens of a prompt.
+
+    Raw outputs, given targets: the summed cross entropy of the reply's tokens, their number, and how many of them are the
+    most probable ones, float32 (batch, 3). Generated: token ids, float32 (batch, tokens), NaN after the end token.
+    targets: token ids (batch, tokens), after the two numbers of the row's group in tasks with `references`.
+    """
+
+    reads_targets = True
+    renderer: PromptRenderer
+
+    def __init__(self, options: GenerationTaskConfig, dim: int) -> None:
+        super().__init__(options, dim)
+        self.options = options
+        self.group_width = GROUP_WIDTH if options.references else 0
+        self.lm = LanguageModel(options)
+        self.projector = nn.Linear(dim, self.lm.width)
+        nn.init.normal_(self.projector.weight, std=self.lm.initial_std / dim**0.5)
+        nn.init.zeros_(self.projector.bias)
+
+    def attach_inputs(self, inputs: Mapping[str, Input]) -> None:
+        self.renderer = PromptRenderer(self.options, inputs)
+
+    def check_context(self, span_lengths: Mapping[str, int]) -> None:
+        """Raise DataError if the longest prompt and reply exceed the positions of the language model.
+
+        span_lengths: largest number of soft tokens of each input.
+        """
+        spans = sum(span_lengths.get(name, 0) for name in self.renderer.span_inputs)
+        self._check_length(self.renderer.max_text_tokens + spans)
+
+    def forward(self, fused: FusedState, targets: torch.Tensor | None = None) -> torch.Tensor:
+        """Compute the losses of the targets; without targets, those of the end token, which do not count."""
+        rows = len(fused["vector"])
+        replies = [[self.renderer.end_id]] * rows if targets is None else self._replies(targets)
+        prompts = self._prompt_batch(fused, [reply[:-1] for reply in replies])
+        index, mask = _pad([torch.from_numpy(places) for places in prompts.places], left=False)
+        self._check_length(index.shape[1] + 1)
+        hidden = self.lm.hidden_states(self._embed(fused, prompts, index, mask), mask.to(index.device))
+        counts = torch.tensor([len(reply) for reply in replies])
+        row_of_token = torch.arange(rows).repeat_interleave(counts)
+        ends = mask.sum(dim=1)
+        within = torch.cat([torch.arange(count) for count in counts.tolist()])
+        positions = (ends - counts)[row_of_token] + within
+        device = hidden.device
+        wanted = torch.tensor([token for reply in replies for token in reply], device=device)
+        losses, right = self.lm.token_losses(hidden[row_of_token.to(device), positions.to(device)], wanted)
+        found = torch.stack([losses, torch.ones_like(losses), right], dim=1)
+        outputs = found.new_zeros(rows, 3).index_add(0, row_of_token.to(device), found)
+        return touch_fusion_params(outputs, fused)
+
+    def generate(self, fused: FusedState) -> torch.Tensor:
+        prompts = self._prompt_batch(fused, [[]] * len(fused["vector"]))
+        index, mask = _pad([torch.from_numpy(places) for places in prompts.places], left=True)
+        self._check_length(index.shape[1] + self.options.max_tokens)
+        embeddings = self._embed(fused, prompts, index, mask)
+        stop_ids = list(dict.fromkeys([self.renderer.end_id, *self.lm.stop_ids]))
+        found = generate_tokens(
+            self.lm,
+            embeddings,
+            mask.to(embeddings.device),
+            stop_ids,
+            self.options.max_tokens,
+            self.options.decoding,
+        )
+        ended = torch.isin(found, torch.tensor(stop_ids, device=found.device)).int().cumsum(dim=1)
+        after_end = torch.cat([torch.zeros_like(ended[:, :1]), ended[:, :-1]], dim=1) > 0
+        return found.float().masked_fill(after_end, torch.nan)
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the summed cross entropy of each sample's reply, float32 (batch,)."""
+        return outputs[:, 0]
+
+    def loss_weights(self, targets: torch.Tensor) -> torch.Tensor:
+        return (~targets[:, self.group_width :].isnan()).sum(dim=1).float()
+
+    def attribution_score(
+        self, outputs: torch.Tensor, reference_outputs: torch.Tensor
+    ) -> torch.Tensor | None:
+        """Return the mean log-probability of the reply's tokens, float (batch,)."""
+        return -outputs[:, 0] / outputs[:, 1].clamp(min=1)
+
+    def format_predictions(self, outputs: torch.Tensor) -> list[dict[str, Any]]:
+        """Return {"text": reply} for each sample, from generated tokens."""
+        return [{"text": text} for text in self._texts(outputs)]
+
+    def accumulator(self) -> "TokenAccumulator":
+        return TokenAccumulator()
+
+    def read_replies(self, generated: torch.Tensor, targets: torch.Tensor) -> list[Reply]:
+        """Return the generated text of each sample beside its reference."""
+        references = self._texts(targets[:, self.group_width :])
+        texts = self._texts(generated)
+        return [Reply(*one) for one in zip(texts, references, self._groups(targets), strict=True)]
+
+    def reply_metrics(self, replies: Replies) -> dict[str, float]:
+        """Compute the metrics of decoded replies."""
+        return text_metrics(self.options.metrics, replies)
+
+    @classmethod
+    def response_schema(cls, config: GenerationTaskConfig) -> Schema:
+        return object_schema({"text": {"type": "string"}})
+
+    @classmethod
+    def dummy_target(cls, config: GenerationTaskConfig, inputs: Mapping[str, Input]) -> Target:
+        group = [float("nan")] * (GROUP_WIDTH if config.references else 0)
+        return [*group, *[0.0] * config.max_tokens]
+
+    @classmethod
+    def summarize_prediction(cls, prediction: Mapping[str, Any]) -> str:
+        return str(prediction["text"])
+
+    def _replies(self, targets: torch.Tensor) -> list[list[int]]:
+        ids = targets[:, self.group_width :].cpu().numpy()
+        return [row[~np.isnan(row)].astype(np.int64).tolist() for row in ids]
+
+    def _texts(self, ids: torch.Tensor) -> list[str]:
+        rows = ids.float().cpu().numpy()
+        return [self.renderer.decode(row[~np.isnan(row)].astype(np.int64).tolist()) for row in rows]
+
+    def _groups(self, targets: torch.Tensor) -> list[tuple[float, ...] | None]:
+        found = targets[:, : self.group_width].cpu().numpy()
+        return [None if not len(row) or np.isnan(row).any() else tuple(row.tolist()) for row in found]
+
+    def _prompt_batch(self, fused: FusedState, replies: Sequence[Sequence[int]]) -> PromptBatch:
+        """Lay out prompts, each followed by the tokens of a reply, in a pool of vectors."""
+        spans = {
+            name: fused["inputs"][name][1].cpu().numpy() for name in self.renderer.span_inputs
+        }  # (batch, tokens): True for tokens that the sample has
+        texts = self._prompt_texts(fused)
+        rendered = [
+            [
+                *self._render(texts[row], frozenset(name for name, mask in spans.items() if mask[row].any())),
+                [*reply],
+            ]
+            for row, reply in enumerate(replies)
+        ]
+        token_ids = [
+            token for pieces in rendered for piece in pieces if not isinstance(piece, str) for token in piece
+        ]
+        starts, offset = {}, len(token_ids)
+        for name, mask in spans.items():
+            starts[name] = offset
+            offset += mask.size
+        places, first = [], 0
+        for row, pieces in enumerate(rendered):
+            parts = []
+            for piece in pieces:
+                if isinstance(piece, str):
+                    mask = spans[piece]
+                    parts.append(starts[piece] + row * mask.shape[1] + np.flatnonzero(mask[row]))
+                else:
+                    parts.append(np.arange(first, first + len(piece)))
+                    first += len(piece)
+            places.append(np.concatenate(parts).astype(np.int64))
+        return PromptBatch(torch.tensor(token_ids, dtype=torch.int64), places)
+
+    def _render(self, texts: Mapping[str, str], spans: frozenset[str]) -> list[Piece]:
+        pieces = self.renderer.render(texts, spans)
+        # A model needs a position to predict the first token from.
+        return [[self.renderer.tokenizer.eos_token_id]] if pieces == [[]] else pieces
+
+    def _prompt_texts(self, fused: FusedState) -> list[dict[str, str]]:
+        """Return the texts of each sample's prompt, by input; absent ones are left out."""
+        found: list[dict[str, str]] = [{} for _ in range(len(fused["vector"]))]
+        for name in self.renderer.text_inputs:
+            if name not in fused.get("texts", {}):
+                continue
+            present = fused["inputs"][name][1].any(dim=1).tolist()
+            for row, content in enumerate(fused["texts"][name].cpu().numpy()):
+                if present[row]:
+                    found[row][name] = content[content >= 0].astype(np.uint8).tobytes().decode()
+        return found
+
+    def _embed(
+        self, fused: FusedState, prompts: PromptBatch, index: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the embeddings of prompts, float (batch, length, width), zero at padding."""
+        device = fused["vector"].device
+        texts = self.lm.embed(prompts.token_ids.to(device))
+        # Absent inputs take part, so that all parameters get a gradient and all ranks run the same modules.
+        spans = [
+            self.projector(fused["inputs"][name][0]).flatten(0, 1).to(texts.dtype)
+            for name in self.renderer.span_inputs
+        ]
+        if not spans:
+            texts = texts + self.projector(torch.zeros_like(fused["vector"])).sum() * 0.0
+        pool = torch.cat([texts, *spans])
+        return pool[index.to(device)] * mask.to(device).unsqueeze(2)
+
+    def _check_length(self, length: int) -> None:
+        limit = self.lm.max_positions
+        if limit is not None and length > limit:
+            raise DataError(
+                f"prompt, soft tokens and reply take up to {length} tokens, above the {limit} positions of "
+                f"{self.options.model}; lower max_tokens of the task or of its texts, or use "
+                "`align: {type: transformer, num_queries: 16}`"
+            )
+
+
+class TokenAccumulator(Accumulator[GenerationHead]):
+    """Sums over the tokens of the references."""
+
+    def __init__(self) -> None:
+        self.sums = np.zeros(3)
+        """Cross entropy, number of tokens, and number of tokens that are the most probable ones."""
+
+    def update(self, head: GenerationHead, outputs: np.ndarray, targets: np.ndarray) -> None:
+        self.sums += outputs.astype(np.float64).sum(axis=0)
+
+    def merge(self, other: "TokenAccumulator") -> None:
+        self.sums += other.sums
+
+    def metrics(self, head: GenerationHead) -> dict[str, float]:
+        loss, tokens, right = self.sums
+        perplexity = np.exp(min(loss / max(1, tokens), np.log(_MAX_PERPLEXITY)))
+        return {"perplexity": float(perplexity), "token_accuracy": float(right / max(1, tokens))}
+
+    def details(self, head: GenerationHead) -> dict[str, Any]:
+        return {"tokens": int(self.sums[1])}
+
+
+def _pad(rows: Sequence[torch.Tensor], left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pad index vectors with 0 to the longest: int64 (rows, longest), and their mask, bool (rows, longest)."""
+    side = "left" if left else "right"
+    index = nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_side=side)
+    lengths = torch.tensor([len(row) for row in rows]).unsqueeze(1)
+    columns = torch.arange(index.shape[1]).unsqueeze(0)
+    return index, columns >= index.shape[1] - lengths if left else columns < lengths

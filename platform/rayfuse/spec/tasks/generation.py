@@ -1,0 +1,189 @@
+"""Generation: a text, written by a language model that reads the job's inputs."""
+
+from collections.abc import Mapping
+from string import Formatter
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from rayfuse.errors import InvalidInputError
+from rayfuse.spec.base import Problems, SpecModel, is_missing
+from rayfuse.spec.cells import CellType
+from rayfuse.spec.encoders.adapters import LoraAdapterConfig
+from rayfuse.spec.encoders.pretrained import PretrainedModelConfig, TrainScope
+from rayfuse.spec.encoders.prompt import PromptEncoderConfig
+from rayfuse.spec.error_messages import suggest_nearest
+from rayfuse.spec.fusion import DecisionFusionConfig
+from rayfuse.spec.tasks.base import ColumnTaskConfig, Mode, Target, format_value
+from rayfuse.spec.tasks.numbers import hash_to_floats
+
+if TYPE_CHECKING:
+    from rayfuse.spec.inputs import BaseInput
+    from rayfuse.spec.job import Job
+
+TextMetric = Literal["exact", "token_f1", "bleu", "chrf", "rouge_l", "cider", "wer", "cer"]
+TEXT_METRICS: dict[TextMetric, Mode] = {
+    "exact": "max",
+    "token_f1": "max",
+    "bleu": "max",
+    "chrf": "max",
+    "rouge_l": "max",
+    "cider": "max",
+    "wer": "min",
+    "cer": "min",
+}
+"""Metrics of decoded replies."""
+SCORE_METRICS: dict[str, Mode] = {"loss": "min", "perplexity": "min", "token_accuracy": "max"}
+"""Metrics of the reference replies' tokens, which need no decoding."""
+GROUP_WIDTH = 2
+"""Numbers of the group at the start of a target, in tasks with `references`."""
+
+_DEFAULT_METRICS: tuple[TextMetric, ...] = ("exact", "token_f1")
+_NEEDS_TRAINING_ROWS = ("eva", "corda", "lora_ga")
+
+
+def _check_prompt(prompt: str) -> str:
+    try:
+        parts = list(Formatter().parse(prompt))
+    except ValueError as error:
+        raise PydanticCustomError(
+            "prompt", "{reason}; write {{ and }} for braces", {"reason": str(error)}
+        ) from None
+    names = [name for _, name, _, _ in parts if name is not None]
+    if not all(names) or any(spec or conversion for _, _, spec, conversion in parts):
+        raise PydanticCustomError("prompt", "not a prompt; write the name of an input alone, as in {image}")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise PydanticCustomError("prompt", "names {name} twice; name each input once", {"name": twice})
+    return prompt
+
+
+class DecodingConfig(SpecModel):
+    """How replies are decoded: greedily by default."""
+
+    num_beams: int = Field(1, ge=1, le=32)
+    """Beams of a beam search; 1 for none."""
+    temperature: float = Field(0.0, ge=0, le=4)
+    """Divisor of the logits of sampling; 0: the most probable token, without sampling."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Sample from the most probable tokens whose probabilities sum to this (nucleus sampling; Holtzman et al., 2020)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "DecodingConfig":
+        if self.num_beams > 1 and self.temperature:
+            _reject(
+                "num_beams", f"{self.num_beams} is a search, and temperature samples; leave one of them out"
+            )
+        if self.top_p < 1 and not self.temperature:
+            _reject(
+                "top_p", f"{self.top_p:g} has no effect without sampling; set temperature, or leave it out"
+            )
+        return self
+
+
+class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
+    """A text, written by a causal language model that reads the job's inputs in a prompt."""
+
+    weighted_rows: ClassVar[bool] = True
+
+    type: Literal["generation"]
+    train: TrainScope = "lora"
+    """Trained parameters of the language model, as of a pretrained encoder; the projection of the inputs to its width is
+    always trained."""
+    lr: float | None = Field(None, gt=0)
+    """Learning rate of the language model; by default the optimizer's, which the projection has."""
+    inject: Literal["soft_tokens"] = "soft_tokens"
+    """How the model reads inputs with an encoder: `soft_tokens` puts their aligned tokens, projected to its width, in the
+    place of their names in the prompt (as LLaVA; Liu et al., 2023)."""
+    prompt: Annotated[str, AfterValidator(_check_prompt)] | None = None
+    """The user's turn, with the names of inputs in braces, as in `{image}Describe the picture.`; by default all inputs in
+    the order of the job. An input with `encoder: {type: prompt}` is put in as text. An absent input leaves nothing."""
+    system: str | None = Field(None, min_length=1)
+    """The system's turn before it, for models with a chat template."""
+    references: str | None = Field(None, min_length=1)
+    """Column whose equal values mark rows whose replies are references of each other, such as the captions of an image."""
+    max_tokens: int = Field(64, ge=1, le=32768)
+    """Largest number of tokens of a reply, with its end token; rows with a longer one are invalid."""
+    metrics: list[TextMetric] = Field(default_factory=lambda: list(_DEFAULT_METRICS))
+    """Metrics of decoded replies: `exact` match and `token_f1` (Rajpurkar et al., 2016), `bleu` (Papineni et al., 2002),
+    `chrf` (Popović, 2015), `rouge_l` (Lin, 2004), `cider` (CIDEr-D; Vedantam et al., 2015), word and character error rate
+    (`wer`, `cer`)."""
+    decoding: DecodingConfig = Field(default_factory=DecodingConfig)
+    """How replies are decoded in evaluation and prediction."""
+    decoded_rows: int = Field(256, ge=1)
+    """Validation rows whose replies are decoded after each epoch, at equal distances; the final evaluation decodes all."""
+
+    @property
+    def columns(self) -> dict[str, CellType]:
+        return {self.column: "str", **({self.references: "int"} if self.references else {})}
+
+    def metric_modes(self) -> dict[str, Mode]:
+        return {**SCORE_METRICS, **{name: TEXT_METRICS[name] for name in self.metrics}}
+
+    def prompt_parts(self, inputs: "Mapping[str, BaseInput]") -> list[tuple[str, str | None]]:
+        """Return the texts of the prompt, each with the input after it; None after the last text."""
+        prompt = "".join(f"{{{name}}}" for name in inputs) if self.prompt is None else self.prompt
+        return [(literal, name) for literal, name, _, _ in Formatter().parse(prompt)]
+
+    def validate_in_job(self, job: "Job") -> Problems:
+        names = [name for _, name in self.prompt_parts(job.inputs) if name is not None]
+        for name in names:
+            if name not in job.inputs:
+                yield "prompt", f"no input `{name}`; {suggest_nearest(name, list(job.inputs))}"
+            elif isinstance(job.inputs[name].encoder, PromptEncoderConfig) and job.inputs[name].max_items > 1:
+                yield "prompt", f"`{name}` has several texts; set inputs.{name}.max_items to 1"
+        if not names:
+            yield "prompt", "names no input; write one in braces, as in {image}Describe the picture."
+        yield from self._validate_training(job)
+
+    def _validate_training(self, job: "Job") -> Problems:
+        yield from self.validate_adapter(job)
+        if (
+            isinstance(self.adapter, LoraAdapterConfig)
+            and self.adapter.init_lora_weights in _NEEDS_TRAINING_ROWS
+        ):
+            yield (
+                "lora.init_lora_weights",
+                f"{self.adapter.init_lora_weights} is computed for encoders only; use default, pissa or olora",
+            )
+        if isinstance(job.fusion, DecisionFusionConfig):
+            yield (
+                "type",
+                f"generation cannot be combined with fusion.type {job.fusion.type}, which combines the predictions of "
+                "single inputs; use soft_tokens",
+            )
+        if job.train.distillation:
+            yield "type", "generation cannot be distilled; remove train.distillation"
+
+    def read(self, values: Mapping[str, Any], inputs: "Mapping[str, BaseInput]") -> Target:
+        raise NotImplementedError("the tokens of a reply are read by rayfuse.data.targets")
+
+    def reply(self, values: Mapping[str, Any]) -> str:
+        """Return the reply of a row, without white space around it. Raises InvalidInputError if there is none."""
+        value = values.get(self.column)
+        if is_missing(value):
+            raise InvalidInputError("the reply is missing")
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            value = str(int(value)) if float(value).is_integer() else str(value)
+        if not isinstance(value, str):
+            raise InvalidInputError(f"the reply {format_value(value)} is not a text")
+        if not value.strip():
+            raise InvalidInputError("the reply is empty; write a text, or remove the row")
+        return value.strip()
+
+    def group(self, values: Mapping[str, Any]) -> list[float]:
+        """Return a hash of the value of `references`, as numbers; NaN for a row of its own; empty without `references`."""
+        if self.references is None:
+            return []
+        value = values.get(self.references)
+        return [float("nan")] * GROUP_WIDTH if is_missing(value) else hash_to_floats(value)
+
+    def loss_weight(self, target: Target) -> float:
+        """Return the number of tokens of a reply."""
+        assert isinstance(target, list)
+        return float(len(target) - (GROUP_WIDTH if self.references else 0))
+
+
+def _reject(path: str, reason: str) -> None:
+    raise PydanticCustomError("task", "{reason}", {"reason": reason, "path": path})
