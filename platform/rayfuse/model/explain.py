@@ -9,7 +9,7 @@ without bound. Saliency follows gradients, which vanish for a probability near 1
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from math import factorial
 from typing import Any
@@ -54,7 +54,7 @@ class Explanation:
     """Explanations of the predictions of a batch. Arrays have a row per sample."""
 
     outputs: dict[str, torch.Tensor]
-    """Raw outputs of each task from all inputs."""
+    """Outputs that the predictions of each task are made from (`FusedModel.predictions`), from all inputs."""
     present: dict[str, np.ndarray]
     """int64 (rows,) for each input: number of items that the sample has."""
     contributions: dict[str, Contributions]
@@ -99,8 +99,11 @@ def explain(model: FusedModel, batch: Batch, modalities: Mapping[str, Modality])
     with torch.inference_mode(False), torch.no_grad():
         encoded = model.encode(batch)
         fused = model.fuse(encoded, batch)
+        predictions = model.predictions(fused)
+        batch = replace(batch, targets=_generated_targets(heads, predictions))
         by_subset = {
-            s: model.apply_heads(model.fuse(encoded, batch.select_inputs(s))) for s in all_subsets(inputs)
+            s: model.apply_heads(model.fuse(encoded, batch.select_inputs(s)), batch.targets)
+            for s in all_subsets(inputs)
         }
         outputs = by_subset[tuple(inputs)]
         contributions = {
@@ -114,7 +117,7 @@ def explain(model: FusedModel, batch: Batch, modalities: Mapping[str, Modality])
         }
     attention = fused.get("attention")
     return Explanation(
-        outputs=outputs,
+        outputs=predictions,
         present={name: (part.index >= 0).sum(1).cpu().numpy() for name, part in batch.inputs.items()},
         contributions=contributions,
         attention=None if attention is None else attention.float().cpu().numpy(),
@@ -124,6 +127,13 @@ def explain(model: FusedModel, batch: Batch, modalities: Mapping[str, Modality])
         },
         saliency_maps=maps,
     )
+
+
+def _generated_targets(
+    heads: Mapping[str, TaskHead], predictions: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Return generated texts as targets, whose probability given the inputs is explained."""
+    return {name: head.as_targets(predictions[name]) for name, head in heads.items() if head.reads_targets}
 
 
 def _contributions_of_task(
@@ -361,12 +371,13 @@ def _compute_saliency(
     assert part.features is not None, "inputs without features have no saliency map"
     features, index, heads = part.features, part.index, task_heads(model)
     feature = features[saliency_map.feature]
-    expanded = Batch({**batch.inputs, name: part}, {}, batch.weights)
+    expanded = Batch({**batch.inputs, name: part}, batch.targets, batch.weights)
 
     def scores(values: torch.Tensor) -> list[torch.Tensor]:
         changed = EncoderBatch({**features, saliency_map.feature: values}, index)
         alone = Batch({name: changed}, {}, batch.weights)
-        found = model.apply_heads(model.fuse({**encoded, **model.encode(alone)}, expanded))
+        fused = model.fuse({**encoded, **model.encode(alone)}, expanded)
+        found = model.apply_heads(fused, batch.targets)
         all_scores = (heads[task].saliency_score(found[task], outputs[task]) for task in tasks)
         return [score for score in all_scores if score is not None]
 

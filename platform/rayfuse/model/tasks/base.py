@@ -59,6 +59,10 @@ class TaskHead(nn.Module, ABC):
         outputs: torch.Tensor = self(fused)
         return outputs
 
+    def as_targets(self, generated: torch.Tensor) -> torch.Tensor:
+        """Convert the outputs of `generate` to targets, so that they can be scored."""
+        return generated
+
     def read_replies(self, generated: torch.Tensor, targets: torch.Tensor) -> list["Reply"]:
         """Return the text of each sample beside its reference, from the outputs of `generate`."""
         raise NotImplementedError("only heads that read targets generate texts")

@@ -122,6 +122,10 @@ class GenerationHead(AccumulatedHead):
     def accumulator(self) -> "TokenAccumulator":
         return TokenAccumulator()
 
+    def as_targets(self, generated: torch.Tensor) -> torch.Tensor:
+        group = generated.new_full((len(generated), self.group_width), torch.nan)
+        return torch.cat([group, generated], dim=1)
+
     def read_replies(self, generated: torch.Tensor, targets: torch.Tensor) -> list[Reply]:
         """Return the generated text of each sample beside its reference."""
         references = self._texts(targets[:, self.group_width :])

@@ -1,0 +1,58 @@
+"""Tiny jobs of generation tasks, and their batches."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tiny_jobs
+import tiny_language_models
+
+from rayfuse.data.collate import Batch, collate
+from rayfuse.data.dataset import load_dataset
+from rayfuse.data.samples import Preprocessor
+
+TEXT = {"type": "text", "max_tokens": 8, "encoder": {"type": "prompt"}}
+
+
+def generation_job(
+    folder: Path, family: str = "smollm", task: dict[str, Any] | None = None, **overrides: Any
+) -> Any:
+    """Return a job over an optional image and an optional text, which go into the prompt of a tiny model of a family."""
+    model = folder / family
+    if not model.exists():
+        tiny_language_models.FAMILIES[family](model)
+    options = {"prompt": "{image}Asked: {text} Answer.", "max_tokens": 12, "decoded_rows": 4, **(task or {})}
+    return tiny_jobs.tiny_job(
+        folder / "data",
+        **{
+            "inputs.text": {**TEXT, "optional": True},
+            "fusion": {"type": "soft_tokens"},
+            "tasks": {"answer": {"type": "generation", "model": str(model), "column": "label", **options}},
+            "train.early_stopping": None,
+            **overrides,
+        },
+    )
+
+
+def make_rows(folder: Path, train: int = 16, test: int = 6) -> None:
+    """Write rows of which some lack the image and some the text, with replies of different lengths."""
+    import json
+
+    for name, count in (("train", train), ("test", test)):
+        path = tiny_jobs.make_rows(folder / "data", count, name)
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for number, row in enumerate(rows):
+            row["picture"] = row.get("image")
+            if number % 4 == 3:
+                del row["text"]
+        tiny_jobs.write_rows(path, rows)
+
+
+def load_batch(job: Any, numbers: Sequence[int] | None = None, split: str = "train") -> tuple[Any, Batch]:
+    """Return the fitted job and a batch of some of its rows; rows without numbers are all of them."""
+    fitted, dataset = load_dataset(job)
+    preprocessor = Preprocessor(fitted.inputs, fitted.tasks)
+    rows = dataset.splits[split]
+    chosen = range(len(rows)) if numbers is None else numbers
+    samples = [preprocessor.from_row(rows[number]) for number in chosen]
+    return fitted, collate(samples, preprocessor.modalities, add_dummies=True)

@@ -1,0 +1,93 @@
+"""Specs of generation tasks: what is rejected, with path and remedy."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_generation
+from pydantic import TypeAdapter
+
+from rayfuse.errors import InvalidInputError, SpecError
+from rayfuse.spec.tasks import GenerationTaskConfig
+
+PLAIN = {"type": "text", "encoder": {"type": "conv"}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("spec")
+    (folder / "smollm").mkdir()
+    (folder / "data").mkdir()
+    for name in ("train", "test"):
+        (folder / "data" / f"{name}.jsonl").write_text("{}\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            {"tasks.answer.prompt": "{imege}", "inputs.text": PLAIN},
+            r"tasks\.answer\.prompt: no input `imege`; did you mean image",
+        ),
+        (
+            {"tasks.answer.prompt": "Describe.", "inputs.text": PLAIN},
+            r"tasks\.answer\.prompt: .*names no input; write one in braces",
+        ),
+        ({"tasks.answer.prompt": "{image}{image}"}, r"tasks\.answer\.prompt: .*names image twice"),
+        ({"tasks.answer.prompt": "{image:3}"}, r"tasks\.answer\.prompt: .*name of an input alone"),
+        ({"tasks.answer.prompt": "{image"}, r"tasks\.answer\.prompt: .*write \{\{ and \}\} for braces"),
+        ({"tasks.answer.prompt": "{image}"}, r"inputs\.text\.encoder\.type: .*none names \{text\}"),
+        ({"tasks.answer.metrics": ["blue"]}, r"tasks\.answer\.metrics\.0: .*bleu"),
+        ({"tasks.answer.max_tokens": 0}, r"tasks\.answer\.max_tokens: .*at least 1"),
+        ({"tasks.answer.decoding": {"top_p": 0.5}}, r"tasks\.answer\.decoding.*top_p.*set temperature"),
+        (
+            {"tasks.answer.decoding": {"num_beams": 4, "temperature": 1}},
+            r"tasks\.answer\.decoding.*num_beams.*leave one of them out",
+        ),
+        ({"tasks.answer.lora": {"init_lora_weights": "eva"}}, r"tasks\.answer\.lora\.init_lora_weights: eva"),
+        ({"fusion": {"type": "vote"}}, r"tasks\.answer\.type: .*use soft_tokens"),
+        ({"inputs.text.max_items": 2}, r"tasks\.answer\.prompt: `text` has several texts"),
+        (
+            {"inputs.text.augment": [{"type": "token_dropout"}]},
+            r"inputs\.text\.encoder\.type: .*remove inputs\.text\.augment",
+        ),
+    ],
+)
+def test_invalid_tasks(overrides: dict[str, Any], message: str, folder: Path) -> None:
+    with pytest.raises(SpecError, match=message):
+        tiny_generation.generation_job(folder, **overrides)
+
+
+def test_the_default_prompt_has_all_inputs(folder: Path) -> None:
+    job = tiny_generation.generation_job(folder, task={"prompt": None})
+    assert job.tasks["answer"].prompt_parts(job.inputs) == [("", "image"), ("", "text")]
+    assert set(job.metric_modes()) == {
+        "loss", "answer/loss", "answer/perplexity", "answer/token_accuracy", "answer/exact", "answer/token_f1",
+    }  # fmt: skip
+    assert [path for path, _ in job.pretrained_models()] == [("tasks", "answer")]
+
+
+def reply_task(**options: Any) -> GenerationTaskConfig:
+    content = {"type": "generation", "model": "m", "column": "reply", **options}
+    return TypeAdapter(GenerationTaskConfig).validate_python(content)
+
+
+def test_replies_are_texts_and_numbers() -> None:
+    task = reply_task()
+    assert task.reply({"reply": " yes \n"}) == "yes"
+    assert task.reply({"reply": 12.0}) == "12"
+    for value, reason in ((None, "missing"), ("  ", "empty"), ([1], "not a text"), (True, "not a text")):
+        with pytest.raises(InvalidInputError, match=reason):
+            task.reply({"reply": value})
+
+
+def test_a_row_weighs_as_much_as_its_reply_has_tokens() -> None:
+    assert reply_task().loss_weight([5.0, 6.0, 7.0]) == 3
+    task = reply_task(references="picture")
+    assert task.loss_weight([*task.group({"picture": "a.png"}), 5.0, 6.0]) == 2
+    assert (
+        task.group({"picture": "a.png"})
+        == task.group({"picture": "a.png"})
+        != task.group({"picture": "b.png"})
+    )
