@@ -47,7 +47,7 @@ def apply_adapters(model: Any, options: AdapterConfig) -> Any:
             # They repeat what is checked below, or report names that transformers changed.
             warnings.simplefilter("ignore")
             adapted = get_peft_model(model, config)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         field, reason = adapter_error_reason(error)
         if field != "target_modules":
             raise SpecError(f"{adapter_type}: {reason}") from None

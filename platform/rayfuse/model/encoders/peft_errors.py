@@ -1,9 +1,9 @@
 """Reasons for errors of PEFT, in terms of a job's spec. All matching of its error texts is here."""
 
-_UNSUPPORTED_TARGET = "is not supported. Currently, only the following modules"
+_UNSUPPORTED_TARGET = "is not supported. Currently, only"
 
 
-def adapter_error_reason(error: ValueError) -> tuple[str, str]:
+def adapter_error_reason(error: TypeError | ValueError) -> tuple[str, str]:
     """Return the field of the adapter's spec that PEFT rejects, empty if unknown, and the reason."""
     from peft.utils.error import NoMatchingPeftModuleError
 

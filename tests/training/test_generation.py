@@ -1,0 +1,150 @@
+"""Generation tasks in training: every part of a language model that is trained, ZeRO stages, and saved models."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ranks
+import tiny_generation
+import torch
+from jsonschema import Draft202012Validator
+from variants import train_and_reload
+
+from rayfuse.model.evaluation import collect_outputs, compute_metrics
+from rayfuse.model.fused import FusedModel, task_heads, trainable_state_dict
+from rayfuse.serving.openapi import build_openapi
+from rayfuse.spec.load import validate_spec
+
+STAGES = (0, 1, 2, 3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("generation")
+    tiny_generation.make_rows(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("family", "train"),
+    [
+        *[("smollm", train) for train in ("frozen", "lora", "ia3", "oft", "last:1", "full")],
+        *[("gpt2", train) for train in ("lora", "ia3", "full")],
+    ],
+)
+def test_what_is_trained_is_saved_by_name(family: str, train: str, folder: Path, tmp_path: Path) -> None:
+    """A projector or adapters that are lost on saving leave an untrained model (LLaVA#474)."""
+    task = {"train": train, "oft": {"oft_block_size": 4}}
+    if family == "gpt2" and train == "ia3":
+        task["ia3"] = {"target_modules": ["c_attn", "c_proj"], "feedforward_modules": ["c_proj"]}
+    model, _ = train_and_reload(tmp_path, tiny_generation.generation_job(folder, family, task))
+    names = trainable_state_dict(model)
+    assert {"tasks.answer.projector.weight", "tasks.answer.projector.bias"} <= names.keys()
+    expected = {
+        "lora": "lora_A",
+        "ia3": "ia3_",
+        "oft": "oft_",
+        "last:1": ".1.",
+        "full": "embed" if family == "smollm" else "wte",
+    }
+    inside = [name for name in names if name.startswith("tasks.answer.lm.")]
+    assert any(expected[train] in name for name in inside) if train != "frozen" else not inside
+    assert (tmp_path / "model" / "tasks" / "answer" / "tokenizer.json").exists()
+
+
+def test_predictions_match_the_response_schema(folder: Path) -> None:
+    job, batch = tiny_generation.load_batch(tiny_generation.generation_job(folder))
+    document = build_openapi(job, {"name": "model"}, root="", requires_api_key=False)
+    outputs = document["components"]["schemas"]["Response"]["properties"]["outputs"]
+    schema = Draft202012Validator(outputs["properties"]["answer"])
+    model = FusedModel(job).eval()
+    with torch.no_grad():
+        generated = model(batch, generate=True).tasks["answer"]
+    for prediction in task_heads(model)["answer"].format_predictions(generated):
+        schema.validate(prediction)
+
+
+def test_a_model_that_learned_its_replies_ends_them(folder: Path) -> None:
+    """Training on the end token, which is also the padding token, ends replies (trl#1623)."""
+    job, batch = tiny_generation.load_batch(tiny_generation.generation_job(folder, task={"train": "full"}))
+    torch.manual_seed(0)
+    model = FusedModel(job).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(140):
+        optimizer.zero_grad()
+        model.total_loss(model.losses(model(batch), batch), batch).div(batch.batch_size).backward()
+        optimizer.step()
+    both = [("image", "text")]
+    [outputs] = collect_outputs(model.eval(), task_heads(model), [batch], both, both)
+    found = compute_metrics(task_heads(model), job, outputs)
+    assert found["answer/exact"] > 0.8
+    assert found["answer/perplexity"] < 1.1
+
+
+def _run(rank: int, world: int, jobs: dict[str, str], folder: Path) -> None:
+    """Train each job, save and load the model, and write its summary, its weights and predictions."""
+    from safetensors.torch import save_file
+
+    from rayfuse.data.dataset import load_dataset
+    from rayfuse.model.fused import trainable_state_dict
+    from rayfuse.model.model_io import save_model
+    from rayfuse.model.predictor import Predictor
+    from rayfuse.spec.job import Job
+    from rayfuse.training.build_trainer import build_trainer
+    from rayfuse.training.engine import load_deepspeed_config
+    from rayfuse.training.state import copy_to_cpu, gather_model
+
+    for name, job_json in jobs.items():
+        job, dataset = load_dataset(validate_spec(json.loads(job_json), Job, "job"))
+        (folder / name / "run").mkdir(parents=True)
+        trainer = build_trainer(
+            job, dataset.splits, load_deepspeed_config(job), run=str(folder / name / "run")
+        )
+        summary = trainer.run(lambda line: None)
+        weights = copy_to_cpu(gather_model(trainer.engine))
+        save_file(
+            {key: tensor.contiguous() for key, tensor in weights.items()},
+            folder / name / "weights.safetensors",
+        )
+        save_model(folder / name / "model", job, weights, {})
+        predictor = Predictor(folder / name / "model")
+        assert set(trainable_state_dict(predictor.model)) == set(weights)
+        rows = dataset.splits["test"]
+        found = predictor.predict_rows([row.values for row in rows], rows[0].folder)
+        (folder / name / "found.json").write_text(
+            json.dumps({"summary": summary, "predictions": found}, default=str)
+        )
+
+
+def test_every_zero_stage_trains_evaluates_and_predicts_the_same(folder: Path, tmp_path: Path) -> None:
+    """And so do two gradient accumulation steps (transformers#46731): the loss is a mean over the reply tokens of all."""
+    from safetensors.torch import load_file
+
+    options = {"train.epochs": 1, "train.batch_size": 6, "train.optimizer": {"type": "sgd", "lr": 0.1}}
+    task = {"metrics": ["exact", "bleu"], "references": "picture"}
+    jobs = {
+        f"stage {stage}": tiny_generation.generation_job(
+            folder, task=task, **options, **{"train.deepspeed.stage": stage}
+        ).model_dump_json()
+        for stage in STAGES
+    }
+    jobs["accumulated"] = tiny_generation.generation_job(
+        folder, task=task, **options, **{"train.gradient_accumulation_steps": 2}
+    ).model_dump_json()
+    ranks.spawn(_run, 1, jobs, tmp_path)
+    found = {name: json.loads((tmp_path / name / "found.json").read_text()) for name in jobs}
+    weights = {name: load_file(tmp_path / name / "weights.safetensors") for name in jobs}
+    first: Any = found["stage 0"]
+    metrics = first["summary"]["metrics"]
+    assert {"answer/perplexity", "answer/token_accuracy", "answer/exact", "answer/bleu"} <= metrics.keys()
+    assert set(first["summary"]["by_inputs"]) == {"image+text", "image", "text"}
+    assert "answer/bleu" in first["summary"]["by_inputs"]["text"]
+    assert "answer/exact" in first["summary"]["history"][0]
+    replies = [reply["text"] for reply in first["summary"]["details"]["answer"]["replies"]]
+    assert replies == [prediction["outputs"]["answer"]["text"] for prediction in first["predictions"]]
+    for name in jobs:
+        assert found[name]["predictions"] == first["predictions"]
+        assert found[name]["summary"]["metrics"] == pytest.approx(metrics, rel=1e-4)
+        for key, tensor in weights["stage 0"].items():
+            torch.testing.assert_close(weights[name][key], tensor, rtol=1e-5, atol=1e-6, msg=f"{name} {key}")
