@@ -35,6 +35,17 @@ def load_tokenizer(model: str) -> Any:
     return tokenizer
 
 
+def load_max_positions(model: str) -> int | None:
+    """Return the largest number of tokens of a language model's sequences; None if it has no limit.
+
+    Raises DataError if its configuration cannot be read.
+    """
+    from transformers import AutoConfig
+
+    config = _load(AutoConfig, model, "configuration").get_text_config()
+    return getattr(config, "max_position_embeddings", None) or None
+
+
 def load_image_processor(model: str) -> Any:
     """Load the image processor of a pretrained model. Raises DataError if it cannot be read."""
     from transformers import AutoImageProcessor

@@ -112,6 +112,15 @@ class PromptRenderer:
         found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         return text if len(found) <= max_tokens else text[: found[max_tokens - 1][1]]
 
+    def check_length(self, length: int, limit: int | None) -> None:
+        """Raise DataError if a sequence of `length` tokens exceeds the positions of the language model."""
+        if limit is not None and length > limit:
+            raise DataError(
+                f"prompt, soft tokens and reply take up to {length} tokens, above the {limit} positions of "
+                f"{self._task.model}; lower max_tokens of the task or of its texts, or use "
+                "`align: {type: transformer, num_queries: 16}`"
+            )
+
     @cached_property
     def end_id(self) -> int:
         """Token that ends a reply: the special token after the assistant's turn in the chat template, else EOS."""

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from rayfuse.errors import DataError
 from rayfuse.modalities.base import Schema, object_schema
 from rayfuse.modalities.prompts import Piece, PromptRenderer
 from rayfuse.model.language_model import LanguageModel, generate_tokens
@@ -27,10 +26,25 @@ _MAX_PERPLEXITY = 1e6
 class PromptBatch:
     """Prompts of a batch, each a sequence of places in a pool of vectors: its text tokens, then all soft tokens."""
 
-    token_ids: torch.Tensor
+    token_ids: np.ndarray
     """Text tokens of all rows, int64 (tokens,): the first vectors of the pool."""
     places: list[np.ndarray]
     """Places of each row's vectors, int64 (length,)."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Length of each row, int64 (rows,)."""
+        return np.array([len(row) for row in self.places])
+
+    def pad(self, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the places padded to the longest row, int64 (rows, longest), and their mask, bool (rows, longest)."""
+        longest = int(self.lengths.max())
+        columns = np.arange(longest)
+        from_end = columns[::-1] if left else columns
+        mask = from_end < self.lengths[:, None]
+        index = np.zeros(mask.shape, dtype=np.int64)
+        index[mask] = np.concatenate(self.places)
+        return torch.from_numpy(index), torch.from_numpy(mask)
 
 
 class GenerationHead(AccumulatedHead):
@@ -69,35 +83,27 @@ class GenerationHead(AccumulatedHead):
         rows = len(fused["vector"])
         replies = [[self.renderer.end_id]] * rows if targets is None else self._replies(targets)
         prompts = self._prompt_batch(fused, [reply[:-1] for reply in replies])
-        index, mask = _pad([torch.from_numpy(places) for places in prompts.places], left=False)
-        self._check_length(index.shape[1] + 1)
-        hidden = self.lm.hidden_states(self._embed(fused, prompts, index, mask), mask.to(index.device))
-        counts = torch.tensor([len(reply) for reply in replies])
-        row_of_token = torch.arange(rows).repeat_interleave(counts)
-        ends = mask.sum(dim=1)
-        within = torch.cat([torch.arange(count) for count in counts.tolist()])
-        positions = (ends - counts)[row_of_token] + within
-        device = hidden.device
+        embeddings, mask = self._embed(fused, prompts, left=False)
+        counts = np.array([len(reply) for reply in replies])
+        row_of_token = np.arange(rows).repeat(counts)
+        within = np.concatenate([np.arange(count) for count in counts])
+        positions = (prompts.lengths - counts)[row_of_token] + within
+        device = embeddings.device
+        row_index = torch.from_numpy(row_of_token).to(device)
         wanted = torch.tensor([token for reply in replies for token in reply], device=device)
-        losses, right = self.lm.token_losses(hidden[row_of_token.to(device), positions.to(device)], wanted)
+        hidden = self.lm.hidden_states(embeddings, mask)[row_index, torch.from_numpy(positions).to(device)]
+        losses, right = self.lm.token_losses(hidden, wanted)
         found = torch.stack([losses, torch.ones_like(losses), right], dim=1)
-        outputs = found.new_zeros(rows, 3).index_add(0, row_of_token.to(device), found)
+        outputs = found.new_zeros(rows, 3).index_add(0, row_index, found)
         return touch_fusion_params(outputs, fused)
 
     def generate(self, fused: FusedState) -> torch.Tensor:
         prompts = self._prompt_batch(fused, [[]] * len(fused["vector"]))
-        index, mask = _pad([torch.from_numpy(places) for places in prompts.places], left=True)
-        self._check_length(index.shape[1] + self.options.max_tokens)
-        embeddings = self._embed(fused, prompts, index, mask)
+        embeddings, mask = self._embed(fused, prompts, left=True)
+        self._check_length(embeddings.shape[1] + self.options.max_tokens)
         stop_ids = list(dict.fromkeys([self.renderer.end_id, *self.lm.stop_ids]))
-        found = generate_tokens(
-            self.lm,
-            embeddings,
-            mask.to(embeddings.device),
-            stop_ids,
-            self.options.max_tokens,
-            self.options.decoding,
-        )
+        settings = self.options.max_tokens, self.options.decoding
+        found = generate_tokens(self.lm, embeddings, mask, stop_ids, *settings)
         ended = torch.isin(found, torch.tensor(stop_ids, device=found.device)).int().cumsum(dim=1)
         after_end = torch.cat([torch.zeros_like(ended[:, :1]), ended[:, :-1]], dim=1) > 0
         return found.float().masked_fill(after_end, torch.nan)
@@ -163,36 +169,32 @@ class GenerationHead(AccumulatedHead):
 
     def _prompt_batch(self, fused: FusedState, replies: Sequence[Sequence[int]]) -> PromptBatch:
         """Lay out prompts, each followed by the tokens of a reply, in a pool of vectors."""
-        spans = {
-            name: fused["inputs"][name][1].cpu().numpy() for name in self.renderer.span_inputs
-        }  # (batch, tokens): True for tokens that the sample has
-        texts = self._prompt_texts(fused)
+        spans, texts = self._span_masks(fused), self._prompt_texts(fused)
         rendered = [
             [
                 *self._render(texts[row], frozenset(name for name, mask in spans.items() if mask[row].any())),
-                [*reply],
+                reply,
             ]
             for row, reply in enumerate(replies)
         ]
-        token_ids = [
-            token for pieces in rendered for piece in pieces if not isinstance(piece, str) for token in piece
-        ]
-        starts, offset = {}, len(token_ids)
+        text_pieces = [piece for pieces in rendered for piece in pieces if not isinstance(piece, str)]
+        offset = sum(map(len, text_pieces))
+        places_of_span = {}
         for name, mask in spans.items():
-            starts[name] = offset
+            places_of_span[name] = offset + np.arange(mask.size).reshape(mask.shape)
             offset += mask.size
         places, first = [], 0
         for row, pieces in enumerate(rendered):
             parts = []
             for piece in pieces:
                 if isinstance(piece, str):
-                    mask = spans[piece]
-                    parts.append(starts[piece] + row * mask.shape[1] + np.flatnonzero(mask[row]))
+                    parts.append(places_of_span[piece][row][spans[piece][row]])
                 else:
                     parts.append(np.arange(first, first + len(piece)))
                     first += len(piece)
-            places.append(np.concatenate(parts).astype(np.int64))
-        return PromptBatch(torch.tensor(token_ids, dtype=torch.int64), places)
+            places.append(np.concatenate(parts))
+        token_ids = np.array([token for piece in text_pieces for token in piece], dtype=np.int64)
+        return PromptBatch(token_ids, places)
 
     def _render(self, texts: Mapping[str, str], spans: frozenset[str]) -> list[Piece]:
         pieces = self.renderer.render(texts, spans)
@@ -211,30 +213,27 @@ class GenerationHead(AccumulatedHead):
                     found[row][name] = content[content >= 0].astype(np.uint8).tobytes().decode()
         return found
 
+    def _span_masks(self, fused: FusedState) -> dict[str, np.ndarray]:
+        """Return which soft tokens each sample has, by input: bool (batch, tokens)."""
+        return {name: fused["inputs"][name][1].cpu().numpy() for name in self.renderer.span_inputs}
+
     def _embed(
-        self, fused: FusedState, prompts: PromptBatch, index: torch.Tensor, mask: torch.Tensor
-    ) -> torch.Tensor:
-        """Return the embeddings of prompts, float (batch, length, width), zero at padding."""
+        self, fused: FusedState, prompts: PromptBatch, left: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the padded embeddings of prompts, float (batch, length, width), 0 at padding, and their mask."""
+        index, mask = prompts.pad(left)
+        self._check_length(index.shape[1])
         device = fused["vector"].device
-        texts = self.lm.embed(prompts.token_ids.to(device))
+        texts = self.lm.embed(torch.from_numpy(prompts.token_ids).to(device))
         # Absent inputs take part, so that all parameters get a gradient and all ranks run the same modules.
-        spans = [
-            self.projector(fused["inputs"][name][0]).flatten(0, 1).to(texts.dtype)
-            for name in self.renderer.span_inputs
-        ]
-        if not spans:
-            texts = texts + self.projector(torch.zeros_like(fused["vector"])).sum() * 0.0
-        pool = torch.cat([texts, *spans])
-        return pool[index.to(device)] * mask.to(device).unsqueeze(2)
+        soft = [fused["inputs"][name][0].flatten(0, 1) for name in self.renderer.span_inputs]
+        projected = self.projector(torch.cat([*soft, torch.zeros_like(fused["vector"][:1])]))
+        pool = torch.cat([texts, projected.to(texts.dtype)])
+        mask = mask.to(device)
+        return pool[index.to(device)] * mask.unsqueeze(2), mask
 
     def _check_length(self, length: int) -> None:
-        limit = self.lm.max_positions
-        if limit is not None and length > limit:
-            raise DataError(
-                f"prompt, soft tokens and reply take up to {length} tokens, above the {limit} positions of "
-                f"{self.options.model}; lower max_tokens of the task or of its texts, or use "
-                "`align: {type: transformer, num_queries: 16}`"
-            )
+        self.renderer.check_length(length, self.lm.max_positions)
 
 
 class TokenAccumulator(Accumulator[GenerationHead]):
@@ -257,12 +256,3 @@ class TokenAccumulator(Accumulator[GenerationHead]):
 
     def details(self, head: GenerationHead) -> dict[str, Any]:
         return {"tokens": int(self.sums[1])}
-
-
-def _pad(rows: Sequence[torch.Tensor], left: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pad index vectors with 0 to the longest: int64 (rows, longest), and their mask, bool (rows, longest)."""
-    side = "left" if left else "right"
-    index = nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_side=side)
-    lengths = torch.tensor([len(row) for row in rows]).unsqueeze(1)
-    columns = torch.arange(index.shape[1]).unsqueeze(0)
-    return index, columns >= index.shape[1] - lengths if left else columns < lengths

@@ -1,0 +1,46 @@
+"""Check before the first step that prompts and replies fit into the context of their language model."""
+
+import torch
+
+from rayfuse.errors import DataError
+from rayfuse.modalities import build_modality
+from rayfuse.model.fused import FusedModel, task_heads
+from rayfuse.model.language_model import is_sharded
+from rayfuse.model.tasks.generation import GenerationHead
+from rayfuse.spec.job import Job
+
+
+def check_context_lengths(job: Job, model: FusedModel) -> None:
+    """Raise DataError if the longest prompt and reply of a task exceed the positions of its language model.
+
+    The number of soft tokens of an encoder without a fixed one is that of its longest value; with sharded weights,
+    which cannot run here, one, and the step that exceeds the positions raises the error.
+    """
+    for name, head in task_heads(model).items():
+        if isinstance(head, GenerationHead):
+            lengths = {span: _span_length(job, model, span) for span in head.renderer.span_inputs}
+            try:
+                head.check_context(lengths)
+            except DataError as error:
+                raise DataError(f"tasks.{name}: {error}") from None
+
+
+def _span_length(job: Job, model: FusedModel, name: str) -> int:
+    options = job.inputs[name]
+    per_value = job.align_of(name).tokens_per_value
+    if per_value is None:
+        per_value = _encoded_length(job, model, name) if options.encoder.outputs_tokens else 1
+    return per_value * options.max_items
+
+
+def _encoded_length(job: Job, model: FusedModel, name: str) -> int:
+    encoder = model.encoders[name]
+    if is_sharded(encoder):
+        return 1
+    modality = build_modality(job.inputs[name])
+    features = modality.collate([modality.longest_features()])
+    was_training = encoder.training
+    with torch.no_grad():
+        tokens, _ = encoder.eval()(**{key: torch.as_tensor(value) for key, value in features.items()})
+    encoder.train(was_training)
+    return int(tokens.shape[1])
