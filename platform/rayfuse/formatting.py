@@ -107,7 +107,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Format a table with aligned columns: numbers to the right, everything else to the left."""
     cells = [[_cell(value) for value in row] for row in rows]
     widths = [max(len(row[i]) for row in [list(header), *cells]) for i in range(len(header))]
-    right = [bool(rows) and all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(header))]
+    right = [_holds_numbers([row[i] for row in rows]) for i in range(len(header))]
     lines = (
         "  ".join(
             cell.rjust(width) if number else cell.ljust(width)
@@ -135,12 +135,12 @@ def format_cross_validation(statistics: Mapping[str, Mapping[str, float]], folds
 def metric_table(by_inputs: Mapping[str, Mapping[str, float]]) -> str:
     """Format a table with a row per subset of inputs and a column per metric, without averages over classes.
 
-    If these are not all subsets, a line below names the choice.
+    Texts are not decoded for all subsets: `-` stands for a metric that was not computed. If these are not all subsets, a line below names the choice.
     """
     shown = list(without_averages(next(iter(by_inputs.values()))))
     text = table(
         ["inputs", *shown],
-        [[name, *(metrics[metric] for metric in shown)] for name, metrics in by_inputs.items()],
+        [[name, *(metrics.get(metric) for metric in shown)] for name, metrics in by_inputs.items()],
     )
     num_inputs = max(name.count("+") + 1 for name in by_inputs)
     if len(by_inputs) == 2**num_inputs - 1:
@@ -149,6 +149,12 @@ def metric_table(by_inputs: Mapping[str, Mapping[str, float]]) -> str:
         f"{text}\n{len(by_inputs)} of the {2**num_inputs - 1} subsets of {num_inputs} inputs: all, all but one, each "
         "alone, and the most frequent of the rows"
     )
+
+
+def _holds_numbers(column: Sequence[object]) -> bool:
+    """Return whether a column has a number, and no value but numbers and None."""
+    found = [value for value in column if value is not None]
+    return bool(found) and all(isinstance(value, (int, float)) for value in found)
 
 
 def _cell(value: object) -> str:

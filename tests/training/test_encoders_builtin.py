@@ -52,7 +52,7 @@ BUILT_IN = [
     (kind, name)
     for kind, family in ENCODERS.items()
     for name in family
-    if name != "huggingface" and (kind, name) != ("audio", "conv")
+    if name not in ("huggingface", "prompt") and (kind, name) != ("audio", "conv")
 ]
 OF_STEPS = [
     key

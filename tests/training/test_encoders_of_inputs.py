@@ -24,7 +24,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "ngrams": {"hidden_size": 8, "characters": [2, 3]},
 }
 BUILT_IN = [
-    (kind, encoder) for kind, family in ENCODERS.items() for encoder in family if encoder != "huggingface"
+    (kind, encoder)
+    for kind, family in ENCODERS.items()
+    for encoder in family
+    if encoder not in ("huggingface", "prompt")
 ]
 
 

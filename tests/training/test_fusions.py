@@ -51,6 +51,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "low_rank": {"rank": 2},
     "film": {**PERCEPTRON, "conditioned_on": "text"},
     "hierarchical": TREE,
+    "soft_tokens": {},
     "vote": DECISION,
     "average": DECISION,
     "learned": DECISION,

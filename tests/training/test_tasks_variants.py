@@ -145,7 +145,10 @@ def response_schema(job: Any, task: str) -> Draft202012Validator:
 
 
 def test_every_task_has_a_variant() -> None:
-    assert {block["type"] for block in VARIANTS.values()} == {*TASKS, f"{__name__}:Median"} - {"tagging"}
+    assert {block["type"] for block in VARIANTS.values()} == {*TASKS, f"{__name__}:Median"} - {
+        "tagging",
+        "generation",
+    }
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -87,6 +87,18 @@ def test_the_table_of_metrics_leaves_out_averages_over_classes() -> None:
     ]
 
 
+def test_a_metric_that_was_not_computed_is_a_dash() -> None:
+    text = metric_table(
+        {"a+b": {"loss": 1.0, "bleu": 20.5}, "a": {"loss": 2.0, "bleu": 3.5}, "b": {"loss": 3.0}}
+    )
+    assert [line.split() for line in text.splitlines()[1:]] == [
+        ["a+b", "1", "20.5"],
+        ["a", "2", "3.5"],
+        ["b", "3", "-"],
+    ]
+    assert text.splitlines()[-1].endswith("   -")
+
+
 def test_the_table_of_metrics_says_if_subsets_are_left_out() -> None:
     names = ["a+b+c+d+e+f", "a", "b"]
     last = metric_table({name: {"loss": 1.0} for name in names}).splitlines()[-1]

@@ -27,8 +27,8 @@ from rayfuse.estimate.memory_tracker import MemoryPeak, MemoryTracker, freeze_gc
 from rayfuse.estimate.synthetic_batch import make_synthetic_batch
 from rayfuse.model.encoders.huggingface import skip_weight_loading
 from rayfuse.model.encoders.networks import Recurrent
-from rayfuse.model.evaluation import evaluated_subsets
-from rayfuse.model.fused import FusedModel, trainable_parameters
+from rayfuse.model.evaluation import Subset, evaluated_subsets
+from rayfuse.model.fused import FusedModel, task_heads, trainable_parameters
 from rayfuse.model.tasks.generation import GenerationHead
 from rayfuse.model.tokens import FusedState
 from rayfuse.spec.feature_cache import cached_inputs
@@ -193,8 +193,15 @@ class Simulation:
             MemoryTracker(self._persistent_tensors(batch)) as live,
             self._autocast(),
         ):
-            self.model(batch, [*evaluated_subsets(list(self.job.inputs)), ()])
+            self.model(batch, self._evaluated_subsets())
         return live.peak_activations.total + _total_bytes(_batch_tensors(batch))
+
+    def _evaluated_subsets(self) -> list[Subset]:
+        """Return the subsets of the inputs to simulate: with a language model, whose outputs are few numbers, only two."""
+        inputs = tuple(self.job.inputs)
+        if any(head.reads_targets for head in task_heads(self.model).values()):
+            return [inputs, ()]
+        return [*evaluated_subsets(list(inputs)), ()]
 
     def simulate_optimizer(self, num_shards: int | None) -> OptimizerMemory:
         """Simulate an optimizer step on all parameters, or, with `num_shards`, on one shard of each flat parameter group."""

@@ -32,7 +32,7 @@ class LanguageModel(nn.Module):
         loaded, _ = load_checkpoint(options.model, auto_class="AutoModelForCausalLM")
         if loaded.config.is_encoder_decoder:
             raise SpecError(
-                f"{options.model}: a {type(loaded).__name__} has an encoder of its own; use a causal language model"
+                f"{options.model}: a {type(loaded).__name__} is an encoder–decoder model, which is not supported; use a causal language model"
             )
         self.stop_ids = _stop_ids(loaded)
         """Tokens that end a text according to the model's own settings for generation."""

@@ -150,7 +150,7 @@ def test_a_grid_has_each_cell_once(load: Load) -> None:
     [
         ({"train.optimizr.lr": {"choice": [1]}}, "space.train.optimizr.lr: unknown key; did you mean optimizer?"),
         ({"fusion.heads": {"choice": [2]}}, "space.fusion.heads: unknown key"),
-        ({"tasks.answer": {"choice": [{"type": "generation"}]}}, "space.tasks.answer: type `generation` is not implemented yet"),
+        ({"tasks.answer": {"choice": [{"type": "median"}]}}, "space.tasks.answer: type `median` is not implemented yet"),
         ({"fusion": {"choice": [{"type": "transfrmer"}]}}, "space.fusion: unknown type `transfrmer`; did you mean"),
         ({"fusion": {"choice": [{**TRANSFORMER, "heads": 3}]}}, "space.fusion.heads: 3 does not divide align.dim 16"),
         ({"align.dim": {"int": [4, 16]}}, "space.align.dim: must be at least 8, not 4"),

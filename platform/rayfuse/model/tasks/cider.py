@@ -21,7 +21,7 @@ def cider_d(
     """Compute the mean CIDEr-D of texts, from 0 to 10.
 
     references: those of each text. groups: texts of equal groups have the same references, which count as one document
-    for the inverse document frequencies; None for a text of its own. With a single document, all weights are 0, and so
+    for the inverse document frequencies; None for a text without a group. With a single document, all weights are 0, and so
     is the score. Words are in lower case and without punctuation.
     """
     documents: dict[Hashable, Sequence[str]] = {}

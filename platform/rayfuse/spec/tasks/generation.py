@@ -60,7 +60,7 @@ def _check_prompt(prompt: str) -> str:
 
 
 class DecodingConfig(SpecModel):
-    """How replies are decoded: greedily by default."""
+    """Decoding of replies: greedy by default."""
 
     num_beams: int = Field(1, ge=1, le=32)
     """Beams of a beam search; 1 for none."""
@@ -94,7 +94,7 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
     lr: float | None = Field(None, gt=0)
     """Learning rate of the language model; by default the optimizer's, which the projection has."""
     inject: Literal["soft_tokens"] = "soft_tokens"
-    """How the model reads inputs with an encoder: `soft_tokens` puts their aligned tokens, projected to its width, in the
+    """Way in which the model reads inputs with an encoder: `soft_tokens` puts their aligned tokens, projected to its width, in the
     place of their names in the prompt (as LLaVA; Liu et al., 2023)."""
     prompt: Annotated[str, AfterValidator(_check_prompt)] | None = None
     """The user's turn, with the names of inputs in braces, as in `{image}Describe the picture.`; by default all inputs in
@@ -110,7 +110,7 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
     `chrf` (Popović, 2015), `rouge_l` (Lin, 2004), `cider` (CIDEr-D; Vedantam et al., 2015), word and character error rate
     (`wer`, `cer`)."""
     decoding: DecodingConfig = Field(default_factory=DecodingConfig)
-    """How replies are decoded in evaluation and prediction."""
+    """Decoding of replies in evaluation and prediction."""
     decoded_rows: int = Field(256, ge=1)
     """Validation rows whose replies are decoded after each epoch, at equal distances; the final evaluation decodes all."""
 
@@ -173,7 +173,7 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
         return value.strip()
 
     def group(self, values: Mapping[str, Any]) -> list[float]:
-        """Return a hash of the value of `references`, as numbers; NaN for a row of its own; empty without `references`."""
+        """Return a hash of the value of `references`, as numbers; NaN for a row without a group; empty without `references`."""
         if self.references is None:
             return []
         value = values.get(self.references)
