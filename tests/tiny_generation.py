@@ -42,7 +42,7 @@ def make_rows(folder: Path, train: int = 16, test: int = 6) -> None:
         path = tiny_jobs.make_rows(folder / "data", count, name)
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         for number, row in enumerate(rows):
-            row["picture"] = row.get("image")
+            row["photo"] = row.get("image")
             if number % 4 == 3:
                 del row["text"]
         tiny_jobs.write_rows(path, rows)

@@ -86,7 +86,7 @@ def qwen(folder: Path) -> Path:
 
 
 def gemma(folder: Path) -> Path:
-    """Write a Gemma with BOS in its template, an end of turn beside EOS, and capped logits."""
+    """Write a Gemma with BOS in its template, an end of turn next to EOS, and capped logits."""
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
     vocabulary = write_tokenizer(folder, TURNS, pad="<s>", adds_bos=True)

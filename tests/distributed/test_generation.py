@@ -21,7 +21,7 @@ def make_job(folder: Path, batch_size: int, **overrides: Any) -> Any:
         tiny_jobs.roughen(folder / "data")
     return tiny_generation.generation_job(
         folder,
-        task={"metrics": ["exact", "bleu"], "references": "picture", "train": "lora"},
+        task={"metrics": ["exact", "bleu"], "references": "photo", "train": "lora"},
         **{
             "data.validation": str(folder / "data" / "validation.jsonl"),
             "inputs.image.encoder.dropout": 0.0,
@@ -103,11 +103,11 @@ def test_workers_whose_rows_have_different_inputs_do_not_wait_for_each_other(tmp
     """One row has only an image and the other only a text (DeepSpeed#7170, ms-swift#9104)."""
     tiny_generation.make_rows(tmp_path, 8, 4)
     rows = _rows(tmp_path, "train")
-    picture = next(row for row in rows if "image" in row)
-    del picture["text"]
-    other = {"text": "which colour", "label": "long one", "picture": None}
+    photo = next(row for row in rows if "image" in row)
+    del photo["text"]
+    other = {"text": "which colour", "label": "long one", "photo": None}
     for name in ("train", "validation", "test"):
-        tiny_jobs.write_rows(tmp_path / "data" / f"{name}.jsonl", [picture, other])
+        tiny_jobs.write_rows(tmp_path / "data" / f"{name}.jsonl", [photo, other])
     patches = {
         "type": "transformer",
         "hidden_size": 8,

@@ -122,7 +122,7 @@ def test_every_zero_stage_trains_evaluates_and_predicts_the_same(folder: Path, t
     from safetensors.torch import load_file
 
     options = {"train.epochs": 1, "train.batch_size": 6, "train.optimizer": {"type": "sgd", "lr": 0.1}}
-    task = {"metrics": ["exact", "bleu"], "references": "picture"}
+    task = {"metrics": ["exact", "bleu"], "references": "photo"}
     jobs = {
         f"stage {stage}": tiny_generation.generation_job(
             folder, task=task, **options, **{"train.deepspeed.stage": stage}

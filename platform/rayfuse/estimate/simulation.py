@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
 import torch
 from torch import nn
 from torch._subclasses import FakeTensorMode
@@ -23,14 +22,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from rayfuse.data.cached_features import TOKENS, TOKENS_MASK, WORD_STARTS
 from rayfuse.data.collate import Batch
 from rayfuse.errors import RayfuseError
+from rayfuse.estimate.full_prompts import assume_full_prompts
 from rayfuse.estimate.memory_tracker import MemoryPeak, MemoryTracker, freeze_gc, track_gradients
 from rayfuse.estimate.synthetic_batch import make_synthetic_batch
 from rayfuse.model.encoders.huggingface import skip_weight_loading
 from rayfuse.model.encoders.networks import Recurrent
 from rayfuse.model.evaluation import Subset, evaluated_subsets
 from rayfuse.model.fused import FusedModel, task_heads, trainable_parameters
-from rayfuse.model.tasks.generation import GenerationHead
-from rayfuse.model.tokens import FusedState
 from rayfuse.spec.feature_cache import cached_inputs
 from rayfuse.spec.job import Job
 from rayfuse.training.activation_checkpointing import checkpoint_activations
@@ -121,8 +119,7 @@ class Simulation:
         for module in self.model.modules():
             if isinstance(module, Recurrent):
                 module.forward = partial(_unpacked_forward, module)  # type: ignore[method-assign]
-            if isinstance(module, GenerationHead):
-                _assume_full_prompts(module)
+            assume_full_prompts(module)
 
     @contextmanager
     def _fake_execution(self) -> Iterator[None]:
@@ -276,23 +273,6 @@ def _unpacked_forward(module: Recurrent, steps: torch.Tensor, mask: torch.Tensor
     with torch.backends.mkldnn.flags(enabled=False):  # not used for packed rows
         states, _ = module.layers(steps)
     return module.dropout(states) * mask.unsqueeze(2)
-
-
-def _assume_full_prompts(head: GenerationHead) -> None:
-    """Replace what a head reads from tensors: every sample has all soft tokens, and texts and replies of maximum length."""
-
-    def span_masks(fused: FusedState) -> dict[str, np.ndarray]:
-        spans = head.renderer.span_inputs
-        return {name: np.ones(tuple(fused["inputs"][name][1].shape), dtype=bool) for name in spans}
-
-    def prompt_texts(fused: FusedState) -> list[dict[str, str]]:
-        texts = {name: "a " * limit for name, limit in head.renderer.text_inputs.items()}
-        return [texts] * len(fused["vector"])
-
-    def replies(targets: torch.Tensor) -> list[list[int]]:
-        return [[0] * (targets.shape[1] - head.group_width)] * len(targets)
-
-    head._span_masks, head._prompt_texts, head._replies = span_masks, prompt_texts, replies  # type: ignore[method-assign]
 
 
 def _module_size(name: str, module: nn.Module) -> ModuleSize:

@@ -8,7 +8,6 @@ from rayfuse.data.rows import Row
 from rayfuse.spec.job import Job
 from rayfuse.training.checkpoint_manager import CheckpointManager
 from rayfuse.training.checkpoint_trigger import CheckpointTrigger
-from rayfuse.training.context_check import check_context_lengths
 from rayfuse.training.distillation import compute_teacher_outputs
 from rayfuse.training.distributed import DistributedContext
 from rayfuse.training.early_stopping import TimeBudget
@@ -103,7 +102,6 @@ def _build_core(
     seed_everything(job.train.seed)
     peak_memory = PeakMemory(context.device, uses_adapters(job))
     model = create_model(job, deepspeed_config, context.world_size, precision)
-    check_context_lengths(job, model)
     engine = build_engine(job, model, deepspeed_config, context.world_size, precision)
     ema = Ema(engine.module, job.train.ema.decay) if job.train.ema else None
     train_step = TrainStep(job, engine, context, data.sampler.steps_per_epoch * job.train.epochs, ema)

@@ -1,16 +1,17 @@
 """Check before the first step that prompts and replies fit into the context of their language model."""
 
 import torch
+from torch import nn
 
 from rayfuse.errors import DataError
 from rayfuse.modalities import build_modality
-from rayfuse.model.fused import FusedModel, task_heads
+from rayfuse.model.fused import task_heads
 from rayfuse.model.language_model import is_sharded
 from rayfuse.model.tasks.generation import GenerationHead
 from rayfuse.spec.job import Job
 
 
-def check_context_lengths(job: Job, model: FusedModel) -> None:
+def check_context_lengths(job: Job, model: nn.Module) -> None:
     """Raise DataError if the longest prompt and reply of a task exceed the positions of its language model.
 
     The number of soft tokens of an encoder without a fixed one is that of its longest value; with sharded weights,
@@ -25,7 +26,7 @@ def check_context_lengths(job: Job, model: FusedModel) -> None:
                 raise DataError(f"tasks.{name}: {error}") from None
 
 
-def _span_length(job: Job, model: FusedModel, name: str) -> int:
+def _span_length(job: Job, model: nn.Module, name: str) -> int:
     options = job.inputs[name]
     per_value = job.align_of(name).tokens_per_value
     if per_value is None:
@@ -33,8 +34,8 @@ def _span_length(job: Job, model: FusedModel, name: str) -> int:
     return per_value * options.max_items
 
 
-def _encoded_length(job: Job, model: FusedModel, name: str) -> int:
-    encoder = model.encoders[name]
+def _encoded_length(job: Job, model: nn.Module, name: str) -> int:
+    encoder = model.get_submodule(f"encoders.{name}")
     if is_sharded(encoder):
         return 1
     modality = build_modality(job.inputs[name])

@@ -16,6 +16,7 @@ from rayfuse.model.fused import FusedModel, trainable_parameters
 from rayfuse.spec.deepspeed import DeepSpeedConfig
 from rayfuse.spec.job import Job
 from rayfuse.training.activation_checkpointing import checkpoint_activations
+from rayfuse.training.context_check import check_context_lengths
 from rayfuse.training.deepspeed_patches import (
     check_version,
     disable_shared_memory_allreduce,
@@ -183,8 +184,10 @@ def build_engine(
 ) -> "DeepSpeedEngine":
     """Wrap the model in a DeepSpeed engine with the job's optimizer; every rank must call it.
 
-    Raises SpecError if DeepSpeed rejects the configuration.
+    Raises SpecError if DeepSpeed rejects the configuration, DataError if a prompt and reply exceed the context of their
+    language model.
     """
+    check_context_lengths(job, model)
     _prepare_deepspeed(job)
     import deepspeed
     from deepspeed.runtime.config import DeepSpeedConfigError

@@ -4,9 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rayfuse.data.collate import Batch
-from rayfuse.data.loader import BatchIterator, BatchLoader
-from rayfuse.data.sampler import GlobalBatch
+from rayfuse.data.loader import BatchIterator, BatchLoader, StepBatches
 from rayfuse.errors import RayfuseError
 from rayfuse.spec.job import Job
 from rayfuse.training.checkpoint_manager import CheckpointManager
@@ -148,9 +146,9 @@ class Trainer:
         self.engine.train()
         self.telemetry.reset_timer()
         steps = self.loader.iter_epoch(epoch, self.state.epoch_step)
-        for batches, size in self.profiler.wrap(steps, self._log_text):
+        for batches in self.profiler.wrap(steps, self._log_text):
             if not self.loss_guard.should_skip(self.state.step + 1):
-                self._run_step(batches, size, steps)
+                self._run_step(batches, steps)
             self.state.step += 1
             self.state.epoch_step += 1
             self.watchdog.heartbeat(self.state.step)
@@ -200,7 +198,8 @@ class Trainer:
             **best,
         }
 
-    def _run_step(self, batches: Sequence[Batch], size: GlobalBatch, steps: BatchIterator) -> None:
+    def _run_step(self, step: StepBatches, steps: BatchIterator) -> None:
+        batches, size = step
         with self.telemetry.count_flops(batches):
             result = self.train_step.run(batches, size, self.state.step)
         state = self.state

@@ -64,7 +64,7 @@ class TaskHead(nn.Module, ABC):
         return generated
 
     def read_replies(self, generated: torch.Tensor, targets: torch.Tensor) -> list["Reply"]:
-        """Return the text of each sample beside its reference, from the outputs of `generate`."""
+        """Return the text of each sample next to its reference, from the outputs of `generate`."""
         raise NotImplementedError("only heads that read targets generate texts")
 
     def reply_metrics(self, replies: "Replies") -> dict[str, float]:

@@ -133,7 +133,7 @@ class GenerationHead(AccumulatedHead):
         return torch.cat([group, generated], dim=1)
 
     def read_replies(self, generated: torch.Tensor, targets: torch.Tensor) -> list[Reply]:
-        """Return the generated text of each sample beside its reference."""
+        """Return the generated text of each sample next to its reference."""
         references = self._texts(targets[:, self.group_width :])
         texts = self._texts(generated)
         return [Reply(*one) for one in zip(texts, references, self._groups(targets), strict=True)]

@@ -1,4 +1,4 @@
-"""Generated replies beside their references, and the metrics of texts."""
+"""Generated replies next to their references, and the metrics of texts."""
 
 import re
 import string
@@ -39,7 +39,7 @@ class Replies:
         self.rows += other.rows
 
     def details(self) -> dict[str, Any]:
-        """Return the first replies beside their references, and their number, as JSON values."""
+        """Return the first replies next to their references, and their number, as JSON values."""
         shown = [
             {"text": row.text, "references": own}
             for row, own in zip(self.rows[:_MAX_SHOWN], self.references(), strict=False)

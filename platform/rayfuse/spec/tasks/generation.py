@@ -97,7 +97,7 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
     """Way in which the model reads inputs with an encoder: `soft_tokens` puts their aligned tokens, projected to its width, in the
     place of their names in the prompt (as LLaVA; Liu et al., 2023)."""
     prompt: Annotated[str, AfterValidator(_check_prompt)] | None = None
-    """The user's turn, with the names of inputs in braces, as in `{image}Describe the picture.`; by default all inputs in
+    """The user's turn, with the names of inputs in braces, as in `{image}Describe the image.`; by default all inputs in
     the order of the job. An input with `encoder: {type: prompt}` is put in as text. An absent input leaves nothing."""
     system: str | None = Field(None, min_length=1)
     """The system's turn before it, for models with a chat template."""
@@ -134,7 +134,7 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
             elif isinstance(job.inputs[name].encoder, PromptEncoderConfig) and job.inputs[name].max_items > 1:
                 yield "prompt", f"`{name}` has several texts; set inputs.{name}.max_items to 1"
         if not names:
-            yield "prompt", "names no input; write one in braces, as in {image}Describe the picture."
+            yield "prompt", "names no input; write one in braces, as in {image}Describe the image."
         yield from self._validate_training(job)
 
     def _validate_training(self, job: "Job") -> Problems:

@@ -106,7 +106,7 @@ def test_rows_without_an_input_reach_every_parameter(folder: Path) -> None:
 
 
 def test_evaluation_decodes_all_inputs_and_without_each(folder: Path) -> None:
-    job, model, batch = build(folder, "smollm", metrics=["exact", "bleu", "cider"], references="picture")
+    job, model, batch = build(folder, "smollm", metrics=["exact", "bleu", "cider"], references="photo")
     heads, inputs = task_heads(model), ["image", "text"]
     subsets, decoded = nonempty_subsets(inputs), decoded_subsets(heads, inputs)
     assert decoded == [("image", "text"), ("image",), ("text",)]
@@ -133,7 +133,7 @@ def test_a_sequence_beyond_the_positions_is_an_error(folder: Path) -> None:
 
 
 def test_inputs_have_contributions_to_a_reply(folder: Path) -> None:
-    job, model, batch = build(folder, "smollm", references="picture")
+    job, model, batch = build(folder, "smollm", references="photo")
     found = explain(model, batch, Preprocessor(job.inputs).modalities)
     contributions = found.contributions["answer"]
     assert contributions.shap_values.shape == (len(batch.weights), 2)

@@ -1,0 +1,30 @@
+"""Prompts of generation tasks on fake tensors, whose values cannot be read."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from rayfuse.model.tasks.generation import GenerationHead
+from rayfuse.model.tokens import FusedState
+
+
+def assume_full_prompts(head: nn.Module) -> None:
+    """Replace what a head reads from tensors: every sample has all soft tokens, and texts and replies of maximum length.
+
+    Other modules are unchanged.
+    """
+    if not isinstance(head, GenerationHead):
+        return
+
+    def span_masks(fused: FusedState) -> dict[str, np.ndarray]:
+        spans = head.renderer.span_inputs
+        return {name: np.ones(tuple(fused["inputs"][name][1].shape), dtype=bool) for name in spans}
+
+    def prompt_texts(fused: FusedState) -> list[dict[str, str]]:
+        texts = {name: "a " * limit for name, limit in head.renderer.text_inputs.items()}
+        return [texts] * len(fused["vector"])
+
+    def replies(targets: torch.Tensor) -> list[list[int]]:
+        return [[0] * (targets.shape[1] - head.group_width)] * len(targets)
+
+    head._span_masks, head._prompt_texts, head._replies = span_masks, prompt_texts, replies  # type: ignore[method-assign]
