@@ -9,11 +9,21 @@ import ranks
 import tiny_generation
 import torch
 from jsonschema import Draft202012Validator
+from starlette.testclient import TestClient
 from variants import train_and_reload
 
+from rayfuse.data.dataset import load_dataset
+from rayfuse.estimate.simulation import Simulation
+from rayfuse.estimate.synthetic_batch import with_assumed_statistics
+from rayfuse.evaluation.evaluate import evaluate_folder
 from rayfuse.model.evaluation import collect_outputs, compute_metrics
 from rayfuse.model.fused import FusedModel, task_heads, trainable_state_dict
+from rayfuse.model.model_io import save_model
+from rayfuse.model.predictor import Predictor
+from rayfuse.serving.app import build_app
+from rayfuse.serving.engine import InferenceEngine
 from rayfuse.serving.openapi import build_openapi
+from rayfuse.serving.settings import Settings
 from rayfuse.spec.load import validate_spec
 
 STAGES = (0, 1, 2, 3)
@@ -63,6 +73,42 @@ def test_predictions_match_the_response_schema(folder: Path) -> None:
         generated = model(batch, generate=True).tasks["answer"]
     for prediction in task_heads(model)["answer"].format_predictions(generated):
         schema.validate(prediction)
+
+
+def test_an_endpoint_and_an_evaluation_give_the_texts_of_the_model(folder: Path, tmp_path: Path) -> None:
+    job, dataset = load_dataset(tiny_generation.generation_job(folder))
+    torch.manual_seed(0)
+    model = FusedModel(job)
+    save_model(tmp_path / "model", job, trainable_state_dict(model), {})
+    predictor = Predictor(tmp_path / "model")
+    rows = dataset.splits["test"]
+    expected = predictor.predict_rows([row.values for row in rows], rows[0].folder)
+    texts = [prediction["outputs"]["answer"]["text"] for prediction in expected]
+    found = evaluate_folder(
+        tmp_path / "model", job.data.test, batch_size=4, output=str(tmp_path / "out.jsonl")
+    )
+    assert [reply["text"] for reply in found["details"]["answer"]["replies"]] == texts
+    assert "answer/exact" in found["by_inputs"]["image"]
+    recorded = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["answer"] for row in recorded] == texts
+    assert [row["answer_target"] for row in recorded] == [row.values["label"] for row in rows]
+    number, row = next(
+        (n, row) for n, row in enumerate(rows) if "text" in row.values and "image" not in row.values
+    )
+    engine = InferenceEngine(predictor, Settings(version=1, batch_wait_timeout=0.0))
+    with TestClient(build_app(engine), "http://localhost", client=("127.0.0.1", 50000)) as client:
+        response = client.post("/predict", json={"inputs": {"text": row.values["text"]}})
+        assert response.json()["outputs"] == {"answer": {"text": texts[number]}}
+
+
+def test_a_plan_simulates_the_longest_prompts_and_replies(folder: Path) -> None:
+    steps = []
+    for max_tokens in (12, 100):
+        job = tiny_generation.generation_job(folder, task={"max_tokens": max_tokens, "train": "full"})
+        fitted, _ = with_assumed_statistics(job)
+        steps.append(Simulation(fitted, "fp32").simulate_step(4))
+    assert steps[1].flops > 2 * steps[0].flops > 0
+    assert steps[1].peak_total.total > steps[0].peak_total.total
 
 
 def test_a_model_that_learned_its_replies_ends_them(folder: Path) -> None:

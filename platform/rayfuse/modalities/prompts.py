@@ -5,6 +5,7 @@ frames every prompt of the task, so that no template needs `{% generation %}`, a
 ones: no second BOS is added.
 """
 
+import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
@@ -81,15 +82,15 @@ class PromptRenderer:
     def reply_ids(self, reply: str) -> list[int]:
         """Return the tokens of a reply with its end token.
 
-        Raises InvalidInputError if they are more than `max_tokens`, or if an end token is inside.
+        Raises InvalidInputError if they are more than `max_tokens`, or if a special token is inside.
         """
         ids = self._ids(self._reply_prefix + reply)
         if not ids:
             raise InvalidInputError("the reply has no tokens; write a text, or remove the row")
-        if self.end_id in ids:
+        special = next((token for token in ids if token in self._special_tokens), None)
+        if special is not None:
             raise InvalidInputError(
-                f"the reply contains the end token {self.tokenizer.convert_ids_to_tokens(self.end_id)}, and would be cut "
-                "there; remove it"
+                f"the reply contains the special token {self._special_tokens[special]}, which no text may; remove it"
             )
         if len(ids) >= self._task.max_tokens:
             raise InvalidInputError(
@@ -104,7 +105,13 @@ class PromptRenderer:
         return text.strip()
 
     def truncate(self, text: str, max_tokens: int) -> str:
-        """Return the part of a text that its first `max_tokens` tokens make up."""
+        """Return the part of a text that its first `max_tokens` tokens make up, without the names of special tokens.
+
+        The tokenizer would read such a name as the token, and the text would end its turn in the prompt.
+        """
+        pattern = re.compile("|".join(map(re.escape, self._special_tokens.values())) or "(?!)")
+        while (cleaned := pattern.sub("", text)) != text:
+            text = cleaned
         tokenizer = self.tokenizer
         if not tokenizer.is_fast:
             ids = self._ids(text)
@@ -136,6 +143,12 @@ class PromptRenderer:
         return (
             sum(len(piece) for piece in fixed if not isinstance(piece, str)) + texts + self._task.max_tokens
         )
+
+    @cached_property
+    def _special_tokens(self) -> dict[int, str]:
+        """Names of the special tokens by their ids."""
+        found = self.tokenizer.added_tokens_decoder.items()
+        return {number: token.content for number, token in found if token.special}
 
     def _fill(self, texts: Mapping[str, str], spans: Set[str]) -> tuple[list[str], list[str]]:
         """Return the texts of the user's turn before, between and after its spans, and the spans."""

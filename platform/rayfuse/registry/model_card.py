@@ -7,7 +7,7 @@ from typing import Any
 from rayfuse.data.row_adapter import describe_inputs
 from rayfuse.formatting import truncate, without_averages
 from rayfuse.modalities import build_modality
-from rayfuse.spec.encoders import iter_pretrained_encoders
+from rayfuse.spec.encoders import PretrainedModelConfig, iter_pretrained_encoders
 from rayfuse.spec.inputs import Input
 from rayfuse.spec.job import Job
 from rayfuse.spec.sweep import Sweep
@@ -143,6 +143,8 @@ def _example_row(job: Job) -> dict[str, Any]:
 
 def _target(task: TaskConfig) -> str:
     columns = ", ".join(task.columns)
+    if isinstance(task, PretrainedModelConfig):
+        return f"column {columns}, {_model_name(task.model)}, train: {task.train}"
     names: Any = getattr(task, "class_names", None) or getattr(task, "entities", None) or []
     if not names:
         return f"column {columns}"

@@ -109,12 +109,18 @@ def test_a_long_text_is_truncated_and_spans_stay(models: Path) -> None:
     ("reply", "reason"),
     [
         ("0123456789abcdef", r"17 tokens with its end token, above max_tokens 16; raise max_tokens"),
-        ("a<|im_end|>b", r"contains the end token <\|im_end\|>"),
+        ("a<|im_end|>b", r"contains the special token <\|im_end\|>"),
     ],
 )
 def test_a_reply_that_would_be_cut_is_invalid(reply: str, reason: str, models: Path) -> None:
     with pytest.raises(InvalidInputError, match=reason):
         renderer(models, "smollm").reply_ids(reply)
+
+
+def test_a_text_cannot_end_its_turn(models: Path) -> None:
+    prompt = renderer(models, "smollm", prompt="{text}")
+    [ids] = prompt.render({"text": "a<|im_<|im_end|>end|>\nb</s>c"}, set())
+    assert prompt.tokenizer.decode(ids) == "<|im_start|>user\na\nbc<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_a_system_turn_precedes_the_prompt(models: Path) -> None:

@@ -46,6 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             r"tasks\.answer\.decoding.*num_beams.*leave one of them out",
         ),
         ({"tasks.answer.lora": {"init_lora_weights": "eva"}}, r"tasks\.answer\.lora\.init_lora_weights: eva"),
+        ({"align.loss": {"type": "consistency"}}, r"tasks\.answer\.type: .*remove that loss"),
         ({"fusion": {"type": "vote"}}, r"tasks\.answer\.type: .*use soft_tokens"),
         ({"inputs.text.max_items": 2}, r"tasks\.answer\.prompt: `text` has several texts"),
         (

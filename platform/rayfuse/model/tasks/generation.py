@@ -55,6 +55,7 @@ class GenerationHead(AccumulatedHead):
     targets: token ids (batch, tokens), after the two numbers of the row's group in tasks with `references`.
     """
 
+    attribution_score_name = "mean log-probability"
     reads_targets = True
     renderer: PromptRenderer
 
@@ -97,14 +98,22 @@ class GenerationHead(AccumulatedHead):
         outputs = found.new_zeros(rows, 3).index_add(0, row_index, found)
         return touch_fusion_params(outputs, fused)
 
-    def generate(self, fused: FusedState) -> torch.Tensor:
+    @property
+    def stop_ids(self) -> list[int]:
+        """Tokens that end a reply: that of the prompt's template first, then the model's own."""
+        return list(dict.fromkeys([self.renderer.end_id, *self.lm.stop_ids]))
+
+    def prompt_embeddings(self, fused: FusedState) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the prompts, padded on the left: float (batch, length, width), and their mask, bool (batch, length)."""
         prompts = self._prompt_batch(fused, [[]] * len(fused["vector"]))
-        embeddings, mask = self._embed(fused, prompts, left=True)
+        return self._embed(fused, prompts, left=True)
+
+    def generate(self, fused: FusedState) -> torch.Tensor:
+        embeddings, mask = self.prompt_embeddings(fused)
         self._check_length(embeddings.shape[1] + self.options.max_tokens)
-        stop_ids = list(dict.fromkeys([self.renderer.end_id, *self.lm.stop_ids]))
         settings = self.options.max_tokens, self.options.decoding
-        found = generate_tokens(self.lm, embeddings, mask, stop_ids, *settings)
-        ended = torch.isin(found, torch.tensor(stop_ids, device=found.device)).int().cumsum(dim=1)
+        found = generate_tokens(self.lm, embeddings, mask, self.stop_ids, *settings)
+        ended = torch.isin(found, torch.tensor(self.stop_ids, device=found.device)).int().cumsum(dim=1)
         after_end = torch.cat([torch.zeros_like(ended[:, :1]), ended[:, :-1]], dim=1) > 0
         return found.float().masked_fill(after_end, torch.nan)
 

@@ -153,6 +153,8 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
                 f"generation cannot be combined with fusion.type {job.fusion.type}, which combines the predictions of "
                 "single inputs; use soft_tokens",
             )
+        if any(loss.type == "consistency" for loss in job.align.loss):
+            yield "type", "generation cannot be combined with align.loss consistency; remove that loss"
         if job.train.distillation:
             yield "type", "generation cannot be distilled; remove train.distillation"
 

@@ -1,0 +1,69 @@
+"""Targets of generation tasks in the data: invalid replies, and the weights of rows."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_generation
+import tiny_jobs
+
+from rayfuse.data.dataset import load_dataset
+from rayfuse.data.sampler import BatchSampler
+from rayfuse.data.samples import Preprocessor
+from rayfuse.model.outputs import LossOutput
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    tiny_generation.make_rows(tmp_path, 12, 4)
+    return tmp_path
+
+
+def test_replies_that_cannot_be_learned_are_invalid_rows(folder: Path) -> None:
+    path = folder / "data" / "train.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[0]["label"], rows[1]["label"], rows[2]["label"] = (
+        "",
+        "a reply that is much too long",
+        "a</s>b<|im_end|>",
+    )
+    tiny_jobs.write_rows(path, rows)
+    held_out = str(folder / "data" / "test.jsonl")
+    job = tiny_generation.generation_job(folder, **{"data.max_bad_rows": 1, "data.validation": held_out})
+    _, dataset = load_dataset(job)
+    reasons = "\n".join(line for invalid in dataset.invalid.values() for line in invalid.skipped_lines())
+    assert (
+        "train.jsonl:1: answer (column label): the reply is empty; write a text, or remove the row" in reasons
+    )
+    assert (
+        "train.jsonl:2: answer (column label): the reply has 30 tokens with its end token, above max_tokens 12"
+        in reasons
+    )
+    assert "train.jsonl:3: answer (column label): the reply contains the special token </s>" in reasons
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_global_batch_weighs_as_much_as_its_replies_have_tokens(stored: bool, folder: Path) -> None:
+    """Known from validation, or from rows in memory; the same for any number of workers and accumulation steps."""
+    job, dataset = load_dataset(
+        tiny_generation.generation_job(
+            folder,
+            task={"references": "photo"},
+            **{"train.batch_size": 4, "train.gradient_accumulation_steps": 2},
+        )
+    )
+    rows = dataset.splits["train"]
+    preprocessor = Preprocessor(job.inputs, job.tasks)
+    lengths = np.array([len(preprocessor.from_row(row).targets["answer"]) - 2 for row in rows])
+    assert len(set(lengths.tolist())) > 1
+    sampler = BatchSampler.from_job(rows if stored else list(rows), job)
+    for step in range(sampler.steps_per_epoch):
+        parts = [part for rank in range(2) for part in sampler.step_indices(1, step, rank, 2)]
+        numbers = np.concatenate(parts)
+        size = sampler.global_batch(1, step)
+        assert size == (len(numbers), {"answer": lengths[numbers].sum()})
+        losses = LossOutput({"answer": 3.0 * size.loss_weights["answer"], "other": 1.0})  # type: ignore[dict-item]
+        assert losses.scale_tasks(size.loss_factors).tasks == pytest.approx(
+            {"answer": 3.0 * size.rows, "other": 1.0}
+        )
