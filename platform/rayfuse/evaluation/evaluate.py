@@ -70,6 +70,7 @@ def evaluate_folder(
     recorder = None if output is None else AnswerRecorder(predictor, output)
     batches = _EvaluationBatches(predictor.job, *rows, batch_size, progress, warn, recorder)
     decoded = decoded_subsets(task_heads(predictor.model), inputs)
+    subsets += [subset for subset in decoded if subset not in subsets]
     by_subset = _collect(predictor, batches, subsets, recorder, decoded)
     batches.raise_for_invalid_rows(url)
     by_subset |= _collect_frequent(predictor, rows[0], batch_size, by_subset)
@@ -122,7 +123,7 @@ def _metrics(predictor: Predictor, by_subset: Mapping[Subset, EvaluationOutputs]
         "metrics": by_inputs[subset_name(all_inputs)],
         "by_inputs": by_inputs,
         "rows": by_subset[all_inputs].num_samples,
-        "details": details(heads, by_subset[all_inputs]),
+        "details": details(heads, by_subset[all_inputs], by_subset.get(())),
     }
 
 

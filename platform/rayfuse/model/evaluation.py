@@ -183,8 +183,7 @@ def decoded_subsets(heads: Mapping[str, TaskHead], inputs: Sequence[str]) -> lis
     """Return the subsets of the inputs for which texts are decoded: all inputs, and all but one; none without such tasks."""
     if not any(head.reads_targets for head in heads.values()):
         return []
-    sizes = (len(inputs), len(inputs) - 1) if len(inputs) > 1 else (1,)
-    return [subset for size in sizes for subset in combinations(inputs, size)]
+    return [subset for size in (len(inputs), len(inputs) - 1) for subset in combinations(inputs, size)]
 
 
 def collect_replies(
@@ -256,10 +255,16 @@ def calibrate(heads: Mapping[str, TaskHead], outputs: Mapping[str, StoredOutputs
     }
 
 
-def details(heads: Mapping[str, TaskHead], outputs: EvaluationOutputs) -> dict[str, Any]:
-    """Return the details that each task reports in addition to scalar metrics, such as a confusion matrix."""
-    return {
-        name: outputs.tasks[name].details(head)
-        | (outputs.replies[name].details() if name in outputs.replies else {})
-        for name, head in heads.items()
-    }
+def details(
+    heads: Mapping[str, TaskHead], outputs: EvaluationOutputs, blind: EvaluationOutputs | None = None
+) -> dict[str, Any]:
+    """Return the details that each task reports in addition to scalar metrics, such as a confusion matrix.
+
+    blind: outputs without any input, for the metrics of texts that a model of one input writes without it.
+    """
+    found = {name: outputs.tasks[name].details(head) for name, head in heads.items()}
+    for name, replies in outputs.replies.items():
+        found[name] |= replies.details()
+        if blind is not None and name in blind.replies:
+            found[name]["without_inputs"] = heads[name].reply_metrics(blind.replies[name])
+    return found

@@ -37,7 +37,9 @@ class LanguageModel(nn.Module):
         self.stop_ids = _stop_ids(loaded)
         """Tokens that end a text according to the model's own settings for generation."""
         _reset_generation_config(loaded)
-        self.width: int = loaded.get_input_embeddings().weight.shape[-1] or loaded.config.hidden_size
+        weight = loaded.get_input_embeddings().weight
+        self.width = int(getattr(weight, "ds_shape", weight.shape)[-1])
+        """Width of the embeddings."""
         self.model = _set_trainable(loaded, options)
 
     @property

@@ -1,6 +1,6 @@
 """Evaluation of a split over all ranks, with all inputs and with every subset of them."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -114,13 +114,18 @@ class Evaluator:
         split = "test" if "test" in self.data.sample_caches else "validation"
         inputs = tuple(self.job.inputs)
         [all_inputs] = self.collect(split, [inputs], decoded_subsets(self.heads, inputs)[:1])
+        by_subset = self._collect_subsets(split, all_inputs)
         return {
             "split": split,
             "rows": len(self.data.sample_caches[split]),
             "metrics": compute_metrics(self.heads, self.job, all_inputs),
-            "details": details(self.heads, all_inputs),
+            "details": details(self.heads, all_inputs, by_subset[()]),
             "calibration": calibration,
-            **self._evaluate_subsets(split, all_inputs),
+            "by_inputs": {
+                subset_name(subset): compute_metrics(self.heads, self.job, by_subset[subset])
+                for subset in evaluated_subsets(inputs, all_inputs.present)
+            },
+            "explain": input_importance(self.heads, list(inputs), by_subset),
         }
 
     def batches(
@@ -160,21 +165,15 @@ class Evaluator:
             merged.merge(EvaluationOutputs(replies=part))
         return merged.replies
 
-    def _evaluate_subsets(self, split: str, complete: EvaluationOutputs) -> Mapping[str, Any]:
-        """Return `by_inputs` and `explain`; contributions are measured from the output without any input."""
-        inputs = list(self.job.inputs)
+    def _collect_subsets(self, split: str, complete: EvaluationOutputs) -> dict[Subset, EvaluationOutputs]:
+        """Accumulate the outputs for subsets of the inputs, from all of them, `complete`, to none."""
+        inputs = tuple(self.job.inputs)
         reported = evaluated_subsets(inputs, complete.present)
         subsets = [*(nonempty_subsets(inputs) if len(inputs) <= MAX_INPUTS else reported), ()]
         decoded = decoded_subsets(self.heads, inputs)[1:]
         collected = dict(zip(subsets, self.collect(split, subsets, decoded), strict=True))
-        collected[tuple(inputs)].replies = complete.replies
-        return {
-            "by_inputs": {
-                subset_name(subset): compute_metrics(self.heads, self.job, collected[subset])
-                for subset in reported
-            },
-            "explain": input_importance(self.heads, inputs, collected),
-        }
+        collected[inputs].replies = complete.replies
+        return collected
 
     def _batches_on_device(self, split: str, max_rows: int | None = None) -> Iterator[Batch]:
         self.engine.eval()

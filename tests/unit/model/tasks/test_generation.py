@@ -121,6 +121,23 @@ def test_evaluation_decodes_all_inputs_and_without_each(folder: Path) -> None:
     assert "answer/exact" not in compute_metrics(heads, job, without)
 
 
+def test_a_model_of_one_input_is_also_evaluated_without_it(folder: Path) -> None:
+    prompt = {"prompt": "{image}", "metrics": ["exact"]}
+    image = {"type": "image", "size": 8, "encoder": {"type": "conv", "hidden_size": 4}, "optional": True}
+    overrides = {"inputs": {"image": image}, "data.max_bad_rows": 1}
+    job, batch = tiny_generation.load_batch(
+        tiny_generation.generation_job(folder, "smollm", prompt, **overrides)
+    )
+    model = FusedModel(job).eval()
+    heads = task_heads(model)
+    subsets = decoded_subsets(heads, ["image"])
+    assert subsets == [("image",), ()]
+    complete, blind = collect_outputs(model, heads, [batch], subsets, subsets)
+    found = details(heads, complete, blind)["answer"]
+    assert found["without_inputs"] == heads["answer"].reply_metrics(blind.replies["answer"])
+    assert len({row.text for row in blind.replies["answer"].rows}) == 1
+
+
 def test_a_sequence_beyond_the_positions_is_an_error(folder: Path) -> None:
     _, model, batch = build(folder, "gpt2")
     head: Any = task_heads(model)["answer"]
