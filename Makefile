@@ -7,7 +7,7 @@ STAMP := $(VENV)/.rayfuse-setup
 PYTEST := $(BIN)/python -m pytest
 # uv, where it is installed, is much faster than pip.
 INSTALL := $(if $(shell command -v uv),uv pip install --python $(BIN)/python,$(BIN)/pip install) --constraint constraints.txt
-COVERED_TESTS := tests/unit tests/specs tests/training tests/mlflow
+COVERED_TESTS := tests/unit tests/specs tests/integration tests/training tests/mlflow
 # Compiled tests are kept, also where the environment turns that off: pytest's rewriting of assertions takes seconds.
 export PYTHONDONTWRITEBYTECODE :=
 
@@ -57,7 +57,7 @@ test: test-fast
 
 test-fast: setup
 	$(PYTEST) -n 2 --dist worksteal -m "not slow" tests/unit tests/specs
-	$(PYTEST) -n 2 --dist worksteal -m "not slow" tests/training
+	$(PYTEST) -n 2 --dist worksteal -m "not slow" tests/integration tests/training
 
 check: setup
 	$(BIN)/ruff check

@@ -28,7 +28,7 @@ def start_training(
     )
 
 
-def finish(process: subprocess.Popen[str], timeout: float = 240) -> tuple[int, dict[str, Any], str]:
+def finish(process: subprocess.Popen[str], timeout: float = 900) -> tuple[int, dict[str, Any], str]:
     """Wait for the end; return exit code, JSON object and standard error."""
     try:
         out, err = process.communicate(timeout=timeout)
@@ -39,7 +39,7 @@ def finish(process: subprocess.Popen[str], timeout: float = 240) -> tuple[int, d
     return process.returncode, json.loads(out.splitlines()[-1]), err
 
 
-def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str], timeout: float = 180) -> Any:
+def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str], timeout: float = 600) -> Any:
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         found = condition()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def wait_for(condition: Callable[[], Any], timeout: float = 180) -> Any:
+def wait_for(condition: Callable[[], Any], timeout: float = 600) -> Any:
     """Wait until `condition` is true, and return its value."""
     deadline = time.monotonic() + timeout
     while not (found := condition()):

@@ -212,6 +212,6 @@ def test_command_line_errors_have_a_remedy(
 def test_a_new_database_is_created_without_output(tmp_path: Path) -> None:
     script = f"from rayfuse.registry.mlflow_connection import connect; connect('sqlite:///{tmp_path}/new.db')"
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=900, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

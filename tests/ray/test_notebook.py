@@ -15,7 +15,7 @@ from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
 pytestmark = pytest.mark.ray
-TIMEOUT = 300
+TIMEOUT = 600
 SETUP = """
 import pandas as pd, ray, rayfuse
 ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
@@ -89,7 +89,7 @@ def open_notebook(folder: Path) -> Iterator[Notebook]:
     client = manager.blocking_client()
     client.start_channels()
     try:
-        client.wait_for_ready(timeout=120)
+        client.wait_for_ready(timeout=300)
         yield Notebook(manager, client)
     finally:
         client.stop_channels()

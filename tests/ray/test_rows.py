@@ -91,7 +91,7 @@ def test_a_worker_trains_on_batches_that_the_cluster_builds(
 
 def run(command: Sequence[str | Path], folder: Path, environment: dict[str, str]) -> None:
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900, check=False
     )
     assert done.returncode == 0, done.stderr
 

@@ -336,7 +336,7 @@ def test_a_killed_proxy_is_replaced_at_once(
     assert predict(endpoint, whole, headers={"Connection": "close"}).status_code == 200
     [proxy] = [one for one in local.processes(ray_cluster) if "ProxyActor" in " ".join(one.cmdline())]
     proxy.kill()
-    wait_for(lambda: is_answering(endpoint, whole), timeout=30)
+    wait_for(lambda: is_answering(endpoint, whole))
 
 
 def is_answering(endpoint: EndpointStatus, inputs: Any) -> bool:
@@ -355,7 +355,7 @@ def test_a_failed_move_to_another_address_is_rolled_back(
     with pytest.raises(ResourceError, match=r"tiny: deployment failed: .*not a model folder"):
         bring(model=tmp_path, version=3, auth={"keys": "a-key-of-16-characters"})
     assert dashboard.serve_details()["http_options"]["host"] == "127.0.0.1"
-    wait_for(lambda: is_answering(endpoint, whole), timeout=60)
+    wait_for(lambda: is_answering(endpoint, whole))
     assert predict(endpoint, whole).json()["model"]["version"] == 1
 
 
@@ -430,7 +430,7 @@ def put(dashboard: Dashboard, spec: Path, port: int, environment: dict[str, str]
     }
     http = {"host": "0.0.0.0", "port": port}
     dashboard.apply({"http_options": http, "applications": [application]})
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while time.monotonic() < deadline:
         found: dict[str, Any] = dashboard.serve_details()["applications"]["on-kuberay"]
         if found["status"] in ("RUNNING", *FAILED_SERVE_STATUSES):
@@ -560,7 +560,7 @@ def rayfuse(*arguments: str, environment: dict[str, str], code: int = 0) -> Any:
         *arguments,
         "--json",
     ]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == code, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -607,7 +607,7 @@ def run_script(script: str, *arguments: object, environment: dict[str, str]) -> 
     HOME must not be the user's: `ray.init` writes a token into it.
     """
     command = [sys.executable, "-c", script, *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result

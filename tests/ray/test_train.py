@@ -277,7 +277,7 @@ def mlflow_server(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[byte
         with open(tmp_path / "server.log", "ab") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         started.append(process)
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             try:
                 if httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).is_success:

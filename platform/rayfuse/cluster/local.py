@@ -41,6 +41,7 @@ _PORTS = (
 )  # fmt: skip
 _PORT_RANGE = range(20_000, 32_768)
 """Below Linux's ephemeral ports, so that no connection takes one between the check and the start."""
+_random = random.SystemRandom()  # two processes with one seed would choose the same ports
 
 _EXCLUDED_ENV = ("RAY_ADDRESS", "RAYFUSE_API_KEYS", "RAYFUSE_API_KEY")
 _RAY_ENV = {**LOOPBACK_ENV, "RAY_USAGE_STATS_ENABLED": "0"}
@@ -144,7 +145,7 @@ def free_ports(count: int, host: str = _LOOPBACK) -> list[int]:
     """Return distinct ports that can be bound now; raise ResourceError where there are not enough."""
     found: dict[int, socket.socket] = {}
     try:
-        for port in random.sample(_PORT_RANGE, len(_PORT_RANGE)):
+        for port in _random.sample(_PORT_RANGE, len(_PORT_RANGE)):
             if len(found) == count:
                 break
             listener = socket.socket()

@@ -8,7 +8,8 @@ import numpy as np
 from rayfuse.errors import InvalidInputError
 from rayfuse.modalities.base import InputFitter
 from rayfuse.modalities.image_files import is_deep, open_image, read_deep_pixels
-from rayfuse.spec.inputs import ImageInput, ValueRange
+from rayfuse.spec.inputs import ImageInput
+from rayfuse.spec.inputs.image import ValueRange
 from rayfuse.spec.summary import Summary
 
 WHITE = 255.0

@@ -198,3 +198,16 @@ class FitThread(Generic[T]):
         if self.error is not None:
             raise unwrap_error(self.error)
         return self._results[0]
+
+
+def remove_placement_group(group: str) -> None:
+    """End the actors in a placement group, given by its hexadecimal id, and remove it; one that is gone is ignored.
+
+    Ray Train ends the workers of a dead controller only if it finds it through the dashboard, which may be off, slow, or
+    belong to another cluster.
+    """
+    from ray import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup
+    from ray.util.placement_group import remove_placement_group as remove
+
+    remove(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))

@@ -21,7 +21,7 @@ from rayfuse.spec.job import Job
 from rayfuse.training.loopback_group import build_torch_config
 from rayfuse.training.metrics_actor import MetricsActor, Record, RecordReceiver, create_metrics_actor
 from rayfuse.training.ray_errors import first_line, is_permanent, unwrap_error
-from rayfuse.training.ray_session import FitThread, train_settings
+from rayfuse.training.ray_session import FitThread, remove_placement_group, train_settings
 from rayfuse.training.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class RayRun:
         self._receiver = RecordReceiver()
         self._progress: dict[str, Any] = {}
         self._controller: ActorHandle[Any] | None = None
+        self._placement_group: str | None = None
         run.remove(_SNAPSHOT_FILE)
         trainer = _build_trainer(job, run, config, self._metrics_actor)
         self._fit: FitThread[Result] = FitThread(lambda: _fit(trainer, job))
@@ -65,6 +66,10 @@ class RayRun:
             records = self._receiver.receive(update.records)
         if self.wait(0) and self._fit.error is None:
             records += self._receiver.receive(self._returned()["records"])
+        self._placement_group = next(
+            (record["placement_group"] for record in reversed(records) if "placement_group" in record),
+            self._placement_group,
+        )
         return records, self._progress
 
     def wait(self, seconds: float) -> bool:
@@ -106,8 +111,10 @@ class RayRun:
             _LOG.warning("the workers did not end within %g s; they end with this process", _ABORT_SECONDS)
 
     def close(self) -> None:
-        """End the metrics actor."""
+        """End the metrics actor, and workers whose controller was killed."""
         ray.kill(self._metrics_actor)
+        if self._placement_group is not None:
+            remove_placement_group(self._placement_group)
 
     def _wait_for_controller(self) -> "ActorHandle[Any] | None":
         """Return the controller, which may still be starting; None if the run has ended."""

@@ -13,6 +13,7 @@ from rayfuse.errors import OutOfMemoryError, UnavailableError
 from rayfuse.registry.journal import Journal
 from rayfuse.registry.tracker import Tracker
 from rayfuse.training.ray_errors import unwrap_error
+from rayfuse.training.ray_session import remove_placement_group
 from rayfuse.tuning.leaderboard import Leaderboard
 from rayfuse.tuning.mlflow_runs import finish_run
 from rayfuse.tuning.search import ResumableSearcher, Strategy
@@ -190,16 +191,10 @@ class Recorder(Callback):
         return {"state": trial.state} | ({} if value is None else {self._board.best_metric: value})
 
     def _remove_placement_group(self, number: int) -> None:
-        """End the workers of a trial that was stopped or died, which would otherwise continue to train.
-
-        Ray Train finds orphaned workers through the dashboard, which may be off or belong to another cluster.
-        """
-        from ray import PlacementGroupID
-        from ray.util.placement_group import PlacementGroup, remove_placement_group
-
+        """End the workers of a trial that was stopped or died, which would otherwise continue to train."""
         group = self._placement_groups.pop(number, None)
         if group is not None:
-            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
+            remove_placement_group(group)
 
     def _save(self, trial: Trial) -> None:
         since = self._searcher.suggested_at[trial.number]

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from kinds_of_input import make_job, make_rows
 from tiny_jobs import make_model_folder
 
@@ -20,12 +19,6 @@ COLUMNS = {
     "text": "note",
 }
 """Column of each input that has only one."""
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """Use one thread: with more, models this small wait seconds for each other on a busy machine."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -6,16 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from tiny_jobs import make_model_folder
 
 from rayfuse.registry.mlflow_connection import artifact_root, connect, resolve_tracking_uri
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """Use one thread: with more, models this small wait seconds for each other on a busy machine."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

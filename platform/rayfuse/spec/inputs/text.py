@@ -1,0 +1,73 @@
+"""Texts."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field
+
+from rayfuse.spec.augment import SwapTokens, TextAugment
+from rayfuse.spec.base import Problems
+from rayfuse.spec.cells import CellType
+from rayfuse.spec.encoders import (
+    ConvEncoderConfig,
+    NGramsEncoderConfig,
+    TextEncoderConfig,
+)
+from rayfuse.spec.inputs.base import ColumnInput
+from rayfuse.spec.templates import check_template, fill_template, template_columns
+
+if TYPE_CHECKING:
+    from rayfuse.spec.job import Job
+
+
+class TextInput(ColumnInput):
+    """A text, tokenized by the encoder's own tokenizer; encoders trained from scratch read UTF-8 bytes or n-grams.
+
+    A list of words is a text too.
+    """
+
+    length_field: ClassVar[str | None] = "max_tokens"
+    length_mask: ClassVar[str | None] = "attention_mask"
+    pads_to_longest: ClassVar[bool] = True
+    has_words: ClassVar[bool] = True
+
+    type: Literal["text"]
+    encoder: TextEncoderConfig = ConvEncoderConfig(type="conv")
+    """Encoder of this input."""
+    max_tokens: int = Field(128, ge=1, le=32768)
+    """Number of tokens after which a text is cut: those of the tokenizer, bytes, or words of the encoder `ngrams`."""
+    template: Annotated[str, AfterValidator(check_template)] | None = None
+    """Text from several columns instead of `column`, as in "{title}: {body}". Missing values are empty, and a line of the
+    template whose columns all are missing is left out."""
+    augment: list[TextAugment] = Field(default_factory=list)
+    """Random changes of training rows, applied in order."""
+
+    @property
+    def source_columns(self) -> dict[str, CellType]:
+        if self.template is None:
+            return super().source_columns
+        return dict.fromkeys(template_columns(self.template), "str")
+
+    @property
+    def column_key(self) -> str:
+        return "column" if self.template is None else "template"
+
+    @property
+    def reads_mapping(self) -> bool:
+        return self.template is not None
+
+    def read(self, values: Mapping[str, Any]) -> Any:
+        return super().read(values) if self.template is None else fill_template(self.template, values)
+
+    def validate_in_job(self, job: "Job") -> Problems:
+        if self.template is not None and self.max_items > 1:
+            yield (
+                "max_items",
+                f"{self.max_items} is not 1, and `template` builds one text; leave one of them out",
+            )
+        for number, step in enumerate(self.augment):
+            if isinstance(step, SwapTokens) and isinstance(self.encoder, NGramsEncoderConfig):
+                yield (
+                    f"augment.{number}",
+                    "`token_swap` has no effect on n-grams, which have no order; use `token_dropout`",
+                )
