@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import tiny_encoders
+import tiny_generation
 import tiny_jobs
 import torch
 from variants import train_and_reload
@@ -90,6 +91,35 @@ def test_peft_folders_give_the_same_outputs(tmp_path: Path, options: dict[str, A
     loaded = PeftModel.from_pretrained(base, tmp_path / "out" / "text")
     torch.testing.assert_close(hidden(loaded, TEXT), hidden(encoder.model, TEXT), rtol=1e-5, atol=1e-5)
     assert not torch.allclose(hidden(loaded, TEXT), before, atol=1e-4)
+
+
+@torch.no_grad()
+def logits(model: Any) -> torch.Tensor:
+    output: torch.Tensor = model.eval()(IDS).logits
+    return output
+
+
+@pytest.mark.parametrize("family", ["smollm", "gpt2"])
+def test_language_models_give_the_same_logits_in_peft_and_transformers(family: str, tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tiny_generation.make_rows(tmp_path)
+    model, _ = train_and_reload(tmp_path, tiny_generation.generation_job(tmp_path, family))
+    wanted = logits(model.tasks["answer"].lm.causal)  # type: ignore[union-attr]
+    result = rayfuse.export(tmp_path / "model", tmp_path / "merged")
+    assert list(result.folders) == ["tasks/answer"]
+    folder = result.folders["tasks/answer"]
+    merged = AutoModelForCausalLM.from_pretrained(folder)
+    torch.testing.assert_close(logits(merged), wanted, rtol=1e-4, atol=1e-4)
+    assert merged.config.use_cache
+    assert AutoTokenizer.from_pretrained(folder)("a")["input_ids"]
+    assert merged.generation_config.eos_token_id == (259 if family == "smollm" else 257)
+    rayfuse.export(tmp_path / "model", tmp_path / "peft", "peft")
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / family)
+    assert not torch.allclose(logits(base), wanted, atol=1e-4)
+    adapted = PeftModel.from_pretrained(base, tmp_path / "peft" / "tasks" / "answer")
+    torch.testing.assert_close(logits(adapted), wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_a_peft_folder_is_no_model(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from rayfuse.console import show_log
 from rayfuse.errors import SpecError
 
 if TYPE_CHECKING:
+    from rayfuse.model.encoders.huggingface import HuggingFaceEncoder
     from rayfuse.model.fused import FusedModel
+    from rayfuse.model.language_model import LanguageModel
     from rayfuse.spec.job import Job
 
 ExportFormat = Literal["peft", "merged", "onnx"]
@@ -23,7 +25,8 @@ class ExportResult:
     """Folders that were written."""
 
     folders: Mapping[str, Path]
-    """Folder by input; INPUT/PART for an encoder inside another; `model` for the whole model."""
+    """Folder by input; INPUT/PART for an encoder inside another; tasks/TASK for the language model of a task; `model` for
+    the whole model."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON."""
@@ -48,7 +51,7 @@ def export(
         output: Folder; what is written must not exist yet.
         format: `peft` writes the adapter of each encoder that has one to OUTPUT/INPUT, for `PeftModel.from_pretrained`;
             `merged` writes each encoder with its trained weights, tokenizer or processor there, for
-            `AutoModel.from_pretrained`; `onnx` writes OUTPUT/model.onnx, and OUTPUT/model.json, which describes it.
+            `AutoModel.from_pretrained`; language models of tasks are written to OUTPUT/tasks/TASK; `onnx` writes OUTPUT/model.onnx, and OUTPUT/model.json, which describes it.
         tracking_uri: MLflow for `models:/…`; by default MLFLOW_TRACKING_URI, else `runs/mlflow.db`.
         verbose: Show log lines, unless the application has configured logging.
 
@@ -68,14 +71,10 @@ def export(
 
 
 def _export_encoders(name: str, model: "FusedModel", output: Path, format: ExportFormat) -> ExportResult:
-    from rayfuse.model.encoders.export import export_adapter, export_merged
-    from rayfuse.model.encoders.huggingface import HuggingFaceEncoder
+    from rayfuse.model.encoders.export import export_adapter, export_language_model, export_merged
+    from rayfuse.model.language_model import LanguageModel
 
-    found = {
-        path.replace(".", "/"): module
-        for path, module in model.encoders.named_modules()
-        if isinstance(module, HuggingFaceEncoder)
-    }
+    found = _pretrained_modules(model)
     chosen = {path: one for path, one in found.items() if format == "merged" or one.options.adapter}
     if not chosen:
         kind = "no encoder with an adapter" if format == "peft" else "no pretrained encoder"
@@ -83,10 +82,30 @@ def _export_encoders(name: str, model: "FusedModel", output: Path, format: Expor
     folders = {path: output / path for path in chosen}
     for folder in folders.values():
         _check_absent(folder)
-    for path, encoder in chosen.items():
-        (export_adapter if format == "peft" else export_merged)(encoder, folders[path])
+    for path, module in chosen.items():
+        if format == "peft":
+            export_adapter(module, folders[path])
+        elif isinstance(module, LanguageModel):
+            export_language_model(module, folders[path])
+        else:
+            export_merged(module, folders[path])
         _log.info("%s: written to %s", path, folders[path])
     return ExportResult(folders)
+
+
+def _pretrained_modules(model: "FusedModel") -> "dict[str, HuggingFaceEncoder | LanguageModel]":
+    """Return the pretrained encoders by INPUT or INPUT/PART, and the language models by tasks/TASK."""
+    from rayfuse.model.encoders.huggingface import HuggingFaceEncoder
+    from rayfuse.model.fused import task_heads
+    from rayfuse.model.tasks.generation import GenerationHead
+
+    encoders = {
+        path.replace(".", "/"): module
+        for path, module in model.encoders.named_modules()
+        if isinstance(module, HuggingFaceEncoder)
+    }
+    heads = task_heads(model).items()
+    return encoders | {f"tasks/{name}": head.lm for name, head in heads if isinstance(head, GenerationHead)}
 
 
 def _export_graph(job: "Job", model: "FusedModel", folder: Path) -> ExportResult:

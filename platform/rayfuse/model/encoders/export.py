@@ -1,4 +1,4 @@
-"""Export of trained pretrained encoders to folders that PEFT and transformers load."""
+"""Export of trained pretrained models to folders that PEFT and transformers load."""
 
 import copy
 import shutil
@@ -11,15 +11,16 @@ from rayfuse.errors import SpecError
 from rayfuse.modalities.pretrained import SAFE_SUFFIXES, download_model
 from rayfuse.model.encoders.adapters import needs_own_base_weights
 from rayfuse.model.encoders.huggingface import HuggingFaceEncoder, load_pretrained
+from rayfuse.model.language_model import LanguageModel
 from rayfuse.spec.encoders import LoraAdapterConfig
 
 _WEIGHT_FILES = (".safetensors", ".safetensors.index.json")
 
 
-def export_adapter(encoder: HuggingFaceEncoder, folder: Path) -> None:
-    """Write the adapter of an encoder as a PEFT folder, for `PeftModel.from_pretrained`.
+def export_adapter(encoder: HuggingFaceEncoder | LanguageModel, folder: Path) -> None:
+    """Write the adapter of a pretrained model as a PEFT folder, for `PeftModel.from_pretrained`.
 
-    Raises SpecError if the encoder has none, or one that only works with frozen weights that it changed.
+    Raises SpecError if the model has none, or one that only works with frozen weights that it changed.
     """
     options = encoder.options
     if options.adapter is None:
@@ -45,6 +46,21 @@ def export_merged(encoder: HuggingFaceEncoder, folder: Path) -> None:
     whole, part = load_pretrained(options.model, encoder.input_type)
     _copy_weights(trained, part)
     whole.save_pretrained(str(folder))
+    copy_preprocessing_files(options.model, folder)
+
+
+def export_language_model(language_model: LanguageModel, folder: Path) -> None:
+    """Write a language model with its trained weights and merged adapters, for `AutoModelForCausalLM`.
+
+    The folder also has the tokenizer, and the original's own settings for generation.
+    """
+    options = language_model.options
+    trained = copy.deepcopy(language_model.model)
+    if options.adapter is not None:
+        trained = trained.merge_and_unload()
+    trained.config.use_cache = True
+    trained.save_pretrained(str(folder))
+    (folder / "generation_config.json").unlink(missing_ok=True)
     copy_preprocessing_files(options.model, folder)
 
 
