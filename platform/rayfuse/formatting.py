@@ -107,7 +107,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Format a table with aligned columns: numbers to the right, everything else to the left."""
     cells = [[_cell(value) for value in row] for row in rows]
     widths = [max(len(row[i]) for row in [list(header), *cells]) for i in range(len(header))]
-    right = [_holds_numbers([row[i] for row in rows]) for i in range(len(header))]
+    right = [bool(rows) and all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(header))]
     lines = (
         "  ".join(
             cell.rjust(width) if number else cell.ljust(width)
@@ -149,12 +149,6 @@ def metric_table(by_inputs: Mapping[str, Mapping[str, float]]) -> str:
         f"{text}\n{len(by_inputs)} of the {2**num_inputs - 1} subsets of {num_inputs} inputs: all, all but one, each "
         "alone, and the most frequent of the rows"
     )
-
-
-def _holds_numbers(column: Sequence[object]) -> bool:
-    """Return whether a column has a number, and no value but numbers and None."""
-    found = [value for value in column if value is not None]
-    return bool(found) and all(isinstance(value, (int, float)) for value in found)
 
 
 def _cell(value: object) -> str:
