@@ -50,10 +50,12 @@ $(BIN)/python:
 demo: setup
 	$(BIN)/rayfuse demo
 
-# By file: tests of one share a cluster, and each process of pytest has its own.
+# By file: tests of one share a cluster, and each process of pytest has its own. Those with long tests are first.
+BY_FILE := -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+
 test: test-fast
-	$(PYTEST) -n 2 --dist loadfile -m "not slow" tests/distributed tests/mlflow tests/ray
-	$(PYTEST) -n 2 --dist loadfile -m "not slow" tests/cases tests/docs tests/k8s
+	$(PYTEST) $(BY_FILE) tests/ray tests/mlflow tests/distributed
+	$(PYTEST) $(BY_FILE) tests/docs tests/k8s tests/cases
 
 test-fast: setup
 	$(PYTEST) -n 2 --dist worksteal -m "not slow" tests/unit tests/specs
