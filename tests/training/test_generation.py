@@ -18,7 +18,7 @@ from rayfuse.estimate.simulation import Simulation
 from rayfuse.estimate.synthetic_batch import with_assumed_statistics
 from rayfuse.evaluation.evaluate import evaluate_folder
 from rayfuse.model.evaluation import collect_outputs, compute_metrics
-from rayfuse.model.fused import FusedModel, task_heads, trainable_state_dict
+from rayfuse.model.fused import FusedModel, task_heads, trainable_parameters, trainable_state_dict
 from rayfuse.model.model_io import save_model
 from rayfuse.model.predictor import Predictor
 from rayfuse.serving.app import build_app
@@ -26,6 +26,7 @@ from rayfuse.serving.engine import InferenceEngine
 from rayfuse.serving.openapi import build_openapi
 from rayfuse.serving.settings import Settings
 from rayfuse.spec.load import validate_spec
+from rayfuse.training.activation_checkpointing import checkpoint_activations
 
 STAGES = (0, 1, 2, 3)
 
@@ -110,6 +111,23 @@ def test_a_plan_simulates_the_longest_prompts_and_replies(folder: Path) -> None:
         steps.append(Simulation(fitted, "fp32").simulate_step(4))
     assert steps[1].flops > 2 * steps[0].flops > 0
     assert steps[1].peak_total.total > steps[0].peak_total.total
+
+
+@pytest.mark.parametrize("family", ["smollm", "gpt2"])
+def test_activation_checkpointing_gives_the_same_gradients(family: str, folder: Path) -> None:
+    job, batch = tiny_generation.load_batch(tiny_generation.generation_job(folder, family))
+    gradients = []
+    for checkpointed in (False, True):
+        torch.manual_seed(0)
+        model = FusedModel(job).train()
+        if checkpointed:
+            checkpoint_activations(model)
+            assert task_heads(model)["answer"].lm.causal.is_gradient_checkpointing
+        torch.manual_seed(1)
+        model.total_loss(model.losses(model(batch), batch), batch).backward()
+        gradients.append({name: p.grad for name, p in trainable_parameters(model).items()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_a_model_that_learned_its_replies_ends_them(folder: Path) -> None:
