@@ -94,9 +94,13 @@ class Decoder:
 
     def submit(self, request: DecodeRequest) -> int:
         """Queue a request; return the id that its events carry. Raises InvalidInputError if it cannot be decoded."""
-        sequence = self._sequence(next(self._ids), request)
-        self._waiting.append(sequence)
+        sequence = self.prepare(request)
+        self.enqueue(sequence)
         return sequence.id
+
+    def enqueue(self, sequence: ActiveSequence) -> None:
+        """Queue a prepared request."""
+        self._waiting.append(sequence)
 
     def cancel(self, request_id: int) -> None:
         """End a request; its slot is free in the next step. An id that has ended is ignored."""
@@ -130,7 +134,8 @@ class Decoder:
                 pieces.setdefault(request_id, []).append(outcome)
         return [join_pieces(pieces[request_id]) for request_id in ids]
 
-    def _sequence(self, request_id: int, request: DecodeRequest) -> ActiveSequence:
+    def prepare(self, request: DecodeRequest) -> ActiveSequence:
+        """Check a request without queueing it, from any thread. Raises InvalidInputError if it cannot be decoded."""
         runner = self._runner
         spans = request.prompt
         if runner.is_encoder_decoder:
@@ -146,7 +151,7 @@ class Decoder:
             raise InvalidInputError("stop strings need a tokenizer, and the decoder has none", "stop")
         if request.constraint is not None:
             request.constraint.check_budget(limit)
-        return ActiveSequence(request_id, request, prompt, limit, self._rules, self._tokenizer)
+        return ActiveSequence(next(self._ids), request, prompt, limit, self._rules, self._tokenizer)
 
     def _limit(self, request: DecodeRequest, prompt_length: int) -> int:
         """Return how many tokens the reply may have. The last one takes no position."""
@@ -253,20 +258,27 @@ class Decoder:
         choices = logits.argmax(-1).tolist()
         invalid = logits.isnan().any(-1).tolist()
         for index, row in enumerate(rows):
-            if invalid[index]:
-                self._table.erase(row)
+            outcome = self._next(row, logits[index], choices[index], invalid=invalid[index])
+            if outcome is not None:
+                events.append((row.id, outcome))
+            if isinstance(outcome, RayfuseError) or (
+                outcome is not None and outcome.finish_reason is not None
+            ):
                 self._table.remove(row)
-                error = RayfuseError(
-                    "the model computed NaN for this request; use a precision with a larger range"
-                )
-                events.append((row.id, error))
-                continue
-            piece = row.append(None if row.takes_argmax else logits[index].cpu(), choices[index])
-            if piece is not None:
-                events.append((row.id, piece))
-                if piece.finish_reason is not None:
-                    self._table.remove(row)
         return events
+
+    def _next(
+        self, row: ActiveSequence, logits: torch.Tensor, argmax: int, *, invalid: bool
+    ) -> Piece | RayfuseError | None:
+        if invalid:
+            self._table.erase(row)
+            return RayfuseError(
+                "the model computed NaN for this request; use a precision with a larger range"
+            )
+        try:
+            return row.append(None if row.takes_argmax else logits.cpu(), argmax)
+        except RayfuseError as error:
+            return error
 
 
 def build_batch(runner: ModelRunner, first: int, rows: Sequence[ActiveSequence], queries: int) -> Batch:

@@ -232,9 +232,12 @@ class ModelRunner:
             states = torch.zeros(1, 1, self.hidden_size, dtype=self.base.dtype, device=self.device)
             arguments["encoder_outputs"] = BaseModelOutput(last_hidden_state=states)
         output = self.model(**arguments, use_cache=True)
-        cache, cross = output.past_key_values, []
+        cache = output.past_key_values
+        cross: list[Any] = []
         if isinstance(cache, EncoderDecoderCache):
-            cache, cross = cache.self_attention_cache, cache.cross_attention_cache.layers
+            # A causal model with cross-attention computes the keys and values of its states in each pass.
+            cross = cache.cross_attention_cache.layers if self.is_encoder_decoder else []
+            cache = cache.self_attention_cache
         return (
             [self._shape(layer) for layer in cache.layers],
             [self._shape(layer) for layer in cross],

@@ -33,7 +33,8 @@ class ActiveSequence:
         """Those of them that came from an earlier request."""
         self.generated: list[int] = []
         self.states: torch.Tensor | None = request.encoder_states
-        self._limit = limit
+        self.limit = limit
+        """Largest number of tokens of the reply."""
         self._end_tokens = frozenset() if request.params.ignore_eos else rules.end_tokens
         self._rule_tokens = prompt.token_ids(0, len(prompt)) if prompt.only_tokens else []
         self._rules = rules.for_request(len(self._rule_tokens), torch.device("cpu"))
@@ -72,7 +73,7 @@ class ActiveSequence:
             text = self._stops.add(self._detokenizer.add(token)) if self._detokenizer else ""
             if self._stops.found or (constraint is not None and constraint.finished):
                 reason = "stop"
-            elif len(self.generated) >= self._limit:
+            elif len(self.generated) >= self.limit:
                 reason = "length"
         if reason is not None and not self._stops.found:
             text += self._rest()
@@ -94,7 +95,7 @@ class ActiveSequence:
             allowed = allowed.masked_fill(~constraint.allowed(len(logits)), -torch.inf)
         token = self._sampler.choose(allowed)
         if constraint is not None:
-            token = constraint.advance(token, self._limit - len(self.generated) - 1)
+            token = constraint.advance(token, self.limit - len(self.generated) - 1)
         logprob = self._sampler.logprob(logits, token)
         if logprob is not None:
             self._logprobs.append(logprob)

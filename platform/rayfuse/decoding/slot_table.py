@@ -22,6 +22,8 @@ class SlotTable:
         self._caches = caches
         self._reuse = reuse
         self._residents: list[_Resident] = [(None, [])] * caches[0].slots
+        self._used = list(range(caches[0].slots))
+        """For each slot, a number that is higher the later its content was last of use."""
 
     @property
     def free(self) -> int:
@@ -32,9 +34,12 @@ class SlotTable:
         """Give a request a slot, and in it the longest beginning of its prompt that some slot holds."""
         slot = len(self.sequences)
         source, length = self._longest_prefix(sequence)
+        if source != slot or length < len(self._residents[slot][1]):
+            self._preserve(slot, source)
         if length and source != slot:
             self._copy(source, slot, length)
         sequence.length = sequence.reused = length
+        self._used[source] = self._used[slot] = max(self._used) + 1
         self.sequences.append(sequence)
 
     def promote(self, sequence: ActiveSequence) -> None:
@@ -71,6 +76,17 @@ class SlotTable:
         self.decoding = 0
         self._residents = [(None, [])] * len(self._residents)
 
+    def _preserve(self, slot: int, source: int) -> None:
+        """Copy what a free slot holds over the free slot that has been of no use for the longest time."""
+        others = [other for other in range(slot + 1, self._caches[0].slots) if other != source]
+        if not self._reuse or not others:
+            return
+        oldest = min(others, key=lambda other: self._used[other])
+        if self._used[oldest] < self._used[slot]:
+            self._copy(slot, oldest, len(self._residents[slot][1]))
+            self._residents[oldest] = self._residents[slot]
+            self._used[oldest] = self._used[slot]
+
     def _move(self, source: int, target: int) -> None:
         if source == target:
             return
@@ -78,6 +94,7 @@ class SlotTable:
         self._copy(source, target, sequence.length)
         self.sequences[target] = sequence
         self._residents[source] = self._held_by(sequence)
+        self._used[target] = self._used[source]
 
     def _keep(self, slot: int) -> None:
         self._residents[slot] = self._held_by(self.sequences[slot])

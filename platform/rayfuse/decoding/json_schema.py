@@ -1,0 +1,204 @@
+"""Replies that follow a JSON Schema and are never cut off, with the grammar library llguidance.
+
+llguidance was chosen over xgrammar: it needs neither torch nor Triton, imports in a quarter of a second, reports the
+keywords that it does not implement, and its matchers are copied in a microsecond, which the search for the shortest
+completion relies on.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from heapq import heappop, heappush
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+from llguidance.hf import from_tokenizer
+
+from rayfuse.decoding.constraint import TokenConstraint
+from rayfuse.errors import InvalidInputError, SpecError
+
+_PARAMETER = "json_schema"
+_QUOTE = ord('"')
+_MANY_BYTES = 64
+"""More allowed bytes than this are the inside of a string."""
+_MAX_EXPANSIONS = 20_000
+_SAME_MASK = 3
+"""Unfinished texts of one length, with the same bytes allowed next, that the search follows."""
+
+
+class GrammarVocabulary:
+    """The tokens of a model as bytes, for its grammars. Building it takes up to a second: keep one per model.
+
+    Raises SpecError for a tokenizer that is not one of the library tokenizers.
+    """
+
+    def __init__(self, tokenizer: Any, end_tokens: Iterable[int]) -> None:
+        if not hasattr(tokenizer, "backend_tokenizer"):
+            raise SpecError(
+                f"{type(tokenizer).__name__} has no tokenizer.json, which a JSON schema needs; save the tokenizer with "
+                "the library tokenizers"
+            )
+        self.end_tokens = frozenset(end_tokens)
+        if not self.end_tokens:
+            raise SpecError(
+                "the model has no end token, which a JSON schema needs; set eos_token_id in its config"
+            )
+        self.tokens = from_tokenizer(tokenizer, eos_token=sorted(self.end_tokens))
+        self.bytes = LLTokenizer(TokenizerWrapper(_Bytes()))
+        self.token_bytes = [self.tokens.decode_bytes([token]) for token in range(self.tokens.vocab_size)]
+        special = {token for token in range(self.tokens.vocab_size) if self.tokens.is_special_token(token)}
+        named = {text: token for token, text in enumerate(self.token_bytes) if text and token not in special}
+        self._ids = named
+        self._longest = max(map(len, named), default=0)
+
+    def json_schema(
+        self, schema: Mapping[str, Any] | bool, separators: tuple[str, str] = (", ", ": ")
+    ) -> "JsonSchemaConstraint":
+        """Return the constraint of one reply. Raises InvalidInputError for an invalid or unsupported schema.
+
+        `separators`: those of items and keys, by default as `json.dumps` writes them; other whitespace is not allowed.
+        """
+        items, keys = separators
+        options = {"whitespace_flexible": False, "item_separator": items, "key_separator": keys}
+        try:
+            # Options within the schema would override the separators.
+            grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=options)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidInputError(f"the JSON schema is invalid: {error}", _PARAMETER) from error
+        invalid, messages = LLMatcher.validate_grammar_with_warnings(grammar, self.tokens)
+        if invalid:
+            raise InvalidInputError(f"the JSON schema cannot be used: {messages[0]}", _PARAMETER)
+        return JsonSchemaConstraint(self, grammar)
+
+    def split(self, text: bytes) -> list[int]:
+        """Return tokens whose bytes are `text`, the longest first, which may differ from the tokenizer's own."""
+        tokens = []
+        while text:
+            sizes = range(min(self._longest, len(text)), 0, -1)
+            size = next((size for size in sizes if text[:size] in self._ids), None)
+            if size is None:
+                raise SpecError(
+                    f"the tokenizer has no token for the byte {text[0]:#04x}, which a JSON schema needs"
+                )
+            tokens.append(self._ids[text[:size]])
+            text = text[size:]
+        return tokens
+
+
+class JsonSchemaConstraint(TokenConstraint):
+    """Restricts one reply to texts that follow a JSON Schema and can be finished within its tokens."""
+
+    def __init__(self, vocabulary: GrammarVocabulary, grammar: str) -> None:
+        self._vocabulary = vocabulary
+        self._matcher = LLMatcher(vocabulary.tokens, grammar, log_level=0)
+        self._bytes = LLMatcher(vocabulary.bytes, grammar, log_level=0)
+        self._plan = self._completion(self._bytes)
+
+    @property
+    def finished(self) -> bool:
+        return bool(self._matcher.is_stopped())
+
+    @property
+    def min_tokens(self) -> int | None:
+        """Number of tokens that finish the reply from here; None if no way was found."""
+        return None if self._plan is None else len(self._plan)
+
+    def check_budget(self, max_tokens: int) -> None:
+        if self._plan is None:
+            raise InvalidInputError(
+                "no text that follows the JSON schema was found; simplify the schema", _PARAMETER
+            )
+        if len(self._plan) > max_tokens:
+            raise InvalidInputError(
+                f"{max_tokens} tokens are too few: the shortest reply that follows the JSON schema has {len(self._plan)}; "
+                "raise max_tokens or shorten the schema",
+                "max_tokens",
+            )
+
+    def allowed(self, vocab_size: int) -> torch.Tensor:
+        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        known = np.unpackbits(bits, bitorder="little")[: min(vocab_size, self._vocabulary.tokens.vocab_size)]
+        allowed = torch.zeros(vocab_size, dtype=torch.bool)
+        allowed[: len(known)] = torch.from_numpy(known.astype(bool))
+        if self._matcher.is_error() or not bool(allowed.any()):
+            raise InvalidInputError(
+                f"the JSON schema is too complex: {self._matcher.get_error()}", _PARAMETER
+            )
+        return allowed
+
+    def advance(self, token_id: int, remaining: int) -> int:
+        if token_id in self._vocabulary.end_tokens:
+            self._matcher.consume_token(token_id)
+            return token_id
+        following = self._bytes.deep_copy()
+        following.consume_tokens(list(self._vocabulary.token_bytes[token_id]))
+        plan = self._completion(following)
+        if plan is None or len(plan) > remaining:
+            assert self._plan, "the plan fits into the remaining tokens"
+            token_id, *plan = self._plan
+            self._bytes.consume_tokens(list(self._vocabulary.token_bytes[token_id]))
+        else:
+            self._bytes = following
+        self._plan = plan
+        self._matcher.consume_token(token_id)
+        return token_id
+
+    def _completion(self, state: Any) -> list[int] | None:
+        text = shortest_completion(state)
+        return None if text is None else self._vocabulary.split(text)
+
+
+def shortest_completion(state: Any) -> bytes | None:
+    """Return a shortest text that finishes a matcher of bytes; None if none was found within a bounded search.
+
+    Texts are extended the shortest first (Dijkstra, 1959). Inside a string, where nearly every byte is allowed, only
+    the closing quote and a few representative characters are tried.
+    """
+    order = count()
+    waiting = [(0, next(order), b"", state)]
+    seen: Counter[tuple[int, bytes]] = Counter()
+    for _ in range(_MAX_EXPANSIONS):
+        if not waiting:
+            return None
+        length, _, text, state = heappop(waiting)
+        if state.is_accepting():
+            return text
+        forced = state.compute_ff_bytes()
+        mask = b"" if forced else state.compute_bitmask()
+        seen[length, mask] += 1
+        if mask and seen[length, mask] > _SAME_MASK:
+            continue
+        for addition in [forced] if forced else _candidates(mask):
+            following = state.deep_copy()
+            if following.consume_tokens(list(addition)):
+                heappush(waiting, (length + len(addition), next(order), text + addition, following))
+    return None
+
+
+def _candidates(mask: bytes) -> list[bytes]:
+    """Return the bytes that the search tries, of those that a mask allows."""
+    bits = np.unpackbits(np.frombuffer(mask, dtype=np.uint8), bitorder="little")[:256]
+    allowed = np.flatnonzero(bits).tolist()
+    if len(allowed) > _MANY_BYTES:
+        allowed = [_QUOTE] if _QUOTE in allowed else _representatives(allowed)
+    return [bytes([byte]) for byte in allowed]
+
+
+def _representatives(allowed: Sequence[int]) -> list[int]:
+    common = [byte for byte in b"a0A -" if byte in allowed]
+    return common or [allowed[0]]
+
+
+class _Bytes:
+    """A tokenizer with one token per byte, for the search of completions."""
+
+    eos_token_id = 256
+    bos_token_id = None
+    tokens = (*(bytes([byte]) for byte in range(256)), b"<end>")
+    special_token_ids = (256,)
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        return list(text.encode() if isinstance(text, str) else text)
