@@ -25,6 +25,11 @@ class TokenConstraint(Protocol):
         ...
 
     @property
+    def complete(self) -> bool:
+        """Whether the reply is valid as it is, though more may follow."""
+        ...
+
+    @property
     def finished(self) -> bool:
-        """Whether the reply is complete and nothing can follow."""
+        """Whether the reply is complete and nothing can follow but an end token."""
         ...

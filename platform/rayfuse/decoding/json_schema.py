@@ -6,6 +6,7 @@ completion relies on.
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from heapq import heappop, heappush
@@ -25,8 +26,9 @@ _QUOTE = ord('"')
 _MANY_BYTES = 64
 """More allowed bytes than this are the inside of a string."""
 _MAX_EXPANSIONS = 20_000
-_SAME_MASK = 3
-"""Unfinished texts of one length, with the same bytes allowed next, that the search follows."""
+_SAME_PLACE = 2
+"""Unfinished texts at what seems to be the same place of the schema that the search follows."""
+_STRUCTURAL = re.compile(rb"[{}\[\],]")
 
 
 class GrammarVocabulary:
@@ -55,12 +57,16 @@ class GrammarVocabulary:
         self._longest = max(map(len, named), default=0)
 
     def json_schema(
-        self, schema: Mapping[str, Any] | bool, separators: tuple[str, str] = (", ", ": ")
+        self, schema: Mapping[str, Any], separators: tuple[str, str] = (", ", ": ")
     ) -> "JsonSchemaConstraint":
         """Return the constraint of one reply. Raises InvalidInputError for an invalid or unsupported schema.
 
         `separators`: those of items and keys, by default as `json.dumps` writes them; other whitespace is not allowed.
         """
+        if not isinstance(schema, Mapping):
+            raise InvalidInputError(
+                f"the JSON schema is invalid: it must be an object, not {schema!r}", _PARAMETER
+            )
         items, keys = separators
         options = {"whitespace_flexible": False, "item_separator": items, "key_separator": keys}
         try:
@@ -95,7 +101,12 @@ class JsonSchemaConstraint(TokenConstraint):
         self._vocabulary = vocabulary
         self._matcher = LLMatcher(vocabulary.tokens, grammar, log_level=0)
         self._bytes = LLMatcher(vocabulary.bytes, grammar, log_level=0)
-        self._plan = self._completion(self._bytes)
+        self._plan = shortest_completion(self._bytes)
+        """A text that finishes the reply, as short as was found; None if there is none."""
+
+    @property
+    def complete(self) -> bool:
+        return bool(self._matcher.is_accepting())
 
     @property
     def finished(self) -> bool:
@@ -104,17 +115,18 @@ class JsonSchemaConstraint(TokenConstraint):
     @property
     def min_tokens(self) -> int | None:
         """Number of tokens that finish the reply from here; None if no way was found."""
-        return None if self._plan is None else len(self._plan)
+        return None if self._plan is None else len(self._vocabulary.split(self._plan))
 
     def check_budget(self, max_tokens: int) -> None:
-        if self._plan is None:
+        needed = self.min_tokens
+        if needed is None:
             raise InvalidInputError(
                 "no text that follows the JSON schema was found; simplify the schema", _PARAMETER
             )
-        if len(self._plan) > max_tokens:
+        if needed > max_tokens:
             raise InvalidInputError(
-                f"{max_tokens} tokens are too few: the shortest reply that follows the JSON schema has {len(self._plan)}; "
-                "raise max_tokens or shorten the schema",
+                f"{max_tokens} tokens are too few: the shortest reply that follows the JSON schema has {needed}; raise "
+                "max_tokens or shorten the schema",
                 "max_tokens",
             )
 
@@ -130,36 +142,57 @@ class JsonSchemaConstraint(TokenConstraint):
         return allowed
 
     def advance(self, token_id: int, remaining: int) -> int:
-        if token_id in self._vocabulary.end_tokens:
-            self._matcher.consume_token(token_id)
-            return token_id
-        following = self._bytes.deep_copy()
-        following.consume_tokens(list(self._vocabulary.token_bytes[token_id]))
-        plan = self._completion(following)
-        if plan is None or len(plan) > remaining:
-            assert self._plan, "the plan fits into the remaining tokens"
-            token_id, *plan = self._plan
-            self._bytes.consume_tokens(list(self._vocabulary.token_bytes[token_id]))
-        else:
-            self._bytes = following
-        self._plan = plan
+        assert self._plan is not None, "check_budget comes first"
+        if token_id not in self._vocabulary.end_tokens:
+            following = self._bytes.deep_copy()
+            following.consume_tokens(list(self._vocabulary.token_bytes[token_id]))
+            plan = self._plan_behind(following, self._vocabulary.token_bytes[token_id], remaining)
+            if plan is None:
+                token_id, following, plan = self._follow_plan(self._plan)
+            self._bytes, self._plan = following, plan
         self._matcher.consume_token(token_id)
         return token_id
 
-    def _completion(self, state: Any) -> list[int] | None:
-        text = shortest_completion(state)
-        return None if text is None else self._vocabulary.split(text)
+    def _plan_behind(self, state: Any, text: bytes, remaining: int) -> bytes | None:
+        """Return a text that finishes `state`, which follows the current one by `text`, in the remaining tokens."""
+        assert self._plan is not None
+        if self._plan.startswith(text):
+            return self._plan[len(text) :]
+        # Inside a string, the plan behind another character is the same: that saves the search.
+        ended = state.deep_copy()
+        if (
+            ended.consume_tokens(list(self._plan))
+            and ended.is_accepting()
+            and self._fits(self._plan, remaining)
+        ):
+            return self._plan
+        plan = shortest_completion(state)
+        return plan if plan is not None and self._fits(plan, remaining) else None
+
+    def _follow_plan(self, plan: bytes) -> tuple[int, Any, bytes]:
+        """Return the first token of a plan, the state behind it, and the rest; an end token where nothing is left."""
+        state = self._bytes.deep_copy()
+        if not plan:
+            return min(self._vocabulary.end_tokens), state, plan
+        token_id = self._vocabulary.split(plan)[0]
+        text = self._vocabulary.token_bytes[token_id]
+        state.consume_tokens(list(text))
+        return token_id, state, plan[len(text) :]
+
+    def _fits(self, plan: bytes, remaining: int) -> bool:
+        return len(self._vocabulary.split(plan)) <= remaining
 
 
 def shortest_completion(state: Any) -> bytes | None:
-    """Return a shortest text that finishes a matcher of bytes; None if none was found within a bounded search.
+    """Return a text that finishes a matcher of bytes, nearly the shortest; None if none was found in a bounded search.
 
-    Texts are extended the shortest first (Dijkstra, 1959). Inside a string, where nearly every byte is allowed, only
-    the closing quote and a few representative characters are tried.
+    Texts are extended the shortest first (Dijkstra, 1959). Of texts with equally many structural characters, equally
+    many bytes behind them and the same bytes allowed next, only the first are followed: they mostly stand at the same
+    place of the schema.
     """
     order = count()
     waiting = [(0, next(order), b"", state)]
-    seen: Counter[tuple[int, bytes]] = Counter()
+    seen: Counter[tuple[int, int, bytes]] = Counter()
     for _ in range(_MAX_EXPANSIONS):
         if not waiting:
             return None
@@ -168,8 +201,9 @@ def shortest_completion(state: Any) -> bytes | None:
             return text
         forced = state.compute_ff_bytes()
         mask = b"" if forced else state.compute_bitmask()
-        seen[length, mask] += 1
-        if mask and seen[length, mask] > _SAME_MASK:
+        place = (*_structure(text), mask)
+        seen[place] += 1
+        if seen[place] > _SAME_PLACE:
             continue
         for addition in [forced] if forced else _candidates(mask):
             following = state.deep_copy()
@@ -178,17 +212,28 @@ def shortest_completion(state: Any) -> bytes | None:
     return None
 
 
+def _structure(text: bytes) -> tuple[int, int]:
+    """Return the number of structural characters in a text, and of the bytes behind the last of them."""
+    parts = _STRUCTURAL.split(text)
+    return len(parts) - 1, len(parts[-1])
+
+
 def _candidates(mask: bytes) -> list[bytes]:
-    """Return the bytes that the search tries, of those that a mask allows."""
+    """Return the bytes that the search tries, of those that a mask allows.
+
+    Where an object, an array or a value may end, nothing else leads to a shorter text.
+    """
     bits = np.unpackbits(np.frombuffer(mask, dtype=np.uint8), bitorder="little")[:256]
     allowed = np.flatnonzero(bits).tolist()
     if len(allowed) > _MANY_BYTES:
         allowed = [_QUOTE] if _QUOTE in allowed else _representatives(allowed)
+    else:
+        allowed = next(([end] for end in b"}]," if end in allowed), allowed)
     return [bytes([byte]) for byte in allowed]
 
 
 def _representatives(allowed: Sequence[int]) -> list[int]:
-    common = [byte for byte in b"a0A -" if byte in allowed]
+    common = [byte for byte in b"a0A-.@:/ " if byte in allowed]
     return common or [allowed[0]]
 
 

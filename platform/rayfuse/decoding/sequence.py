@@ -74,7 +74,7 @@ class ActiveSequence:
             if self._stops.found or (constraint is not None and constraint.finished):
                 reason = "stop"
             elif len(self.generated) >= self.limit:
-                reason = "length"
+                reason = "stop" if constraint is not None and constraint.complete else "length"
         if reason is not None and not self._stops.found:
             text += self._rest()
             reason = "stop" if self._stops.found else reason
