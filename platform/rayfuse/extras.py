@@ -7,6 +7,7 @@ _DATA = ("aiohttp", "av", "numpy", "pandas", "PIL", "pyarrow", "s3fs", "safetens
 _TRAIN = (
     *_DATA,
     "deepspeed",
+    "llguidance",
     "matplotlib",
     "mlflow",
     "peft",
@@ -25,6 +26,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "fastapi",
         "fastapi_offline",
         "httpcore",
+        "llguidance",
         "mlflow",
         "peft",
         "psutil",

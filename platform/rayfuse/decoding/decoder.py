@@ -149,6 +149,11 @@ class Decoder:
         limit = self._limit(request, len(prompt))
         if request.params.stop and self._tokenizer is None:
             raise InvalidInputError("stop strings need a tokenizer, and the decoder has none", "stop")
+        if request.adapter is not None and request.adapter not in runner.adapters:
+            raise InvalidInputError(
+                f"the model has no adapter {request.adapter!r}; choose one of {', '.join(runner.adapters) or '(none)'}",
+                "adapter",
+            )
         if request.constraint is not None:
             request.constraint.check_budget(limit)
         return ActiveSequence(next(self._ids), request, prompt, limit, self._rules, self._tokenizer)
@@ -291,7 +296,7 @@ def build_batch(runner: ModelRunner, first: int, rows: Sequence[ActiveSequence],
     window = Window(first, starts, positions.to(runner.device), int(positions.max()) + 1)
     adapters = None
     if any(row.request.adapter is not None for row in rows):
-        adapters = tuple(row.request.adapter or "__base__" for row in rows)
+        adapters = tuple(row.request.adapter or runner.active_adapter for row in rows)
     states = tuple(row.states for row in rows) if not runner.is_encoder_decoder else ()
     ids, embeddings = _inputs(runner, rows, counts, queries)
     return Batch(window, ids, embeddings, tuple(count - 1 for count in counts), adapters, states)

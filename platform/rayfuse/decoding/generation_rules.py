@@ -57,8 +57,8 @@ class RequestRules:
 
     def apply(self, token_ids: Sequence[int], logits: torch.Tensor) -> torch.Tensor:
         """Return logits (vocabulary,) with the rules applied; `token_ids` are the prompt's and the reply's so far."""
-        ids = torch.tensor([list(token_ids)], dtype=torch.long, device=logits.device)
-        processed: torch.Tensor = self._processors(ids, logits[None].float().clone())[0]
+        ids: Any = torch.tensor([list(token_ids)], dtype=torch.long, device=logits.device)
+        processed: torch.Tensor = self._processors(ids, logits[None].float())[0]
         return processed
 
 

@@ -60,6 +60,11 @@ class CrossCache(SlotCache):
         self.lengths[one], self.lengths[other] = self.lengths[other], self.lengths[one]
 
 
+def base_model(model: Any) -> Any:
+    """Return the model of transformers within one of PEFT."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 class ModelRunner:
     """Runs a model and knows what its architecture takes.
 
@@ -69,11 +74,11 @@ class ModelRunner:
 
     def __init__(self, model: nn.Module) -> None:
         self.model: Any = model
-        self.base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-        self.config = self.base.config.get_text_config(decoder=True)
+        self.base: Any = base_model(model)
+        self.config: Any = self.base.config.get_text_config(decoder=True)
         self.is_encoder_decoder = bool(self.base.config.is_encoder_decoder)
         self._arguments = set(inspect.signature(self.base.forward).parameters)
-        embedding = self.base.get_input_embeddings()
+        embedding: Any = self.base.get_input_embeddings()
         self.device: torch.device = embedding.weight.device
         self.hidden_size = int(embedding.weight.shape[1])
         self._additive_masks = getattr(self.config, "_attn_implementation", "eager") == "eager"
@@ -94,6 +99,19 @@ class ModelRunner:
             getattr(holder, "decoder_start_token_id", None) for holder in (generation, self.base.config)
         )
         return next((int(value) for value in values if value is not None), None)
+
+    @property
+    def adapters(self) -> list[str]:
+        """Names of the PEFT adapters, and `__base__` for the model without one; empty if the model has none."""
+        return [
+            *getattr(self.model, "peft_config", ()),
+            *(["__base__"] if hasattr(self.model, "peft_config") else []),
+        ]
+
+    @property
+    def active_adapter(self) -> str:
+        """The adapter of rows that name none."""
+        return str(self.model.active_adapter)
 
     @property
     def takes_features(self) -> bool:
@@ -157,7 +175,9 @@ class ModelRunner:
     def _logits(self, batch: Batch, cache: Any, extra: dict[str, Any]) -> torch.Tensor:
         window = batch.window
         prefix = "decoder_" if self.is_encoder_decoder else ""
-        inputs = {"input_ids": batch.ids} if batch.embeddings is None else {"inputs_embeds": batch.embeddings}
+        inputs: dict[str, Any] = (
+            {"input_ids": batch.ids} if batch.embeddings is None else {"inputs_embeds": batch.embeddings}
+        )
         inputs |= {"attention_mask": self._mask(window), "position_ids": window.positions}
         arguments = {
             prefix + name: value for name, value in inputs.items() if prefix + name in self._arguments

@@ -126,28 +126,29 @@ class SlotCache(Cache):
     """Keys and values of all layers in all slots."""
 
     def __init__(self, shapes: Sequence[LayerShape], slots: int, positions: int) -> None:
-        super().__init__(layers=[SlotLayer(shape, slots, positions) for shape in shapes])
+        self._slot_layers = [SlotLayer(shape, slots, positions) for shape in shapes]
+        super().__init__(layers=list(self._slot_layers))
         self.slots = slots
         self.positions = positions
 
     def select(self, window: Window) -> None:
         """Set the slots and positions of the next forward pass."""
-        for layer in self.layers:
+        for layer in self._slot_layers:
             layer.select(window)
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of slot `source` to slot `target`."""
-        for layer in self.layers:
+        for layer in self._slot_layers:
             layer.copy(source, target, length)
 
     def swap(self, one: int, other: int, length: int) -> None:
         """Exchange the first `length` positions of two slots."""
-        for layer in self.layers:
+        for layer in self._slot_layers:
             layer.swap(one, other, length)
 
     def zero(self, slot: int) -> None:
         """Set a slot to zero."""
-        for layer in self.layers:
+        for layer in self._slot_layers:
             layer.zero(slot)
 
 

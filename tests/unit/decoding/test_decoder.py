@@ -3,6 +3,7 @@
 import pytest
 import tiny_language_models as tiny
 import torch
+from peft import LoraConfig, get_peft_model
 
 from rayfuse.decoding.decoder import Decoder
 from rayfuse.decoding.request import DecodeRequest, SamplingParams
@@ -350,3 +351,26 @@ def test_an_architecture_that_cannot_share_batches_is_refused():
 def test_models_whose_layers_have_no_slots_are_refused():
     with pytest.raises(SpecError, match="whose state has no slots|takes no position_ids"):
         Decoder(tiny.mamba())
+
+
+def test_adapters_are_mixed_in_a_batch():
+    torch.manual_seed(0)
+    lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    model = get_peft_model(tiny.llama(), lora, adapter_name="first")
+    model.add_adapter("second", lora)
+    model.eval()
+    prompt = prompts()[0]
+    wanted = []
+    for name in ("first", "second"):
+        model.set_adapter(name)
+        wanted.append(expected(model, prompt, 10))
+    with model.disable_adapter():
+        wanted.append(expected(model, prompt, 10))
+    assert wanted[0] != wanted[1] != wanted[2] != wanted[0]
+    params = SamplingParams(max_tokens=10)
+    requests = [DecodeRequest(prompt, params, adapter=name) for name in ("first", "second", "__base__")]
+    decoder = Decoder(model, max_slots=3, max_length=64)
+    assert replies(decoder, requests, every=2) == wanted
+    assert [list(done.token_ids) for done in decoder.generate(requests)] == wanted
+    with pytest.raises(InvalidInputError, match="adapter: the model has no adapter 'third'; choose one of"):
+        decoder.submit(DecodeRequest(prompt, params, adapter="third"))

@@ -82,6 +82,15 @@ def test_a_budget_of_the_fewest_tokens_forces_a_shortest_reply(vocabulary, schem
     jsonschema.validate(json.loads(forced(vocabulary, schema)), schema)
 
 
+def test_a_schema_of_many_formats_has_a_finish(vocabulary):
+    formats = ["date-time", "email", "uuid", "ipv4"]
+    properties = {name: {"type": "string", "format": name} for name in formats}
+    schema = {"type": "object", "properties": properties, "required": formats}
+    reply = json.loads(forced(vocabulary, schema))
+    assert list(reply) == formats
+    assert len(reply["uuid"]) == 36
+
+
 @pytest.mark.parametrize("schema", [COMMAND, TREE, {"type": "array", "items": ROOM}, {}])
 @pytest.mark.parametrize("extra", [0, 1, 7, 30])
 def test_sampled_replies_are_valid_and_never_cut_off(vocabulary, decoder, schema, extra):
