@@ -26,10 +26,10 @@ class TokenConstraint(Protocol):
 
     @property
     def complete(self) -> bool:
-        """Whether the reply is valid as it is, though more may follow."""
+        """Return True if the reply is valid as it is, though more may follow."""
         ...
 
     @property
     def finished(self) -> bool:
-        """Whether the reply is complete and nothing can follow but an end token."""
+        """Return True if the reply is complete and nothing can follow but an end token."""
         ...

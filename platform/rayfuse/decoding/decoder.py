@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from rayfuse.decoding.generation_rules import GenerationRules
 from rayfuse.decoding.model_runner import Batch, CrossCache, ModelRunner
-from rayfuse.decoding.prompt import Prompt
+from rayfuse.decoding.preparation import RequestPreparer
 from rayfuse.decoding.ragged_check import check_ragged_rows
 from rayfuse.decoding.request import Completion, DecodeRequest, Piece, join_pieces
 from rayfuse.decoding.sequence import ActiveSequence
@@ -59,10 +58,8 @@ class Decoder:
         model.eval()
         self._runner = runner = ModelRunner(model)
         check_ragged_rows(runner)
-        self._tokenizer = tokenizer
-        self._rules = GenerationRules(runner.base)
         self.max_length = min(max_length or DEFAULT_MAX_LENGTH, runner.context_length or 2**31)
-        self.max_source_length = max_source_length
+        self._preparer = RequestPreparer(runner, tokenizer, self.max_length)
         self._prefill_tokens = prefill_tokens
         slot_bytes = bytes_per_slot(runner.layers, self.max_length)
         slot_bytes += bytes_per_slot(runner.cross_layers, max_source_length)
@@ -79,7 +76,7 @@ class Decoder:
 
     @property
     def busy(self) -> bool:
-        """Whether a request waits or is in progress."""
+        """Return True if a request waits or is in progress."""
         return bool(self._waiting or self._table.sequences)
 
     @property
@@ -136,46 +133,7 @@ class Decoder:
 
     def prepare(self, request: DecodeRequest) -> ActiveSequence:
         """Check a request without queueing it, from any thread. Raises InvalidInputError if it cannot be decoded."""
-        runner = self._runner
-        spans = request.prompt
-        if runner.is_encoder_decoder:
-            if (request.source is None) == (request.encoder_states is None):
-                raise InvalidInputError(
-                    "an encoder–decoder model takes exactly one of source and encoder_states", "source"
-                )
-            if not len(spans) and runner.start_token is not None:
-                spans = [runner.start_token]
-        prompt = Prompt(spans, hidden_size=runner.hidden_size, vocab_size=runner.vocab_size)
-        limit = self._limit(request, len(prompt))
-        if request.params.stop and self._tokenizer is None:
-            raise InvalidInputError("stop strings need a tokenizer, and the decoder has none", "stop")
-        if request.adapter is not None and request.adapter not in runner.adapters:
-            raise InvalidInputError(
-                f"the model has no adapter {request.adapter!r}; choose one of {', '.join(runner.adapters) or '(none)'}",
-                "adapter",
-            )
-        if request.constraint is not None:
-            request.constraint.check_budget(limit)
-        return ActiveSequence(next(self._ids), request, prompt, limit, self._rules, self._tokenizer)
-
-    def _limit(self, request: DecodeRequest, prompt_length: int) -> int:
-        """Return how many tokens the reply may have. The last one takes no position."""
-        if not prompt_length:
-            raise InvalidInputError("the prompt is empty; it needs at least one token", "prompt")
-        room = self.max_length - prompt_length + 1
-        if room < 1:
-            raise InvalidInputError(
-                f"the prompt has {prompt_length} positions, and a slot has {self.max_length}; shorten the prompt",
-                "prompt",
-            )
-        wanted = request.params.max_tokens or room
-        if wanted > room:
-            raise InvalidInputError(
-                f"{wanted} tokens do not fit: the prompt has {prompt_length} of a slot's {self.max_length} positions; "
-                f"ask for at most {room}",
-                "max_tokens",
-            )
-        return wanted
+        return self._preparer.prepare(next(self._ids), request)
 
     def _drop_cancelled(self) -> list[Event]:
         if not self._cancelled:

@@ -16,7 +16,7 @@ from transformers import (
 
 
 class GenerationRules:
-    """What a model's generation config prescribes for every reply.
+    """Rules of a model's generation config for every reply.
 
     Sampling parameters of the config are not among it: each request brings its own.
     """

@@ -115,7 +115,7 @@ class ModelRunner:
 
     @property
     def takes_features(self) -> bool:
-        """Whether the encoder reads features, such as a spectrogram, instead of tokens."""
+        """Return True if the encoder reads features, such as a spectrogram, instead of tokens."""
         return self.base.main_input_name != "input_ids"
 
     def embed(self, token_ids: Sequence[int]) -> torch.Tensor:
@@ -268,7 +268,7 @@ class ModelRunner:
         if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) or layer.keys is None:
             raise SpecError(
                 f"{type(self.base).__name__} has layers of the kind {type(layer).__name__}, whose state has no slots; "
-                "choose a model in which every layer has attention of its own, full or with a sliding window"
+                "choose a model in which every layer computes attention, full or with a sliding window"
             )
         return LayerShape(
             heads=layer.keys.shape[1],

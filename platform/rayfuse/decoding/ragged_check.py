@@ -1,4 +1,4 @@
-"""Whether a model computes the same for rows of different lengths in one batch as for each alone."""
+"""Check that a model computes the same for rows of different lengths in one batch as for each alone."""
 
 import torch
 
@@ -13,7 +13,7 @@ _TOLERANCE = 0.02
 def check_ragged_rows(runner: ModelRunner) -> None:
     """Raise SpecError if a token's logits depend on the length of another row in its batch.
 
-    Runs two rows of 3 and 2 tokens alone and then their next tokens together, on a cache of its own.
+    Runs two rows of 3 and 2 tokens alone and then their next tokens together, on a separate cache.
     """
     cache = SlotCache(runner.layers, 2, max(_LENGTHS) + 1)
     cross = CrossCache(runner.cross_layers, 2, 1) if runner.cross_layers else None

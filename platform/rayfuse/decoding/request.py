@@ -1,4 +1,4 @@
-"""What a caller asks of the decoder, and what it gets back."""
+"""Requests of the decoder, and their replies."""
 
 import math
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ MAX_STOP_STRINGS = 16
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How the tokens of a reply are chosen. Raises InvalidInputError, with the field's name, where one is out of range."""
+    """Choice of the tokens of a reply. Raises InvalidInputError, with the field's name, where one is out of range."""
 
     max_tokens: int | None = None
     """Largest number of tokens of the reply, its end token included; None: as many as the slot has room for."""

@@ -8,7 +8,7 @@ _FIRST_CANDIDATES = 1024
 
 
 class Sampler:
-    """Chooses the tokens of one request with random numbers of its own."""
+    """Chooses the tokens of one request with separate random numbers."""
 
     def __init__(self, params: SamplingParams) -> None:
         self._params = params

@@ -51,7 +51,7 @@ class ActiveSequence:
 
     @property
     def takes_argmax(self) -> bool:
-        """Whether the next token is the most probable one, without rules and log-probabilities."""
+        """Return True if the next token is the most probable one, without rules and log-probabilities."""
         params = self.request.params
         free = self._rules is None and self.request.constraint is None
         return free and params.temperature == 0 and params.top_logprobs is None

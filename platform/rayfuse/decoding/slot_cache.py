@@ -30,6 +30,7 @@ class LayerShape:
 
     @property
     def bytes_per_position(self) -> int:
+        """Return the bytes of the keys and values of one position."""
         return self.heads * (self.key_dim + self.value_dim) * self.dtype.itemsize
 
 
@@ -49,11 +50,12 @@ class Window:
 
     @property
     def rows(self) -> slice:
+        """Return the slots of the window."""
         return slice(self.first, self.first + len(self.starts))
 
     @property
     def aligned(self) -> bool:
-        """Whether all rows have the same length, so that they need no mask but the causal one."""
+        """Return True if all rows have the same length, so that they need no mask but the causal one."""
         return len(set(self.starts)) == 1 and self.width == self.starts[0] + self.positions.shape[1]
 
 
@@ -98,12 +100,15 @@ class SlotLayer(CacheLayerMixin):
         return self.keys, self.values
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Return the number of positions that queries attend to, and the first of them."""
         return (query_length if self._window is None else self._window.width), 0
 
     def get_seq_length(self) -> int:
+        """Return the number of positions before this pass, of the longest row."""
         return 0 if self._window is None else max(self._window.starts)
 
     def get_max_length(self) -> int:
+        """Return the number of positions of a slot."""
         return self._keys.shape[2]
 
     def copy(self, source: int, target: int, length: int) -> None:

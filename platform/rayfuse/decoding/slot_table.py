@@ -1,4 +1,4 @@
-"""Which request has which slot of the cache, and what freed slots still hold."""
+"""Assignment of cache slots to requests, and reuse of what freed slots still hold."""
 
 from collections.abc import Hashable
 from itertools import takewhile

@@ -1,4 +1,4 @@
-"""A decoder in a thread of its own, and its replies as asynchronous streams."""
+"""A decoder in a separate thread, and its replies as asynchronous streams."""
 
 import asyncio
 import threading

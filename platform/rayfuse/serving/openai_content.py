@@ -63,7 +63,7 @@ async def _read_part(part: Any, fetch: Fetch | None, path: str) -> TextPart | Fi
     if kind in _TEXT_TYPES:
         text = part.get("text")
         if not isinstance(text, str):
-            raise _invalid(f"{path}.text", f"{truncated_repr(text)} is no text")
+            raise _invalid(f"{path}.text", f"{truncated_repr(text)} is not a text")
         return TextPart(text)
     if kind in _IMAGE_TYPES:
         value = part.get("image_url")

@@ -13,7 +13,7 @@ from rayfuse.serving.openai_generator import GenerationRequest
 Render = Callable[[GenerationRequest], DecodeRequest]
 """Turns a request into the prompt of the model: chat template, spans of other inputs, encoder input.
 
-Its sampling parameters and constraint are set afterwards. Raises InvalidInputError; runs in a thread of its own.
+Its sampling parameters and constraint are set afterwards. Raises InvalidInputError; runs in a separate thread.
 """
 
 

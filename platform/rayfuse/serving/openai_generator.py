@@ -1,4 +1,4 @@
-"""What the OpenAI routes need of a model: the interface between a protocol and a text generator."""
+"""The interface between the OpenAI routes and a text generator."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field

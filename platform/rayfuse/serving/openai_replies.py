@@ -18,7 +18,7 @@ class ReplyForm(Protocol):
     """The form of a route's replies, for one request."""
 
     done: bytes
-    """What ends a stream behind its last event."""
+    """End of a stream, behind its last event."""
 
     def whole(self, completions: Sequence[Completion]) -> Event:
         """Return the body of a plain response."""
@@ -54,7 +54,7 @@ def usage(completions: Sequence[Completion]) -> Event:
     }
 
 
-class ChatForm:
+class ChatForm(ReplyForm):
     """Objects `chat.completion` and `chat.completion.chunk`."""
 
     done = b"data: [DONE]\n\n"
@@ -116,7 +116,7 @@ class ChatForm:
         return {"token": content.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(content)}
 
 
-class CompletionForm:
+class CompletionForm(ReplyForm):
     """Objects `text_completion`, in streams too."""
 
     done = b"data: [DONE]\n\n"
@@ -184,7 +184,7 @@ class CompletionForm:
         return self._token_text(token_id).decode("utf-8", "replace")
 
 
-class ResponsesForm:
+class ResponsesForm(ReplyForm):
     """Object `response` with one message, and the events of its stream."""
 
     done = b""

@@ -87,7 +87,7 @@ class ResponseFormat(BaseModel):
 
 
 class StreamOptions(BaseModel):
-    """What a stream contains beside the reply."""
+    """Contents of a stream in addition to the reply."""
 
     include_usage: bool = False
     include_obfuscation: bool = False
@@ -136,7 +136,7 @@ class CompletionRequest(TextRequest):
 
 
 class TextFormat(BaseModel):
-    """Form of a reply on the route /responses, where the members of `json_schema` stand beside the type."""
+    """Form of a reply on the route /responses, where the members of `json_schema` are members of the format itself."""
 
     model_config = ConfigDict(extra="allow")
 

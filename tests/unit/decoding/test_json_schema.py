@@ -130,7 +130,7 @@ def test_a_schema_that_cannot_be_finished_is_refused_before_decoding(vocabulary,
 @pytest.mark.parametrize(
     ("schema", "message"),
     [
-        ({"type": "objekt"}, "json_schema: the JSON schema cannot be used: Invalid type: objekt"),
+        ({"type": "text"}, "json_schema: the JSON schema cannot be used: Invalid type: text"),
         ({"type": "string", "pattern": "("}, "unclosed group"),
         ({"$ref": "#/nowhere"}, "does not exist"),
         ({"type": "array", "uniqueItems": True}, "uniqueItems"),

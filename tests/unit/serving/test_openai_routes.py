@@ -317,13 +317,13 @@ def test_models(client):
             {
                 "response_format": {
                     "type": "json_schema",
-                    "json_schema": {"name": "a", "schema": {"type": "objekt"}},
+                    "json_schema": {"name": "a", "schema": {"type": "text"}},
                 }
             },
             "json_schema",
-            "Invalid type: objekt",
+            "Invalid type: text",
         ),
-        ({"extra_body": {"temprature": 1}}, "temprature", "did you mean temperature"),
+        ({"extra_body": {"temperatures": 1}}, "temperatures", "did you mean temperature"),
         ({"extra_body": {"inputs": {"unknown": 1}}}, "inputs.unknown", "no such input"),
     ],
 )
