@@ -10,6 +10,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from rayfuse.decoding.request import Completion, Piece, SamplingParams, join_pieces
 from rayfuse.formatting import truncated_repr
@@ -184,9 +185,9 @@ class OpenAIRoutes:
             _cancel(replies)
             raise
         if body.stream:
-            stream = _stream(replies, form)
-            return StreamingResponse(stream, media_type=_EVENTS, headers={"Cache-Control": "no-cache"})
-        return _json(form.whole(await _until_disconnected(request, _collect(replies))))
+            return _ReplyResponse(_stream(replies, form, self._request_timeout), replies)
+        collected = _collect(replies, self._request_timeout)
+        return _json(form.whole(await _until_disconnected(request, collected)))
 
     async def _read_json(self, request: Request) -> Any:
         content = bytearray()
@@ -249,8 +250,31 @@ def _prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> list[str 
     return [part if isinstance(part, str) else tuple(part) for part in prompt if not isinstance(part, int)]
 
 
-async def _merge(replies: Sequence[Reply]) -> AsyncIterator[tuple[int, Piece]]:
-    """Yield the pieces of several replies as they come, each with the number of its reply."""
+class _ReplyResponse(StreamingResponse):
+    """A stream of replies, which ends them as soon as the client disconnects, also while they wait for a slot."""
+
+    def __init__(self, content: AsyncIterator[bytes], replies: Sequence[Reply]) -> None:
+        super().__init__(content, media_type=_EVENTS, headers={"Cache-Control": "no-cache"})
+        self._replies = replies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        listener = asyncio.ensure_future(self._cancel_when_disconnected(receive))
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            listener.cancel()
+            _cancel(self._replies)
+
+    async def _cancel_when_disconnected(self, receive: Receive) -> None:
+        await _disconnect(receive)
+        _cancel(self._replies)
+
+
+async def _merge(replies: Sequence[Reply], timeout: float) -> AsyncIterator[tuple[int, Piece]]:
+    """Yield the pieces of several replies as they come, each with the number of its reply.
+
+    Raises OpenAIError if the first does not come within `timeout` seconds, and what ended a reply.
+    """
     pieces: asyncio.Queue[tuple[int, Piece | BaseException]] = asyncio.Queue()
 
     async def read(index: int, reply: Reply) -> None:
@@ -263,8 +287,15 @@ async def _merge(replies: Sequence[Reply]) -> AsyncIterator[tuple[int, Piece]]:
     tasks = [asyncio.create_task(read(index, reply)) for index, reply in enumerate(replies)]
     try:
         open_replies = len(replies)
+        wait: float | None = timeout
         while open_replies:
-            index, outcome = await pieces.get()
+            try:
+                index, outcome = await asyncio.wait_for(pieces.get(), wait)
+            except TimeoutError:
+                raise OpenAIError(
+                    504, f"no reply began within {timeout:g} s; try again later", None, "timeout"
+                ) from None
+            wait = None
             if isinstance(outcome, BaseException):
                 raise outcome
             open_replies -= outcome.finish_reason is not None
@@ -275,20 +306,20 @@ async def _merge(replies: Sequence[Reply]) -> AsyncIterator[tuple[int, Piece]]:
         _cancel(replies)
 
 
-async def _collect(replies: Sequence[Reply]) -> list[Completion]:
+async def _collect(replies: Sequence[Reply], timeout: float) -> list[Completion]:
     pieces: list[list[Piece]] = [[] for _ in replies]
-    async for index, piece in _merge(replies):
+    async for index, piece in _merge(replies, timeout):
         pieces[index].append(piece)
     return [join_pieces(own) for own in pieces]
 
 
-async def _stream(replies: Sequence[Reply], form: ReplyForm) -> AsyncIterator[bytes]:
+async def _stream(replies: Sequence[Reply], form: ReplyForm, timeout: float) -> AsyncIterator[bytes]:
     """Yield the events of a stream; an error behind its beginning becomes its last event."""
     pieces: list[list[Piece]] = [[] for _ in replies]
     try:
         for event in form.start():
             yield _encode(event)
-        async for index, piece in _merge(replies):
+        async for index, piece in _merge(replies, timeout):
             pieces[index].append(piece)
             for event in form.piece(index, piece):
                 yield _encode(event)
@@ -304,7 +335,7 @@ async def _stream(replies: Sequence[Reply], form: ReplyForm) -> AsyncIterator[by
 async def _until_disconnected(request: Request, work: Any) -> list[Completion]:
     """Await work, and cancel it as soon as the client disconnects."""
     task = asyncio.ensure_future(work)
-    disconnected = asyncio.ensure_future(_disconnect(request))
+    disconnected = asyncio.ensure_future(_disconnect(request.receive))
     try:
         await asyncio.wait({task, disconnected}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
@@ -316,8 +347,9 @@ async def _until_disconnected(request: Request, work: Any) -> list[Completion]:
         disconnected.cancel()
 
 
-async def _disconnect(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+async def _disconnect(receive: Receive) -> None:
+    """Return when the client has disconnected."""
+    while (await receive())["type"] != "http.disconnect":
         pass
 
 

@@ -252,6 +252,18 @@ def test_a_cancelled_request_frees_its_slot_in_the_next_step():
     assert decoder.step() == []
 
 
+def test_replies_continue_while_a_long_prompt_is_read():
+    model = tiny.llama()
+    short, long = prompts([3, 60])
+    decoder = Decoder(model, max_slots=2, max_length=90, prefill_tokens=8)
+    first = decoder.submit(DecodeRequest(short, SamplingParams(max_tokens=30, ignore_eos=True)))
+    decoder.step()
+    second = decoder.submit(DecodeRequest(long, SamplingParams(max_tokens=5, ignore_eos=True)))
+    steps = [[request_id for request_id, _ in decoder.step()] for _ in range(8)]
+    # 60 positions at 8 a step: the eighth gives the first token, and the second in the same step.
+    assert steps == [[first]] * 7 + [[second, first, second]]
+
+
 def test_cancelling_one_request_leaves_the_others_as_they_were():
     model = tiny.llama()
     requests = [DecodeRequest(prompt, SamplingParams(max_tokens=20)) for prompt in prompts()]

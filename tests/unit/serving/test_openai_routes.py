@@ -2,6 +2,7 @@
 
 import base64
 import json
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -379,6 +380,44 @@ def test_a_client_that_leaves_frees_its_slot(client, thread):
         time.sleep(0.01)
     assert thread.pending == 0
     assert client.chat.completions.create(model="tiny", messages=HELLO, max_tokens=1).choices
+
+
+def test_a_client_that_leaves_before_its_turn_leaves_the_queue(client, thread, monkeypatch):
+    options = {"model": "tiny", "messages": HELLO, "max_tokens": 70, "stream": True}
+    held, step, cancel = threading.Event(), thread.decoder.step, thread.cancel
+    cancelled: list[int] = []
+    monkeypatch.setattr(thread.decoder, "step", lambda: (held.wait(20), step())[1])
+    monkeypatch.setattr(
+        thread, "cancel", lambda request_id: (cancelled.append(request_id), cancel(request_id))
+    )
+    streams = [client.chat.completions.create(**options) for _ in range(5)]
+    assert thread.pending == 5
+    streams[4].close()
+    deadline = time.monotonic() + 20
+    while not cancelled and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(cancelled) == 1
+    held.set()
+    for stream in streams[:4]:
+        assert list(stream)[-1].choices[0].finish_reason
+    while thread.pending and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert thread.pending == 0
+
+
+def test_a_reply_that_does_not_begin_in_time_is_a_504(thread, prompts, monkeypatch):
+    generator = DecoderGenerator(thread, prompts, TOKENIZER, models=["tiny"], end_tokens=[tiny.END])
+    held, step = threading.Event(), thread.decoder.step
+    monkeypatch.setattr(thread.decoder, "step", lambda: (held.wait(20), step())[1])
+    app = Starlette(routes=OpenAIRoutes(generator, request_timeout=0.2).routes())
+    with (
+        serve_app_in_thread(app) as url,
+        OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client,
+    ):
+        with pytest.raises(openai.APIStatusError, match="no reply began within 0.2 s") as raised:
+            client.chat.completions.create(model="tiny", messages=HELLO, max_tokens=5)
+        held.set()
+    assert raised.value.status_code == 504
 
 
 class FailingGenerator:
