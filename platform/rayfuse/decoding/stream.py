@@ -24,11 +24,12 @@ class ReplyStream:
         self._cancel = cancel
         self._loop = asyncio.get_running_loop()
         self._outcomes: asyncio.Queue[Piece | BaseException] = asyncio.Queue()
-        self._ended = False
+        self._ended = self._cancelled = False
 
     def cancel(self) -> None:
         """End the request; its slot is free within two steps. A reply that has ended is not affected."""
-        if not self._ended:
+        if not self._ended and not self._cancelled:
+            self._cancelled = True
             self._cancel(self.request_id)
 
     async def completion(self) -> Completion:
