@@ -161,8 +161,8 @@ class JsonSchemaConstraint(TokenConstraint):
     def _plan_behind(self, state: Any, text: bytes, remaining: int) -> bytes | None:
         """Return a text that finishes `state`, which follows the current one by `text`, in the remaining tokens."""
         assert self._plan is not None
-        if self._plan.startswith(text):
-            return self._plan[len(text) :]
+        if self._plan.startswith(text) and self._fits(rest := self._plan[len(text) :], remaining):
+            return rest
         # Inside a string, the plan behind another character is the same: that saves the search.
         ended = state.deep_copy()
         if (
