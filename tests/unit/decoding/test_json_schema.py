@@ -80,8 +80,13 @@ def forced(vocabulary, schema, preferred=-1):
 def test_a_budget_of_the_fewest_tokens_forces_a_shortest_reply(vocabulary, schema, wanted):
     assert vocabulary.json_schema(schema).min_tokens == len(vocabulary.split(wanted.encode()))
     jsonschema.validate(json.loads(forced(vocabulary, schema)), schema)
-    # Single bytes, where the shortest reply needs tokens of several.
     jsonschema.validate(json.loads(forced(vocabulary, schema, preferred=0)), schema)
+
+
+def test_a_beginning_of_the_plan_in_more_tokens_than_remain_is_replaced(vocabulary):
+    schema = {"enum": ["hello", "wwwwwwwwwwww"]}
+    assert vocabulary.json_schema(schema).min_tokens == 3
+    assert forced(vocabulary, schema, preferred=0) == '"hello"'
 
 
 def test_a_schema_of_many_formats_has_a_finish(vocabulary):
