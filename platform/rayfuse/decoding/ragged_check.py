@@ -7,7 +7,8 @@ from rayfuse.decoding.slot_cache import SlotCache, Window
 from rayfuse.errors import SpecError
 
 _LENGTHS = (3, 2)
-_TOLERANCE = 0.02
+_TOLERANCES = {torch.float32: 1e-3, torch.float64: 1e-6}
+_LOW_PRECISION_TOLERANCE = 0.05
 
 
 def check_ragged_rows(runner: ModelRunner) -> None:
@@ -28,10 +29,10 @@ def check_ragged_rows(runner: ModelRunner) -> None:
     together = _append(runner, cache, cross, 0, _LENGTHS, tokens)
     expected = torch.cat(alone).float()
     difference = float((together.float() - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
-    if not difference < _TOLERANCE:
+    if not difference < _TOLERANCES.get(together.dtype, _LOW_PRECISION_TOLERANCE):
         raise SpecError(
             f"{type(runner.base).__name__} cannot decode requests of different lengths in one batch: its logits change "
-            f"by {difference:.0%}; choose a language model such as Llama, Qwen, Gemma, GPT-2, T5, BART or Whisper"
+            f"by {difference:.1%}; choose a language model such as Llama, Qwen, Gemma, GPT-2, T5, BART or Whisper"
         )
 
 
