@@ -9,12 +9,15 @@ from torch import nn
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
+    CLIPVisionConfig,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
     MambaConfig,
     MambaForCausalLM,
     MistralConfig,
@@ -32,6 +35,7 @@ MERGES = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("Ġ", "w"), ("{"
 END, START, PAD = (256 + len(MERGES) + index for index in range(3))
 VOCAB = PAD + 6
 """Some models have more logits than their tokenizer has tokens."""
+IMAGE = PAD + 1
 CONTEXT = 96
 
 _TOKENS = {"vocab_size": VOCAB, "bos_token_id": START, "eos_token_id": END, "pad_token_id": PAD}
@@ -79,6 +83,15 @@ def gpt2_with_cross_attention() -> GPT2LMHeadModel:
         n_embd=32, n_layer=2, n_head=4, n_positions=CONTEXT, add_cross_attention=True, **_TOKENS
     )
     return _random(GPT2LMHeadModel(config))
+
+
+def llava() -> LlavaForConditionalGeneration:
+    """Vision–language model of images with 28 × 28 pixels in 4 tokens."""
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    vision = CLIPVisionConfig(hidden_size=16, intermediate_size=32, **sizes)
+    text = LlamaConfig(num_hidden_layers=2, **_SIZES, **_TOKENS)
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE, image_seq_length=4)
+    return _random(LlavaForConditionalGeneration(config))
 
 
 def mamba() -> MambaForCausalLM:

@@ -69,7 +69,9 @@ class ModelRunner:
     """Runs a model and knows what its architecture takes.
 
     `model`: a causal or encoder–decoder model of transformers, one of PEFT around it, or a module with the same
-    interface: `config`, `generation_config`, `get_input_embeddings`, and a forward that names its arguments.
+    interface: `config`, `generation_config`, `dtype`, `get_input_embeddings`, and a forward that names its arguments
+    (`input_ids`, `inputs_embeds`, `attention_mask` with four dimensions, `position_ids`, `past_key_values`,
+    `use_cache`, and as it needs them `logits_to_keep`, `encoder_hidden_states`, `encoder_attention_mask`).
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -10,6 +10,10 @@ from rayfuse.decoding.sequence import ActiveSequence
 from rayfuse.errors import InvalidInputError
 
 
+class ContextLengthError(InvalidInputError):
+    """A prompt, or a prompt and its reply, that do not fit into a slot."""
+
+
 class RequestPreparer:
     """Turns requests into sequences for slots of `max_length` positions."""
 
@@ -51,13 +55,13 @@ class RequestPreparer:
             raise InvalidInputError("the prompt is empty; it needs at least one token", "prompt")
         room = self._max_length - prompt_length + 1
         if room < 1:
-            raise InvalidInputError(
+            raise ContextLengthError(
                 f"the prompt has {prompt_length} positions, and a slot has {self._max_length}; shorten the prompt",
                 "prompt",
             )
         wanted = request.params.max_tokens or room
         if wanted > room:
-            raise InvalidInputError(
+            raise ContextLengthError(
                 f"{wanted} tokens do not fit: the prompt has {prompt_length} of a slot's {self._max_length} positions; "
                 f"ask for at most {room}",
                 "max_tokens",

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rayfuse.decoding.preparation import ContextLengthError
 from rayfuse.decoding.stream import DecoderBusyError
 from rayfuse.errors import InvalidInputError
 from rayfuse.serving.problems import RETRY_AFTER, ProblemError
@@ -58,7 +59,8 @@ def to_openai_error(error: Exception) -> OpenAIError | None:
         status = 429 if error.problem_type == "overloaded" else error.status
         return OpenAIError(status, error.detail, error.extensions.get("input"), error.problem_type)
     if isinstance(error, InvalidInputError):
-        return OpenAIError(400, error.reason, error.input_name, "invalid_value")
+        code = "context_length_exceeded" if isinstance(error, ContextLengthError) else "invalid_value"
+        return OpenAIError(400, error.reason, error.input_name, code)
     if isinstance(error, DecoderBusyError):
         return OpenAIError(429, str(error), None, "rate_limit_exceeded")
     return None

@@ -20,7 +20,7 @@ MAX_CHOICES = 16
 
 _NEUTRAL = frozenset(
     {
-        "background", "metadata", "parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention", "reasoning",
+        "metadata", "parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention", "reasoning",
         "reasoning_effort", "safety_identifier", "service_tier", "store", "truncation", "user", "verbosity",
     }
 )  # fmt: skip
@@ -28,6 +28,7 @@ _NEUTRAL = frozenset(
 
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "audio": (None,),
+    "background": (None, False),
     "best_of": (None, 1),
     "conversation": (None,),
     "echo": (None, False),
@@ -44,6 +45,7 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "suffix": (None, ""),
     "tool_choice": (None, "none", "auto"),
     "tools": (None, []),
+    "top_logprobs": (None, 0),
     "web_search_options": (None,),
 }
 """Fields of OpenAI that this endpoint does not support, with the values that mean the same as leaving them out."""
@@ -164,7 +166,6 @@ class ResponsesRequest(TextRequest):
     instructions: str | None = None
     max_output_tokens: int | None = Field(default=None, ge=1)
     text: TextOptions | None = None
-    top_logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
     stream_options: StreamOptions | None = None
 
 

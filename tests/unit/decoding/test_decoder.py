@@ -120,6 +120,18 @@ def test_soft_tokens_between_texts_give_the_tokens_of_generate(family):
     assert replies(Decoder(model, max_slots=4, max_length=40, prefill_tokens=8), requests) == wanted
 
 
+def test_image_features_of_a_vision_language_model_as_soft_tokens():
+    model = tiny.llava()
+    pixels = torch.randn(1, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    ids = torch.tensor([[5, 6, *[tiny.IMAGE] * 4, 7, 8]])
+    reply = model.generate(ids, pixel_values=pixels, max_new_tokens=12, do_sample=False)
+    features = model.get_image_features(pixel_values=pixels).pooler_output[0].detach()
+    params = SamplingParams(max_tokens=12)
+    requests = [DecodeRequest([[5, 6], features, [7, 8]], params), DecodeRequest(prompts()[0], params)]
+    done = replies(Decoder(model, max_length=64), requests)
+    assert done == [reply[0, 8:].tolist(), expected(model, prompts()[0], 12)]
+
+
 def test_cross_attention_states_of_a_causal_model_per_request():
     model = tiny.gpt2_with_cross_attention()
     prompt = prompts()[0]

@@ -336,6 +336,12 @@ def test_wrong_requests_name_their_parameter(client, change, param, message):
     assert error["type"] == "invalid_request_error"
 
 
+def test_a_prompt_that_does_not_fit_has_the_code_of_openai(client):
+    with pytest.raises(openai.BadRequestError, match="a slot has 90") as raised:
+        client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "a" * 100}])
+    assert error_of(raised)["code"] == "context_length_exceeded"
+
+
 def test_fields_that_change_nothing_are_accepted(client):
     done = client.chat.completions.create(
         model="tiny",
