@@ -39,6 +39,7 @@ class Decoder:
     `max_length`: positions of a slot, for prompt and reply together; at most the model's context length.
     `max_source_length`: positions of a source of an encoder–decoder model.
     `prefill_tokens`: positions of prompts that a step runs at most; fewer let replies flow more evenly.
+    `end_tokens`: tokens that end a reply; None: those of the model's generation config.
 
     Raises ResourceError if no slot fits into `memory`, and SpecError for an architecture that cannot batch requests of
     different lengths.
@@ -54,12 +55,13 @@ class Decoder:
         max_length: int | None = None,
         max_source_length: int = DEFAULT_SOURCE_LENGTH,
         prefill_tokens: int = 256,
+        end_tokens: Iterable[int] | None = None,
     ) -> None:
         model.eval()
         self._runner = runner = ModelRunner(model)
         check_ragged_rows(runner)
         self.max_length = min(max_length or DEFAULT_MAX_LENGTH, runner.context_length or 2**31)
-        self._preparer = RequestPreparer(runner, tokenizer, self.max_length)
+        self._preparer = RequestPreparer(runner, tokenizer, self.max_length, end_tokens)
         self._prefill_tokens = prefill_tokens
         slot_bytes = bytes_per_slot(runner.layers, self.max_length)
         slot_bytes += bytes_per_slot(runner.cross_layers, max_source_length)
@@ -73,6 +75,11 @@ class Decoder:
         self._waiting: deque[ActiveSequence] = deque()
         self._cancelled: set[int] = set()
         self._ids = count()
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """Return the tokens that end a reply."""
+        return self._preparer.end_tokens
 
     @property
     def busy(self) -> bool:

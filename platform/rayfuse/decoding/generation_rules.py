@@ -1,6 +1,6 @@
 """End tokens and logits rules of a model's generation config, as `generate` of transformers applies them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -21,12 +21,11 @@ class GenerationRules:
     Sampling parameters of the config are not among it: each request brings its own.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, end_tokens: Iterable[int] | None = None) -> None:
         self._config = getattr(model, "generation_config", None)
         text_config = model.config.get_text_config(decoder=True)
-        self.end_tokens = _as_set(self._get("eos_token_id")) or _as_set(
-            getattr(text_config, "eos_token_id", None)
-        )
+        configured = _as_set(self._get("eos_token_id")) or _as_set(getattr(text_config, "eos_token_id", None))
+        self.end_tokens = configured if end_tokens is None else frozenset(end_tokens)
 
     def for_request(self, prompt_length: int, device: torch.device) -> "RequestRules | None":
         """Return the rules for one reply behind a prompt of this length; None where the config has none."""

@@ -1,5 +1,6 @@
 """Checks of requests, before they are queued."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from rayfuse.decoding.generation_rules import GenerationRules
@@ -17,11 +18,18 @@ class ContextLengthError(InvalidInputError):
 class RequestPreparer:
     """Turns requests into sequences for slots of `max_length` positions."""
 
-    def __init__(self, runner: ModelRunner, tokenizer: Any, max_length: int) -> None:
+    def __init__(
+        self, runner: ModelRunner, tokenizer: Any, max_length: int, end_tokens: Iterable[int] | None = None
+    ) -> None:
         self._runner = runner
         self._tokenizer = tokenizer
         self._max_length = max_length
-        self._rules = GenerationRules(runner.base)
+        self._rules = GenerationRules(runner.base, end_tokens)
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """Return the tokens that end a reply."""
+        return self._rules.end_tokens
 
     def prepare(self, request_id: int, request: DecodeRequest) -> ActiveSequence:
         """Return the state of a request that has not begun. Raises InvalidInputError if it cannot be decoded."""

@@ -27,7 +27,6 @@ class DecoderGenerator:
         tokenizer: Any,
         *,
         models: Sequence[str],
-        end_tokens: Sequence[int],
         default_temperature: float = 1.0,
         created: int | None = None,
     ) -> None:
@@ -37,7 +36,6 @@ class DecoderGenerator:
         self._thread = thread
         self._render = render
         self._tokenizer = tokenizer
-        self._end_tokens = tuple(end_tokens)
         self._vocabulary: GrammarVocabulary | None = None
 
     async def open(self, request: GenerationRequest) -> ReplyStream:
@@ -67,5 +65,5 @@ class DecoderGenerator:
 
     def _grammar_vocabulary(self) -> GrammarVocabulary:
         if self._vocabulary is None:
-            self._vocabulary = GrammarVocabulary(self._tokenizer, self._end_tokens)
+            self._vocabulary = GrammarVocabulary(self._tokenizer, self._thread.decoder.end_tokens)
         return self._vocabulary

@@ -210,6 +210,9 @@ def test_end_tokens_of_the_generation_config_end_the_reply():
     done = Decoder(model, max_length=32).generate([DecodeRequest(prompt, SamplingParams(max_tokens=10))])[0]
     assert list(done.token_ids) == first[: first.index(first[4]) + 1]
     assert done.finish_reason == "stop"
+    given = Decoder(model, max_length=32, end_tokens=[first[2]])
+    done = given.generate([DecodeRequest(prompt, SamplingParams(max_tokens=10))])[0]
+    assert list(done.token_ids) == first[: first.index(first[2]) + 1]
     past = SamplingParams(max_tokens=10, ignore_eos=True)
     done = Decoder(model, max_length=32).generate([DecodeRequest(prompt, past)])[0]
     assert (list(done.token_ids), done.finish_reason) == (first, "length")

@@ -79,7 +79,7 @@ def thread() -> Iterator[DecoderThread]:
 @pytest.fixture(scope="module")
 def url(prompts: Prompts, thread: DecoderThread) -> Iterator[str]:
     generator = DecoderGenerator(
-        thread, prompts, TOKENIZER, models=["tiny"], end_tokens=[tiny.END], default_temperature=0.0, created=7
+        thread, prompts, TOKENIZER, models=["tiny"], default_temperature=0.0, created=7
     )
     routes = OpenAIRoutes(generator, fetch=fetch, authorize=authorize, max_body_size=5000).routes()
     with serve_app_in_thread(Starlette(routes=routes)) as address:
@@ -412,7 +412,7 @@ def test_a_client_that_leaves_before_its_turn_leaves_the_queue(client, thread, m
 
 
 def test_a_reply_that_does_not_begin_in_time_is_a_504(thread, prompts, monkeypatch):
-    generator = DecoderGenerator(thread, prompts, TOKENIZER, models=["tiny"], end_tokens=[tiny.END])
+    generator = DecoderGenerator(thread, prompts, TOKENIZER, models=["tiny"])
     held, step = threading.Event(), thread.decoder.step
     monkeypatch.setattr(thread.decoder, "step", lambda: (held.wait(20), step())[1])
     app = Starlette(routes=OpenAIRoutes(generator, request_timeout=0.2).routes())
