@@ -99,7 +99,7 @@ def test_a_schema_of_many_formats_has_a_finish(vocabulary):
 
 
 @pytest.mark.parametrize("schema", [COMMAND, TREE, {"type": "array", "items": ROOM}, {}])
-@pytest.mark.parametrize("extra", [0, 1, 7, 30])
+@pytest.mark.parametrize("extra", [0, 1, 20])
 def test_sampled_replies_are_valid_and_never_cut_off(vocabulary, decoder, schema, extra):
     shortest_reply = vocabulary.json_schema(schema).min_tokens
     requests = [
@@ -108,7 +108,7 @@ def test_sampled_replies_are_valid_and_never_cut_off(vocabulary, decoder, schema
             SamplingParams(max_tokens=min(shortest_reply + extra, 87), temperature=2.0, seed=seed),
             constraint=vocabulary.json_schema(schema),
         )
-        for seed in range(4)
+        for seed in range(3)
     ]
     for done in decoder.generate(requests):
         assert done.finish_reason == "stop"
