@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from heapq import heappop, heappush
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
@@ -25,10 +25,17 @@ _PARAMETER = "json_schema"
 _QUOTE = ord('"')
 _MANY_BYTES = 64
 """More allowed bytes than this are the inside of a string."""
-_MAX_EXPANSIONS = 5_000
+_MAX_WORK = 1_500_000
+"""Bytes of all extended texts together, after which a search ends: a second of a processor at most."""
+_MIN_WORK = 100
+"""Bytes that extending a short text counts for."""
 _ITEM_REWARD = 10_000
 _SAME_PLACE = 2
 """Unfinished texts at what seems to be the same place of the schema that the search follows."""
+_LOCAL_WORK = 50_000
+"""The same for a search of the end of a value."""
+_MAX_TAILS = 4
+_BOUNDARY = re.compile(rb'["{}\[\],]')
 _STRUCTURAL = re.compile(rb"[{}\[\],]")
 
 
@@ -163,15 +170,10 @@ class JsonSchemaConstraint(TokenConstraint):
         assert self._plan is not None
         if self._plan.startswith(text) and self._fits(rest := self._plan[len(text) :], remaining):
             return rest
-        # Inside a string, the plan behind another character is the same: that saves the search.
-        ended = state.deep_copy()
-        if (
-            ended.consume_tokens(list(self._plan))
-            and ended.is_accepting()
-            and self._fits(self._plan, remaining)
-        ):
-            return self._plan
-        plan = shortest_completion(state)
+        if not self._fits(self._plan, remaining):
+            return None  # no token to spare: the plan is followed
+        # Mostly the end of the value is enough, and what the plan has behind it: that saves the long search.
+        plan = _search(state, tails=_tails(self._plan), max_work=_LOCAL_WORK) or shortest_completion(state)
         return plan if plan is not None and self._fits(plan, remaining) else None
 
     def _follow_plan(self, plan: bytes) -> tuple[int, Any, bytes]:
@@ -198,8 +200,10 @@ def shortest_completion(state: Any) -> bytes | None:
     return _search(state, item_reward=_ITEM_REWARD) if found is None else found
 
 
-def _search(state: Any, item_reward: int) -> bytes | None:
-    """Extend texts the shortest first (Dijkstra, 1959), until one is complete.
+def _search(
+    state: Any, item_reward: int = 0, tails: Sequence[bytes] = (), max_work: int = _MAX_WORK
+) -> bytes | None:
+    """Extend texts the shortest first (Dijkstra, 1959), until one is complete, or is so with one of `tails`.
 
     Each completed item makes a text count as shorter. Of texts with equally many structural characters, equally many
     bytes behind them and the same bytes allowed next, only the first are followed: they mostly stand at the same place
@@ -208,12 +212,16 @@ def _search(state: Any, item_reward: int) -> bytes | None:
     order = count()
     waiting = [(0, next(order), b"", state)]
     seen: Counter[tuple[int, int, bytes]] = Counter()
-    for _ in range(_MAX_EXPANSIONS):
-        if not waiting:
-            return None
+    work = 0
+    while waiting and work < max_work:
         _, _, text, state = heappop(waiting)
+        work += len(text) + _MIN_WORK
         if state.is_accepting():
             return text
+        for tail in tails:
+            ended = state.deep_copy()
+            if ended.consume_tokens(list(tail)) and ended.is_accepting():
+                return text + tail
         forced = state.compute_ff_bytes()
         mask = b"" if forced else state.compute_bitmask()
         place = (*_structure(text), mask)
@@ -227,6 +235,12 @@ def _search(state: Any, item_reward: int) -> bytes | None:
                     waiting, (len(longer) - item_reward * longer.count(b","), next(order), longer, following)
                 )
     return None
+
+
+def _tails(plan: bytes) -> list[bytes]:
+    """Return the ends of a plan from its first quotes and structural characters, and the plan itself."""
+    starts = [match.start() for match in islice(_BOUNDARY.finditer(plan), _MAX_TAILS)]
+    return [plan[start:] for start in dict.fromkeys([0, *starts])]
 
 
 def _structure(text: bytes) -> tuple[int, int]:

@@ -146,9 +146,12 @@ class TextFormat(BaseModel):
 
     def as_response_format(self) -> ResponseFormat:
         """Return the form as the other routes write it."""
-        schema = (
-            JsonSchemaFormat.model_validate(self.model_extra or {}) if self.type == "json_schema" else None
-        )
+        if self.type != "json_schema":
+            return ResponseFormat(type=self.type)
+        try:
+            schema = JsonSchemaFormat.model_validate(self.model_extra or {})
+        except ValidationError as error:
+            raise from_validation(error, "text.format") from None
         return ResponseFormat(type=self.type, json_schema=schema)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -198,10 +199,7 @@ class OpenAIRoutes:
                     raise OpenAIError(
                         413, f"the body exceeds {self._max_body_size} bytes (limits.max_body_size)"
                     )
-        try:
-            return json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise OpenAIError(400, f"the body is not JSON: {error}", None, "invalid_json") from None
+        return _parse_json(bytes(content))
 
     def _handle(self, handler: Handler) -> Handler:
         """Wrap a handler to respond in OpenAI's form for any exception; unexpected ones are logged."""
@@ -229,6 +227,24 @@ def _expected(raised: Exception) -> OpenAIError:
         _log.error("an OpenAI route failed", exc_info=raised)
         error = OpenAIError(500, "internal error; see the endpoint's log", None, "internal")
     return error
+
+
+def _parse_json(content: bytes) -> Any:
+    """Return the value of a JSON text of valid Unicode and finite numbers. Raises OpenAIError for another one."""
+    try:
+        parsed = json.loads(content, parse_constant=_finite, parse_float=_finite)
+        if b"\\ud" in content.lower():
+            json.dumps(parsed, ensure_ascii=False).encode()  # fails for half of a surrogate pair
+    except (ValueError, RecursionError) as error:
+        raise OpenAIError(400, f"the body is not valid JSON: {error}", None, "invalid_json") from None
+    return parsed
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {text} is not finite")
+    return number
 
 
 def _choices(template: GenerationRequest, count: int | None) -> list[GenerationRequest]:

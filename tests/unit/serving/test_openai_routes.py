@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 
+import httpx
 import jsonschema
 import openai
 import pytest
@@ -334,6 +335,37 @@ def test_wrong_requests_name_their_parameter(client, change, param, message):
     error = error_of(raised)
     assert error["param"] == param
     assert error["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"{", "not valid JSON"),
+        (b"[" * 5000, "not valid JSON"),
+        (b"[]", "must be a JSON object"),
+        (b'{"model": "tiny", "seed": 1e400}', "not finite"),
+        (b'{"model": "tiny", "temperature": NaN}', "not finite"),
+        (
+            rb'{"model": "tiny", "messages": [{"role": "user", "content": "\ud800"}]}',
+            "surrogates not allowed",
+        ),
+    ],
+)
+def test_bodies_that_are_not_valid_json(url, body, message):
+    response = httpx.post(f"{url}/chat/completions", content=body, headers={"Authorization": "Bearer secret"})
+    assert response.status_code == 400
+    assert message in response.json()["error"]["message"]
+
+
+def test_a_schema_that_no_reply_can_follow_is_rejected_soon(client):
+    schema = {"type": "array", "minItems": 10**9, "items": {}}
+    text = {"format": {"type": "json_schema", "name": "long", "schema": schema}}
+    with pytest.raises(openai.BadRequestError, match="no text that follows the JSON schema was found"):
+        client.responses.create(model="tiny", input="a", text=text)
+    with pytest.raises(openai.BadRequestError, match="text.format.schema: Field required"):
+        client.responses.create(
+            model="tiny", input="a", text={"format": {"type": "json_schema", "name": "a"}}
+        )
 
 
 def test_a_prompt_that_does_not_fit_has_the_code_of_openai(client):
