@@ -103,6 +103,11 @@ class DecoderThread:
         self._thread.join()
 
     @property
+    def is_alive(self) -> bool:
+        """Return True until the thread has ended, for health checks."""
+        return self._thread.is_alive()
+
+    @property
     def pending(self) -> int:
         """Number of requests that have not ended, with and without a slot."""
         with self._lock:

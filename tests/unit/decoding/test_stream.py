@@ -168,11 +168,13 @@ def test_an_error_of_the_model_reaches_all_streams_and_the_thread_goes_on(model,
 
 def test_closing_ends_open_streams(model):
     thread = DecoderThread(Decoder(model, TOKENIZER, max_slots=1, max_length=90))
+    assert thread.is_alive
 
     async def run():
         stream = thread.open(LONG)
         await asyncio.to_thread(thread.close)
         done = await stream.completion()
+        assert not thread.is_alive
         with pytest.raises(DecoderBusyError, match="has been closed"):
             thread.open(REQUEST)
         return done
