@@ -44,30 +44,40 @@ def running_endpoint(name: str) -> EndpointStatus:
 
 
 @contextmanager
-def serve_in_thread(predictor: Any, route: str, *more_routes: str, **settings: Any) -> Iterator[str]:
-    """Serve a model on a real HTTP server without Ray, and yield the URL of its (first) route."""
+def serve_app_in_thread(app: Any) -> Iterator[str]:
+    """Serve an ASGI application on a real HTTP server, and yield its URL."""
     import uvicorn
-    from starlette.applications import Starlette
-    from starlette.routing import Mount
 
     from rayfuse.cluster.local import free_ports
-    from rayfuse.serving.app import build_app
-    from rayfuse.serving.engine import InferenceEngine
-    from rayfuse.serving.settings import Settings
 
     [port] = free_ports(1)
-    engine = InferenceEngine(predictor, Settings(**{"batch_wait_timeout": 0.0, **settings}))
-    engine.decoders.start()
-    app = build_app(engine)
-    below = Starlette(routes=[Mount(each, app=app) for each in (route, *more_routes)])
-    running = uvicorn.Server(uvicorn.Config(below, port=port, log_level="error", lifespan="off"))
+    running = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", lifespan="off"))
     thread = threading.Thread(target=running.run, daemon=True)
     thread.start()
     while not running.started:
         time.sleep(0.01)
-    yield f"http://127.0.0.1:{port}{route}"
+    yield f"http://127.0.0.1:{port}"
     running.should_exit = True
     thread.join()
+
+
+@contextmanager
+def serve_in_thread(predictor: Any, route: str, *more_routes: str, **settings: Any) -> Iterator[str]:
+    """Serve a model on a real HTTP server without Ray, and yield the URL of its (first) route."""
+    from starlette.applications import Starlette
+    from starlette.routing import Mount
+
+    from rayfuse.serving.app import build_app
+    from rayfuse.serving.engine import InferenceEngine
+    from rayfuse.serving.settings import Settings
+
+    engine = InferenceEngine(predictor, Settings(**{"batch_wait_timeout": 0.0, **settings}))
+    engine.decoders.start()
+    app = build_app(engine)
+    with serve_app_in_thread(
+        Starlette(routes=[Mount(each, app=app) for each in (route, *more_routes)])
+    ) as url:
+        yield f"{url}{route}"
     engine.decoders.close()
 
 

@@ -1,0 +1,1 @@
+"""Text generation with continuous batching over cache slots, for language models of transformers."""

@@ -1,0 +1,35 @@
+"""The interface by which a grammar restricts the tokens of a reply."""
+
+from typing import Protocol
+
+import torch
+
+
+class TokenConstraint(Protocol):
+    """Restricts the tokens of one reply, step by step."""
+
+    def check_budget(self, max_tokens: int) -> None:
+        """Raise InvalidInputError if no valid reply has at most `max_tokens` tokens."""
+        ...
+
+    def allowed(self, vocab_size: int) -> torch.Tensor:
+        """Return which tokens may come next: booleans of shape (vocab_size,), at least one of them true."""
+        ...
+
+    def advance(self, token_id: int, remaining: int) -> int:
+        """Append an allowed token and return it.
+
+        `remaining` is how many tokens may follow. If the reply could not be finished with those, another token is
+        appended and returned instead, from which it can.
+        """
+        ...
+
+    @property
+    def complete(self) -> bool:
+        """Return True if the reply is valid as it is, though more may follow."""
+        ...
+
+    @property
+    def finished(self) -> bool:
+        """Return True if the reply is complete and nothing can follow but an end token."""
+        ...

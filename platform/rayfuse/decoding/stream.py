@@ -1,0 +1,168 @@
+"""A decoder in a separate thread, and its replies as asynchronous streams."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from queue import Empty, SimpleQueue
+
+from rayfuse.decoding.decoder import Decoder
+from rayfuse.decoding.request import Completion, DecodeRequest, Piece, join_pieces
+from rayfuse.errors import RayfuseError, ResourceError
+
+
+class DecoderBusyError(ResourceError):
+    """More requests or tokens than a decoder's queue takes; worth another try later."""
+
+
+class ReplyStream:
+    """The pieces of one reply: iterate over them once, or await `completion`. Leaving the loop cancels the request."""
+
+    def __init__(self, request_id: int, prompt_tokens: int, cancel: Callable[[int], None]) -> None:
+        self.request_id = request_id
+        self.prompt_tokens = prompt_tokens
+        """Positions of the prompt, embeddings included."""
+        self._cancel = cancel
+        self._loop = asyncio.get_running_loop()
+        self._outcomes: asyncio.Queue[Piece | BaseException] = asyncio.Queue()
+        self._ended = self._cancelled = False
+
+    def cancel(self) -> None:
+        """End the request; its slot is free within two steps. A reply that has ended is not affected."""
+        if not self._ended and not self._cancelled:
+            self._cancelled = True
+            self._cancel(self.request_id)
+
+    async def completion(self) -> Completion:
+        """Return the whole reply; raise the error that ended it."""
+        return join_pieces([piece async for piece in self])
+
+    async def __aiter__(self) -> AsyncIterator[Piece]:
+        try:
+            while not self._ended:
+                outcome = await self._outcomes.get()
+                if isinstance(outcome, BaseException):
+                    self._ended = True
+                    raise outcome
+                self._ended = outcome.finish_reason is not None
+                yield outcome
+        finally:
+            self.cancel()
+
+    def put(self, outcome: Piece | BaseException) -> bool:
+        """Append an outcome from the decoder's thread; return False if the event loop is closed."""
+        try:
+            self._loop.call_soon_threadsafe(self._outcomes.put_nowait, outcome)
+        except RuntimeError:
+            return False
+        return True
+
+
+class DecoderThread:
+    """Runs the steps of a decoder in a thread, for streams of one or several event loops.
+
+    `max_waiting`: requests without a slot that the queue takes; `max_waiting_tokens`: positions of their prompts and
+    replies together.
+    """
+
+    def __init__(
+        self, decoder: Decoder, *, max_waiting: int = 64, max_waiting_tokens: int | None = None
+    ) -> None:
+        self.decoder = decoder
+        self._max_waiting = max_waiting
+        self._max_waiting_tokens = max_waiting_tokens
+        self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._streams: dict[int, tuple[ReplyStream, int]] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="decoder", daemon=True)
+        self._thread.start()
+
+    def open(self, request: DecodeRequest) -> ReplyStream:
+        """Queue a request and return its stream; call it from an event loop.
+
+        Raises InvalidInputError if the request cannot be decoded, and DecoderBusyError if the queue is full.
+        """
+        sequence = self.decoder.prepare(request)
+        stream = ReplyStream(sequence.id, len(sequence.prompt), self.cancel)
+        tokens = len(sequence.prompt) + sequence.limit
+        with self._lock:
+            self._check_queue(tokens)
+            self._streams[sequence.id] = (stream, tokens)
+        self._inbox.put(lambda: self.decoder.enqueue(sequence))
+        return stream
+
+    def cancel(self, request_id: int) -> None:
+        """End a request; its slot is free within two steps."""
+        self._inbox.put(lambda: self.decoder.cancel(request_id))
+
+    def close(self) -> None:
+        """Cancel all requests and end the thread."""
+        with self._lock:
+            self._closed = True
+        self._inbox.put(None)
+        self._thread.join()
+
+    @property
+    def is_alive(self) -> bool:
+        """Return True until the thread has ended, for health checks."""
+        return self._thread.is_alive()
+
+    @property
+    def pending(self) -> int:
+        """Number of requests that have not ended, with and without a slot."""
+        with self._lock:
+            return len(self._streams)
+
+    def _check_queue(self, tokens: int) -> None:
+        if self._closed:
+            raise DecoderBusyError("the decoder has been closed; send the request to another replica")
+        if len(self._streams) >= self.decoder.slots + self._max_waiting:
+            raise DecoderBusyError(
+                f"{len(self._streams)} requests are pending, and the queue takes {self._max_waiting} beyond the "
+                f"{self.decoder.slots} slots; try again later"
+            )
+        queued = sum(size for _, size in self._streams.values())
+        limit = self._max_waiting_tokens
+        if limit is not None and self._streams and queued + tokens > limit:
+            raise DecoderBusyError(
+                f"requests of {queued} tokens are pending, and {tokens} more exceed the limit of {limit}; try again later"
+            )
+
+    def _run(self) -> None:
+        while self._take_commands():
+            try:
+                events = self.decoder.step()
+            except Exception as error:  # noqa: BLE001 - raised by the streams; the model may fail in any way
+                self._fail(error)
+                continue
+            for request_id, outcome in events:
+                self._send(request_id, outcome)
+        for request_id, piece in self.decoder.reset():
+            self._send(request_id, piece)
+
+    def _take_commands(self) -> bool:
+        """Run what has been queued, and wait for it while the decoder is idle; return False at the end."""
+        while True:
+            try:
+                command = self._inbox.get(block=not self.decoder.busy)
+            except Empty:
+                return True
+            if command is None:
+                return False
+            command()
+
+    def _send(self, request_id: int, outcome: Piece | BaseException) -> None:
+        with self._lock:
+            entry = self._streams.get(request_id)
+            ended = isinstance(outcome, BaseException) or outcome.finish_reason is not None
+            if ended:
+                self._streams.pop(request_id, None)
+        if entry is not None and not entry[0].put(outcome) and not ended:
+            self.decoder.cancel(request_id)
+
+    def _fail(self, error: Exception) -> None:
+        """Report an error of the model to all requests, and start afresh."""
+        failed = self.decoder.reset()
+        shown = error if isinstance(error, RayfuseError) else RayfuseError(f"the model failed: {error}")
+        for request_id, _ in failed:
+            self._send(request_id, shown)

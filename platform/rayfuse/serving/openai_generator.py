@@ -1,0 +1,96 @@
+"""The interface between the OpenAI routes and a text generator."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from rayfuse.decoding.request import Piece, SamplingParams
+
+Role = Literal["system", "developer", "user", "assistant"]
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """A text within a message."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class FilePart:
+    """An image or a sound within a message."""
+
+    kind: Literal["image", "audio"]
+    content: bytes
+    """The encoded file, such as PNG or WAV."""
+
+
+@dataclass(frozen=True)
+class ChatMessage:
+    """A message of a dialogue."""
+
+    role: Role
+    parts: tuple[TextPart | FilePart, ...]
+    name: str | None = None
+
+    @property
+    def text(self) -> str:
+        """Return the texts of the message, joined."""
+        return "".join(part.text for part in self.parts if isinstance(part, TextPart))
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One reply that a route asks for: to `messages` or behind `prompt`, exactly one of which is given."""
+
+    sampling: SamplingParams
+    messages: tuple[ChatMessage, ...] | None = None
+    prompt: str | tuple[int, ...] | None = None
+    """A text or token ids to continue, without a chat template."""
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    """Values of the model's other inputs, as `/predict` takes them."""
+    json_schema: Mapping[str, Any] | None = None
+    """JSON Schema that the reply follows."""
+    adapter: str | None = None
+    """Adapter of the model, where the request named one as its model."""
+
+
+class Reply(Protocol):
+    """The pieces of one reply. The last has a finish reason; leaving the loop, or `cancel`, ends the request."""
+
+    def __aiter__(self) -> AsyncIterator[Piece]: ...
+
+    def cancel(self) -> None:
+        """End the request; a reply that has ended is not affected."""
+        ...
+
+
+class TextGenerator(Protocol):
+    """A model that the OpenAI routes serve."""
+
+    @property
+    def models(self) -> Sequence[str]:
+        """Names by which requests may call the model; the first is its own, the others are those of adapters."""
+        ...
+
+    @property
+    def created(self) -> int:
+        """Unix time at which the model was created."""
+        ...
+
+    @property
+    def default_temperature(self) -> float:
+        """The temperature of requests that give none."""
+        ...
+
+    async def open(self, request: GenerationRequest) -> Reply:
+        """Start a reply.
+
+        Raises InvalidInputError, with the parameter as its input name, for a request that cannot be answered, and
+        DecoderBusyError if too many wait.
+        """
+        ...
+
+    def token_text(self, token_id: int) -> bytes:
+        """Return the bytes that a token stands for, for log-probabilities."""
+        ...
