@@ -163,7 +163,7 @@ def _rows(job: Job, split: str) -> list[Row]:
     for file in list_data_files(getattr(job.data, split)):
         for row in read_rows(file):
             with suppress(InvalidInputError):
-                if isinstance(row, Row) and preprocessor.from_row(row):
+                if isinstance(row, Row) and (not media or preprocessor.from_row(row)):
                     found.append(row)
     return found
 

@@ -29,7 +29,9 @@ _ADAPTED_TOKENS: dict[Quality, int] = {"fast": 0, "medium": 60_000, "best": 1_00
 _ADAPTED_SECONDS: dict[Quality, int] = {"fast": 0, "medium": 3_000, "best": 50_000}
 """The same for seconds of audio."""
 _FEW_ROWS = 5000
-"""Rows below which networks over n-grams overfit."""
+"""Rows below which n-grams are better than a frozen encoder, and networks over them overfit."""
+_NGRAM_CHARACTERS = [3, 5]
+"""N-grams of characters, with which inflections of a word that is rare in few rows have parts in common."""
 _FEW_TEXTS = 64
 """Distinct texts in the sample up to which they are a choice of phrases, which need no pretrained encoder."""
 
@@ -103,24 +105,40 @@ def _is_droppable(job: Job, options: BaseInput) -> bool:
 def _text(job: Job, options: BaseInput, quality: Quality, facts: Facts, found: InputFacts) -> Values:
     length = found.length or _DEFAULT_CHARACTERS
     model = _model(options, facts)
-    if "encoder" in options.model_fields_set and options.encoder.type not in ("ngrams", "huggingface"):
+    is_free = "encoder" not in options.model_fields_set
+    if not is_free and options.encoder.type not in ("ngrams", "huggingface"):
         return {"max_tokens": min(_MAX_BYTES[quality], max(16, math.ceil(length / 16) * 16))}
-    is_choice = _is_choice(found, facts)
-    is_long = length > _MAX_CHARACTERS and "encoder" not in options.model_fields_set
-    if model is None or is_choice or is_long:
-        words = min(_MAX_WORDS[quality], max(16, math.ceil(length / _CHARACTERS_PER_WORD / 16) * 16))
-        dropout = 0.1 if is_choice else 0.5 if facts.rows < _FEW_ROWS else 0.2
-        ngrams = {"type": "ngrams", "hidden_size": 128, "words": 2, "dropout": dropout}
-        return {"max_tokens": words, "encoder": ngrams}
+    is_adapted = _is_adapted(job, quality, facts)
+    prefers_ngrams = length > _MAX_CHARACTERS or (facts.rows < _FEW_ROWS and not is_adapted)
+    if model is None or _is_choice(found, facts) or (is_free and prefers_ngrams):
+        return _ngrams(length, quality, facts, found)
     chosen: Values = {"max_tokens": _num_tokens(options, found)}
     encoder: Values = {"type": "huggingface", "model": model, "train": "frozen"}
-    total = sum(_num_tokens(one, facts.of(name)) for name, one in job.inputs.items() if one.type == "text")
-    if facts.rows * total > _ADAPTED_TOKENS[quality] and not job.compute.gpus_per_worker:
+    if not is_adapted:
         return {**chosen, "encoder": encoder, **_standardized(job)}
     return {
         **chosen,
         "encoder": {**encoder, "train": "lora", "lora": {"r": 8, "lora_alpha": 16}, "lr": 5.0e-4},
     }
+
+
+def _ngrams(length: float, quality: Quality, facts: Facts, found: InputFacts) -> Values:
+    """Return the options of a text of some length in characters that is read as n-grams."""
+    words = min(_MAX_WORDS[quality], max(16, math.ceil(length / _CHARACTERS_PER_WORD / 16) * 16))
+    encoder: Values = {"type": "ngrams", "hidden_size": 128, "words": 2}
+    if _is_choice(found, facts):
+        encoder["dropout"] = 0.1
+    elif facts.rows < _FEW_ROWS:
+        encoder |= {"characters": _NGRAM_CHARACTERS, "dropout": 0.5}
+    else:
+        encoder["dropout"] = 0.2
+    return {"max_tokens": words, "encoder": encoder}
+
+
+def _is_adapted(job: Job, quality: Quality, facts: Facts) -> bool:
+    """Return whether pretrained encoders of texts are adapted, which takes long on CPUs."""
+    total = sum(_num_tokens(one, facts.of(name)) for name, one in job.inputs.items() if one.type == "text")
+    return facts.rows * total <= _ADAPTED_TOKENS[quality] or bool(job.compute.gpus_per_worker)
 
 
 def _is_choice(found: InputFacts, facts: Facts) -> bool:

@@ -30,7 +30,7 @@ def choose_fusion(job: Job, facts: Facts) -> Values:
         return {"type": "transformer", "layers": 2, "heads": _HEADS, "dropout": 0.0}
     is_gated = has_media and len(inputs) > 1 and any(options.optional for options in inputs)
     fusion: Values = {"type": "gated" if is_gated else "concat"}
-    if _reads_text(job) and facts.rows < _FEW_TEXT_ROWS:
+    if _reads_few_texts(job, facts):
         fusion |= {"hidden": 128, "layers": 1, "dropout": 0.5}
     return fusion
 
@@ -43,6 +43,10 @@ def _is_plain(job: Job) -> bool:
 def _reads_text(job: Job) -> bool:
     """Return whether the inputs are texts, possibly with table columns and items."""
     return _is_plain(job) and any(options.type == "text" for options in job.inputs.values())
+
+
+def _reads_few_texts(job: Job, facts: Facts) -> bool:
+    return _reads_text(job) and facts.rows < _FEW_TEXT_ROWS
 
 
 def choose_align(job: Job) -> Values:
@@ -58,18 +62,37 @@ def choose_train(job: Job, quality: Quality, facts: Facts, trains_pretrained: bo
     chosen: Values = {
         "epochs": epochs,
         "batch_size": batch_size,
-        "optimizer": {"type": "adamw", "lr": 1.0e-3, "weight_decay": 0.05 if facts.rows < 3000 else 0.01},
+        "optimizer": {
+            "type": "adamw",
+            "lr": 3.0e-3 if _reads_few_texts(job, facts) else 1.0e-3,
+            "weight_decay": 0.05 if facts.rows < 3000 else 0.01,
+        },
         "schedule": {"type": "cosine", "warmup": 0.1},
         "early_stopping": {"metric": job.selection_metric, "patience": max(5, epochs // 3)},
         "time_budget": _TIME_BUDGET[quality],
     }
     if isinstance(job.train.deepspeed, DeepSpeedConfig) and job.train.deepspeed.stage < 3:
         chosen["ema"] = {"decay": 0.98 if steps < 1000 else 0.99 if steps < 20_000 else 0.999}
-    if quality == "best":
+    if _reads_few_texts(job, facts) and not trains_pretrained:
+        chosen |= {"early_stopping": {"metric": _accuracy(job), "patience": epochs}, "model_soup": 5}
+    elif quality == "best":
         chosen["model_soup"] = 5
     if not job.compute.gpus_per_worker and not trains_pretrained:
         chosen["precision"] = "fp32"
     return {**chosen, **_choose_subsets(job, quality)}
+
+
+def _accuracy(job: Job) -> str:
+    """Return the accuracy of the job's first task with one, else its selection metric.
+
+    The loss of networks over n-grams rises after an epoch or two, while their accuracy still does.
+    """
+    accuracies = (name for name in job.metric_modes() if name.endswith("/accuracy"))
+    return (
+        job.selection_metric
+        if "early_stopping" in job.train.model_fields_set
+        else next(accuracies, job.selection_metric)
+    )
 
 
 def _batch_size(job: Job, facts: Facts) -> int:
