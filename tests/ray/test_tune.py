@@ -110,6 +110,7 @@ def tracked(folder: Path) -> tuple[list[Any], list[Any]]:
     return [run for run in runs if run not in children], children
 
 
+@pytest.mark.slow
 def test_an_interrupted_and_killed_sweep_resumes(
     two_workers: Nodes, ray_cluster: LocalCluster, tmp_path: Path
 ) -> None:
@@ -183,6 +184,7 @@ def test_an_interrupted_and_killed_sweep_resumes(
     assert int(client.get_model_version_by_alias("tiny", "candidate").version) == 1
 
 
+@pytest.mark.slow
 def test_sigterm_saves_a_checkpoint_of_each_running_trial(two_workers: Nodes, tmp_path: Path) -> None:
     """Epochs are long, so that the newest checkpoints are from inside of one."""
     tiny_jobs.make_rows(tmp_path, 4000, "train")
