@@ -135,7 +135,8 @@ def format_cross_validation(statistics: Mapping[str, Mapping[str, float]], folds
 def metric_table(by_inputs: Mapping[str, Mapping[str, float]]) -> str:
     """Format a table with a row per subset of inputs and a column per metric, without averages over classes.
 
-    Texts are not decoded for all subsets: `-` stands for a metric that was not computed. If these are not all subsets, a line below names the choice.
+    Texts are not decoded for all subsets: `-` stands for a metric that was not computed. If these are not all subsets, a
+    line below names the choice.
     """
     shown = list(without_averages(next(iter(by_inputs.values()))))
     text = table(

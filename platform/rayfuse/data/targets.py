@@ -4,17 +4,29 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+from rayfuse.errors import DataError
+from rayfuse.modalities.pretrained import load_max_positions
 from rayfuse.modalities.prompts import PromptRenderer
+from rayfuse.spec.family import import_object
 from rayfuse.spec.inputs import Input
+from rayfuse.spec.job import Job
 from rayfuse.spec.tasks import GenerationTaskConfig, Target, TaskConfig
 
 
 class TargetReader(ABC):
-    """Reader of the targets of one task."""
+    """Reader of the targets of one task; a task names its class as `target_reader`."""
+
+    @abstractmethod
+    def __init__(self, task: Any, inputs: Mapping[str, Input]) -> None:
+        """Store a task's options, and the job's inputs."""
 
     @abstractmethod
     def read(self, values: Mapping[str, Any]) -> Target:
         """Return the target of a row. Raises InvalidInputError if it is missing or invalid."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise DataError, with the field of the task, if no target can be read; called before a job starts."""
 
 
 class SpecTargetReader(TargetReader):
@@ -25,6 +37,9 @@ class SpecTargetReader(TargetReader):
 
     def read(self, values: Mapping[str, Any]) -> Target:
         return self._task.read(values, self._inputs)
+
+    def check(self) -> None:
+        """Do nothing: the spec has been validated."""
 
 
 class ReplyReader(TargetReader):
@@ -38,9 +53,29 @@ class ReplyReader(TargetReader):
         ids = self._renderer.reply_ids(self._task.reply(values))
         return [*self._task.group(values), *map(float, ids)]
 
+    def check(self) -> None:
+        """Raise DataError if the tokenizer or chat template of the language model cannot be used, or is too short.
+
+        Each input with an encoder counts as one soft token here; the workers know their number.
+        """
+        renderer = self._renderer
+        try:
+            length = renderer.max_text_tokens + len(renderer.span_inputs)
+            renderer.check_length(length, load_max_positions(self._task.model))
+        except DataError as error:
+            raise DataError(f"model: {error}") from None
+
 
 def target_reader(task: TaskConfig, inputs: Mapping[str, Input]) -> TargetReader:
     """Return the reader of a task's targets. `inputs`: the job's inputs."""
-    if isinstance(task, GenerationTaskConfig):
-        return ReplyReader(task, inputs)
-    return SpecTargetReader(task, inputs)
+    reader: TargetReader = import_object(task.target_reader)(task, inputs)
+    return reader
+
+
+def check_targets(job: Job) -> None:
+    """Raise DataError if no target of a task can be read, such as replies without a tokenizer."""
+    for name, task in job.tasks.items():
+        try:
+            target_reader(task, job.inputs).check()
+        except DataError as error:
+            raise DataError(f"tasks.{name}.{error}") from None

@@ -12,9 +12,9 @@ import torch
 
 from rayfuse.data.dataset import Dataset, load_dataset
 from rayfuse.data.preview import check_first_rows
-from rayfuse.data.prompt_checks import check_prompts
 from rayfuse.data.ray_tasks import map_on_ray
 from rayfuse.data.store import RowDataset, RowStore
+from rayfuse.data.targets import check_targets
 from rayfuse.errors import INTERRUPT_EXCEPTIONS, DataError, ResourceError, RunInterruptedError
 from rayfuse.formatting import no_capacity, plural
 from rayfuse.signals import signum_of
@@ -52,7 +52,7 @@ def preflight(job: Job) -> None:
         choose_precision(job.train.precision, torch.device("cpu"))
     for path, options in job.pretrained_models():
         _check_pretrained(".".join([*path, "model"]), options.model)
-    check_prompts(job)
+    check_targets(job)
     check_first_rows(job)
 
 

@@ -8,7 +8,7 @@ import pytest
 import tiny_language_models
 from pydantic import TypeAdapter
 
-from rayfuse.data.prompt_checks import check_prompts
+from rayfuse.data.targets import check_targets
 from rayfuse.errors import DataError, InvalidInputError
 from rayfuse.modalities.prompts import PromptRenderer
 from rayfuse.spec.inputs import ImageInput, TextInput
@@ -132,7 +132,7 @@ def test_a_system_turn_precedes_the_prompt(models: Path) -> None:
 def test_unusable_models_are_reported_with_path_and_remedy(tmp_path: Path) -> None:
     def check(**options: Any) -> None:
         job: Any = SimpleNamespace(tasks={"caption": task(tmp_path, **options)}, inputs=INPUTS)
-        check_prompts(job)
+        check_targets(job)
 
     with pytest.raises(DataError, match=r"tasks\.caption\.model: .*tokenizer.*"):
         check()

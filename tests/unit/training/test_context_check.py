@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import tiny_generation
 
-from rayfuse.data.prompt_checks import check_prompts
+from rayfuse.data.targets import check_targets
 from rayfuse.errors import DataError
 from rayfuse.model.fused import FusedModel
 from rayfuse.training.context_check import check_context_lengths
@@ -37,7 +37,7 @@ def test_soft_tokens_count(size: int, align: str, fits: bool, folder: Path) -> N
     }
     job, _ = tiny_generation.load_batch(tiny_generation.generation_job(folder, "gpt2", **overrides), [0])
     model = FusedModel(job)
-    check_prompts(job)
+    check_targets(job)
     if fits:
         check_context_lengths(job, model)
         return
@@ -50,4 +50,4 @@ def test_soft_tokens_count(size: int, align: str, fits: bool, folder: Path) -> N
 def test_text_is_checked_without_the_model(folder: Path) -> None:
     job = tiny_generation.generation_job(folder, "gpt2", task={"max_tokens": 300})
     with pytest.raises(DataError, match=r"tasks\.answer\.model: prompt, .* above the 256 positions"):
-        check_prompts(job)
+        check_targets(job)

@@ -70,6 +70,8 @@ class BaseTaskConfig(JobSection):
     """True if it needs a `column`, which is by default the task's name."""
     weighted_rows: ClassVar[bool] = False
     """True if rows count in the mean loss of a batch by their `loss_weight`; else all count equally."""
+    target_reader: ClassVar[str] = "rayfuse.data.targets:SpecTargetReader"
+    """Import path of the `rayfuse.data.targets.TargetReader` of its targets, by default one that calls `read`."""
 
     type: str
     """Kind of task, or the import path of a custom one."""

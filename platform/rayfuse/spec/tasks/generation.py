@@ -86,6 +86,7 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
     """A text, written by a causal language model that reads the job's inputs in a prompt."""
 
     weighted_rows: ClassVar[bool] = True
+    target_reader: ClassVar[str] = "rayfuse.data.targets:ReplyReader"
 
     type: Literal["generation"]
     train: TrainScope = "lora"
@@ -94,8 +95,8 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
     lr: float | None = Field(None, gt=0)
     """Learning rate of the language model; by default the optimizer's, which the projection has."""
     inject: Literal["soft_tokens"] = "soft_tokens"
-    """Way in which the model reads inputs with an encoder: `soft_tokens` puts their aligned tokens, projected to its width, in the
-    place of their names in the prompt (as LLaVA; Liu et al., 2023)."""
+    """Way in which the model reads inputs with an encoder: `soft_tokens` puts their aligned tokens, projected to its width,
+    in the place of their names in the prompt (as LLaVA; Liu et al., 2023)."""
     prompt: Annotated[str, AfterValidator(_check_prompt)] | None = None
     """The user's turn, with the names of inputs in braces, as in `{image}Describe the image.`; by default all inputs in
     the order of the job. An input with `encoder: {type: prompt}` is put in as text. An absent input leaves nothing."""
