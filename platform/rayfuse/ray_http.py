@@ -9,6 +9,7 @@ import httpx
 
 from rayfuse.errors import ResourceError, SpecError, UnavailableError
 from rayfuse.formatting import printable, truncate_middle
+from rayfuse.ray_patches import require
 
 FAILED_SERVE_STATUSES = ("DEPLOY_FAILED", "UNHEALTHY")
 """Ray Serve's statuses of an application that failed."""
@@ -21,12 +22,14 @@ Json = TypeVar("Json", list[Any], dict[str, Any])
 def current_dashboard_address() -> str | None:
     """Return the dashboard's address (host:port) of the Ray that this process is connected to; None without one.
 
-    `ray.init` returns it too, but calling it again would change the caller's log level and handler of SIGTERM.
+    `ray.init` returns it too, but calling it again would change the caller's log level and handler of SIGTERM. In workers,
+    `ray._private.worker.get_dashboard_url` returns an address also where there is no dashboard.
     """
-    from ray._private.worker import get_dashboard_url
     from ray.util.client import ray as ray_client
 
-    return None if ray_client.is_connected() else get_dashboard_url()
+    if ray_client.is_connected():
+        return None
+    return require("ray._private.services").get_webui_url_from_internal_kv() or None
 
 
 class RayHttp:

@@ -19,7 +19,9 @@ SUPPORTED_VERSIONS = ">=2.60,<2.61"
 
 PATCHED_ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "ray._private.ray_constants": ("ENABLE_RAY_CLUSTER", "ENABLE_RAY_CLUSTERS_ENV_VAR"),
+    "ray._private.services": ("get_webui_url_from_internal_kv",),
     "ray._private.worker": ("listen_error_messages", "print_to_stdstream"),
+    "ray.experimental.internal_kv": ("_internal_kv_del", "_internal_kv_exists", "_internal_kv_put"),
     "ray.serve._private.replica": ("add_port_to_grpc_server",),
     "ray.serve._private.http_util": ("set_socket_reuse_port", "start_asgi_http_server"),
     "ray.train.torch.config": (

@@ -15,7 +15,7 @@ from ray.train import Result
 from rayfuse.cluster.local import LocalCluster
 from rayfuse.data.dataset import Dataset
 from rayfuse.errors import DataError, RunInterruptedError
-from rayfuse.ray_http import RayHttp
+from rayfuse.ray_http import RayHttp, current_dashboard_address
 from rayfuse.spec.job import Job
 from rayfuse.training import launch
 from rayfuse.training.checkpoints import list_checkpoints
@@ -189,3 +189,9 @@ def test_the_dashboard_lists_the_runs(
     response = RayHttp(ray_cluster.dashboard_url, ray_cluster.token).request("GET", "/api/train/v2/runs/v1")
     runs = [run for run in response.json()["train_runs"] if run["name"] == finished[0].status.name]
     assert {run["status"] for run in runs} >= {"ABORTED", "FINISHED"}  # and that of the killed controller
+
+
+def test_workers_know_the_address_of_the_dashboard(ray_cluster: LocalCluster, callers_actor: Any) -> None:
+    address = ray.get(ray.remote(num_cpus=0)(current_dashboard_address).remote())
+    assert f"http://{address}" == ray_cluster.dashboard_url
+    assert address == current_dashboard_address()

@@ -1,7 +1,10 @@
 """`rayfuse schema [KIND]`: the JSON Schema of a spec or a custom part, for editors."""
 
+import gc
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
@@ -23,6 +26,23 @@ def schema(kind: str | None) -> None:
     """
     # Pydantic searches all installed packages for plugins, which takes a tenth of this command's time.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    with _without_gc():
+        _print_schema(kind)
+
+
+@contextmanager
+def _without_gc() -> Iterator[None]:
+    """Collect no garbage: a schema frees next to none of its objects, and collections take a tenth of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _print_schema(kind: str | None) -> None:
     from rayfuse.spec.error_messages import suggest_nearest
     from rayfuse.spec.load import KINDS, spec_class
     from rayfuse.spec.schema import custom_part_schema, json_schema, summary

@@ -1,53 +1,42 @@
-"""Actor by which the driver of a sweep asks its running trials to save a checkpoint and to end.
+"""Flag by which the driver of a sweep asks its running trials to save a checkpoint and to end.
 
-Imports Ray, so `rayfuse.training.ray_session.connect` must run before.
+It is an entry of the key-value store of Ray's GCS, as an actor takes seconds to start.
 """
 
+import uuid
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import ray
-from ray.exceptions import GetTimeoutError, RayActorError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.exceptions import RaySystemError, RpcError
 
-if TYPE_CHECKING:
-    from ray.actor import ActorHandle
+from rayfuse.ray_patches import require
 
-_REPLY_SECONDS = 1.0
+_NAMESPACE = "rayfuse-stop"
+_NO_RESPONSE = (RaySystemError, RpcError)
 
 
 class StopFlag:
-    """A flag that all trials of a sweep read. Copies in other processes refer to the same actor."""
+    """A flag that all trials of a sweep read. Copies in other processes of the cluster refer to the same flag."""
 
     def __init__(self) -> None:
-        """Start the actor on the node of this process, so that it does not end with another node."""
-        here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        remote: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(_Flag)
-        self._actor: ActorHandle[_Flag] = remote.remote()
+        self._key = uuid.uuid4().hex
 
     def set(self) -> None:
-        """Set the flag, without waiting."""
-        call: Any = self._actor.set.remote
-        call()
+        """Set the flag, if the GCS responds."""
+        with suppress(*_NO_RESPONSE):
+            _store()._internal_kv_put(self._key, "1", namespace=_NAMESPACE)
 
     def is_set(self) -> bool:
-        """Return whether the flag is set; False if its actor does not respond."""
-        call: Any = self._actor.is_set.remote
-        with suppress(RayActorError, GetTimeoutError):
-            return bool(ray.get(call(), timeout=_REPLY_SECONDS))
+        """Return whether the flag is set; False if the GCS does not respond."""
+        with suppress(*_NO_RESPONSE):
+            return bool(_store()._internal_kv_exists(self._key, namespace=_NAMESPACE))
         return False
 
-    def close(self) -> None:
-        """End the actor."""
-        ray.kill(self._actor)
+    def remove(self) -> None:
+        """Remove the entry, if the GCS responds."""
+        with suppress(*_NO_RESPONSE):
+            _store()._internal_kv_del(self._key, namespace=_NAMESPACE)
 
 
-class _Flag:
-    def __init__(self) -> None:
-        self._is_set = False
-
-    def set(self) -> None:
-        self._is_set = True
-
-    def is_set(self) -> bool:
-        return self._is_set
+def _store() -> Any:
+    return require("ray.experimental.internal_kv")

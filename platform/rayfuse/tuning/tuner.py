@@ -82,7 +82,7 @@ class TrialLoop:
             thread.wait(_STOP_SECONDS)
             raise RunInterruptedError(_interrupted_message(self._board), signum_of(error)) from None
         finally:
-            stop_flag.close()
+            stop_flag.remove()
             self._recorder.remove_placement_groups()
             reporter.report(self._board)
             best.log_if_changed()
