@@ -39,6 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"tasks.answer.prompt": "{image"}, r"tasks\.answer\.prompt: .*write \{\{ and \}\} for braces"),
         ({"tasks.answer.prompt": "{image}"}, r"inputs\.text\.encoder\.type: .*none names \{text\}"),
         ({"tasks.answer.metrics": ["blue"]}, r"tasks\.answer\.metrics\.0: .*bleu"),
+        ({"tasks.answer.normalize": "whisper"}, r"tasks\.answer\.normalize: .*without wer or cer"),
         ({"tasks.answer.max_tokens": 0}, r"tasks\.answer\.max_tokens: .*at least 1"),
         ({"tasks.answer.decoding": {"top_p": 0.5}}, r"tasks\.answer\.decoding.*top_p.*set temperature"),
         (

@@ -149,7 +149,7 @@ class GenerationHead(AccumulatedHead):
 
     def reply_metrics(self, replies: Replies) -> dict[str, float]:
         """Compute the metrics of decoded replies."""
-        return text_metrics(self.options.metrics, replies)
+        return text_metrics(self.options.metrics, replies, self.options.normalize)
 
     @classmethod
     def response_schema(cls, config: GenerationTaskConfig) -> Schema:

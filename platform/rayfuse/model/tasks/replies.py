@@ -5,9 +5,11 @@ import string
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import cache
+from typing import Any, Literal, NamedTuple
 
 from rayfuse.model.tasks.cider import cider_d
+from rayfuse.model.tasks.json_replies import INVALID, read_object, slot_f1, valid_json
 from rayfuse.spec.tasks.generation import TextMetric
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -58,23 +60,38 @@ class Replies:
         ]
 
 
-def text_metrics(names: Iterable[TextMetric], replies: Replies) -> dict[str, float]:
-    """Compute metrics of replies: fractions, but `bleu` and `chrf` from 0 to 100 and `cider` from 0 to 10."""
+def text_metrics(
+    names: Iterable[TextMetric], replies: Replies, normalize: Literal["whisper"] | None = None
+) -> dict[str, float]:
+    """Compute metrics of replies: fractions, but `bleu` and `chrf` from 0 to 100 and `cider` from 0 to 10.
+
+    normalize: normalization of texts before `wer` and `cer`.
+    """
     texts, references = [row.text for row in replies.rows], replies.references()
     groups = [row.group for row in replies.rows]
     found: dict[str, float] = {}
     for name in names:
         if name == "cider":
             found[name] = cider_d(texts, references, groups)
+        elif name == "valid_json":
+            found[name] = valid_json(texts)
+        elif name in _ERROR_RATES:
+            found[name] = _error_rate(name, texts, [own[0] for own in references], normalize)
         else:
             found[name] = _METRICS[name](texts, references)
     return found
 
 
 def _exact(texts: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    return _mean_of_best(
-        lambda text, one: float(normalize_answer(text) == normalize_answer(one)), texts, references
-    )
+    return _mean_of_best(lambda text, one: float(is_exact(text, one)), texts, references)
+
+
+def is_exact(text: str, reference: str) -> bool:
+    """Return whether two texts are equal: the values of JSON objects and lists, other texts after `normalize_answer`."""
+    wanted = read_object(reference)
+    if wanted is not INVALID:
+        return bool(read_object(text) == wanted)
+    return normalize_answer(text) == normalize_answer(reference)
 
 
 def _token_f1(texts: Sequence[str], references: Sequence[Sequence[str]]) -> float:
@@ -100,26 +117,40 @@ def _rouge_l(texts: Sequence[str], references: Sequence[Sequence[str]]) -> float
     return _mean_of_best(lambda text, one: scorer.score(one, text)["rougeL"].fmeasure, texts, references)
 
 
-def _wer(texts: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+def _error_rate(
+    name: str, texts: Sequence[str], references: Sequence[str], normalize: Literal["whisper"] | None
+) -> float:
+    """Compute an error rate of jiwer: edits by words or characters of the references, which may be above 1.
+
+    References without words after normalization are left out, as there is no rate of them; 0 if none is left.
+    """
     import jiwer
 
-    return float(jiwer.wer([own[0] for own in references], list(texts)))
+    change = _whisper_normalizer() if normalize == "whisper" else str
+    pairs = [(change(text), change(one)) for text, one in zip(texts, references, strict=True)]
+    pairs = [pair for pair in pairs if pair[1].strip()]
+    if not pairs:
+        return 0.0
+    return float(getattr(jiwer, name)([one for _, one in pairs], [text for text, _ in pairs]))
 
 
-def _cer(texts: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    import jiwer
+@cache
+def _whisper_normalizer() -> Callable[[str], str]:
+    from whisper_normalizer.english import EnglishTextNormalizer
 
-    return float(jiwer.cer([own[0] for own in references], list(texts)))
+    found: Callable[[str], str] = EnglishTextNormalizer()
+    return found
 
 
+_ERROR_RATES = ("wer", "cer")
+"""Metrics that are functions of jiwer."""
 _METRICS: Mapping[str, Callable[[Sequence[str], Sequence[Sequence[str]]], float]] = {
     "exact": _exact,
     "token_f1": _token_f1,
     "bleu": _bleu,
     "chrf": _chrf,
     "rouge_l": _rouge_l,
-    "wer": _wer,
-    "cer": _cer,
+    "slot_f1": slot_f1,
 }
 
 

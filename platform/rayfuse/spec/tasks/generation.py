@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from rayfuse.spec.inputs import BaseInput
     from rayfuse.spec.job import Job
 
-TextMetric = Literal["exact", "token_f1", "bleu", "chrf", "rouge_l", "cider", "wer", "cer"]
+TextMetric = Literal[
+    "exact", "token_f1", "bleu", "chrf", "rouge_l", "cider", "wer", "cer", "slot_f1", "valid_json"
+]
 TEXT_METRICS: dict[TextMetric, Mode] = {
     "exact": "max",
     "token_f1": "max",
@@ -32,6 +34,8 @@ TEXT_METRICS: dict[TextMetric, Mode] = {
     "cider": "max",
     "wer": "min",
     "cer": "min",
+    "slot_f1": "max",
+    "valid_json": "max",
 }
 """Metrics of decoded replies."""
 SCORE_METRICS: dict[str, Mode] = {"loss": "min", "perplexity": "min", "token_accuracy": "max"}
@@ -109,7 +113,11 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
     metrics: list[TextMetric] = Field(default_factory=lambda: list(_DEFAULT_METRICS))
     """Metrics of decoded replies: `exact` match and `token_f1` (Rajpurkar et al., 2016), `bleu` (Papineni et al., 2002),
     `chrf` (Popović, 2015), `rouge_l` (Lin, 2004), `cider` (CIDEr-D; Vedantam et al., 2015), word and character error rate
-    (`wer`, `cer`)."""
+    (`wer`, `cer`), and for JSON replies `slot_f1`, over the values of all paths, and `valid_json`, the fraction that can be
+    read. JSON objects and lists match exactly if their values are equal."""
+    normalize: Literal["whisper"] | None = None
+    """Normalization of English texts before `wer` and `cer`: `whisper` removes case, punctuation and fillers, and spells
+    numbers and contractions alike (Radford et al., 2022, appendix C)."""
     decoding: DecodingConfig = Field(default_factory=DecodingConfig)
     """Decoding of replies in evaluation and prediction."""
     decoded_rows: int = Field(256, ge=1)
@@ -134,6 +142,8 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
                 yield "prompt", f"no input `{name}`; {suggest_nearest(name, list(job.inputs))}"
             elif isinstance(job.inputs[name].encoder, PromptEncoderConfig) and job.inputs[name].max_items > 1:
                 yield "prompt", f"`{name}` has several texts; set inputs.{name}.max_items to 1"
+        if self.normalize and not {"wer", "cer"} & set(self.metrics):
+            yield "normalize", "has no effect without wer or cer; add one of them to metrics, or leave it out"
         if not names:
             yield "prompt", "names no input; write one in braces, as in {image}Describe the image."
         yield from self._validate_training(job)

@@ -18,7 +18,8 @@ def replies(*pairs: tuple[str, str], groups: list[int] | None = None) -> Replies
 
 def test_equal_texts_have_the_best_value_of_every_metric() -> None:
     texts = ["a small dog runs over green grass", "two men talk in front of a red car"]
-    found = text_metrics(list(TEXT_METRICS), replies(*[(text, text) for text in texts]))
+    names = [name for name in TEXT_METRICS if name not in ("slot_f1", "valid_json")]
+    found = text_metrics(names, replies(*[(text, text) for text in texts]))
     best = {
         "exact": 1,
         "token_f1": 1,
@@ -92,3 +93,61 @@ def test_no_more_than_fifty_replies_are_shown() -> None:
     found = replies(*[("a", "b")] * 60).details()
     assert found["decoded"] == 60
     assert found["replies"] == [{"text": "a", "references": ["b"]}] * 50
+
+
+def test_error_rates_normalize_as_for_whisper() -> None:
+    rows = replies(("Mr. Smith's colour, 20!", "mister smith's color twenty"), ("anything", "(laughs)"))
+    plain = text_metrics(["wer"], rows)["wer"]
+    assert plain > 0.5
+    assert text_metrics(["wer", "cer"], rows, "whisper") == {"wer": 0, "cer": 0}
+
+
+def test_error_rates_without_reference_words() -> None:
+    assert text_metrics(["wer"], replies(("anything", "[noise]")), "whisper") == {"wer": 0}
+
+
+COMMAND = '{"intent": "light", "slots": {"room": ["hall", "bath"], "level": 3.5}}'
+
+
+@pytest.mark.parametrize(
+    ("text", "exact"),
+    [
+        ('{"slots": {"level": 3.50, "room": ["hall", "bath"]}, "intent": "light"}', 1),
+        ('{"intent": "light", "slots": {"room": ["hall", "bath"], "level": 35}}', 0),
+        ('{"intent": "light", "slots": {"room": ["bath", "hall"], "level": 3.5}}', 0),
+        (COMMAND[:-1], 0),
+    ],
+)
+def test_json_matches_exactly_by_value(text: str, exact: float) -> None:
+    assert text_metrics(["exact"], replies((text, COMMAND)))["exact"] == exact
+
+
+@pytest.mark.parametrize(
+    ("text", "f1"),
+    [
+        (COMMAND, 1),
+        ('{"intent": "light", "slots": {"room": ["bath", "hall"], "level": 3.5}}', 1),
+        ('{"intent": "light", "slots": {"room": ["hall", "hall"]}}', 4 / 7),
+        ('{"intent": "heat"}', 0),
+        ("no JSON", 0),
+        ("{}", 0),
+    ],
+)
+def test_slots_are_paths_with_values(text: str, f1: float) -> None:
+    assert text_metrics(["slot_f1"], replies((text, COMMAND)))["slot_f1"] == pytest.approx(f1)
+
+
+def test_slots_of_all_rows_count_alike() -> None:
+    rows = replies(('{"a": 1}', '{"a": 1.0}'), ("nothing", '{"a": 1, "b": 2, "c": 3}'))
+    assert text_metrics(["slot_f1"], rows)["slot_f1"] == pytest.approx(2 * 1 / (1 + 4))
+
+
+def test_the_reference_that_shares_the_most_slots_counts() -> None:
+    rows = replies(('{"a": 2}', '{"a": 1}'), ('{"a": 2}', '{"a": 2}'), groups=[1, 1])
+    assert text_metrics(["slot_f1"], rows)["slot_f1"] == 1
+
+
+def test_json_is_strict() -> None:
+    texts = ['{"a": 1}', "[1]", "NaN", '{"a": 1', "word", "[" * 100_000]
+    rows = replies(*[(text, "{}") for text in texts])
+    assert text_metrics(["valid_json"], rows)["valid_json"] == pytest.approx(2 / 6)
