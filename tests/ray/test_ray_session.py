@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,12 @@ def train(rows: tuple[Job, Dataset], run: RunFolder, on_epoch: Callable[[int], N
             if "epoch" in record:
                 on_epoch(record["epoch"])
 
-    return launch.train(rows[0], rows[1].splits, run, on_update)
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as scratch:
+        patch.setenv("RAY_TMPDIR", scratch)
+        try:
+            return launch.train(rows[0], rows[1].splits, run, on_update)
+        finally:
+            assert not os.listdir(scratch)
 
 
 def press_ctrl_c(epoch: int) -> None:

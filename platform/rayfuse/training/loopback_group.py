@@ -4,8 +4,9 @@ The TCPStore of Ray Train's own process groups listens on all interfaces, gloo a
 """
 
 import os
+import shutil
 import tempfile
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import psutil
@@ -16,16 +17,29 @@ from rayfuse.ray_patches import is_on_loopback, require
 from rayfuse.temp_dirs import socket_base_dir
 
 _LOOPBACK = "127.0.0.1"
+_PREFIX = "rayfuse-group-"
 _ray_torch = require("ray.train.torch.config")
 
 
 def build_torch_config(backend: str) -> TorchConfig:
     """Return Ray Train's configuration of a process group, for the Ray that this process is connected to."""
-    return LoopbackTorchConfig(backend=backend) if is_on_loopback() else TorchConfig(backend=backend)
+    if not is_on_loopback():
+        return TorchConfig(backend=backend)
+    return LoopbackTorchConfig(backend, folder=tempfile.mkdtemp(prefix=_PREFIX, dir=socket_base_dir(0)))
 
 
+def remove_files(config: TorchConfig) -> None:
+    """Remove the files of the process groups of a run that has ended."""
+    if isinstance(config, LoopbackTorchConfig):
+        shutil.rmtree(config.folder, ignore_errors=True)
+
+
+@dataclass
 class LoopbackTorchConfig(TorchConfig):
     """Configuration of a process group that listens on loopback only."""
+
+    folder: str = ""
+    """Folder of the files that connect the workers; its path needs no encoding in a URL."""
 
     @property
     def backend_cls(self) -> Any:
@@ -36,8 +50,9 @@ class LoopbackTorchConfig(TorchConfig):
 class _LoopbackBackend(_ray_torch._TorchBackend):  # type: ignore[name-defined]
     """Connects the workers by a file instead of a TCPStore. The controller and the workers are on one machine."""
 
-    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        self._store = _create_store_file()
+    def on_start(self, worker_group: Any, backend_config: LoopbackTorchConfig) -> None:
+        descriptor, store = tempfile.mkstemp(dir=backend_config.folder)
+        os.close(descriptor)
         worker_group.execute(_use_loopback)
         worker_group.execute(_ray_torch._set_torch_distributed_env_vars)
         arguments = {"backend": backend_config.backend, "timeout_s": backend_config.timeout_s}
@@ -47,23 +62,12 @@ class _LoopbackBackend(_ray_torch._TorchBackend):  # type: ignore[name-defined]
                 _ray_torch._setup_torch_process_group,
                 world_rank=rank,
                 world_size=len(worker_group),
-                init_method=f"file://{self._store}",  # PyTorch does not decode URLs
+                init_method=f"file://{store}",  # PyTorch does not decode URLs
                 **arguments,
             )
             for rank in range(len(worker_group))
         ]
         ray.get(started)
-
-    def on_shutdown(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        super().on_shutdown(worker_group, backend_config)
-        self._store.unlink(missing_ok=True)
-
-
-def _create_store_file() -> Path:
-    """Create an empty file for torch's FileStore, with a path that needs no encoding in a URL."""
-    descriptor, path = tempfile.mkstemp(prefix="rayfuse-group-", dir=socket_base_dir(0))
-    os.close(descriptor)
-    return Path(path)
 
 
 def _use_loopback() -> None:

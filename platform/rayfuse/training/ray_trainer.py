@@ -13,12 +13,12 @@ import fsspec
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig, UserCallback
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.execution.callback import ControllerCallback
 
 from rayfuse.errors import UnavailableError
 from rayfuse.spec.job import Job
-from rayfuse.training.loopback_group import build_torch_config
+from rayfuse.training.loopback_group import build_torch_config, remove_files
 from rayfuse.training.metrics_actor import MetricsActor, Record, RecordReceiver, create_metrics_actor
 from rayfuse.training.ray_errors import first_line, is_permanent, unwrap_error
 from rayfuse.training.ray_session import FitThread, remove_placement_group, train_settings
@@ -52,7 +52,9 @@ class RayRun:
         self._controller: ActorHandle[Any] | None = None
         self._placement_group: str | None = None
         run.remove(_SNAPSHOT_FILE)
-        trainer = _build_trainer(job, run, config, self._metrics_actor)
+        self._torch_config = build_torch_config("nccl" if job.compute.gpus_per_worker else "gloo")
+        config = {**config, "metrics_actor": self._metrics_actor}
+        trainer = _build_trainer(job, run, config, self._torch_config)
         self._fit: FitThread[Result] = FitThread(lambda: _fit(trainer, job))
 
     def pull(self) -> tuple[list[Record], dict[str, Any]]:
@@ -111,10 +113,11 @@ class RayRun:
             _LOG.warning("the workers did not end within %g s; they end with this process", _ABORT_SECONDS)
 
     def close(self) -> None:
-        """End the metrics actor, and workers whose controller was killed."""
+        """End the metrics actor, and workers whose controller was killed, and remove their files."""
         ray.kill(self._metrics_actor)
         if self._placement_group is not None:
             remove_placement_group(self._placement_group)
+        remove_files(self._torch_config)
 
     def _wait_for_controller(self) -> "ActorHandle[Any] | None":
         """Return the controller, which may still be starting; None if the run has ended."""
@@ -160,7 +163,7 @@ def _fit(trainer: TorchTrainer, job: Job) -> Result:
 
 
 def _build_trainer(
-    job: Job, run: RunFolder, config: dict[str, Any], metrics_actor: "ActorHandle[MetricsActor]"
+    job: Job, run: RunFolder, config: dict[str, Any], torch_config: TorchConfig
 ) -> TorchTrainer:
     from rayfuse.training.worker import (
         train_loop_per_worker,
@@ -173,8 +176,8 @@ def _build_trainer(
         resources["GPU"] = compute.gpus_per_worker
     return TorchTrainer(
         cast("Callable[[dict[str, Any]], None]", train_loop_per_worker),
-        train_loop_config={**config, "metrics_actor": metrics_actor},
-        torch_config=build_torch_config("nccl" if compute.gpus_per_worker else "gloo"),
+        train_loop_config=config,
+        torch_config=torch_config,
         scaling_config=cast(Any, ScalingConfig)(  # the type stubs are those of Ray Train v1
             num_workers=compute.workers,
             use_gpu=bool(compute.gpus_per_worker),
@@ -189,7 +192,7 @@ def _build_trainer(
             checkpoint_config=CheckpointConfig(  # sorts `Result.best_checkpoints`, and removes nothing
                 checkpoint_score_attribute=metric, checkpoint_score_order=job.metric_modes()[metric]
             ),
-            callbacks=cast(Any, [_FailFast(), _RegisterController(metrics_actor)]),
+            callbacks=cast(Any, [_FailFast(), _RegisterController(config["metrics_actor"])]),
         ),
     )
 
