@@ -10,18 +10,23 @@ import tiny_generation
 import tiny_jobs
 import torch
 
+GENERATION = {"metrics": ["exact", "bleu"], "references": "photo", "train": "lora"}
+PREFERENCE = {**GENERATION, "type": "preference", "rejected": "worse"}
 OPTIONS = {"train.epochs": 1, "train.optimizer": {"type": "sgd", "lr": 0.1}, "train.deepspeed.stage": 0}
 
 
-def make_job(folder: Path, batch_size: int, **overrides: Any) -> Any:
+def make_job(folder: Path, task: dict[str, Any], batch_size: int, **overrides: Any) -> Any:
     """Twelve training rows of different inputs and reply lengths; the second worker has no row of some batches."""
     if not (folder / "data").exists():
         tiny_generation.make_rows(folder, 13, 5)
+        for name in ("train", "test"):
+            rows = [{**row, "worse": "no" * (1 + len(row["label"]) % 3)} for row in _rows(folder, name)]
+            tiny_jobs.write_rows(folder / "data" / f"{name}.jsonl", rows)
         tiny_jobs.write_rows(folder / "data" / "validation.jsonl", _rows(folder, "test"))
         tiny_jobs.roughen(folder / "data")
     return tiny_generation.generation_job(
         folder,
-        task={"metrics": ["exact", "bleu"], "references": "photo", "train": "lora"},
+        task=task,
         **{
             "data.validation": str(folder / "data" / "validation.jsonl"),
             "inputs.image.encoder.dropout": 0.0,
@@ -79,13 +84,18 @@ def _train(rank: int, world: int, jobs: dict[str, str], folder: Path) -> None:
         torch.distributed.barrier()
 
 
-def test_workers_and_accumulation_learn_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("task", "stages"), [(GENERATION, (0, 1, 2, 3)), (PREFERENCE, (3,))])
+def test_workers_and_accumulation_learn_the_same(
+    task: dict[str, Any], stages: tuple[int, ...], tmp_path: Path
+) -> None:
     """The loss is a mean over the reply tokens of the global batch (transformers#46731), under every ZeRO stage."""
     from safetensors.torch import load_file
 
-    ranks.spawn(_train, 1, {"alone": make_job(tmp_path, 4).model_dump_json()}, tmp_path / "out")
-    jobs = {f"stage {stage}": make_job(tmp_path, 4, **{"train.deepspeed.stage": stage}) for stage in range(4)}
-    jobs["accumulated"] = make_job(tmp_path, 4, **{"train.gradient_accumulation_steps": 2})
+    ranks.spawn(_train, 1, {"alone": make_job(tmp_path, task, 4).model_dump_json()}, tmp_path / "out")
+    jobs = {
+        f"stage {stage}": make_job(tmp_path, task, 4, **{"train.deepspeed.stage": stage}) for stage in stages
+    }
+    jobs["accumulated"] = make_job(tmp_path, task, 4, **{"train.gradient_accumulation_steps": 2})
     ranks.spawn(_train, 2, {name: job.model_dump_json() for name, job in jobs.items()}, tmp_path / "out")
     first = json.loads((tmp_path / "out" / "alone" / "found.json").read_text())
     weights = load_file(tmp_path / "out" / "alone" / "weights.safetensors")
@@ -99,13 +109,17 @@ def test_workers_and_accumulation_learn_the_same(tmp_path: Path) -> None:
             torch.testing.assert_close(tensor, weights[key], rtol=1e-5, atol=1e-6, msg=f"{name} {key}")
 
 
-def test_workers_whose_rows_have_different_inputs_do_not_wait_for_each_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", [GENERATION, PREFERENCE])
+def test_workers_whose_rows_have_different_inputs_do_not_wait_for_each_other(
+    task: dict[str, Any], tmp_path: Path
+) -> None:
     """One row has only an image and the other only a text (DeepSpeed#7170, ms-swift#9104)."""
     tiny_generation.make_rows(tmp_path, 8, 4)
     rows = _rows(tmp_path, "train")
     photo = next(row for row in rows if "image" in row)
     del photo["text"]
-    other = {"text": "which colour", "label": "long one", "photo": None}
+    photo["worse"] = "no"
+    other = {"text": "which colour", "label": "long one", "worse": "nothing", "photo": None}
     for name in ("train", "validation", "test"):
         tiny_jobs.write_rows(tmp_path / "data" / f"{name}.jsonl", [photo, other])
     patches = {
@@ -118,7 +132,7 @@ def test_workers_whose_rows_have_different_inputs_do_not_wait_for_each_other(tmp
     }
     jobs = {
         f"stage {stage}": make_job(
-            tmp_path, 2, **{"train.deepspeed.stage": stage, "inputs.image.encoder": patches}
+            tmp_path, task, 2, **{"train.deepspeed.stage": stage, "inputs.image.encoder": patches}
         ).model_dump_json()
         for stage in (0, 3)
     }

@@ -148,6 +148,7 @@ def test_every_task_has_a_variant() -> None:
     assert {block["type"] for block in VARIANTS.values()} == {*TASKS, f"{__name__}:Median"} - {
         "tagging",
         "generation",
+        "preference",
     }
 
 

@@ -2,15 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from itertools import zip_longest
 from typing import Any
 
-from rayfuse.errors import DataError
+from rayfuse.errors import DataError, InvalidInputError
 from rayfuse.modalities.pretrained import load_max_positions
 from rayfuse.modalities.prompts import PromptRenderer
 from rayfuse.spec.family import import_object
 from rayfuse.spec.inputs import Input
 from rayfuse.spec.job import Job
-from rayfuse.spec.tasks import GenerationTaskConfig, Target, TaskConfig
+from rayfuse.spec.tasks import GenerationTaskConfig, PreferenceTaskConfig, Target, TaskConfig
 
 
 class TargetReader(ABC):
@@ -64,6 +65,21 @@ class ReplyReader(TargetReader):
             renderer.check_length(length, load_max_positions(self._task.model))
         except DataError as error:
             raise DataError(f"model: {error}") from None
+
+
+class PairReader(ReplyReader):
+    """Reader of pairs of a better and a worse reply: their tokens in turns, -1 after the end of the shorter one."""
+
+    _task: PreferenceTaskConfig
+
+    def read(self, values: Mapping[str, Any]) -> Target:
+        better = self._renderer.reply_ids(self._task.reply(values))
+        try:
+            worse = self._renderer.reply_ids(self._task.rejected_reply(values))
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{self._task.rejected}: {error}") from None
+        pairs = zip_longest(better, worse, fillvalue=-1)
+        return [*self._task.group(values), *(float(token) for pair in pairs for token in pair)]
 
 
 def target_reader(task: TaskConfig, inputs: Mapping[str, Input]) -> TargetReader:

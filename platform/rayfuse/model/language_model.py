@@ -1,7 +1,7 @@
 """Causal language models from transformers: embeddings in, losses of target tokens or generated tokens out."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -57,6 +57,27 @@ class LanguageModel(nn.Module):
     def initial_std(self) -> float:
         """Standard deviation of new weights, as the model itself was initialized."""
         return float(getattr(self.causal.config.get_text_config(), "initializer_range", None) or 0.02)
+
+    @contextmanager
+    def without_adapters(self) -> Iterator[None]:
+        """Run the model as it was before training, in evaluation mode. Raises SpecError if it has no adapters."""
+        if not hasattr(self.model, "disable_adapter"):
+            raise SpecError(
+                f"{self.options.model} has no adapters that could be switched off; use `train: lora`"
+            )
+        parameters = {each: each.requires_grad for each in self.model.parameters()}
+        was_training = self.training
+        self.eval()
+        try:
+            with self.model.disable_adapter():
+                yield
+        finally:
+            self.train(was_training)
+            for (
+                parameter,
+                trained,
+            ) in parameters.items():  # PEFT trains all parameters of an adapter that is enabled
+                parameter.requires_grad_(trained)
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the embeddings of tokens, float (…, width)."""

@@ -296,9 +296,9 @@ def _ranking(column: str, sample: Sample) -> Task:
 
 
 def _of_type(kind: str, column: str, values: Sequence[Any], sample: Sample) -> Task:
-    if kind == "generation":
+    if kind in ("generation", "preference"):
         raise SpecError(
-            f"task {column}=generation: a language model and its prompt cannot be chosen by the data; write the job by hand"
+            f"task {column}={kind}: a language model and its prompt cannot be chosen by the data; write the job by hand"
         )
     if kind not in _BUILDERS:
         raise SpecError(f"task {column}={kind}: not a kind of task; {suggest_nearest(kind, list(_BUILDERS))}")

@@ -83,6 +83,11 @@ class GenerationHead(AccumulatedHead):
         """Compute the losses of the targets; without targets, those of the end token, which do not count."""
         rows = len(fused["vector"])
         replies = [[self.renderer.end_id]] * rows if targets is None else self._replies(targets)
+        return touch_fusion_params(self.reply_losses(fused, replies), fused)
+
+    def reply_losses(self, fused: FusedState, replies: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Compute the raw outputs of one reply per sample, given as tokens with its end token."""
+        rows = len(replies)
         prompts = self._prompt_batch(fused, [reply[:-1] for reply in replies])
         embeddings, mask = self._embed(fused, prompts, left=False)
         counts = np.array([len(reply) for reply in replies])
@@ -91,12 +96,13 @@ class GenerationHead(AccumulatedHead):
         positions = (prompts.lengths - counts)[row_of_token] + within
         device = embeddings.device
         row_index = torch.from_numpy(row_of_token).to(device)
-        wanted = torch.tensor([token for reply in replies for token in reply], device=device)
+        wanted = torch.tensor(
+            [token for reply in replies for token in reply], dtype=torch.long, device=device
+        )
         hidden = self.lm.hidden_states(embeddings, mask)[row_index, torch.from_numpy(positions).to(device)]
         losses, right = self.lm.token_losses(hidden, wanted)
         found = torch.stack([losses, torch.ones_like(losses), right], dim=1)
-        outputs = found.new_zeros(rows, 3).index_add(0, row_index, found)
-        return touch_fusion_params(outputs, fused)
+        return found.new_zeros(rows, 3).index_add(0, row_index, found)
 
     @property
     def stop_ids(self) -> list[int]:

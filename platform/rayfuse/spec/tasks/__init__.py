@@ -10,6 +10,7 @@ from rayfuse.spec.tasks.generation import GenerationTaskConfig
 from rayfuse.spec.tasks.matching import MatchingTaskConfig
 from rayfuse.spec.tasks.multi_label import MultiLabelTaskConfig
 from rayfuse.spec.tasks.ordinal import OrdinalTaskConfig
+from rayfuse.spec.tasks.preference import PreferenceTaskConfig
 from rayfuse.spec.tasks.ranking import RankingTaskConfig
 from rayfuse.spec.tasks.regression import RegressionTaskConfig
 from rayfuse.spec.tasks.retrieval import RetrievalTaskConfig
@@ -27,6 +28,7 @@ TASKS: Family[BaseTaskConfig] = Family(
         RetrievalTaskConfig: "rayfuse.model.tasks.retrieval:RetrievalHead",
         RankingTaskConfig: "rayfuse.model.tasks.ranking:RankingHead",
         GenerationTaskConfig: "rayfuse.model.tasks.generation:GenerationHead",
+        PreferenceTaskConfig: "rayfuse.model.tasks.preference:PreferenceHead",
     },
     custom=CustomTaskConfig,
 )
@@ -63,6 +65,7 @@ __all__ = [
     "MultiHot",
     "MultiLabelTaskConfig",
     "OrdinalTaskConfig",
+    "PreferenceTaskConfig",
     "RankingTaskConfig",
     "RegressionTaskConfig",
     "RetrievalTaskConfig",
