@@ -1,4 +1,4 @@
-"""HTTP client for Ray's dashboard: address, token and errors. Only `current_dashboard_address` imports Ray."""
+"""HTTP client for Ray's dashboard: token and errors. Does not import Ray."""
 
 from collections.abc import Container
 from contextlib import suppress
@@ -9,7 +9,6 @@ import httpx
 
 from rayfuse.errors import ResourceError, SpecError, UnavailableError
 from rayfuse.formatting import printable, truncate_middle
-from rayfuse.ray_patches import require
 
 FAILED_SERVE_STATUSES = ("DEPLOY_FAILED", "UNHEALTHY")
 """Ray Serve's statuses of an application that failed."""
@@ -17,19 +16,6 @@ FAILED_SERVE_STATUSES = ("DEPLOY_FAILED", "UNHEALTHY")
 _TIMEOUT_SECONDS = 60.0
 
 Json = TypeVar("Json", list[Any], dict[str, Any])
-
-
-def current_dashboard_address() -> str | None:
-    """Return the dashboard's address (host:port) of the Ray that this process is connected to; None without one.
-
-    `ray.init` returns it too, but calling it again would change the caller's log level and handler of SIGTERM. In workers,
-    `ray._private.worker.get_dashboard_url` returns an address also where there is no dashboard.
-    """
-    from ray.util.client import ray as ray_client
-
-    if ray_client.is_connected():
-        return None
-    return require("ray._private.services").get_webui_url_from_internal_kv() or None
 
 
 class RayHttp:

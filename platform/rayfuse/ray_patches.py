@@ -92,6 +92,19 @@ def is_on_loopback() -> bool:
     return str(ray.util.get_node_ip_address()) == _LOOPBACK
 
 
+def current_dashboard_address() -> str | None:
+    """Return the dashboard's address (host:port) of the Ray that this process is connected to; None without one.
+
+    `ray.init` returns it too, but calling it again would change the caller's log level and handler of SIGTERM. In workers,
+    `ray._private.worker.get_dashboard_url` returns an address also where there is no dashboard.
+    """
+    from ray.util.client import ray as ray_client
+
+    if ray_client.is_connected():
+        return None
+    return require("ray._private.services").get_webui_url_from_internal_kv() or None
+
+
 def bind_replica_to_loopback() -> None:
     """Let the gRPC server of a Serve replica in this process listen on loopback, where Ray does.
 

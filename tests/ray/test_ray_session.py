@@ -16,7 +16,8 @@ from ray.train import Result
 from rayfuse.cluster.local import LocalCluster
 from rayfuse.data.dataset import Dataset
 from rayfuse.errors import DataError, RunInterruptedError
-from rayfuse.ray_http import RayHttp, current_dashboard_address
+from rayfuse.ray_http import RayHttp
+from rayfuse.ray_patches import current_dashboard_address
 from rayfuse.spec.job import Job
 from rayfuse.training import launch
 from rayfuse.training.checkpoints import list_checkpoints

@@ -9,7 +9,8 @@ from typing import Any
 
 from rayfuse.errors import UnavailableError
 from rayfuse.ray_auth import token
-from rayfuse.ray_http import RayHttp, check_address, current_dashboard_address
+from rayfuse.ray_http import RayHttp, check_address
+from rayfuse.ray_patches import current_dashboard_address
 
 _APPLICATIONS = "/api/serve/applications/"
 _PROBE_SECONDS = 5.0

@@ -12,8 +12,7 @@ from typing import Generic, Self, TypeVar
 
 from rayfuse.errors import ResourceError, SpecError, UnavailableError
 from rayfuse.ray_auth import ensure_token
-from rayfuse.ray_http import current_dashboard_address
-from rayfuse.ray_patches import hide_node_messages, on_loopback
+from rayfuse.ray_patches import current_dashboard_address, hide_node_messages, on_loopback
 from rayfuse.spec.job import Job
 from rayfuse.temp_dirs import socket_base_dir
 from rayfuse.text_encoding import check_encoding
