@@ -13,9 +13,12 @@ from torch import nn
 from variants import train_and_reload
 
 from rayfuse.errors import SpecError
+from rayfuse.modalities.text import PRETRAINED_PREFIX
 from rayfuse.model.encoders import Encoder, build_nested_encoder
+from rayfuse.model.fused import trainable_parameters
 from rayfuse.spec import encoders as spec
 from rayfuse.spec.encoders import ENCODERS
+from rayfuse.spec.inputs import TextInput
 
 UNIONS: dict[str, Any] = {
     "image": spec.ImageEncoderConfig,
@@ -47,6 +50,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "embedding": {"hidden_size": 8},
     "ngrams": {"hidden_size": 8, "vocabulary": ["a", "b", "a b"], "idf": [1.0, 2.0, 3.0]},
     "frames": {"encoder": {"type": "conv", "hidden_size": 4}},
+    "huggingface": {},
 }
 BUILT_IN = [
     (kind, name)
@@ -228,6 +232,22 @@ def test_ngrams_are_summed_by_their_weights() -> None:
     torch.testing.assert_close(tokens[:, 0], torch.stack([0.6 * vectors[3] + 0.8 * vectors[1], vectors[2]]))
 
 
+def test_the_vector_of_a_pretrained_encoder_follows_that_of_ngrams(tmp_path: Path) -> None:
+    bert = {"type": "huggingface", "model": str(tiny_encoders.bert(tmp_path / "bert"))}
+    source = TextInput(type="text", column="text", max_tokens=8)
+    alone, both = build("text", "ngrams"), build("text", "ngrams", source, pretrained=bert)
+    with torch.no_grad():
+        both.embedding.weight.copy_(alone.embedding.weight)
+    found, read = features("text", "ngrams"), features("text")
+    read["input_ids"] %= 15
+    tokens, mask = both(**found, **{PRETRAINED_PREFIX + name: values for name, values in read.items()})
+    vectors, _ = build("text", "huggingface", source, **bert)(**read)
+    torch.testing.assert_close(tokens[..., :8], alone(**found)[0])
+    torch.testing.assert_close(tokens[..., 8:], nn.functional.layer_norm(vectors, (16,)))
+    assert mask.shape == tokens.shape[:2] == (3, 1)
+    assert both.width == 24
+
+
 def test_frames_are_mixed_by_time() -> None:
     found = features("video")
     turned = found | {"frames": found["frames"].flip(1)}
@@ -280,6 +300,16 @@ def test_every_encoder_trains_and_reloads(
 ) -> None:
     block = {"type": name, **SMALL[name], **options}
     train_and_reload(tmp_path, tiny_jobs.tiny_job(tmp_path, **{f"inputs.{kind}.encoder": block}))
+
+
+@pytest.mark.parametrize("train", ["frozen", "lora"])
+def test_ngrams_beside_a_pretrained_encoder_train_and_reload(train: str, tmp_path: Path) -> None:
+    bert = {"type": "huggingface", "model": str(tiny_encoders.bert(tmp_path / "bert")), "train": train}
+    block = {"type": "ngrams", "hidden_size": 8, "pretrained": bert}
+    model, _ = train_and_reload(tmp_path, tiny_jobs.tiny_job(tmp_path, **{"inputs.text.encoder": block}))
+    assert (tmp_path / "model/encoders/text/pretrained/config.json").exists()
+    trained = {name for name in trainable_parameters(model) if name.startswith("encoders.text.pretrained")}
+    assert bool(trained) == (train == "lora")
 
 
 @pytest.mark.parametrize("name", ["gru", "lstm", "transformer"])

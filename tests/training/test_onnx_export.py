@@ -159,6 +159,23 @@ def test_a_pretrained_text_encoder(root: Path, tmp_path: Path, monkeypatch: pyte
     np.testing.assert_allclose(names["predictions"][0], [list(scores.values())], atol=1e-4)
 
 
+def test_n_grams_beside_a_pretrained_encoder(tmp_path: Path) -> None:
+    bert = {"type": "huggingface", "model": str(tiny_encoders.bert(tmp_path / "bert"))}
+    encoder = {"type": "ngrams", "hidden_size": 8, "pretrained": bert}
+    samples = save_job(
+        tmp_path / "job", ["text", "person"], {"answer": TASKS["answer"]}, **{"inputs.text.encoder": encoder}
+    )
+    rayfuse.export(tmp_path / "job/model", tmp_path / "job/onnx", "onnx", verbose=False)
+    for absent in ([], ["text"]):
+        assert_same_predictions(tmp_path / "job", samples, absent)
+    described = json.loads((tmp_path / "job/onnx/model.json").read_text())
+    shapes = {one["name"]: one["shape"] for one in described["inputs"]}
+    assert shapes["text.input_ids"] == shapes["text.weights"] == ["batch", "text.length"]
+    assert shapes["text.pretrained_attention_mask"] == shapes["text.pretrained_input_ids"]
+    assert shapes["text.pretrained_input_ids"] == ["batch", "text.pretrained_input_ids.length"]
+    assert (tmp_path / "job/onnx/encoders/text/pretrained/tokenizer.json").exists()
+
+
 def test_parts_that_onnx_cannot_express_are_named(tmp_path: Path) -> None:
     save_job(
         tmp_path,

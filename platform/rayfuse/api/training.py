@@ -43,7 +43,7 @@ class TrainResult:
     selection_metric: str
     """Validation metric that selected the best epoch."""
     best_epoch: int
-    """Best epoch, from 1."""
+    """Epoch whose weights are used, from 1: the best, or the last with `train.load_best_model_at_end: false`."""
     epochs: int
     """Number of epochs that were trained."""
     stop_reason: str

@@ -26,8 +26,8 @@ _BFLOAT16 = "BF16"
 class CachedFeatures:
     """Cached encoder outputs of the rows of all splits, for the inputs whose encoders do not run."""
 
-    modalities: dict[str, "CachedFeaturesModality"] = field(default_factory=dict)
-    """Cached values, by input."""
+    modalities: dict[str, Modality] = field(default_factory=dict)
+    """By input with cached values, what replaces its modality."""
     value_indices: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     """Indices of each row's values, by split and input: int32 (rows, items), -1 for none."""
 
@@ -80,6 +80,29 @@ class CachedFeaturesModality(Modality):
         return gathered | ({WORD_STARTS: torch.from_numpy(starts)} if (words >= 0).any() else {})
 
 
+class PartlyCachedModality(Modality):
+    """An input of which one encoder runs on its values, and the outputs of another one are cached."""
+
+    def __init__(self, running: Modality, cached: CachedFeaturesModality) -> None:
+        """Join the modality of the encoder that runs with cached values."""
+        super().__init__(running.options)
+        self._running, self._cached = running, cached
+
+    def decode(self, value: Any) -> Any:
+        return self._running.decode(value)
+
+    def process(self, decoded: Any) -> Features:
+        return self._running.process(decoded)
+
+    def dummy_features(self) -> Features:
+        return self._running.dummy_features() | self._cached.dummy_features()
+
+    def collate(self, rows: list[Features]) -> Any:
+        """Return the features of the encoder that runs, and TOKENS and TOKENS_MASK of the other."""
+        others = [{key: array for key, array in row.items() if key != VALUE_INDEX} for row in rows]
+        return self._running.collate(others) | self._cached.collate(rows)
+
+
 def _copy_ragged(source: np.ndarray, offsets: np.ndarray, lengths: np.ndarray, target: np.ndarray) -> None:
     """Copy `lengths[i]` entries of `source` from `offsets[i]` on to the start of `target[i]`, for all i."""
     longest = int(lengths.max())
@@ -93,11 +116,14 @@ def _copy_ragged(source: np.ndarray, offsets: np.ndarray, lengths: np.ndarray, t
 
 
 def add_cached_features(sample: Sample, cached_indices: Mapping[str, np.ndarray], row: int) -> Sample:
-    """Add the cached values of a row to its sample; absent inputs get no entry."""
+    """Add the cached values of a row to its sample, beside features that it already has; absent inputs get no entry."""
     for name, items in cached_indices.items():
         numbers = [number for number in items[row].tolist() if number >= 0]
         if numbers:
-            sample.features[name] = [_index_features(number) for number in numbers]
+            own = sample.features.get(name, [{} for _ in numbers])
+            sample.features[name] = [
+                features | _index_features(number) for features, number in zip(own, numbers, strict=True)
+            ]
             sample.keys[name] = [number.to_bytes(4, "big") for number in numbers]
     return sample
 

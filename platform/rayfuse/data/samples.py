@@ -85,20 +85,24 @@ class RowFingerprint(NamedTuple):
 
 
 class Preprocessor:
-    """Decoder and processor of a job's inputs, except those in `cached_inputs`, whose features are cached."""
+    """Decoder and processor of a job's inputs, except those in `cached_inputs`, whose features are cached.
+
+    cached_modalities: by input with cached features, what replaces its modality.
+    """
 
     def __init__(
         self,
         inputs: Mapping[str, Input],
         tasks: Mapping[str, TaskConfig] | None = None,
-        cached_inputs: Mapping[str, Modality] | None = None,
+        cached_modalities: Mapping[str, Modality] | None = None,
     ) -> None:
         self.inputs = dict(inputs)
-        self.cached_inputs = dict(cached_inputs or {})
+        replaced = cached_modalities or {}
+        self.cached_inputs = {name for name in replaced if inputs[name].encoder.frozen}
         self.tasks = dict(tasks or {})
         self._target_readers = {name: target_reader(task, inputs) for name, task in self.tasks.items()}
         self.modalities = {
-            name: self.cached_inputs.get(name) or build_modality(options) for name, options in inputs.items()
+            name: replaced.get(name) or build_modality(options) for name, options in inputs.items()
         }
 
     def from_row(self, row: Row) -> Sample:

@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils.flop_counter import FlopCounterMode
 
-from rayfuse.data.cached_features import TOKENS, TOKENS_MASK, WORD_STARTS
+from rayfuse.data.cached_features import WORD_STARTS
 from rayfuse.data.collate import Batch
 from rayfuse.errors import RayfuseError
 from rayfuse.estimate.full_prompts import assume_full_prompts
@@ -244,9 +244,9 @@ class Simulation:
             assert part.features is not None, "synthetic rows have every input"
             features = {key: value for key, value in part.features.items() if key != WORD_STARTS}
             with self._fake_execution(), torch.no_grad(), self._autocast():
-                tokens, mask = self.model.encoders[name](**features)
+                cached = self.model.encoders[name].with_cached_outputs(features)  # type: ignore[operator]
             word_starts = {key: value for key, value in part.features.items() if key == WORD_STARTS}
-            inputs[name] = replace(part, features={TOKENS: tokens, TOKENS_MASK: mask, **word_starts})
+            inputs[name] = replace(part, features={**cached, **word_starts})
         return replace(batch, inputs=inputs)
 
 

@@ -14,7 +14,7 @@ from rayfuse.modalities import Modality, build_modality
 from rayfuse.model.tasks import task_class
 from rayfuse.spec.base import JobSection, is_missing
 from rayfuse.spec.family import CustomConfig, part_options
-from rayfuse.spec.feature_cache import cached_inputs
+from rayfuse.spec.feature_cache import cached_inputs, with_running_encoder
 from rayfuse.spec.inputs import Input
 from rayfuse.spec.job import Job
 
@@ -154,5 +154,7 @@ def sample_bytes(job: Job) -> int:
     """Return the bytes of a row's features that a worker reads, without inputs whose features are cached."""
     sample = _SyntheticSamples(job)[0]
     for name in cached_inputs(job):
-        del sample.features[name]
+        items = len(sample.features.pop(name))
+        if (running := with_running_encoder(job.inputs[name])) is not None:
+            sample.features[name] = [build_modality(running).longest_features()] * items
     return sample.nbytes

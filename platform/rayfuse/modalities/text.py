@@ -24,6 +24,8 @@ NO_TOKEN = -1
 """Entry of `word_starts` for a word that was truncated, and for padding."""
 PROMPT_TEXT = "utf8"
 """Feature of a text that a generation task puts into its prompt."""
+PRETRAINED_PREFIX = "pretrained_"
+"""Beginning of the names of the features of a pretrained encoder beside n-grams."""
 NO_BYTE = -1
 """Entry of `utf8` for padding."""
 
@@ -35,7 +37,8 @@ class TextModality(Modality):
     also `word_starts`, int64 (words,): the index of each word's first token, `NO_TOKEN` for truncated words.
 
     For an encoder of n-grams: `input_ids`, int64 (n-grams,), codes of the distinct known n-grams; `weights`, float32
-    (n-grams,), their TF-IDF weights.
+    (n-grams,), their TF-IDF weights. With a pretrained encoder beside them, also its features, whose names begin with
+    `PRETRAINED_PREFIX`.
 
     For a text of a prompt: `utf8`, int64 (bytes,), padded with `NO_BYTE`; a generation task tokenizes and truncates it.
     """
@@ -65,7 +68,7 @@ class TextModality(Modality):
             return {PROMPT_TEXT: np.frombuffer(content, dtype=np.uint8).astype(np.int64)}
         if self._vectorizer is not None:
             codes, weights = self._vectorizer.transform(_as_text(decoded))
-            return {"input_ids": codes, "weights": weights}
+            return {"input_ids": codes, "weights": weights, **self._pretrained_features(decoded)}
         if isinstance(decoded, str):
             ids = self._token_ids(decoded)
             return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
@@ -98,7 +101,7 @@ class TextModality(Modality):
 
     def longest_features(self, as_words: bool = False) -> Features:
         if self._vectorizer is not None:
-            return self._vectorizer.longest_features()
+            return {**self._vectorizer.longest_features(), **self._longest_pretrained_features()}
         count = self.options.max_tokens
         if self._is_prompt:
             return self.process("a " * count)
@@ -125,7 +128,7 @@ class TextModality(Modality):
         if self._is_prompt:
             return {PROMPT_TEXT: pad([row[PROMPT_TEXT] for row in rows], 0, NO_BYTE)}
         if self._vectorizer is not None:
-            return {name: pad([row[name] for row in rows], 0, PADDING) for name in rows[0]}
+            return self._collate_ngrams(rows)
         stacked = {
             "input_ids": pad([row["input_ids"] for row in rows], 0, self._pad_token_id),
             "attention_mask": pad([row["attention_mask"] for row in rows], 0),
@@ -134,6 +137,19 @@ class TextModality(Modality):
             none = np.empty(0, dtype=np.int64)
             stacked["word_starts"] = pad([row.get("word_starts", none) for row in rows], 0, NO_TOKEN)
         return stacked
+
+    def _collate_ngrams(self, rows: list[Features]) -> Features:
+        stacked = {name: pad([row[name] for row in rows], 0, PADDING) for name in ("input_ids", "weights")}
+        if self._pretrained is None:
+            return stacked
+        return stacked | _add_prefix(self._pretrained.collate([pretrained_features(row) for row in rows]))
+
+    def _pretrained_features(self, decoded: str | list[str]) -> Features:
+        """Return the features of the pretrained encoder beside n-grams; none without one."""
+        return {} if self._pretrained is None else _add_prefix(self._pretrained.process(_as_text(decoded)))
+
+    def _longest_pretrained_features(self) -> Features:
+        return {} if self._pretrained is None else _add_prefix(self._pretrained.longest_features())
 
     def _token_ids(self, text: str) -> np.ndarray:
         limit = self.options.max_tokens
@@ -186,6 +202,14 @@ class TextModality(Modality):
         return load_tokenizer(encoder.model) if isinstance(encoder, HuggingFaceEncoderConfig) else None
 
     @cached_property
+    def _pretrained(self) -> "TextModality | None":
+        """The modality of the pretrained encoder beside n-grams."""
+        encoder = self.options.encoder
+        if not isinstance(encoder, NGramsEncoderConfig) or encoder.pretrained is None:
+            return None
+        return TextModality(self.options.model_copy(update={"encoder": encoder.pretrained}))
+
+    @cached_property
     def _vectorizer(self) -> NGramVectorizer | None:
         encoder = self.options.encoder
         if not isinstance(encoder, NGramsEncoderConfig):
@@ -224,6 +248,19 @@ def word_starts(words: list[str], offsets: list[tuple[int, int]]) -> np.ndarray:
             starts[place] = tokens[next_token][0]
         position = end + 1
     return starts
+
+
+def pretrained_features(features: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the features of a pretrained encoder beside n-grams, by the names that it reads."""
+    return {
+        name.removeprefix(PRETRAINED_PREFIX): value
+        for name, value in features.items()
+        if name.startswith(PRETRAINED_PREFIX)
+    }
+
+
+def _add_prefix(features: Features) -> Features:
+    return {PRETRAINED_PREFIX + name: value for name, value in features.items()}
 
 
 def _as_text(decoded: str | list[str]) -> str:

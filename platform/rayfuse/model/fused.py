@@ -21,6 +21,9 @@ from rayfuse.model.tasks import TaskHead, build_task
 from rayfuse.model.tokens import FusedState, Tokens
 from rayfuse.spec.job import Job
 
+_CACHED_FEATURES = {TOKENS, TOKENS_MASK, WORD_STARTS}
+"""Features of an input whose encoder does not run."""
+
 
 class FusedModel(nn.Module):
     """Predictions for all tasks of a job from whichever inputs each sample has.
@@ -202,7 +205,7 @@ class FusedModel(nn.Module):
     def _encode(self, name: str, part: EncoderBatch) -> Tokens | None:
         if part.features is None:
             return None
-        if TOKENS in part.features:
+        if part.features.keys() <= _CACHED_FEATURES:
             return part.features[TOKENS], part.features[TOKENS_MASK]
         return self.encoders[name](
             **{key: value for key, value in part.features.items() if key != WORD_STARTS}

@@ -169,12 +169,17 @@ def _convert(graph: _Graph, inputs: Sequence[_GraphInput], tasks: list[str]) -> 
 
 
 def _name_axes(program: Any, inputs: Sequence[_GraphInput]) -> None:
-    """Name the axes that may vary in size: `batch`, and INPUT.length where values differ in length."""
+    """Name the axes that may vary in size: `batch`, and INPUT.length where values differ in length.
+
+    A feature that has another length than those of its input before it gets INPUT.FEATURE.length.
+    """
     names: dict[str, str] = {}
     for value, described in zip(program.model.graph.inputs, inputs, strict=True):
         for place, size in enumerate(value.shape):
             if not isinstance(size, int):
-                names[str(size.value)] = "batch" if place == 0 else f"{described.input}.length"
+                name = "batch" if place == 0 else f"{described.input}.length"
+                is_other = place > 0 and name in names.values()
+                names.setdefault(str(size.value), f"{described.name}.length" if is_other else name)
     program.rename_axes(names)
 
 

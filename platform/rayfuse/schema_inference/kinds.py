@@ -10,6 +10,7 @@ from rayfuse.schema_inference.column import Column, SeriesLayout, canonical, is_
 from rayfuse.schema_inference.files import infer_embedded
 from rayfuse.schema_inference.lists import infer_lists
 from rayfuse.schema_inference.numbers import infer_numbers, is_number
+from rayfuse.schema_inference.relations import find_text_of_ids
 from rayfuse.schema_inference.sample import Embedded, Sample
 from rayfuse.schema_inference.texts import infer_texts
 
@@ -28,6 +29,10 @@ def infer_column(name: str, sample: Sample, values: Sequence[Any] | None = None)
     if len(present) < _NEARLY_EMPTY * len(values):
         return Column(name, "unusable", f"nearly empty: {missing:.1%} of the rows lack it", missing)
     found = _infer(name, present, sample)
+    if found.kind == "number" and (text := find_text_of_ids(name, sample)):
+        found = dataclasses.replace(
+            found, kind="id", note=f"ids, each of one value of `{text}`", is_group=True
+        )
     if found.is_input and len({canonical(value) for value in present}) == 1 and len(values) > 1:
         found = _constant(name, present, missing)
     return dataclasses.replace(found, missing=missing)

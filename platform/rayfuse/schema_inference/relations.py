@@ -6,6 +6,7 @@ from typing import Any
 
 from rayfuse.schema_inference.column import Column, canonical, is_blank
 from rayfuse.schema_inference.numbers import is_number, parse_numbers
+from rayfuse.schema_inference.sample import Sample
 
 _MIN_PAIRS = 10
 _REPEATS_OF_MAP = 2
@@ -14,6 +15,9 @@ _MIN_PAIRS_OF_FUNCTION = 50
 _MANY_VALUES = 20
 _MOSTLY_EQUAL = 0.3
 _LINEAR = 0.99999
+_WORDS_OF_TEXT = 3
+_MAX_GAPS = 3
+"""Largest ratio of the range of ids to their number."""
 
 
 def find_copies(columns: Mapping[str, Sequence[Any]]) -> dict[str, str]:
@@ -29,6 +33,40 @@ def find_copies(columns: Mapping[str, Sequence[Any]]) -> dict[str, str]:
         else:
             alike.append((name, keys))
     return copies
+
+
+def find_text_of_ids(name: str, sample: Sample) -> str | None:
+    """Return the column of texts that whole numbers stand for, each for one text, as row numbers of a list of them do.
+
+    None if there is none: the numbers repeat, have few gaps, and each is always beside the same text.
+    """
+    pairs = {
+        other: [
+            (value, text)
+            for value, text in zip(sample.columns[name], texts, strict=True)
+            if not is_blank(value) and not is_blank(text)
+        ]
+        for other, texts in sample.columns.items()
+        if other != name
+    }
+    return next((other for other, found in pairs.items() if _are_ids_of_texts(found)), None)
+
+
+def _are_ids_of_texts(pairs: Sequence[tuple[Any, Any]]) -> bool:
+    if len(pairs) < _MIN_PAIRS or not all(isinstance(text, str) for _, text in pairs):
+        return False
+    numbers = _to_numbers([value for value, _ in pairs])
+    if numbers is None or not all(number.is_integer() for number in numbers):
+        return False
+    texts = [text.strip() for _, text in pairs]
+    distinct = len(set(numbers))
+    words = sum(len(text.split()) for text in texts) / len(texts)
+    return (
+        len(set(zip(numbers, texts, strict=True))) == len(set(texts)) == distinct
+        and len(pairs) >= _REPEATS_OF_MAP * distinct
+        and max(numbers) - min(numbers) < _MAX_GAPS * distinct
+        and words >= _WORDS_OF_TEXT
+    )
 
 
 def describe_leak(column: Column, values: Sequence[Any], target: str, targets: Sequence[Any]) -> str | None:

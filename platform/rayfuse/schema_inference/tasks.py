@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rayfuse.errors import SpecError
-from rayfuse.schema_inference.column import canonical, normalized_name, show_values
+from rayfuse.schema_inference.column import canonical, names_id, normalized_name, show_values
 from rayfuse.schema_inference.lists import are_tags
 from rayfuse.schema_inference.numbers import is_number, parse_numbers
+from rayfuse.schema_inference.relations import find_text_of_ids
 from rayfuse.schema_inference.sample import Embedded, Sample
 from rayfuse.schema_inference.scales import order_words
 from rayfuse.spec.error_messages import suggest_nearest
@@ -22,6 +23,7 @@ _MAX_RARE_CLASSES = 10
 """Distinct whole numbers up to which some may be rare."""
 _ORDINAL_LEVELS = range(3, 12)
 _NEARLY_UNIQUE = 0.9
+_MOSTLY_UNKNOWN = 0.5
 _MIN_ROWS_OF_UNIQUE = 20
 _WORDS_OF_TEXT = 3
 _RARE = 3
@@ -86,10 +88,21 @@ def infer_task(
     if override is None and task.type == "classification" and _are_new_texts(present, others):
         task = _retrieval(column, "texts, which are others in validation and test")
     unknown = _share_unknown(task, values, others)
+    if override is None and task.type == "classification" and unknown > _MOSTLY_UNKNOWN:
+        raise _unknown_classes_error(column, unknown, sample)
     if unknown and task.type == "multi_label":
         task, unknown = _without_rare_labels(task), 0.0
     note = f"{task.note}; {missing:.1%} of the rows lack it and are left out" if missing else task.note
     return dataclasses.replace(task, missing=missing, note=note, unknown=unknown)
+
+
+def _unknown_classes_error(column: str, unknown: float, sample: Sample) -> SpecError:
+    text = find_text_of_ids(column, sample)
+    remedy = f"use --target {text}, whose texts are found by another input" if text else "use another column"
+    return SpecError(
+        f"target `{column}`: {unknown:.0%} of the validation or test rows have a class that no sampled training row has, and "
+        f"a classification predicts classes of training rows only; {remedy}, or --task {column}=classification"
+    )
 
 
 def _infer(column: str, values: Sequence[Any], sample: Sample) -> Task:
@@ -125,8 +138,24 @@ def _infer_numbers(column: str, values: Sequence[Any], numbers: Sequence[float],
         return _ordinal(column, values, sample, f"whole numbers {shown}, which have an order")
     if whole and (_are_codes(Counter(numbers)) or _CLASS_NAME.search(name)):
         return _classes(column, values, "classification", f"{len(distinct)} whole numbers, {shown}")
+    if whole and (reason := _find_ids(column, values, len(distinct), sample)):
+        return _classes(column, values, "classification", f"{len(distinct)} ids, {shown}, {reason}")
     what = "whole numbers" if whole else "numbers"
     return Task(column, "regression", f"{len(distinct):,} different {what}, {shown}")
+
+
+def _find_ids(column: str, values: Sequence[Any], distinct: int, sample: Sample) -> str | None:
+    """Return why whole numbers are ids rather than amounts; None if they are not. Raises SpecError if they identify rows."""
+    if text := find_text_of_ids(column, sample):
+        return f"each of one value of `{text}`"
+    if not names_id(column):
+        return None
+    if distinct >= _NEARLY_UNIQUE * len(values) and len(values) >= _MIN_ROWS_OF_UNIQUE:
+        raise SpecError(
+            f"target `{column}`: nearly every row has its own id ({show_values(values)}), by its name; use another column, or "
+            f"--task {column}=regression if it is an amount"
+        )
+    return "by the name"
 
 
 def _are_codes(counts: Mapping[float, int]) -> bool:

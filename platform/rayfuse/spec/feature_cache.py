@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Discriminator, Tag
 from rayfuse.spec.base import Problems, UrlMember
 
 if TYPE_CHECKING:
+    from rayfuse.spec.inputs import Input
     from rayfuse.spec.job import Job
 
 _FOLDER = "cache"
@@ -39,15 +40,31 @@ def feature_cache_url(job: "Job") -> str:
 
 
 def cached_inputs(job: "Job") -> list[str]:
-    """Return the inputs whose encoder runs once for each distinct value: it is frozen, and rows are not augmented."""
+    """Return the inputs with an encoder that runs once for each distinct value: it is frozen, and rows are not augmented.
+
+    It is the input's encoder, or one inside it (`BaseEncoderConfig.frozen_part`).
+    """
     if job.data.feature_cache == "off":
         return []
-    return [name for name, options in job.inputs.items() if options.encoder.frozen and not options.augment]
+    return [
+        name for name, options in job.inputs.items() if options.encoder.frozen_part and not options.augment
+    ]
+
+
+def with_cached_encoder(options: "Input") -> "Input":
+    """Return an input of `cached_inputs` with the encoder whose outputs are cached."""
+    return options.model_copy(update={"encoder": options.encoder.frozen_part})
+
+
+def with_running_encoder(options: "Input") -> "Input | None":
+    """Return an input of `cached_inputs` with the encoder that runs on every value; None if all outputs are cached."""
+    running = options.encoder.running_part
+    return None if running is None else options.model_copy(update={"encoder": running})
 
 
 def frozen_augmented_inputs(job: "Job") -> list[str]:
     """Return the inputs with a frozen encoder that are not cached because their rows are augmented."""
-    return [name for name, options in job.inputs.items() if options.encoder.frozen and options.augment]
+    return [name for name, options in job.inputs.items() if options.encoder.frozen_part and options.augment]
 
 
 def validate_feature_cache(job: "Job") -> Problems:

@@ -99,6 +99,9 @@ class TrainConfig(JobSection):
     """Learn from the predictions of a trained model, too."""
     loss_guard: LossGuardConfig = Field(default_factory=LossGuardConfig)
     """Action on NaN losses and loss spikes."""
+    load_best_model_at_end: bool = True
+    """Use the weights of the best epoch on the validation rows; false: those of the last epoch, as few validation rows
+    select one nearly at random."""
     early_stopping: EarlyStoppingConfig | None = None
     """Stop training when a validation metric no longer improves."""
     time_budget: Seconds | None = Field(None, gt=0)
@@ -125,6 +128,11 @@ class TrainConfig(JobSection):
             yield (
                 "subset_loss",
                 "needs two inputs, one of them optional; mark one `optional: true`",
+            )
+        if self.model_soup and not self.load_best_model_at_end:
+            yield (
+                "load_best_model_at_end",
+                "false uses the last epoch, and model_soup averages the best ones; leave one of them out",
             )
         if self.group_by_length and not any(source.pads_to_longest for source in job.inputs.values()):
             padded = [name for name, config in INPUTS.items() if config.pads_to_longest]

@@ -120,8 +120,14 @@ class CheckpointManager:
         return self._open_and_restore(checkpoint) if checkpoint else None
 
     def best(self) -> list[Checkpoint]:
-        """Return the validated checkpoints of the run, the best first, when the last one is complete."""
-        return self._context.broadcast(self._checkpointer.best_checkpoints() if self._checkpointer else [])
+        """Return the validated checkpoints of the run when the last one is complete, those to use first.
+
+        These are the best, or the last with `load_best_model_at_end: false`.
+        """
+        found = self._checkpointer.best_checkpoints() if self._checkpointer else []
+        if not self._job.train.load_best_model_at_end:
+            found.sort(key=lambda checkpoint: checkpoint.step, reverse=True)
+        return self._context.broadcast(found)
 
     def restore(self, folder: Path) -> TrainState:
         """Restore the checkpoint in a local folder, whatever the number of workers and the ZeRO stage that wrote it."""

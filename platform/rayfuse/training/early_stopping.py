@@ -24,32 +24,36 @@ def should_stop(values: Sequence[float], mode: Mode, patience: int) -> bool:
 
 @dataclass(frozen=True)
 class EpochSelection:
-    """The best epoch of a run, and why its training ended."""
+    """The epoch of a run whose weights are used, and why its training ended."""
 
     selection_metric: str
     """Validation metric that selected the best epoch."""
     best_epoch: int
-    """Best epoch, from 1."""
+    """Epoch whose weights are used, from 1: the best, or the last with `load_best_model_at_end: false`."""
     epochs: int
     """Number of epochs that were trained."""
     stop_reason: str
     """Why training ended: all epochs are done, early stopping, or the time budget."""
     value: float
-    """Value of the metric in the best epoch."""
+    """Value of the metric in that epoch."""
+    is_best: bool = True
+    """True if the metric selected the epoch."""
 
     @classmethod
     def of(cls, job: Job, history: Sequence[Mapping[str, float]]) -> "EpochSelection":
         """Return the selection for the validation metrics of each epoch."""
         metric = job.selection_metric
         values = [metrics[metric] for metrics in history]
-        best = best_epoch(values, job.metric_modes()[metric])
-        return cls(metric, best + 1, len(history), _stop_reason(job, values), values[best])
+        is_best = job.train.load_best_model_at_end
+        used = best_epoch(values, job.metric_modes()[metric]) if is_best else len(values) - 1
+        return cls(metric, used + 1, len(history), _stop_reason(job, values), values[used], is_best)
 
     def __str__(self) -> str:
-        return (
-            f"best epoch: {self.best_epoch} of {self.epochs}, by validation {self.selection_metric} "
-            f"{self.value:.4f}; training ended: {self.stop_reason}"
-        )
+        metric = f"validation {self.selection_metric} {self.value:.4f}"
+        used = f"best epoch: {self.best_epoch} of {self.epochs}, by {metric}"
+        if not self.is_best:
+            used = f"last of {self.epochs} epochs used, with {metric}"
+        return f"{used}; training ended: {self.stop_reason}"
 
 
 def _stop_reason(job: Job, values: Sequence[float]) -> str:

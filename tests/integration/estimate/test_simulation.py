@@ -166,8 +166,10 @@ def test_cost_is_proportional_to_rows(tmp_path: Path) -> None:
     assert large.flops == 2 * small.flops
 
 
-def test_a_cached_encoder_does_not_run_in_a_step(tmp_path: Path) -> None:
-    encoder = {"type": "huggingface", "model": str(tiny_encoders.bert(tmp_path / "bert"))}
+@pytest.mark.parametrize("beside_n_grams", [False, True])
+def test_a_cached_encoder_does_not_run_in_a_step(beside_n_grams: bool, tmp_path: Path) -> None:
+    bert = {"type": "huggingface", "model": str(tiny_encoders.bert(tmp_path / "bert"))}
+    encoder = {"type": "ngrams", "hidden_size": 8, "pretrained": bert} if beside_n_grams else bert
     job = fitted_job(tmp_path, **{"inputs.text.encoder": encoder})
     off = job.model_copy(update={"data": job.data.model_copy(update={"feature_cache": "off"})})
     cached, each_time = (Simulation(chosen, "fp32") for chosen in (job, off))

@@ -17,6 +17,19 @@ NUMBERS = [RNG.uniform(0, 100) for _ in range(200)]
 NOISE = [RNG.choice(["x", "y", "z"]) for _ in range(200)]
 
 
+def test_ids_of_texts_are_left_out() -> None:
+    ids = [place % 20 for place in range(100)]
+    texts = [f"the text with the number {number}" for number in ids]
+    found = infer_column("entry", make_sample({"entry": ids, "text": texts}))
+    assert (found.kind, found.note, found.is_group) == ("id", "ids, each of one value of `text`", True)
+    assert infer_column("entry", make_sample({"entry": ids, "text": texts[1:] + texts[:1]})).kind == "id"
+    assert infer_column("entry", make_sample({"entry": ids, "text": sorted(texts)})).kind == "number"
+    assert (
+        infer_column("entry", make_sample({"entry": ids, "size": [f"size {number}" for number in ids]})).kind
+        == "number"
+    )
+
+
 def leak(values: list[Any], targets: list[Any]) -> str | None:
     column = infer_column("column", make_sample({"column": values}))
     return describe_leak(column, values, "target", targets)

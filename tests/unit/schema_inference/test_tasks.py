@@ -74,6 +74,33 @@ def test_labels_that_only_other_splits_have_are_counted() -> None:
     assert infer_task("target", sample, None, [["cat", "emu", "cat", "cat"]]).unknown == 0.25
 
 
+TEXTS = [f"how do I use part {number} of it?" for number in range(30)]
+IDS = [number * 7 % 30 for number in range(90)]
+
+
+def test_ids_are_classes() -> None:
+    task = task_of(IDS, text=[TEXTS[number] for number in IDS])
+    assert task.type == "classification"
+    assert "30 ids, 0 to 29, each of one value of `text`" in task.note
+    assert (
+        task_of([str(number) for number in IDS], text=[TEXTS[number] for number in IDS]).type
+        == "classification"
+    )
+    assert task_of([number * 977 for number in IDS], name="product_id").type == "classification"
+    assert task_of(IDS).type == "regression"
+    assert task_of(IDS, text=sorted(TEXTS * 3)).type == "regression"
+    assert task_of(IDS, size=["small and blue", "large and red"] * 45).type == "regression"
+
+
+def test_ids_that_only_other_splits_have_are_the_texts_that_they_stand_for() -> None:
+    sample = make_sample({"entry": IDS, "text": [TEXTS[number] for number in IDS]})
+    with pytest.raises(
+        SpecError, match=r"target `entry`: 67% of .* use --target text, whose texts are found"
+    ):
+        infer_task("entry", sample, None, [[50, 51, 3]])
+    assert infer_task("entry", sample, "classification", [[50, 51, 3]]).unknown == pytest.approx(2 / 3)
+
+
 def test_rare_labels_of_lists_are_ignored() -> None:
     task = task_of([["a", "b"], ["b"]] * 10 + [["a", "c"]])
     assert task.options == {"min_frequency": 3}

@@ -68,6 +68,8 @@ def test_errors_of_pretrained_encoders(options: dict[str, Any], problem: str) ->
         ("image", {"type": "gru"}, "unknown type `gru`; one of: conv, resnet, transformer, huggingface"),
         ("audio", {"type": "lstm", "strid": 2}, "encoder.strid: unknown key; did you mean stride?"),
         ("image", {"type": "resnet", "depths": []}, "encoder.depths: must have at least 1 item"),
+        ("text", {"type": "ngrams", "pretrained": pretrained(pool="none")}, "inputs.x.encoder.pretrained.pool: `none`, and n-grams are one vector"),
+        ("text", {"type": "ngrams", "pretrained": pretrained(layer_decay=0.5)}, "inputs.x.encoder.pretrained.layer_decay: 0.5 has no effect"),
     ],
 )  # fmt: skip
 def test_errors_of_built_in_encoders(kind: str, encoder: dict[str, Any], problem: str) -> None:
@@ -85,6 +87,14 @@ def test_an_encoder_inside_another() -> None:
         (("encoder",), "org/name")
     ]
     assert [where for where, _ in block.validate_in_job(None)] == ["encoder.layer_decay"]
+
+
+def test_augmentation_of_n_grams_beside_a_pretrained_encoder_is_rejected() -> None:
+    job = job_with({"type": "ngrams", "pretrained": pretrained()})
+    with pytest.raises(
+        SpecError, match=r"inputs\.x\.augment: changes n-grams, and `encoder\.pretrained` would read"
+    ):
+        job.override(**{"inputs.x.augment": [{"type": "token_dropout"}]})
 
 
 def test_errors_of_alignments() -> None:

@@ -190,6 +190,13 @@ def test_batches_by_length_need_inputs_of_any_length() -> None:
     assert validate_spec(JOB | {"inputs": inputs, "train": {"group_by_length": True}}, Job, "jobs/x.yaml")
 
 
+def test_a_soup_of_the_best_epochs_needs_them() -> None:
+    text = error_of(JOB, "train", {"model_soup": 3, "load_best_model_at_end": False})
+    assert text.startswith(
+        "jobs/x.yaml: train.load_best_model_at_end: false uses the last epoch, and model_soup"
+    )
+
+
 def test_dropping_inputs_needs_an_optional_one() -> None:
     spec = copy.deepcopy(JOB)
     del spec["inputs"]["audio"]

@@ -7,7 +7,14 @@ import pytest
 import tiny_jobs
 
 from rayfuse.errors import SpecError
-from rayfuse.spec.feature_cache import cached_inputs, feature_cache_url, frozen_augmented_inputs
+from rayfuse.spec.encoders import NGramsEncoderConfig
+from rayfuse.spec.feature_cache import (
+    cached_inputs,
+    feature_cache_url,
+    frozen_augmented_inputs,
+    with_cached_encoder,
+    with_running_encoder,
+)
 
 FROZEN = {"type": "huggingface", "model": "org/model"}
 SWAP = [{"type": "token_swap"}]
@@ -50,6 +57,29 @@ def test_a_video_encoder_is_frozen_if_its_image_encoder_is(
     assert cached_inputs(job_with(tmp_path, **{"inputs.image": video})) == (["image"] if cached else []) + [
         "text"
     ]
+
+
+@pytest.mark.parametrize(("train", "cached"), [("frozen", ["text"]), ("lora", [])])
+def test_the_pretrained_encoder_beside_n_grams_is_cached(
+    tmp_path: Path, train: str, cached: list[str]
+) -> None:
+    encoder = {"type": "ngrams", "pretrained": {**FROZEN, "train": train}}
+    job = job_with(tmp_path, **{"inputs.text.encoder": encoder})
+    assert cached_inputs(job) == cached
+    assert not job.inputs["text"].encoder.frozen
+
+
+def test_the_encoder_that_is_cached_and_the_one_that_runs(tmp_path: Path) -> None:
+    alone = job_with(tmp_path).inputs["text"]
+    assert with_cached_encoder(alone) == alone
+    assert with_running_encoder(alone) is None
+    both = job_with(
+        tmp_path, **{"inputs.text.encoder": {"type": "ngrams", "words": 1, "pretrained": FROZEN}}
+    ).inputs["text"]
+    assert with_cached_encoder(both) == alone
+    running = with_running_encoder(both)
+    assert running is not None
+    assert running.encoder == NGramsEncoderConfig(type="ngrams", words=1)
 
 
 def test_off_is_parsed_from_false(tmp_path: Path) -> None:

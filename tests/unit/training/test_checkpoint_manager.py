@@ -126,6 +126,14 @@ def test_best_checkpoints_come_first_and_nan_comes_last(job: Any, tmp_path: Path
         assert [checkpoint.step for checkpoint in checkpoints.best()] == [2, 3, 1]
 
 
+def test_the_last_checkpoint_comes_first_if_the_best_is_not_used(job: Any, tmp_path: Path) -> None:
+    job = job.override(**{"train.early_stopping": None, "train.load_best_model_at_end": False})
+    with manager(Engine(), job, tmp_path / "run") as checkpoints:
+        for step, loss in enumerate([0.1, 0.2, 0.9], 1):
+            checkpoints.save(TrainState(step=step), {"loss": loss})
+        assert checkpoints.best()[0].step == 3
+
+
 def test_rewinding_restores_the_state_before_a_step(job: Any, tmp_path: Path) -> None:
     engine = Engine()
     job = job.model_copy(update={"train": job.train.model_copy(update={"model_soup": 3})})

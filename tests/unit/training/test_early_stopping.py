@@ -49,6 +49,17 @@ def test_stopping(values: list[float], patience: int, stop: bool) -> None:
     assert should_stop([-value for value in values], "min", patience) is stop
 
 
+def test_the_last_epoch_is_named_if_it_is_used(tmp_path: Path) -> None:
+    history = [{"loss": 0.4, "answer/accuracy": 0.7}, {"loss": 0.5, "answer/accuracy": 0.6}]
+    options = {"epochs": 2, "early_stopping": None, "load_best_model_at_end": False}
+    job = tiny_jobs.tiny_job(tmp_path, **{f"train.{name}": value for name, value in options.items()})
+    selection = EpochSelection.of(job, history)
+    assert selection.best_epoch == 2
+    assert str(selection) == (
+        "last of 2 epochs used, with validation loss 0.5000; training ended: all epochs are done"
+    )
+
+
 def test_the_selection_names_the_metric_the_epoch_and_the_reason(tmp_path: Path) -> None:
     history = [{"loss": 0.5, "answer/accuracy": 0.7}, {"loss": 0.4, "answer/accuracy": 0.6}]
     done = tiny_jobs.tiny_job(tmp_path, **{"train.epochs": 2, "train.early_stopping": None})

@@ -144,6 +144,14 @@ CASES: dict[str, tuple[Callable[[Path], None] | None, dict[str, Any]]] = {
             "fusion": {"type": "transformer", "layers": 1, "heads": 2},
         },
     ),
+    "beside n-grams": (
+        None,
+        {
+            "inputs.text.encoder": {"type": "ngrams", "dropout": 0, "pretrained": {"type": "huggingface", "model": "BERT"}},
+            "inputs.text.optional": True,
+            "train.subset_loss": {"sampling": "each"},
+        },
+    ),
     "tags of words": (
         lists_of_words,
         {
@@ -160,14 +168,19 @@ def test_same_losses_with_and_without_the_cache(
     case: str, tmp_path: Path, encoders: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare, overrides = CASES[case]
+    content = json.dumps(overrides)
+    for name in ("vit", "bert"):
+        content = content.replace(f'"{name.upper()}"', json.dumps(getattr(encoders, name)))
     tiny_jobs.make_rows(tmp_path, 48)
     if prepare:
         prepare(tmp_path)
         tiny_jobs.write_rows(tmp_path / "test.jsonl", [])
     job = tiny_jobs.tiny_job(
         tmp_path,
-        **{"data.test": None, "inputs.text.encoder": {"type": "huggingface", "model": encoders.bert}},
-        **json.loads(json.dumps(overrides).replace('"VIT"', json.dumps(encoders.vit))),
+        **(
+            {"data.test": None, "inputs.text.encoder": {"type": "huggingface", "model": encoders.bert}}
+            | json.loads(content)
+        ),
     )
     job, dataset = load_dataset(job)
     without = trained(job, dataset, CachedFeatures())

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from rayfuse.data.cached_features import TOKENS, TOKENS_MASK
 from rayfuse.model.tokens import Tokens
 
 
@@ -23,6 +24,11 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, **features: torch.Tensor) -> Tokens:
         """Encode features, (rows, …) each, to tokens, float (rows, tokens, width), and their mask."""
+
+    def with_cached_outputs(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return features with the outputs of what is frozen instead of what it reads, as the feature cache has them."""
+        tokens, mask = self(**features)
+        return {TOKENS: tokens, TOKENS_MASK: mask}
 
 
 class FrozenEncoder(Encoder):

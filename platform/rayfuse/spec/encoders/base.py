@@ -35,6 +35,16 @@ class BaseEncoderConfig(JobSection):
         return False
 
     @property
+    def frozen_part(self) -> "BaseEncoderConfig | None":
+        """The part whose output for a value never changes: itself if it is frozen, or an encoder inside it; None for none."""
+        return self if self.frozen else None
+
+    @property
+    def running_part(self) -> "BaseEncoderConfig | None":
+        """The part that still runs on every value if the outputs of `frozen_part` are cached; None for none."""
+        return None if self.frozen else self
+
+    @property
     def outputs_tokens(self) -> bool:
         """True if a value may become more than one token."""
         return getattr(self, "pool", "mean") == "none"

@@ -1,11 +1,17 @@
 """Options of the built-in encoder of n-grams of texts."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from rayfuse.spec.base import Problems
 from rayfuse.spec.encoders.base import BaseEncoderConfig
+from rayfuse.spec.encoders.huggingface import HuggingFaceEncoderConfig
+
+if TYPE_CHECKING:
+    from rayfuse.spec.job import Job
 
 _Length = Annotated[int, Field(ge=1, le=16)]
 
@@ -32,6 +38,8 @@ class NGramsEncoderConfig(BaseEncoderConfig):
     """Replace the count of an n-gram in a text by 1 + log(count)."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """Dropout rate on the outputs."""
+    pretrained: HuggingFaceEncoderConfig | None = None
+    """A pretrained encoder of the same text, whose vector is appended to that of the n-grams; by default none."""
     vocabulary: list[str] | None = None
     """Known n-grams; by default those of the training rows, most frequent first."""
     idf: list[float] | None = None
@@ -39,7 +47,26 @@ class NGramsEncoderConfig(BaseEncoderConfig):
 
     @property
     def fit_options(self) -> dict[str, Any]:
-        return self.model_dump(exclude={"lr", "hidden_size", "sublinear_tf", "dropout"})
+        return self.model_dump(exclude={"lr", "hidden_size", "sublinear_tf", "dropout", "pretrained"})
+
+    @property
+    def frozen_part(self) -> BaseEncoderConfig | None:
+        return self.pretrained.frozen_part if self.pretrained is not None else None
+
+    @property
+    def running_part(self) -> BaseEncoderConfig:
+        return self.model_copy(update={"pretrained": None}) if self.frozen_part is not None else self
+
+    @property
+    def inner_encoders(self) -> Mapping[str, BaseEncoderConfig]:
+        return {} if self.pretrained is None else {"pretrained": self.pretrained}
+
+    def validate_in_job(self, job: "Job") -> Problems:
+        if self.pretrained is None:
+            return
+        if self.pretrained.outputs_tokens:
+            yield "pretrained.pool", "`none`, and n-grams are one vector; use another pooling, such as mean"
+        yield from ((f"pretrained.{where}", reason) for where, reason in self.pretrained.validate_in_job(job))
 
     def with_fitted(self, fitted: BaseEncoderConfig) -> "NGramsEncoderConfig":
         assert isinstance(fitted, NGramsEncoderConfig), "its fit_options differ from those of other encoders"

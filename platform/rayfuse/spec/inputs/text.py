@@ -71,3 +71,8 @@ class TextInput(ColumnInput):
                     f"augment.{number}",
                     "`token_swap` has no effect on n-grams, which have no order; use `token_dropout`",
                 )
+        if self.augment and isinstance(self.encoder, NGramsEncoderConfig) and self.encoder.pretrained:
+            yield (
+                "augment",
+                "changes n-grams, and `encoder.pretrained` would read the unchanged text; leave one of them out",
+            )
