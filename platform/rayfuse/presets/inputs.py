@@ -29,7 +29,11 @@ _ADAPTED_TOKENS: dict[Quality, int] = {"fast": 0, "medium": 60_000, "best": 1_00
 _ADAPTED_SECONDS: dict[Quality, int] = {"fast": 0, "medium": 3_000, "best": 50_000}
 """The same for seconds of audio."""
 _FEW_ROWS = 5000
-"""Rows below which n-grams are better than a frozen encoder, and networks over them overfit."""
+"""Rows below which n-grams complement a frozen encoder, and networks over them overfit."""
+_FROZEN_TOKENS: dict[Quality, int] = {"fast": 100_000, "medium": 1_000_000, "best": 5_000_000}
+"""Tokens of all rows up to which a frozen encoder runs beside n-grams on CPUs: once for each text."""
+_MAX_POSITIONS = 512
+"""Tokens that pretrained encoders of texts read."""
 _NGRAM_CHARACTERS = [3, 5]
 """N-grams of characters, with which inflections of a word that is rare in few rows have parts in common."""
 _FEW_TEXTS = 64
@@ -109,9 +113,9 @@ def _text(job: Job, options: BaseInput, quality: Quality, facts: Facts, found: I
     if not is_free and options.encoder.type not in ("ngrams", "huggingface"):
         return {"max_tokens": min(_MAX_BYTES[quality], max(16, math.ceil(length / 16) * 16))}
     is_adapted = _is_adapted(job, quality, facts)
-    prefers_ngrams = length > _MAX_CHARACTERS or (facts.rows < _FEW_ROWS and not is_adapted)
-    if model is None or _is_choice(found, facts) or (is_free and prefers_ngrams):
-        return _ngrams(length, quality, facts, found)
+    is_beside = facts.rows < _FEW_ROWS and not is_adapted
+    if model is None or _is_choice(found, facts) or (is_free and (is_beside or length > _MAX_CHARACTERS)):
+        return _ngrams(length, quality, facts, found, model if is_beside else None)
     chosen: Values = {"max_tokens": _num_tokens(options, found)}
     encoder: Values = {"type": "huggingface", "model": model, "train": "frozen"}
     if not is_adapted:
@@ -122,14 +126,16 @@ def _text(job: Job, options: BaseInput, quality: Quality, facts: Facts, found: I
     }
 
 
-def _ngrams(length: float, quality: Quality, facts: Facts, found: InputFacts) -> Values:
-    """Return the options of a text of some length in characters that is read as n-grams."""
+def _ngrams(length: float, quality: Quality, facts: Facts, found: InputFacts, model: str | None) -> Values:
+    """Return the options of a text of some length in characters that is read as n-grams, beside a frozen model if it pays."""
     words = min(_MAX_WORDS[quality], max(16, math.ceil(length / _CHARACTERS_PER_WORD / 16) * 16))
     encoder: Values = {"type": "ngrams", "hidden_size": 128, "words": 2}
     if _is_choice(found, facts):
         encoder["dropout"] = 0.1
     elif facts.rows < _FEW_ROWS:
-        encoder |= {"characters": _NGRAM_CHARACTERS, "dropout": 0.5}
+        encoder |= {"hidden_size": 32, "characters": _NGRAM_CHARACTERS, "dropout": 0.5}
+        if model is not None and words <= _MAX_POSITIONS and facts.rows * words <= _FROZEN_TOKENS[quality]:
+            encoder["pretrained"] = {"type": "huggingface", "model": model, "train": "frozen"}
     else:
         encoder["dropout"] = 0.2
     return {"max_tokens": words, "encoder": encoder}

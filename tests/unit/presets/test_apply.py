@@ -129,11 +129,52 @@ def test_pretrained_models_stay_frozen_where_training_them_is_slow() -> None:
     assert adapted.train.epochs == 15
 
 
+def test_n_grams_of_few_texts_are_read_beside_a_frozen_encoder() -> None:
+    inputs, models = {"text": {"type": "text"}}, {"text": "/models/bert"}
+
+    def encoder(rows: int, length: float) -> dict[str, Any]:
+        facts = Facts(rows, {"text": InputFacts(length, distinct=500)}, models)
+        found: dict[str, Any] = (
+            apply_preset(make_job(inputs), "medium", facts).inputs["text"].encoder.model_dump()
+        )
+        return found
+
+    beside = encoder(800, 600)
+    assert (beside["type"], beside["characters"]) == ("ngrams", (3, 5))
+    assert (beside["pretrained"]["model"], beside["pretrained"]["train"]) == ("/models/bert", "frozen")
+    assert encoder(4900, 1500)["pretrained"] is None  # would take minutes
+    assert encoder(800, 60)["train"] == "lora"
+
+
+def test_few_validation_rows_select_no_epoch() -> None:
+    inputs = {"table": {"type": "tabular", "columns": ["age"]}}
+
+    def train(rows: int, **sections: Any) -> Any:
+        return apply_preset(make_job(inputs, **sections), "best", Facts(rows)).train
+
+    few, many = train(1700), train(1900)
+    assert (few.load_best_model_at_end, few.early_stopping, few.model_soup) == (False, None, None)
+    assert (many.load_best_model_at_end, many.model_soup) == (True, 5)
+    assert many.early_stopping.metric == "loss"
+    given = {"early_stopping": {"metric": "label/accuracy"}}
+    assert train(1700, train=given).load_best_model_at_end
+    assert train(1700, train={"load_best_model_at_end": True}).model_soup == 5
+    assert train(1900, train={"load_best_model_at_end": False}).model_soup is None
+
+
+def test_validation_rows_in_a_file_select_the_epoch() -> None:
+    job = make_job({"table": {"type": "tabular", "columns": ["age"]}}).override(
+        **{"data.validation": "val.jsonl"}
+    )
+    assert apply_preset(job, "medium", Facts(100)).train.load_best_model_at_end
+
+
 def test_texts_without_a_pretrained_model_are_read_as_n_grams_for_a_few_epochs() -> None:
     inputs = {"text": {"type": "text"}, "table": {"type": "tabular", "columns": ["age"]}}
     job = apply_preset(make_job(inputs), "medium", Facts(800, {"text": InputFacts(600, distinct=500)}))
     assert job.inputs["text"].encoder.type == "ngrams"
-    assert (job.train.epochs, job.train.batch_size) == (12, 32)
+    assert job.inputs["text"].encoder.model_dump()["pretrained"] is None
+    assert (job.train.epochs, job.train.batch_size) == (8, 32)
     table_only = apply_preset(make_job({"table": inputs["table"]}), "medium", Facts(800))
     assert (table_only.train.epochs, table_only.train.batch_size) == (60, 32)
 

@@ -17,29 +17,29 @@ from rayfuse.model.tasks.classification import (
 from rayfuse.model.tokens import FusedState
 from rayfuse.spec.tasks import OrdinalTaskConfig
 
-_MIN_STEP = 1e-3
+_SHARED_WEIGHT = 3.0
+"""Factor of the score that all classes share: what separates two classes is learned for the others, too."""
 
 
 class OrdinalHead(ClassHead):
-    """Logits (batch, classes - 1) of being above each class but the last: one score minus increasing thresholds.
+    """Logits (batch, classes - 1) of being above each class but the last, given at least that class.
 
-    The proportional odds model (McCullagh, 1980). The steps between thresholds are learned and positive, so that the
-    thresholds stay in order.
+    A continuation-ratio model (Fienberg, 1980; CORN, Shi et al., 2021): a score that all classes share, and a smaller one
+    of each class. The proportional odds model has the former alone, and cannot learn that other words separate the
+    highest two classes than the lowest two.
     """
 
     def __init__(self, options: OrdinalTaskConfig, dim: int) -> None:
         super().__init__(options, dim)
         self.output_size = len(self.classes) - 1
-        self.score = nn.Linear(dim, 1, bias=False)
-        self.first_threshold = nn.Parameter(torch.full((1,), -(len(self.classes) - 2) / 2))
-        self.threshold_steps = nn.Parameter(
-            torch.full((len(self.classes) - 2,), 0.5413)
-        )  # softplus of it is 1
+        self.shared = nn.Linear(dim, 1, bias=False)
+        self.by_class = nn.Linear(dim, self.output_size)
+        with torch.no_grad():  # all classes are about equally probable, also many
+            self.by_class.bias.copy_(torch.arange(self.output_size, 0, -1).log())
 
     def forward(self, fused: FusedState) -> torch.Tensor:
-        steps = nn.functional.softplus(self.threshold_steps) + _MIN_STEP
-        thresholds = torch.cat([self.first_threshold, self.first_threshold + steps.cumsum(0)])
-        return self.score(fused["vector"]).float() - thresholds
+        vector = fused["vector"]
+        return (_SHARED_WEIGHT * self.shared(vector) + self.by_class(vector)).float()
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return self.criterion.multiclass(log_probabilities(outputs.float()), targets.long())
@@ -104,16 +104,13 @@ class OrdinalAccumulator(ClassAccumulator[OrdinalHead]):
 
 
 def log_probabilities(above: torch.Tensor) -> torch.Tensor:
-    """Convert decreasing logits of being above each class but the last to log-probabilities of all classes.
+    """Convert logits of being above each class but the last, given at least that class, to log-probabilities of all classes.
 
-    (batch, classes - 1) → (batch, classes). Uses σ(a) - σ(b) = σ(a) σ(-b) (1 - e^(b - a)), which is precise for every
-    class.
+    (batch, classes - 1) → (batch, classes).
     """
-    log = nn.functional.logsigmoid
-    first, last = log(-above[:, :1]), log(above[:, -1:])
-    upper, lower = above[:, :-1], above[:, 1:]
-    gaps = (upper - lower).clamp(min=1e-6)
-    return torch.cat([first, log(upper) + log(-lower) + torch.log(-torch.expm1(-gaps)), last], dim=1)
+    at_least = nn.functional.logsigmoid(above).cumsum(dim=1)
+    not_above = nn.functional.logsigmoid(-above)
+    return torch.cat([not_above[:, :1], at_least[:, :-1] + not_above[:, 1:], at_least[:, -1:]], dim=1)
 
 
 def quadratic_kappa(confusion: ConfusionCounts) -> float:

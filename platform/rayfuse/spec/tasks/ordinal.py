@@ -18,7 +18,7 @@ ORDINAL_METRICS: dict[str, Mode] = {
 
 
 class OrdinalTaskConfig(BaseClassesTaskConfig):
-    """One of several ordered classes, such as stars or grades: the proportional odds model (McCullagh, 1980)."""
+    """One of several ordered classes, such as stars or grades: a continuation-ratio model (CORN, Shi et al., 2021)."""
 
     type: Literal["ordinal"]
 

@@ -74,7 +74,13 @@ def ordinal() -> tuple[Any, np.ndarray, np.ndarray]:
     head = build_task(OrdinalTaskConfig(type="ordinal", column="x", classes=[1, 2, 3]), 4)
     logits = rng.normal(0, 2, (ROWS, 1)) + np.array([1, -1])
     above = sigmoid(logits)
-    return head, logits, drawn(np.stack([1 - above[:, 0], above[:, 0] - above[:, 1], above[:, 1]], axis=1))
+    return (
+        head,
+        logits,
+        drawn(
+            np.stack([1 - above[:, 0], above[:, 0] * (1 - above[:, 1]), above[:, 0] * above[:, 1]], axis=1)
+        ),
+    )
 
 
 def matching() -> tuple[Any, np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Ordinal classification: likelihoods, thresholds and metrics, compared with independent computations."""
+"""Ordinal classification: likelihoods and metrics, compared with independent computations."""
 
 from typing import Any
 
@@ -20,24 +20,36 @@ def ordinal(classes: list[Any]) -> Any:
 
 def test_ordinal_probabilities() -> None:
     above = torch.tensor([[3.0, 1.0, -2.0], [60.0, 59.0, 58.0], [-80.0, -90.0, -100.0]])
-    p = above.double().sigmoid()
+    a, b, c = above[0].double().sigmoid()
     found = log_probabilities(above)
-    wanted = torch.stack([1 - p[0, 0], p[0, 0] - p[0, 1], p[0, 1] - p[0, 2], p[0, 2]]).float()
+    wanted = torch.stack([1 - a, a * (1 - b), a * b * (1 - c), a * b * c]).float()
     torch.testing.assert_close(found[0].exp(), wanted)
     assert torch.isfinite(found).all()
     torch.testing.assert_close(found.exp().sum(dim=1), torch.ones(3))
 
 
-def test_ordinal_thresholds_stay_in_order() -> None:
-    head = ordinal([1, 2, 3, 4])
-    torch.nn.init.normal_(head.threshold_steps, std=5)
-    outputs = head({"vector": torch.randn(8, 4), "inputs": {}, "word_starts": {}})
-    assert outputs.shape == (8, 3)
-    assert (outputs.diff(dim=1) < 0).all()
-    assert ordinal(["low", "high"])({"vector": torch.randn(8, 4), "inputs": {}, "word_starts": {}}).shape == (
-        8,
-        1,
+@pytest.mark.parametrize("classes", [2, 4, 1000])
+def test_classes_are_equally_probable_at_first(classes: int) -> None:
+    head = ordinal(list(range(classes)))
+    outputs = head({"vector": torch.zeros(3, 4), "inputs": {}, "word_starts": {}})
+    assert outputs.shape == (3, classes - 1)
+    torch.testing.assert_close(
+        log_probabilities(outputs).exp(), torch.full((3, classes), 1 / classes), rtol=1e-3, atol=1e-6
     )
+
+
+def test_other_features_may_separate_the_lowest_than_the_highest_classes() -> None:
+    """The first feature separates the lower two of three classes, the second one the upper two."""
+    torch.manual_seed(0)
+    head, vectors = ordinal([1, 2, 3]), torch.randn(400, 4)
+    targets = (vectors[:, 0] > 0) * (1 + (vectors[:, 1] > 0).long())
+    optimizer = torch.optim.Adam(head.parameters(), lr=0.1)
+    for _ in range(100):
+        outputs = head({"vector": vectors, "inputs": {}, "word_starts": {}})
+        optimizer.zero_grad()
+        head.loss(outputs, targets.float()).mean().backward()
+        optimizer.step()
+    assert head.metrics(outputs.detach().numpy(), targets.numpy())["accuracy"] > 0.97
 
 
 def test_ordinal_metrics_against_sklearn() -> None:
@@ -64,8 +76,9 @@ def test_an_ordinal_loss_is_the_likelihood() -> None:
     head = ordinal([1, 2, 3])
     outputs = torch.tensor([[2.0, -1.0]])
     p = [
-        1 - torch.sigmoid(torch.tensor(2.0)),
-        torch.sigmoid(torch.tensor(2.0)) - torch.sigmoid(torch.tensor(-1.0)),
+        torch.sigmoid(torch.tensor(-2.0)),
+        torch.sigmoid(torch.tensor(2.0)) * torch.sigmoid(torch.tensor(1.0)),
+        torch.sigmoid(torch.tensor(2.0)) * torch.sigmoid(torch.tensor(-1.0)),
     ]
     for target, wanted in enumerate(p):
         torch.testing.assert_close(head.loss(outputs, torch.tensor([float(target)]))[0], -wanted.log())
