@@ -19,6 +19,7 @@ _TRAIN = (
     "sklearn",
     "tensorboardX",
     "transformers",
+    "whisper_normalizer",
 )
 
 EXTRAS: dict[str, tuple[str, ...]] = {
