@@ -39,6 +39,8 @@ MAX_ROWS = 1000
 """Rows that are read of each split."""
 _MAX_FILES = 4
 _MIN_DECODED_ROWS = 8
+_MIN_INVALID_ROWS = 64
+"""Rows that are decoded, however long that takes, while all of them are invalid: fewer could be the few that may be."""
 _DECODE_SECONDS = 0.5
 _MIN_INVALID = 0.5
 """Fraction of invalid rows up to which a sample is not rejected, whatever `data.max_bad_rows` is."""
@@ -223,7 +225,8 @@ def _find_invalid(
     invalid = InvalidRows()
     read_place = PlaceReader.of(job) if sample.split == "train" and job.data.fractions else None
     for number, row in enumerate(sample.rows):
-        if number >= _MIN_DECODED_ROWS and time.monotonic() > deadline:
+        enough = _MIN_INVALID_ROWS if number == len(invalid) else _MIN_DECODED_ROWS
+        if number >= enough and time.monotonic() > deadline:
             return number, invalid
         if isinstance(row, InvalidRow):
             invalid.add(row)
