@@ -131,3 +131,18 @@ def _save(model: Any, config: Any, folder: Path) -> Path:
         built.get_input_embeddings().weight.normal_(std=1.0)
     built.save_pretrained(folder)
     return folder
+
+
+def randomize(folder: Path, std: float = 0.6, seed: int = 7) -> Path:
+    """Replace the weights of a model by larger ones, with which its replies depend on all of the prompt."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, std, generator=generator)
+    model.save_pretrained(folder)
+    return folder

@@ -97,7 +97,6 @@ def _pretrained_modules(model: "FusedModel") -> "dict[str, HuggingFaceEncoder | 
     """Return the pretrained encoders by INPUT or INPUT/PART, and the language models by tasks/TASK."""
     from rayfuse.model.encoders.huggingface import HuggingFaceEncoder
     from rayfuse.model.fused import task_heads
-    from rayfuse.model.tasks.generation import GenerationHead
 
     encoders = {
         path.replace(".", "/"): module
@@ -105,7 +104,9 @@ def _pretrained_modules(model: "FusedModel") -> "dict[str, HuggingFaceEncoder | 
         if isinstance(module, HuggingFaceEncoder)
     }
     heads = task_heads(model).items()
-    return encoders | {f"tasks/{name}": head.lm for name, head in heads if isinstance(head, GenerationHead)}
+    return encoders | {
+        f"tasks/{name}": head.language_model for name, head in heads if head.language_model is not None
+    }
 
 
 def _export_graph(job: "Job", model: "FusedModel", folder: Path) -> ExportResult:

@@ -8,6 +8,7 @@ RAY_ADDRESS (`host:port`, or the URL of its dashboard), else on a local cluster.
 is needed; it outlives this process, and stops with its last endpoint. Other clusters are left as they were.
 """
 
+import json
 import logging
 import math
 import os
@@ -79,6 +80,8 @@ class Endpoint:
     """API key of its requests: by default the first key of the service, or RAYFUSE_API_KEY."""
     curl: str | None = field(default=None, repr=False)
     """A curl command with placeholders for values; None for an endpoint that `list_endpoints` found."""
+    openai_curl: str | None = field(default=None, repr=False)
+    """A curl command for its OpenAI routes; None if the model has none, or `list_endpoints` found the endpoint."""
 
     @property
     def name(self) -> str:
@@ -99,6 +102,11 @@ class Endpoint:
     def docs_url(self) -> str:
         """URL of its Swagger UI."""
         return self.last_status.docs_url
+
+    @property
+    def openai_url(self) -> str:
+        """Base URL of the OpenAI routes of a model with generation tasks, as `openai.OpenAI(base_url=…)` takes it."""
+        return f"{self.url}/v1"
 
     @property
     def dashboard_url(self) -> str:
@@ -208,7 +216,7 @@ def _serve(spec: "Service", timeout: float) -> Endpoint:
             cluster.stop_if_idle()
         raise
     key = spec.auth.keys[0].get_secret_value() if spec.auth.keys else os.environ.get("RAYFUSE_API_KEY")
-    return Endpoint(status, cluster, key, curl_command(status, job))
+    return Endpoint(status, cluster, key, curl_command(status, job), openai_curl_command(status, job))
 
 
 def list_endpoints() -> list[Endpoint]:
@@ -249,8 +257,32 @@ def curl_command(endpoint: "EndpointStatus", job: "Job") -> str:
     from rayfuse.modalities import build_modality
 
     parts = [build_modality(options).curl_field(name) for name, options in job.inputs.items()]
-    key = ['-H "Authorization: Bearer $RAYFUSE_API_KEY"'] if endpoint.num_api_keys else []
-    return " ".join(["curl", *key, *parts, endpoint.predict_url])
+    return " ".join(["curl", *_key_option(endpoint), *parts, endpoint.predict_url])
+
+
+def openai_curl_command(endpoint: "EndpointStatus", job: "Job") -> str | None:
+    """Return a curl command for a dialogue with placeholders for its parts; None for a model without such routes."""
+    tasks = [name for name, task in job.tasks.items() if task.streams_texts]
+    if not tasks:
+        return None
+    types = [options.type for options in job.inputs.values()]
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,…"}}
+    sound = {"type": "input_audio", "input_audio": {"data": "…", "format": "wav"}}
+    files = [part for kind, part in (("image", image), ("audio", sound)) if kind in types]
+    content = [{"type": "text", "text": "…"}, *files] if files else "…"
+    model = endpoint.model["name"]
+    body = {
+        "model": model if len(tasks) == 1 else f"{model}/{tasks[0]}",
+        "messages": [{"role": "user", "content": content}],
+    }
+    data = json.dumps(body, ensure_ascii=False)
+    header = '-H "Content-Type: application/json"'
+    url = f"{endpoint.url}/v1/chat/completions"
+    return " ".join(["curl", *_key_option(endpoint), header, f"-d '{data}'", url])
+
+
+def _key_option(endpoint: "EndpointStatus") -> list[str]:
+    return ['-H "Authorization: Bearer $RAYFUSE_API_KEY"'] if endpoint.num_api_keys else []
 
 
 def _ensure_cluster(service: "Service") -> ServingCluster:

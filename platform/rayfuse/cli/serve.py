@@ -33,7 +33,10 @@ def up(spec: str, overrides: dict[str, Any]) -> None:
     from rayfuse.spec.service import Service
 
     endpoint = serve(Service.from_yaml(spec, **overrides))
-    output.print_result(_to_dict(endpoint), _summary(endpoint))
+    output.print_result(
+        _to_dict(endpoint) | ({"openai": endpoint.openai_url} if endpoint.openai_curl else {}),
+        _summary(endpoint),
+    )
 
 
 @serve.command()
@@ -67,9 +70,11 @@ def _summary(endpoint: "Endpoint") -> str:
     return (
         f"{endpoint.name} is up: {_model_version(endpoint)}, {endpoint.last_status.replicas} replica(s)\n\n"
         f"endpoint   {endpoint.predict_url}\n"
-        f"docs       {endpoint.docs_url}\n"
+        + (f"openai     {endpoint.openai_url}\n" if endpoint.openai_curl else "")
+        + f"docs       {endpoint.docs_url}\n"
         f"{_dashboard_text(endpoint)}\n\n"
         f"try        {endpoint.curl}"
+        + (f"\n           {endpoint.openai_curl}" if endpoint.openai_curl else "")
     )
 
 

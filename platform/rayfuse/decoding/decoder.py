@@ -14,7 +14,7 @@ from torch import nn
 
 from rayfuse.decoding.model_runner import Batch, CrossCache, ModelRunner
 from rayfuse.decoding.preparation import RequestPreparer
-from rayfuse.decoding.ragged_check import check_ragged_rows
+from rayfuse.decoding.ragged_check import build_runner
 from rayfuse.decoding.request import Completion, DecodeRequest, Piece, join_pieces
 from rayfuse.decoding.sequence import ActiveSequence
 from rayfuse.decoding.slot_cache import SlotCache, Window, bytes_per_slot, fit_slots
@@ -34,6 +34,7 @@ class Decoder:
     Greedy replies equal those of `model.generate` up to rounding, whichever requests share the batch. What slots hold is
     reused for prompts that begin alike, so build a new decoder, or call `reset`, when the model's weights change.
 
+    `model`: a model of transformers or PEFT, or the runner of one (`rayfuse.decoding.ragged_check.build_runner`).
     `tokenizer`: turns tokens into text; None: replies have tokens only.
     `memory`: limit of the key–value cache in bytes; None: as many slots as `max_slots`.
     `max_length`: positions of a slot, for prompt and reply together; at most the model's context length.
@@ -47,7 +48,7 @@ class Decoder:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | ModelRunner,
         tokenizer: Any = None,
         *,
         memory: int | None = None,
@@ -57,9 +58,8 @@ class Decoder:
         prefill_tokens: int = 256,
         end_tokens: Iterable[int] | None = None,
     ) -> None:
-        model.eval()
-        self._runner = runner = ModelRunner(model)
-        check_ragged_rows(runner)
+        self._runner = runner = model if isinstance(model, ModelRunner) else build_runner(model)
+        runner.model.eval()
         self.max_length = min(max_length or DEFAULT_MAX_LENGTH, runner.context_length or 2**31)
         self._preparer = RequestPreparer(runner, tokenizer, self.max_length, end_tokens)
         self._prefill_tokens = prefill_tokens

@@ -120,6 +120,7 @@ class ModelRunner:
         """Return True if the encoder reads features, such as a spectrogram, instead of tokens."""
         return self.base.main_input_name != "input_ids"
 
+    @torch.inference_mode()
     def embed(self, token_ids: Sequence[int]) -> torch.Tensor:
         """Return the input embeddings of tokens, shape (length, hidden)."""
         return self.base.get_input_embeddings()(torch.tensor(list(token_ids), device=self.device))

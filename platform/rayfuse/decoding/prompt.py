@@ -43,6 +43,11 @@ class Prompt:
         return torch.cat([part.to(model_like) for part in parts])
 
 
+def prompt_length(prompt: Span | Sequence[Span]) -> int:
+    """Return the number of positions of a prompt."""
+    return sum(map(len, _as_spans(prompt)))
+
+
 def _as_spans(prompt: Span | Sequence[Span]) -> list[Span]:
     if isinstance(prompt, torch.Tensor):
         return [prompt]

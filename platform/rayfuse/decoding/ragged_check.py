@@ -1,6 +1,7 @@
 """Check that a model computes the same for rows of different lengths in one batch as for each alone."""
 
 import torch
+from torch import nn
 
 from rayfuse.decoding.model_runner import Batch, CrossCache, ModelRunner
 from rayfuse.decoding.slot_cache import SlotCache, Window
@@ -9,6 +10,16 @@ from rayfuse.errors import SpecError
 _LENGTHS = (3, 2)
 _TOLERANCES = {torch.float32: 1e-3, torch.float64: 1e-6}
 _LOW_PRECISION_TOLERANCE = 0.05
+
+
+def build_runner(model: nn.Module) -> ModelRunner:
+    """Return the runner of a model in evaluation mode. Raises SpecError if it cannot batch requests of different lengths."""
+    was_training = model.training
+    model.eval()
+    runner = ModelRunner(model)
+    check_ragged_rows(runner)
+    model.train(was_training)
+    return runner
 
 
 def check_ragged_rows(runner: ModelRunner) -> None:

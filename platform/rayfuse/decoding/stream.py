@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from queue import Empty, SimpleQueue
 
@@ -60,15 +61,19 @@ class ReplyStream:
 class DecoderThread:
     """Runs the steps of a decoder in a thread, for streams of one or several event loops.
 
-    `max_waiting`: requests without a slot that the queue takes; `max_waiting_tokens`: positions of their prompts and
-    replies together.
+    `max_waiting`: requests without a slot that the queue takes; `max_waiting_tokens`: positions of the prompts and
+    replies of all requests together.
     """
 
     def __init__(
         self, decoder: Decoder, *, max_waiting: int = 64, max_waiting_tokens: int | None = None
     ) -> None:
         self.decoder = decoder
-        self._max_waiting = max_waiting
+        self.max_waiting = max_waiting
+        """Requests without a slot that the queue takes."""
+        self.consecutive_failures = 0
+        """Steps that have failed since the last success."""
+        self._step_started: float | None = None
         self._max_waiting_tokens = max_waiting_tokens
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._streams: dict[int, tuple[ReplyStream, int]] = {}
@@ -108,6 +113,12 @@ class DecoderThread:
         return self._thread.is_alive()
 
     @property
+    def step_seconds(self) -> float:
+        """Seconds since the current step began; 0 between steps."""
+        started = self._step_started
+        return 0.0 if started is None else time.monotonic() - started
+
+    @property
     def pending(self) -> int:
         """Number of requests that have not ended, with and without a slot."""
         with self._lock:
@@ -116,9 +127,9 @@ class DecoderThread:
     def _check_queue(self, tokens: int) -> None:
         if self._closed:
             raise DecoderBusyError("the decoder has been closed; send the request to another replica")
-        if len(self._streams) >= self.decoder.slots + self._max_waiting:
+        if len(self._streams) >= self.decoder.slots + self.max_waiting:
             raise DecoderBusyError(
-                f"{len(self._streams)} requests are pending, and the queue takes {self._max_waiting} beyond the "
+                f"{len(self._streams)} requests are pending, and the queue takes {self.max_waiting} beyond the "
                 f"{self.decoder.slots} slots; try again later"
             )
         queued = sum(size for _, size in self._streams.values())
@@ -130,11 +141,16 @@ class DecoderThread:
 
     def _run(self) -> None:
         while self._take_commands():
+            self._step_started = time.monotonic()
             try:
                 events = self.decoder.step()
             except Exception as error:  # noqa: BLE001 - raised by the streams; the model may fail in any way
+                self.consecutive_failures += 1
                 self._fail(error)
                 continue
+            finally:
+                self._step_started = None
+            self.consecutive_failures = 0
             for request_id, outcome in events:
                 self._send(request_id, outcome)
         for request_id, piece in self.decoder.reset():

@@ -26,12 +26,20 @@ Piece = list[int] | str
 
 
 @dataclass(frozen=True)
-class _Frame:
-    before: str
-    """Text before the user's turn."""
-    after: str
-    """Text from the user's turn to where the reply begins."""
-    reply_prefix: str
+class Dialogue:
+    """Turns before the user's turn that the inputs fill, as requests have them; training has none but the task's."""
+
+    system: str | None = None
+    """The system's turn, in the place of the task's."""
+    turns: tuple[tuple[str, str], ...] = ()
+    """Earlier turns in their order: the role, and the text."""
+    text: str | None = None
+    """Words of the user's turn, in the place of those of the task's prompt."""
+
+
+@dataclass(frozen=True)
+class _ReplyFrame:
+    prefix: str
     """White space that the template puts before a reply."""
     end: str
     """Text after a reply."""
@@ -64,16 +72,25 @@ class PromptRenderer:
             )
         return tokenizer
 
-    def render(self, texts: Mapping[str, str], spans: Set[str]) -> list[Piece]:
+    @property
+    def names(self) -> list[str]:
+        """Inputs of the prompt, in its order."""
+        return [name for _, name in self._parts if name is not None]
+
+    def render(
+        self, texts: Mapping[str, str], spans: Set[str], dialogue: Dialogue | None = None
+    ) -> list[Piece]:
         """Return the pieces of a prompt with the given texts and soft-token spans; absent inputs leave nothing.
 
         Texts and spans alternate, and the first and the last piece are texts, which may be empty. White space around
-        the user's turn is removed, as many chat templates do.
+        the user's turn is removed, as many chat templates do. Raises InvalidInputError for a dialogue that the chat
+        template does not take.
         """
-        between, names = self._fill(texts, spans)
+        before, after = self._frame if dialogue is None else self._frame_of_dialogue(dialogue)
+        between, names = self._fill(texts, spans, None if dialogue is None else dialogue.text)
         between[0] = between[0].lstrip()
-        between[-1] = between[-1].rstrip() + self._frame.after
-        between[0] = self._frame.before + between[0]
+        between[-1] = between[-1].rstrip() + after
+        between[0] = before + between[0]
         pieces: list[Piece] = [[*self._bos, *self._ids(between[0])]]
         for name, text in zip(names, between[1:], strict=True):
             pieces += [name, self._ids(text)]
@@ -109,9 +126,7 @@ class PromptRenderer:
 
         The tokenizer would read such a name as the token, and the text would end its turn in the prompt.
         """
-        pattern = re.compile("|".join(map(re.escape, self._special_tokens.values())) or "(?!)")
-        while (cleaned := pattern.sub("", text)) != text:
-            text = cleaned
+        text = self._without_special_tokens(text)
         tokenizer = self.tokenizer
         if not tokenizer.is_fast:
             ids = self._ids(text)
@@ -131,7 +146,7 @@ class PromptRenderer:
     @cached_property
     def end_id(self) -> int:
         """Token that ends a reply: the special token after the assistant's turn in the chat template, else EOS."""
-        ids = self._ids(self._frame.end.strip())
+        ids = self._ids(self._reply_frame.end.strip())
         is_special = bool(ids) and ids[0] in self.tokenizer.added_tokens_decoder
         return int(ids[0] if is_special else self.tokenizer.eos_token_id)
 
@@ -150,55 +165,91 @@ class PromptRenderer:
         found = self.tokenizer.added_tokens_decoder.items()
         return {number: token.content for number, token in found if token.special}
 
-    def _fill(self, texts: Mapping[str, str], spans: Set[str]) -> tuple[list[str], list[str]]:
-        """Return the texts of the user's turn before, between and after its spans, and the spans."""
+    def _without_special_tokens(self, text: str) -> str:
+        pattern = re.compile("|".join(map(re.escape, self._special_tokens.values())) or "(?!)")
+        while (cleaned := pattern.sub("", text)) != text:
+            text = cleaned
+        return text
+
+    def _fill(
+        self, texts: Mapping[str, str], spans: Set[str], words: str | None
+    ) -> tuple[list[str], list[str]]:
+        """Return the texts of the user's turn before, between and after its spans, and the spans.
+
+        words: text behind the inputs, in the place of the prompt's own.
+        """
         between, names = [""], []
         for literal, name in self._parts:
-            between[-1] += literal
+            between[-1] += literal if words is None else ""
             if name in self.text_inputs:
                 between[-1] += self.truncate(texts[name], self.text_inputs[name]) if name in texts else ""
             elif name is not None and name in spans:
                 names.append(name)
                 between.append("")
+        if words is not None:
+            between[-1] += "\n" * bool(between[-1]) + self._without_special_tokens(words)
         return between, names
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
 
     @cached_property
-    def _frame(self) -> _Frame:
-        if not self.tokenizer.chat_template:
-            system = f"{self._task.system}\n" if self._task.system else ""
-            return _Frame(system, "", "", "")
-        asked = self._apply_template(_MARKER, reply=None)
-        before, _, after = asked.partition(_MARKER)
-        answered = self._apply_template("", reply=_MARKER)
-        opening, _, end = answered.partition(_MARKER)
-        opened = self._apply_template("", reply=None)
-        prefix = opening.removeprefix(opened) if opening.startswith(opened) else ""
-        return _Frame(before, after, prefix if prefix.isspace() else "", end)
+    def _frame(self) -> tuple[str, str]:
+        """Texts before the user's turn, and from there to where the reply begins."""
+        return self._surround(Dialogue(self._task.system))
 
-    def _apply_template(self, user: str, reply: str | None) -> str:
-        turns = [{"role": "system", "content": self._task.system}] if self._task.system else []
-        turns.append({"role": "user", "content": user})
-        if reply is not None:
-            turns.append({"role": "assistant", "content": reply})
+    def _frame_of_dialogue(self, dialogue: Dialogue) -> tuple[str, str]:
+        if dialogue.turns and not self.tokenizer.chat_template:
+            raise InvalidInputError(
+                "this model has no chat template, so that it answers single messages; send one", "messages"
+            )
+        clean = self._without_special_tokens
+        turns = tuple((role, clean(text)) for role, text in dialogue.turns)
+        system = self._task.system if dialogue.system is None else clean(dialogue.system)
+        try:
+            return self._surround(Dialogue(system, turns))
+        except DataError as error:
+            raise InvalidInputError(
+                f"the model's chat template does not take these messages: {error.__cause__}", "messages"
+            ) from None
+
+    def _surround(self, dialogue: Dialogue) -> tuple[str, str]:
+        if not self.tokenizer.chat_template:
+            return f"{dialogue.system}\n" if dialogue.system else "", ""
+        system = [("system", dialogue.system)] if dialogue.system else []
+        rendered = self._apply_template([*system, *dialogue.turns, ("user", _MARKER)], ask=True)
+        before, _, after = rendered.rpartition(_MARKER)
+        return before, after
+
+    @cached_property
+    def _reply_frame(self) -> _ReplyFrame:
+        if not self.tokenizer.chat_template:
+            return _ReplyFrame("", "")
+        system = [("system", self._task.system)] if self._task.system else []
+        turns = [*system, ("user", "")]
+        opening, _, end = self._apply_template([*turns, ("assistant", _MARKER)], ask=False).partition(_MARKER)
+        opened = self._apply_template(turns, ask=True)
+        prefix = opening.removeprefix(opened) if opening.startswith(opened) else ""
+        return _ReplyFrame(prefix if prefix.isspace() else "", end)
+
+    def _apply_template(self, turns: Sequence[tuple[str, str]], ask: bool) -> str:
+        messages = [{"role": role, "content": text} for role, text in turns]
         try:
             text: str = self.tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=reply is None, enable_thinking=False
+                messages, tokenize=False, add_generation_prompt=ask, enable_thinking=False
             )
-        except Exception as error:  # noqa: BLE001 - templates raise any error
+        except Exception as error:
             raise DataError(
                 f"{self._task.model}: its chat template cannot be rendered: {type(error).__name__}: {error}; "
                 "correct chat_template.jinja, or remove `system`"
-            ) from None
+            ) from error
         return text
 
     @cached_property
     def _reply_prefix(self) -> str:
         """White space before a reply: the template's; without a template, a space after a prompt that ends in a word."""
         if self.tokenizer.chat_template:
-            return self._frame.reply_prefix
+            return self._reply_frame.prefix
         _, name = self._parts[-1]
         return " " if name is None or name in self.text_inputs else ""
 

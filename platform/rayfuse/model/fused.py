@@ -1,6 +1,6 @@
 """The model of a job: encoders → alignment → fusion → task heads."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -104,11 +104,12 @@ class FusedModel(nn.Module):
             for name, head in task_heads(self).items()
         }
 
-    def predictions(self, fused: FusedState) -> dict[str, torch.Tensor]:
-        """Return what `TaskHead.format_predictions` reads, by task: float (batch, …)."""
+    def predictions(self, fused: FusedState, skip: Container[str] = ()) -> dict[str, torch.Tensor]:
+        """Return what `TaskHead.format_predictions` reads, by task but those in `skip`: float (batch, …)."""
         return {
             name: head.generate(fused) if head.reads_targets else self.fusion.apply_head(name, head, fused)
             for name, head in task_heads(self).items()
+            if name not in skip
         }
 
     def losses(self, output: ModelOutput, batch: Batch) -> LossOutput:

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from rayfuse.decoding.model_runner import ModelRunner
+from rayfuse.decoding.ragged_check import build_runner
 from rayfuse.errors import SpecError
 from rayfuse.model.encoders.adapters import apply_adapters, is_adapter_module, preserves_base_weights
 from rayfuse.model.encoders.huggingface import load_checkpoint, unfreeze_last_layers
@@ -41,6 +43,7 @@ class LanguageModel(nn.Module):
         self.width = int(getattr(weight, "ds_shape", weight.shape)[-1])
         """Width of the embeddings."""
         self.model = _set_trainable(loaded, options)
+        self._runner: tuple[Any, ModelRunner | None] | None = None
 
     @property
     def causal(self) -> Any:
@@ -107,6 +110,21 @@ class LanguageModel(nn.Module):
             for states, targets in zip(hidden.tensor_split(chunks), ids.tensor_split(chunks), strict=True)
         ]
         return torch.cat([losses for losses, _ in parts]), torch.cat([right for _, right in parts])
+
+    @property
+    def runner(self) -> ModelRunner | None:
+        """Forward passes over cache slots, for `rayfuse.decoding`, with the weights as they are.
+
+        None for an architecture that cannot decode requests of different lengths in one batch, such as Mamba.
+        """
+        weight = self.causal.get_input_embeddings().weight
+        place = (weight.device, weight.dtype)
+        if self._runner is None or self._runner[0] != place:
+            try:
+                self._runner = (place, build_runner(self.model))
+            except SpecError:
+                self._runner = (place, None)
+        return self._runner[1]
 
     def frozen_linear_layers(self) -> Iterator[nn.Linear]:
         """Yield the linear layers whose weights stay frozen and are used only in matrix products."""

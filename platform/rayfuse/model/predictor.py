@@ -1,6 +1,7 @@
 """Prediction with a trained model, as used by `rayfuse predict`, MLflow models and endpoints."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,20 @@ from rayfuse.errors import DataError, InvalidInputError, SpecError
 from rayfuse.model import explain as explaining
 from rayfuse.model.fused import task_heads
 from rayfuse.model.model_io import load_model
+from rayfuse.model.tasks.text_decoding import PromptInputs, TextDecoding
 
 ROWS_PER_BATCH = 32
 """Rows of a batch of `Predictor.predict_rows`."""
+
+
+@dataclass(frozen=True)
+class PreparedSample:
+    """The prediction of a sample, and the inputs of the prompts of texts that are still to be decoded."""
+
+    prediction: dict[str, Any]
+    """{"outputs", "inputs_used"} as of `Predictor.predict_samples`, without the tasks in `prompts`."""
+    prompts: Mapping[str, PromptInputs] = field(default_factory=dict)
+    """By task."""
 
 
 class Predictor:
@@ -63,13 +75,31 @@ class Predictor:
             for row, prediction in enumerate(self.format_predictions(samples, explanation.outputs))
         ]
 
+    def text_decodings(self) -> dict[str, TextDecoding]:
+        """Return how the texts of tasks are decoded request by request, by task; without those that cannot be."""
+        found = {name: head.text_decoding for name, head in task_heads(self.model).items()}
+        return {name: decoding for name, decoding in found.items() if decoding is not None}
+
+    def prepare_samples(
+        self, samples: Sequence[Sample], decodings: Mapping[str, TextDecoding]
+    ) -> list[PreparedSample]:
+        """Predict a batch of samples, except the texts of some tasks, for which the inputs of their prompts are returned."""
+        batch = collate(samples, self.preprocessor.modalities).to(self.device)
+        with torch.inference_mode():
+            fused = self.model.fuse(self.model.encode(batch), batch)
+            predictions = self.format_predictions(samples, self.model.predictions(fused, skip=decodings))
+            prompts = {name: decoding.read_inputs(fused) for name, decoding in decodings.items()}
+        return [
+            PreparedSample(prediction, {name: inputs[row] for name, inputs in prompts.items()})
+            for row, prediction in enumerate(predictions)
+        ]
+
     def format_predictions(
         self, samples: Sequence[Sample], outputs: Mapping[str, torch.Tensor]
     ) -> list[dict[str, Any]]:
         """Return the predictions of samples from the raw outputs of each task."""
-        predictions = {
-            name: head.format_predictions(outputs[name]) for name, head in task_heads(self.model).items()
-        }
+        heads = task_heads(self.model)
+        predictions = {name: heads[name].format_predictions(found) for name, found in outputs.items()}
         return [
             {
                 "outputs": {name: rows[i] for name, rows in predictions.items()},

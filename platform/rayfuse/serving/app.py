@@ -11,16 +11,22 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import Route
+from starlette.types import Scope
 
 from rayfuse.serving import problems, protocol, swagger_ui
 from rayfuse.serving.cors import Cors
 from rayfuse.serving.engine import InferenceEngine
 from rayfuse.serving.local_access import LocalOnly
+from rayfuse.serving.openai_endpoint import model_names, openai_routes
+from rayfuse.serving.openai_errors import OpenAIError, is_openai_path
 from rayfuse.serving.openapi import build_openapi
+from rayfuse.serving.predict_stream import stream_prediction
 from rayfuse.serving.problems import ProblemError, to_json
+from rayfuse.serving.streaming import until_disconnected
 
 _NOT_FOUND_DETAIL = (
-    "this endpoint has POST /predict and GET /docs, /openapi.json, /v2/health/live, /v2/health/ready"
+    "this endpoint has POST /predict and GET /docs, /openapi.json, /v2/health/live, /v2/health/ready; for models with "
+    "generation tasks also POST /v1/chat/completions, /v1/completions, /v1/responses and GET /v1/models"
 )
 _KEYLESS_REMEDY = "set auth.keys in the spec of this endpoint to allow others"
 
@@ -43,10 +49,16 @@ def build_app(engine: InferenceEngine) -> Starlette:
     return Starlette(
         routes=[
             Route("/predict", _handle_errors(endpoint.predict), methods=["POST"]),
+            *openai_routes(engine, endpoint.authorize),
             *(Route(path, _handle_errors(page), methods=["GET"]) for path, page in pages.items()),
         ],
         middleware=[
-            Middleware(LocalOnly, applies=lambda _: not engine.settings.keys, remedy=_KEYLESS_REMEDY),
+            Middleware(
+                LocalOnly,
+                applies=lambda _: not engine.settings.keys,
+                remedy=_KEYLESS_REMEDY,
+                respond=_problem_response,
+            ),
             Middleware(Cors, origins=lambda: engine.settings.cors_origins),
         ],
         exception_handlers={HTTPException: _http_problem_response},
@@ -60,28 +72,23 @@ class _Routes:
         self.engine = engine
 
     async def predict(self, request: Request) -> Response:
-        self._authorize(request)
+        self.authorize(request)
         content_type = request.headers.get("content-type")
         protocol.resolve_media_type(content_type, request.headers.get("content-encoding"))
         settings = self.engine.settings
-        if self.engine.active_requests >= settings.max_in_flight:
-            raise ProblemError(
-                "overloaded",
-                f"{settings.max_queued_requests} requests are queued already (limits.max_queued_requests); retry later",
-            )
-        self.engine.active_requests += 1
         body_received = False
-        try:
-            async with asyncio.timeout(settings.request_timeout):
-                body = await _read_body(request, settings.max_body_size)
-                body_received = True
-                parsed = await self.engine.parse(body, content_type or "")
-                del body
-                response, timing = await self.engine.predict(parsed)
-        except TimeoutError:
-            raise _timeout_problem(body_received, settings.request_timeout) from None
-        finally:
-            self.engine.active_requests -= 1
+        with self.engine.admit():
+            try:
+                async with asyncio.timeout(settings.request_timeout):
+                    body = await _read_body(request, settings.max_body_size)
+                    body_received = True
+                    parsed = await self.engine.parse(body, content_type or "")
+                    del body
+                    if parsed.stream:
+                        return await stream_prediction(self.engine, parsed)
+                    response, timing = await until_disconnected(request, self.engine.predict(parsed))
+            except TimeoutError:
+                raise _timeout_problem(body_received, settings.request_timeout) from None
         return _json_response(response, headers={"Server-Timing": timing.server_timing_header})
 
     async def live(self, _: Request) -> Response:
@@ -96,10 +103,9 @@ class _Routes:
 
     async def openapi(self, request: Request) -> Response:
         engine = self.engine
-        root = request.scope.get("root_path", "")
-        return _json_response(
-            build_openapi(engine.predictor.job, engine.model, root, bool(engine.settings.keys))
-        )
+        root, requires_key = request.scope.get("root_path", ""), bool(engine.settings.keys)
+        texts = model_names(str(engine.model["name"]), list(engine.texts.tasks))
+        return _json_response(build_openapi(engine.predictor.job, engine.model, root, requires_key, texts))
 
     async def docs(self, request: Request) -> Response:
         title = f"{self.engine.model['name']} – Rayfuse"
@@ -118,7 +124,7 @@ class _Routes:
     async def root(self, request: Request) -> Response:
         return RedirectResponse(f"{request.scope.get('root_path', '')}/docs")
 
-    def _authorize(self, request: Request) -> None:
+    def authorize(self, request: Request) -> None:
         settings = self.engine.settings
         if settings.keys:
             scheme, _, key = request.headers.get("authorization", "").partition(" ")
@@ -157,25 +163,31 @@ def _handle_errors(handler: Handler) -> Handler:
         try:
             return await handler(request)
         except ProblemError as problem:
-            return _problem_response(problem)
+            return _problem_response(request.scope, problem)
         except HTTPException as error:
             return _http_problem_response(request, error)
         except ClientDisconnect:
             return Response(status_code=400)  # not sent: the client has disconnected
         except Exception:  # noqa: BLE001 - logged with its traceback
             _log.exception("%s %s failed", request.method, request.url.path)
-            return _problem_response(ProblemError("internal", "see the endpoint's log"))
+            return _problem_response(request.scope, ProblemError("internal", "see the endpoint's log"))
 
     return handle
 
 
-def _problem_response(problem: ProblemError) -> Response:
+def _problem_response(scope: Scope, problem: ProblemError) -> Response:
+    """Return a problem, on the OpenAI routes in their form."""
+    if is_openai_path(scope):
+        error = OpenAIError(problem.status, problem.detail, code=problem.problem_type)
+        return _json_response(error.body, error.status, error.headers)
     return Response(to_json(problem.body), problem.status, problem.headers, problems.MEDIA_TYPE)
 
 
 def _http_problem_response(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     detail = _NOT_FOUND_DETAIL if error.status_code in (404, 405) else error.detail
+    if is_openai_path(request.scope):
+        return _json_response(OpenAIError(error.status_code, detail).body, error.status_code)
     content = to_json(problems.http_problem(error.status_code, detail))
     return Response(content, error.status_code, error.headers, problems.MEDIA_TYPE)
 

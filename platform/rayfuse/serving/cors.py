@@ -6,7 +6,19 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 _METHODS = ("GET", "POST")
-_REQUEST_HEADERS = ("Authorization", "Content-Type")
+_STAINLESS = (
+    "Arch",
+    "Helper-Method",
+    "Lang",
+    "OS",
+    "Package-Version",
+    "Retry-Count",
+    "Runtime",
+    "Runtime-Version",
+    "Timeout",
+)
+_REQUEST_HEADERS = ("Authorization", "Content-Type", *(f"X-Stainless-{name}" for name in _STAINLESS))
+"""The last ones are those of OpenAI's client in browsers."""
 _RESPONSE_HEADERS = ("Retry-After", "Server-Timing")
 
 

@@ -21,7 +21,7 @@ from rayfuse.serving import serve_config
 from rayfuse.serving.app import build_app
 from rayfuse.serving.settings import Settings
 from rayfuse.spec.load import load_spec
-from rayfuse.spec.service import Service
+from rayfuse.spec.service import GenerationLimits, Service
 
 _MAX_CONSTRUCTOR_RETRIES = 3
 _RETRY_TIMEOUT_SECONDS = 300.0
@@ -41,6 +41,8 @@ class EndpointArgs(BaseModel):
     """MLflow tracking URI; None: MLFLOW_TRACKING_URI of the replica's environment."""
     num_threads: int = 1
     """Intra-op threads of PyTorch."""
+    generation: GenerationLimits = GenerationLimits()
+    """Decoding of generation tasks."""
 
 
 class SpecArgs(BaseModel):
@@ -74,7 +76,12 @@ class Endpoint:
         torch.set_num_threads(arguments.num_threads)
         predictor = Predictor(_download_model(arguments))
         warm_up(predictor)
-        self.engine = InferenceEngine(predictor, Settings(), num_threads=max(2, arguments.num_threads))
+        self.engine = InferenceEngine(
+            predictor,
+            Settings(),
+            num_threads=max(2, arguments.num_threads),
+            generation=arguments.generation,
+        )
         self.engine.decoders.start()
 
     def __serve_build_asgi_app__(self) -> Starlette:

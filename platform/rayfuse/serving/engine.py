@@ -4,17 +4,20 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from rayfuse.data.samples import Sample
-from rayfuse.errors import DataError, InvalidInputError, ResourceError, SpecError
+from rayfuse.decoding.stream import DecoderBusyError
+from rayfuse.errors import DataError, InvalidInputError, RayfuseError, ResourceError, SpecError
 from rayfuse.formatting import truncate
 from rayfuse.model.explain import check_explainable, num_forward_passes
-from rayfuse.model.predictor import Predictor
+from rayfuse.model.predictor import Predictor, PreparedSample
+from rayfuse.model.slot_decoding import decode_tokens
 from rayfuse.serving import protocol, url_fetcher
 from rayfuse.serving.batcher import Batcher, BatchResult
 from rayfuse.serving.decode_budgets import CpuBudget
@@ -22,13 +25,14 @@ from rayfuse.serving.decoders import Decoders
 from rayfuse.serving.problems import ProblemError
 from rayfuse.serving.protocol import ModelSignature, PredictRequest, RemoteFile, Values
 from rayfuse.serving.settings import Settings
+from rayfuse.serving.text_engine import MAX_CONSECUTIVE_FAILURES, TextEngine
+from rayfuse.spec.service import GenerationLimits
 
 MAX_EXPLAIN_INSTANCES = 16
 """Maximum number of instances in a request with `explain`."""
 
 _FETCH_TIMEOUT_SECONDS = 10.0
 _MAX_CONCURRENT_FETCHES = 8
-_MAX_CONSECUTIVE_FAILURES = 5
 _STALL_SECONDS = 60.0
 
 _log = logging.getLogger("rayfuse.serving")
@@ -75,8 +79,12 @@ class InferenceEngine:
         settings: Settings,
         num_threads: int = 2,
         decoders: Decoders | None = None,
+        generation: GenerationLimits | None = None,
     ) -> None:
-        """Preprocess in `num_threads`; `decoders` are by default as many processes for the model's own inputs."""
+        """Preprocess in `num_threads`; `decoders` are by default as many processes for the model's own inputs.
+
+        Raises ResourceError if `generation.kv_cache_memory` is too small for a text.
+        """
         self.predictor = predictor
         self.signature = ModelSignature(predictor.job.inputs, predictor.preprocessor.modalities)
         self.pool = ThreadPoolExecutor(num_threads, thread_name_prefix="prepare")
@@ -86,8 +94,12 @@ class InferenceEngine:
         """Requests between their first byte and their response."""
         self.active_explain_passes = 0
         """Forward passes of the explanations in progress."""
-        self.batcher: Batcher[Sample, dict[str, Any]] = Batcher(
-            predictor.predict_samples, settings.max_batch_size, settings.batch_wait_timeout
+        self.texts = TextEngine(predictor, generation or GenerationLimits())
+        self.texts.set_max_waiting(settings.max_queued_requests)
+        self.batcher: Batcher[Sample, PreparedSample] = Batcher(
+            partial(predictor.prepare_samples, decodings=self.texts.decodings),
+            settings.max_batch_size,
+            settings.batch_wait_timeout,
         )
         # In a separate thread, one at a time, so that predictions need not wait for explanations.
         self._explainer: Batcher[Sample, dict[str, Any]] = Batcher(
@@ -104,10 +116,25 @@ class InferenceEngine:
         """Replace the limits, batching and keys; active requests finish with those that they started with."""
         self.settings = settings
         self.decoders.limit_memory(settings.max_decode_memory)
+        self.texts.set_max_waiting(settings.max_queued_requests)
         self.batcher.max_batch_size, self.batcher.batch_wait_timeout = (
             settings.max_batch_size,
             settings.batch_wait_timeout,
         )
+
+    @contextmanager
+    def admit(self) -> Iterator[None]:
+        """Count a request while it is active; raise ProblemError if too many are."""
+        if self.active_requests >= self.settings.max_in_flight:
+            raise ProblemError(
+                "overloaded",
+                f"{self.settings.max_queued_requests} requests are queued already (limits.max_queued_requests); retry later",
+            )
+        self.active_requests += 1
+        try:
+            yield
+        finally:
+            self.active_requests -= 1
 
     async def parse(self, body: bytes, content_type: str) -> PredictRequest:
         """Parse and validate a request body in a thread; raise ProblemError where it is invalid."""
@@ -132,13 +159,46 @@ class InferenceEngine:
             samples = await self._preprocess(request, indices, budget)
             preprocess_seconds = time.monotonic() - started
             if request.explain:
-                results = await self._run_explanations(samples)
-            else:
-                results = await asyncio.gather(*(self.batcher.submit(sample) for sample in samples))
+                explained = await self._run_explanations(samples)
+                timing.add(explained, preprocess_seconds)
+                predictions.extend(one.result for one in explained)
+                continue
+            results = await asyncio.gather(*(self.batcher.submit(sample) for sample in samples))
             timing.add(results, preprocess_seconds)
-            predictions.extend(one.result for one in results)
+            decoding_started = time.monotonic()
+            prepared = [one.result for one in results]
+            predictions += await self._complete(prepared)
+            timing.compute_seconds += time.monotonic() - decoding_started
         _check_finite(predictions)
         return protocol.build_response(request, predictions, self.model), timing
+
+    async def prepare(self, request: PredictRequest) -> PreparedSample:
+        """Predict the single instance of a request except its texts; raise ProblemError for an invalid input."""
+        protocol.check_required(request, self.signature)
+        await self._fetch_remote_files(request)
+        [sample] = await self._preprocess(request, range(1), CpuBudget(self.settings.max_decode_time))
+        return (await self.batcher.submit(sample)).result
+
+    def remote_fetcher(self) -> Callable[[str], Awaitable[bytes]]:
+        """Return what downloads the files of one request, which together have a limit of bytes."""
+        budget = url_fetcher.ByteBudget(self.settings.max_body_size)
+        slots = asyncio.Semaphore(_MAX_CONCURRENT_FETCHES)
+
+        async def fetch(url: str) -> bytes:
+            async with slots:
+                return await url_fetcher.fetch(url, budget, _FETCH_TIMEOUT_SECONDS)
+
+        return fetch
+
+    async def _complete(self, prepared: Sequence[PreparedSample]) -> list[dict[str, Any]]:
+        """Decode the texts of several samples; the first error ends all of them."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self.texts.complete(one)) for one in prepared]
+        except BaseExceptionGroup as failed:
+            first = failed.exceptions[0]
+            raise (decoding_problem(first) if isinstance(first, RayfuseError) else first) from None
+        return [task.result() for task in tasks]
 
     async def _run_explanations(self, samples: Sequence[Sample]) -> list[BatchResult[dict[str, Any]]]:
         """Predict with explanations. Every forward pass counts towards `max_in_flight`.
@@ -157,12 +217,13 @@ class InferenceEngine:
 
     def check_health(self) -> None:
         """Raise RuntimeError where the replica must be restarted."""
-        if self.batcher.consecutive_failures >= _MAX_CONSECUTIVE_FAILURES:
+        if self.batcher.consecutive_failures >= MAX_CONSECUTIVE_FAILURES:
             raise RuntimeError(f"the model failed {self.batcher.consecutive_failures} times in a row")
         if self.batcher.has_crashed or self._explainer.has_crashed:
             raise RuntimeError("the batcher has stopped")
         if self.batcher.busy_seconds > max(_STALL_SECONDS, 2 * self.settings.request_timeout):
             raise RuntimeError(f"a forward pass has been running for {self.batcher.busy_seconds:.0f} s")
+        self.texts.check_health(max(_STALL_SECONDS, 2 * self.settings.request_timeout))
 
     async def close(self) -> None:
         """Stop the batchers and their threads; queued requests are cancelled."""
@@ -170,6 +231,7 @@ class InferenceEngine:
         await self._explainer.close()
         self.pool.shutdown(wait=False, cancel_futures=True)
         self.decoders.close()
+        self.texts.close()
 
     async def _in_thread(self, call: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self.pool, call, *arguments)
@@ -211,17 +273,15 @@ class InferenceEngine:
             for name, given in values.items()
             for holder, key in _find_remote_files(values, name, given)
         ]
-        budget = url_fetcher.ByteBudget(self.settings.max_body_size)
-        slots = asyncio.Semaphore(_MAX_CONCURRENT_FETCHES)
+        download = self.remote_fetcher()
 
         async def fetch(index: int, name: str, holder: Any, key: Any) -> None:
             remote: RemoteFile = holder[key]
-            async with slots:
-                try:
-                    content = await url_fetcher.fetch(remote.url, budget, _FETCH_TIMEOUT_SECONDS)
-                except InvalidInputError as error:
-                    reason = f"{truncate(remote.url)}: {error.reason}"
-                    raise protocol.to_problem(InvalidInputError(reason, name), request, index) from None
+            try:
+                content = await download(remote.url)
+            except InvalidInputError as error:
+                reason = f"{truncate(remote.url)}: {error.reason}"
+                raise protocol.to_problem(InvalidInputError(reason, name), request, index) from None
             holder[key] = content
 
         try:
@@ -249,11 +309,26 @@ def warm_up(predictor: Predictor) -> None:
         name: modality.dummy_features() for name, modality in predictor.preprocessor.modalities.items()
     }
     required = {name for name, options in predictor.job.inputs.items() if not options.optional}
+    decodings = predictor.text_decodings()
     for names in (set(dummies), required or set(dummies)):
         features = {name: [value] for name, value in dummies.items() if name in names}
         keys = {name: [b"dummy"] for name in features}
-        if not _all_finite(predictor.predict_samples([Sample(features, keys, {})])):
+        [prepared] = predictor.prepare_samples([Sample(features, keys, {})], decodings)
+        try:
+            for name, decoding in decodings.items():
+                prompt = decoding.render(prepared.prompts[name], None)
+                decode_tokens(decoding.runner, [prompt], decoding.stop_ids, 1, decoding.options)
+        except RayfuseError as error:
+            raise DataError(f"the model cannot write a text for dummy inputs: {error}") from None
+        if not _all_finite(prepared.prediction):
             raise DataError("the model predicts NaN or infinity for dummy inputs; its weights are invalid")
+
+
+def decoding_problem(error: RayfuseError) -> Exception:
+    """Return the problem of an expected error of a decoder; other errors as they are."""
+    if isinstance(error, DecoderBusyError):
+        return ProblemError("overloaded", str(error))
+    return ProblemError("invalid-input", error.reason) if isinstance(error, InvalidInputError) else error
 
 
 def check_explain_request(request: PredictRequest, signature: ModelSignature) -> None:

@@ -22,8 +22,15 @@ _LOCAL_HOST = re.compile(rf"({'|'.join(map(re.escape, LOCAL_HOSTS))})(:\d+)?", r
 class LocalOnly:
     """Middleware that rejects requests from elsewhere where `applies` returns true for their scope."""
 
-    def __init__(self, app: ASGIApp, applies: Callable[[Scope], bool], remedy: str) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        applies: Callable[[Scope], bool],
+        remedy: str,
+        respond: Callable[[Scope, ProblemError], Response] | None = None,
+    ) -> None:
         self._app, self._applies, self._remedy = app, applies, remedy
+        self._respond = respond or _respond
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request, or respond with a problem."""
@@ -31,10 +38,13 @@ class LocalOnly:
             try:
                 check_local(scope, self._remedy)
             except ProblemError as problem:
-                response = Response(to_json(problem.body), problem.status, media_type=MEDIA_TYPE)
-                await response(scope, receive, send)
+                await self._respond(scope, problem)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+def _respond(scope: Scope, problem: ProblemError) -> Response:
+    return Response(to_json(problem.body), problem.status, media_type=MEDIA_TYPE)
 
 
 def check_local(scope: Scope, remedy: str) -> None:

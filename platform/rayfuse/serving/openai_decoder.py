@@ -2,23 +2,32 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from rayfuse.decoding.json_schema import GrammarVocabulary
-from rayfuse.decoding.request import DecodeRequest
+from rayfuse.decoding.prompt import prompt_length
+from rayfuse.decoding.request import DecodeRequest, SamplingParams
 from rayfuse.decoding.stream import DecoderThread, ReplyStream
+from rayfuse.errors import InvalidInputError
 from rayfuse.serving.openai_generator import GenerationRequest
 
-Render = Callable[[GenerationRequest], DecodeRequest]
+Render = Callable[[GenerationRequest], Awaitable[DecodeRequest]]
 """Turns a request into the prompt of the model: chat template, spans of other inputs, encoder input.
 
-Its sampling parameters and constraint are set afterwards. Raises InvalidInputError; runs in a separate thread.
+Its sampling parameters and constraint are set afterwards. Raises InvalidInputError or ProblemError.
 """
+
+_DEFAULTS = SamplingParams(temperature=1.0)
 
 
 class DecoderGenerator:
-    """Replies of a decoder, with the prompts that `render` makes."""
+    """Replies of a decoder, with the prompts that `render` makes.
+
+    `defaults`: sampling parameters of requests that give none; `max_tokens` only as far as the slot has room.
+    `max_tokens`: largest number of tokens that a request may ask for.
+    """
 
     def __init__(
         self,
@@ -26,22 +35,30 @@ class DecoderGenerator:
         render: Render,
         tokenizer: Any,
         *,
-        models: Sequence[str],
-        default_temperature: float = 1.0,
+        defaults: SamplingParams = _DEFAULTS,
+        max_tokens: int | None = None,
         created: int | None = None,
     ) -> None:
-        self.models = tuple(models)
-        self.default_temperature = default_temperature
+        self.defaults = defaults
         self.created = int(time.time()) if created is None else created
         self._thread = thread
         self._render = render
         self._tokenizer = tokenizer
+        self._max_tokens = max_tokens
         self._vocabulary: GrammarVocabulary | None = None
 
     async def open(self, request: GenerationRequest) -> ReplyStream:
-        """Start a reply. Raises InvalidInputError or DecoderBusyError."""
-        prepared = await asyncio.to_thread(self._prepare, request)
-        return self._thread.open(prepared)
+        """Start a reply. Raises InvalidInputError, ProblemError or DecoderBusyError."""
+        self._check_limit(request.sampling.max_tokens)
+        rendered = await self._render(request)
+        constraint = None
+        if request.json_schema is not None:
+            vocabulary = await asyncio.to_thread(self._grammar_vocabulary)
+            constraint = await asyncio.to_thread(vocabulary.json_schema, request.json_schema)
+        params = request.sampling
+        if params.max_tokens is None:
+            params = replace(params, max_tokens=self._default_limit(rendered))
+        return self._thread.open(replace(rendered, params=params, constraint=constraint))
 
     def token_text(self, token_id: int) -> bytes:
         """Return the bytes that a token stands for."""
@@ -49,19 +66,19 @@ class DecoderGenerator:
         # A model may have more logits than its tokenizer has tokens.
         return known[token_id] if token_id < len(known) else b""
 
-    def _prepare(self, request: GenerationRequest) -> DecodeRequest:
-        rendered = self._render(request)
-        constraint = None
-        if request.json_schema is not None:
-            constraint = self._grammar_vocabulary().json_schema(request.json_schema)
-        return DecodeRequest(
-            prompt=rendered.prompt,
-            params=request.sampling,
-            source=rendered.source,
-            encoder_states=rendered.encoder_states,
-            adapter=request.adapter or rendered.adapter,
-            constraint=constraint,
-        )
+    def _check_limit(self, max_tokens: int | None) -> None:
+        if max_tokens is not None and self._max_tokens is not None and max_tokens > self._max_tokens:
+            raise InvalidInputError(
+                f"{max_tokens} is above the {self._max_tokens} tokens that a request may ask for "
+                "(generation.max_tokens)",
+                "max_tokens",
+            )
+
+    def _default_limit(self, request: DecodeRequest) -> int | None:
+        """Return the number of tokens of a reply whose request states none; None for as many as fit."""
+        limits = [limit for limit in (self.defaults.max_tokens, self._max_tokens) if limit is not None]
+        room = self._thread.decoder.max_length - prompt_length(request.prompt) + 1
+        return max(1, min(room, *limits)) if limits else None
 
     def _grammar_vocabulary(self) -> GrammarVocabulary:
         if self._vocabulary is None:

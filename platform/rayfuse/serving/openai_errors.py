@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from starlette.types import Scope
+
 from rayfuse.decoding.preparation import ContextLengthError
 from rayfuse.decoding.stream import DecoderBusyError
 from rayfuse.errors import InvalidInputError
@@ -48,6 +50,12 @@ class OpenAIError(Exception):
         if self.status == 401:
             return {"WWW-Authenticate": "Bearer"}
         return {"Retry-After": str(RETRY_AFTER)} if self.status in (429, 503) else {}
+
+
+def is_openai_path(scope: Scope) -> bool:
+    """Return whether the path of a request is below /v1 of an endpoint."""
+    path = str(scope["path"]).removeprefix(scope.get("root_path", ""))
+    return path == "/v1" or path.startswith("/v1/")
 
 
 def to_openai_error(error: Exception) -> OpenAIError | None:

@@ -1,10 +1,11 @@
 """The interface between the OpenAI routes and a text generator."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from rayfuse.decoding.request import Piece, SamplingParams
+from rayfuse.decoding.request import SamplingParams
+from rayfuse.serving.streaming import Reply
 
 Role = Literal["system", "developer", "user", "assistant"]
 
@@ -51,27 +52,10 @@ class GenerationRequest:
     """Values of the model's other inputs, as `/predict` takes them."""
     json_schema: Mapping[str, Any] | None = None
     """JSON Schema that the reply follows."""
-    adapter: str | None = None
-    """Adapter of the model, where the request named one as its model."""
-
-
-class Reply(Protocol):
-    """The pieces of one reply. The last has a finish reason; leaving the loop, or `cancel`, ends the request."""
-
-    def __aiter__(self) -> AsyncIterator[Piece]: ...
-
-    def cancel(self) -> None:
-        """End the request; a reply that has ended is not affected."""
-        ...
 
 
 class TextGenerator(Protocol):
-    """A model that the OpenAI routes serve."""
-
-    @property
-    def models(self) -> Sequence[str]:
-        """Names by which requests may call the model; the first is its own, the others are those of adapters."""
-        ...
+    """A model that the OpenAI routes serve under a name."""
 
     @property
     def created(self) -> int:
@@ -79,8 +63,8 @@ class TextGenerator(Protocol):
         ...
 
     @property
-    def default_temperature(self) -> float:
-        """The temperature of requests that give none."""
+    def defaults(self) -> SamplingParams:
+        """Temperature and top-p of requests that give none."""
         ...
 
     async def open(self, request: GenerationRequest) -> Reply:

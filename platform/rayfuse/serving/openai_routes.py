@@ -4,20 +4,20 @@ import asyncio
 import json
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from rayfuse.decoding.request import Completion, Piece, SamplingParams, join_pieces
 from rayfuse.formatting import truncated_repr
+from rayfuse.serving import protocol
 from rayfuse.serving.openai_content import Fetch, read_messages
 from rayfuse.serving.openai_errors import OpenAIError, to_openai_error
-from rayfuse.serving.openai_generator import GenerationRequest, Reply, TextGenerator
+from rayfuse.serving.openai_generator import GenerationRequest, TextGenerator
 from rayfuse.serving.openai_replies import ChatForm, CompletionForm, ReplyForm, ResponsesForm
 from rayfuse.serving.openai_requests import (
     ChatRequest,
@@ -27,37 +27,50 @@ from rayfuse.serving.openai_requests import (
     parse_request,
 )
 from rayfuse.serving.problems import to_json
+from rayfuse.serving.streaming import EventStream, Reply, cancel, encode_event, merge, until_disconnected
 
 _JSON = "application/json"
-_EVENTS = "text/event-stream"
 
 _log = logging.getLogger(__name__)
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-class OpenAIRoutes:
-    """Handlers of the text routes over a generator.
+class RouteLimits(Protocol):
+    """Limits of requests, such as the settings of an endpoint."""
 
-    `fetch`: downloads the images that requests name by URL; None: only `data:` URIs are allowed.
+    @property
+    def max_body_size(self) -> int:
+        """Bytes of a request's body."""
+        ...
+
+    @property
+    def request_timeout(self) -> float:
+        """Seconds until the end of a response."""
+        ...
+
+
+class OpenAIRoutes:
+    """Handlers of the text routes over generators.
+
+    `generators`: returns the models by name; the names may change while the routes are served.
+    `limits`: returns the limits of a request.
+    `fetcher`: returns what downloads the images that a request names by URL; None: only `data:` URIs are allowed.
     `authorize`: raises ProblemError or OpenAIError for a request that is not allowed.
-    `max_body_size`: bytes of a request's body; `request_timeout`: seconds until the first piece of a reply.
     """
 
     def __init__(
         self,
-        generator: TextGenerator,
+        generators: Callable[[], Mapping[str, TextGenerator]],
+        limits: Callable[[], RouteLimits],
         *,
-        fetch: Fetch | None = None,
+        fetcher: Callable[[], Fetch] | None = None,
         authorize: Callable[[Request], None] | None = None,
-        max_body_size: int = 20_000_000,
-        request_timeout: float = 60.0,
     ) -> None:
-        self._generator = generator
-        self._fetch = fetch
+        self._generators = generators
+        self._limits = limits
+        self._fetcher = fetcher
         self._authorize = authorize
-        self._max_body_size = max_body_size
-        self._request_timeout = request_timeout
 
     def routes(self) -> list[Route]:
         """Return the routes, relative to the path that the endpoint is mounted at."""
@@ -75,40 +88,39 @@ class OpenAIRoutes:
     async def chat(self, request: Request) -> Response:
         """Reply to a dialogue (POST /v1/chat/completions)."""
         body = parse_request(ChatRequest, await self._read_json(request))
-        adapter = self._adapter(body)
+        generator = self._generator(body.model)
         if body.top_logprobs is not None and not body.logprobs:
             raise OpenAIError(400, "top_logprobs needs logprobs: true", "top_logprobs", "invalid_value")
         top_logprobs = (body.top_logprobs or 0) if body.logprobs else None
         form = None if body.response_format is None else body.response_format
         template = GenerationRequest(
-            sampling=self._sampling(
-                body, body.max_completion_tokens or body.max_tokens, body.stop, top_logprobs
+            sampling=_sampling(
+                body, generator, body.max_completion_tokens or body.max_tokens, body.stop, top_logprobs
             ),
-            messages=await read_messages(body.messages, self._fetch),
+            messages=await read_messages(body.messages, self._fetch()),
             inputs=body.inputs,
             json_schema=None if form is None else form.as_json_schema("response_format"),
-            adapter=adapter,
         )
-        reply_form = ChatForm(body, body.model, self._generator.token_text)
-        return await self._reply(request, body, _choices(template, body.n), reply_form)
+        reply_form = ChatForm(body, body.model, generator.token_text)
+        return await self._reply(request, generator, body, _choices(template, body.n), reply_form)
 
     async def completions(self, request: Request) -> Response:
         """Continue a text or tokens (POST /v1/completions)."""
         body = parse_request(CompletionRequest, await self._read_json(request))
+        generator = self._generator(body.model)
         template = GenerationRequest(
-            sampling=self._sampling(body, body.max_tokens, body.stop, body.logprobs),
-            inputs=body.inputs,
-            adapter=self._adapter(body),
+            sampling=_sampling(body, generator, body.max_tokens, body.stop, body.logprobs), inputs=body.inputs
         )
         prompts = [replace(template, prompt=prompt) for prompt in _prompts(body.prompt)]
         requests = [choice for prompt in prompts for choice in _choices(prompt, body.n)]
         return await self._reply(
-            request, body, requests, CompletionForm(body, body.model, self._generator.token_text)
+            request, generator, body, requests, CompletionForm(body, body.model, generator.token_text)
         )
 
     async def responses(self, request: Request) -> Response:
         """Reply to a text or a dialogue (POST /v1/responses)."""
         body = parse_request(ResponsesRequest, await self._read_json(request))
+        generator = self._generator(body.model)
         items = [{"role": "user", "content": body.input}] if isinstance(body.input, str) else body.input
         for index, item in enumerate(items):
             if item.get("type", "message") != "message":
@@ -117,88 +129,80 @@ class OpenAIRoutes:
                 raise OpenAIError(
                     400, f"{path}: {kind} is not supported; send messages", path, "invalid_value"
                 )
-        messages = await read_messages(items, self._fetch, "input")
+        messages = await read_messages(items, self._fetch(), "input")
         if body.instructions:
             system = await read_messages(
                 [{"role": "system", "content": body.instructions}], None, "instructions"
             )
             messages = (*system, *messages)
         text_format = None if body.text is None else body.text.format.as_response_format()
-        sampling = self._sampling(body, body.max_output_tokens, None, None)
+        sampling = _sampling(body, generator, body.max_output_tokens, None, None)
         template = GenerationRequest(
             sampling=sampling,
             messages=messages,
             inputs=body.inputs,
             json_schema=None if text_format is None else text_format.as_json_schema("text.format"),
-            adapter=self._adapter(body),
         )
-        return await self._reply(
-            request, body, [template], ResponsesForm(body, body.model, sampling.temperature)
-        )
+        reply_form = ResponsesForm(body, body.model, sampling.temperature)
+        return await self._reply(request, generator, body, [template], reply_form)
 
     async def models(self, request: Request) -> Response:
-        """List the names of the model and of its adapters (GET /v1/models)."""
-        models = [self._model(name) for name in self._generator.models]
+        """List the models (GET /v1/models)."""
+        models = [_model(name, generator) for name, generator in self._generators().items()]
         return _json({"object": "list", "data": models})
 
     async def model(self, request: Request) -> Response:
         """Describe one of the models (GET /v1/models/NAME)."""
         name = request.path_params["model"]
-        self._check_model(name)
-        return _json(self._model(name))
+        return _json(_model(name, self._generator(name)))
 
-    def _model(self, name: str) -> dict[str, Any]:
-        return {"id": name, "object": "model", "created": self._generator.created, "owned_by": "rayfuse"}
+    def _generator(self, name: str) -> TextGenerator:
+        found = self._generators()
+        if name not in found:
+            reason = f"no model {truncated_repr(name)}; use one of: {', '.join(found)}"
+            raise OpenAIError(404, reason, "model", "model_not_found")
+        return found[name]
 
-    def _adapter(self, body: TextRequest) -> str | None:
-        """Return the adapter that a request names as its model; None for the model itself."""
-        self._check_model(body.model)
-        return None if body.model == self._generator.models[0] else body.model
-
-    def _check_model(self, name: str) -> None:
-        if name not in self._generator.models:
-            known = ", ".join(self._generator.models)
-            raise OpenAIError(
-                404, f"no model {truncated_repr(name)}; use one of: {known}", "model", "model_not_found"
-            )
-
-    def _sampling(
-        self, body: TextRequest, max_tokens: int | None, stop: Sequence[str] | None, top_logprobs: int | None
-    ) -> SamplingParams:
-        return SamplingParams(
-            max_tokens=max_tokens,
-            temperature=self._generator.default_temperature if body.temperature is None else body.temperature,
-            top_p=1.0 if body.top_p is None else body.top_p,
-            top_k=body.top_k or 0,
-            seed=body.seed,
-            stop=tuple(stop or ()),
-            top_logprobs=top_logprobs,
-        )
+    def _fetch(self) -> Fetch | None:
+        return None if self._fetcher is None else self._fetcher()
 
     async def _reply(
-        self, request: Request, body: TextRequest, choices: Sequence[GenerationRequest], form: ReplyForm
+        self,
+        request: Request,
+        generator: TextGenerator,
+        body: TextRequest,
+        choices: Sequence[GenerationRequest],
+        form: ReplyForm,
     ) -> Response:
+        timeout = self._limits().request_timeout
         replies: list[Reply] = []
         try:
-            for choice in choices:
-                replies.append(await self._generator.open(choice))
+            async with asyncio.timeout(timeout):
+                for choice in choices:
+                    replies.append(await generator.open(choice))
+        except TimeoutError:
+            cancel(replies)
+            raise _too_slow(timeout) from None
         except BaseException:
-            _cancel(replies)
+            cancel(replies)
             raise
         if body.stream:
-            return _ReplyResponse(_stream(replies, form, self._request_timeout), replies)
-        collected = _collect(replies, self._request_timeout)
-        return _json(form.whole(await _until_disconnected(request, collected)))
+            return EventStream(_stream(replies, form, timeout), replies)
+        return _json(form.whole(await until_disconnected(request, _collect(replies, timeout))))
 
     async def _read_json(self, request: Request) -> Any:
-        content = bytearray()
-        async with asyncio.timeout(self._request_timeout):
-            async for chunk in request.stream():
-                content.extend(chunk)
-                if len(content) > self._max_body_size:
-                    raise OpenAIError(
-                        413, f"the body exceeds {self._max_body_size} bytes (limits.max_body_size)"
-                    )
+        limits, content = self._limits(), bytearray()
+        try:
+            async with asyncio.timeout(limits.request_timeout):
+                async for chunk in request.stream():
+                    content.extend(chunk)
+                    if len(content) > limits.max_body_size:
+                        raise OpenAIError(
+                            413, f"the body exceeds {limits.max_body_size} bytes (limits.max_body_size)"
+                        )
+        except TimeoutError:
+            reason = f"the body was not received within {limits.request_timeout:g} s (limits.request_timeout)"
+            raise OpenAIError(408, reason, None, "timeout") from None
         return _parse_json(bytes(content))
 
     def _handle(self, handler: Handler) -> Handler:
@@ -211,13 +215,34 @@ class OpenAIRoutes:
                 return await handler(request)
             except ClientDisconnect:
                 return Response(status_code=400)  # not sent: the client has disconnected
-            except TimeoutError:
-                error = OpenAIError(408, f"the body was not received within {self._request_timeout:g} s")
             except Exception as raised:  # noqa: BLE001 - logged with its traceback
                 error = _expected(raised)
             return Response(to_json(error.body), error.status, error.headers, _JSON)
 
         return handle
+
+
+def _model(name: str, generator: TextGenerator) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": generator.created, "owned_by": "rayfuse"}
+
+
+def _sampling(
+    body: TextRequest,
+    generator: TextGenerator,
+    max_tokens: int | None,
+    stop: Sequence[str] | None,
+    top_logprobs: int | None,
+) -> SamplingParams:
+    defaults = generator.defaults
+    return SamplingParams(
+        max_tokens=max_tokens,
+        temperature=defaults.temperature if body.temperature is None else body.temperature,
+        top_p=defaults.top_p if body.top_p is None else body.top_p,
+        top_k=body.top_k or 0,
+        seed=body.seed,
+        stop=tuple(stop or ()),
+        top_logprobs=top_logprobs,
+    )
 
 
 def _expected(raised: Exception) -> OpenAIError:
@@ -232,6 +257,7 @@ def _expected(raised: Exception) -> OpenAIError:
 def _parse_json(content: bytes) -> Any:
     """Return the value of a JSON text of valid Unicode and finite numbers. Raises OpenAIError for another one."""
     try:
+        protocol.check_json_memory(content.decode("utf-8", "replace"))
         parsed = json.loads(content, parse_constant=_finite, parse_float=_finite)
         if b"\\ud" in content.lower():
             json.dumps(parsed, ensure_ascii=False).encode()  # fails for half of a surrogate pair
@@ -266,66 +292,13 @@ def _prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> list[str 
     return [part if isinstance(part, str) else tuple(part) for part in prompt if not isinstance(part, int)]
 
 
-class _ReplyResponse(StreamingResponse):
-    """A stream of replies, which ends them as soon as the client disconnects, also while they wait for a slot."""
-
-    def __init__(self, content: AsyncIterator[bytes], replies: Sequence[Reply]) -> None:
-        super().__init__(content, media_type=_EVENTS, headers={"Cache-Control": "no-cache"})
-        self._replies = replies
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        listener = asyncio.ensure_future(self._cancel_when_disconnected(receive))
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            listener.cancel()
-            _cancel(self._replies)
-
-    async def _cancel_when_disconnected(self, receive: Receive) -> None:
-        await _disconnect(receive)
-        _cancel(self._replies)
-
-
-async def _merge(replies: Sequence[Reply], timeout: float) -> AsyncIterator[tuple[int, Piece]]:
-    """Yield the pieces of several replies as they come, each with the number of its reply.
-
-    Raises OpenAIError if the first does not come within `timeout` seconds, and what ended a reply.
-    """
-    pieces: asyncio.Queue[tuple[int, Piece | BaseException]] = asyncio.Queue()
-
-    async def read(index: int, reply: Reply) -> None:
-        try:
-            async for piece in reply:
-                pieces.put_nowait((index, piece))
-        except Exception as error:  # noqa: BLE001 - raised below
-            pieces.put_nowait((index, error))
-
-    tasks = [asyncio.create_task(read(index, reply)) for index, reply in enumerate(replies)]
-    try:
-        open_replies = len(replies)
-        wait: float | None = timeout
-        while open_replies:
-            try:
-                index, outcome = await asyncio.wait_for(pieces.get(), wait)
-            except TimeoutError:
-                raise OpenAIError(
-                    504, f"no reply began within {timeout:g} s; try again later", None, "timeout"
-                ) from None
-            wait = None
-            if isinstance(outcome, BaseException):
-                raise outcome
-            open_replies -= outcome.finish_reason is not None
-            yield index, outcome
-    finally:
-        for task in tasks:
-            task.cancel()
-        _cancel(replies)
-
-
 async def _collect(replies: Sequence[Reply], timeout: float) -> list[Completion]:
     pieces: list[list[Piece]] = [[] for _ in replies]
-    async for index, piece in _merge(replies, timeout):
-        pieces[index].append(piece)
+    try:
+        async for index, piece in merge(replies, timeout):
+            pieces[index].append(piece)
+    except TimeoutError:
+        raise _too_slow(timeout) from None
     return [join_pieces(own) for own in pieces]
 
 
@@ -335,50 +308,31 @@ async def _stream(replies: Sequence[Reply], form: ReplyForm, timeout: float) -> 
     try:
         for event in form.start():
             yield _encode(event)
-        async for index, piece in _merge(replies, timeout):
+        async for index, piece in merge(replies, timeout):
             pieces[index].append(piece)
             for event in form.piece(index, piece):
                 yield _encode(event)
         for event in form.end([join_pieces(own) for own in pieces]):
             yield _encode(event)
         yield form.done
+    except TimeoutError:
+        yield _encode(_too_slow(timeout).body)
     except Exception as raised:  # noqa: BLE001 - logged with its traceback
         yield _encode(_expected(raised).body)
     finally:
-        _cancel(replies)
+        cancel(replies)
 
 
-async def _until_disconnected(request: Request, work: Any) -> list[Completion]:
-    """Await work, and cancel it as soon as the client disconnects."""
-    task = asyncio.ensure_future(work)
-    disconnected = asyncio.ensure_future(_disconnect(request.receive))
-    try:
-        await asyncio.wait({task, disconnected}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        completions: list[Completion] = task.result()
-        return completions
-    finally:
-        task.cancel()
-        disconnected.cancel()
-
-
-async def _disconnect(receive: Receive) -> None:
-    """Return when the client has disconnected."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-def _cancel(replies: Sequence[Reply]) -> None:
-    for reply in replies:
-        reply.cancel()
+def _too_slow(timeout: float) -> OpenAIError:
+    return OpenAIError(
+        504, f"the reply did not end within {timeout:g} s (limits.request_timeout)", None, "timeout"
+    )
 
 
 def _encode(event: dict[str, Any]) -> bytes:
-    """Return an event in the form of server-sent events; those of the route /responses have names."""
-    name = event.get("type", "")
-    head = b"event: " + name.encode() + b"\n" if name.startswith("response.") else b""
-    return head + b"data: " + to_json(event) + b"\n\n"
+    """Return an event; those of the route /responses have names."""
+    name = str(event.get("type", ""))
+    return encode_event(event, name if name.startswith("response.") else "")
 
 
 def _json(content: Any) -> Response:

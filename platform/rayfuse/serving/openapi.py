@@ -1,7 +1,7 @@
 """OpenAPI document of an endpoint, built from the inputs and tasks of the served model."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rayfuse import __version__
@@ -11,16 +11,25 @@ from rayfuse.modalities.base import Schema, object_schema
 from rayfuse.model.prediction_schema import output_schemas
 from rayfuse.serving.client import MODEL_EXTENSION
 from rayfuse.serving.engine import MAX_EXPLAIN_INSTANCES
+from rayfuse.serving.openai_openapi import openai_paths, openai_schemas
 from rayfuse.serving.problems import MEDIA_TYPE, PROBLEM_TYPES
-from rayfuse.serving.protocol import EXPLAIN, JSON, MAX_INSTANCES, MULTIPART
+from rayfuse.serving.protocol import EXPLAIN, JSON, MAX_INSTANCES, MULTIPART, STREAM
+from rayfuse.serving.streaming import EVENTS
 from rayfuse.spec.inputs import Input
 from rayfuse.spec.job import Job
 
 
-def build_openapi(job: Job, model: Mapping[str, Any], root: str, requires_api_key: bool) -> Schema:
+def build_openapi(
+    job: Job,
+    model: Mapping[str, Any],
+    root: str,
+    requires_api_key: bool,
+    text_models: Sequence[str] = (),
+) -> Schema:
     """Build the OpenAPI 3.1 document of an endpoint.
 
-    `job`: the fitted job of the served model; `model`: its name and version; `root`: path prefix of the endpoint.
+    `job`: the fitted job of the served model; `model`: its name and version; `root`: path prefix of the endpoint;
+    `text_models`: names by which the OpenAI routes serve the model, none without such routes.
     """
     described = f"{model['name']} {model['version']}" if model.get("version") else str(model["name"])
     document: Schema = {
@@ -35,11 +44,29 @@ def build_openapi(job: Job, model: Mapping[str, Any], root: str, requires_api_ke
         "components": {"schemas": _schemas(job)},
         MODEL_EXTENSION: _model_extension(job, model),
     }
+    if text_models:
+        _add_text_routes(document, job, text_models)
     if requires_api_key:
         scheme = {"type": "http", "scheme": "bearer", "description": "one of the endpoint's API keys"}
         document["components"]["securitySchemes"] = {"key": scheme}
-        document["paths"]["/predict"]["post"]["security"] = [{"key": []}]
+        for path, operations in document["paths"].items():
+            for operation in operations.values() if not path.startswith("/v2/") else ():
+                operation["security"] = [{"key": []}]
     return document
+
+
+def _add_text_routes(document: Schema, job: Job, text_models: Sequence[str]) -> None:
+    """Add the OpenAI routes, and the streams of /predict."""
+    schemas = document["components"]["schemas"]
+    document["paths"] |= openai_paths(text_models, {**schemas["Inputs"], "required": []})
+    schemas |= openai_schemas()
+    about = "send events with the parts of the texts as they are written, then one with the response"
+    option = {"type": "boolean", "default": False, "description": about}
+    predict = document["paths"]["/predict"]["post"]
+    form = predict["requestBody"]["content"][MULTIPART]["schema"]
+    for schema in (schemas["Request"], *([form] if STREAM not in job.inputs else [])):
+        schema["properties"][STREAM] = option
+    predict["responses"]["200"]["content"][EVENTS] = {"schema": {"type": "string"}}
 
 
 def _model_extension(job: Job, model: Mapping[str, Any]) -> Schema:

@@ -5,6 +5,7 @@ a `data:` URI, and time series, tabular values and item sequences are lists and 
 max_items above 1 is a list. Several instances: {"instances": [{"inputs": {…}}, …]}. A multipart body has a part per
 input: a file part for a file, a field for a text or JSON; an input with max_items above 1 may have several parts.
 "explain": true next to "inputs" or "instances", or a multipart field `explain`, adds an explanation to each prediction.
+"stream": true next to "inputs", or a multipart field `stream`, asks for the texts of the prediction as they are written.
 """
 
 import json
@@ -28,7 +29,8 @@ JSON = "application/json"
 MULTIPART = "multipart/form-data"
 MAX_INSTANCES = 1000
 _MAX_JSON_BYTES = 400_000_000
-EXPLAIN = "explain"
+EXPLAIN, STREAM = "explain", "stream"
+_FLAGS = (EXPLAIN, STREAM)
 _STORED_FILE = "binary/octet-stream"
 """Media type of files in S3 without a stated type."""
 _BOOLEANS = {"true": True, "false": False}
@@ -55,6 +57,8 @@ class PredictRequest:
     """True if the body has `instances`, so that the response has `predictions`."""
     explain: bool = False
     """True if to explain each prediction."""
+    stream: bool = False
+    """True if to send texts as they are written."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +92,15 @@ def parse(body: bytes, content_type: str, signature: ModelSignature) -> PredictR
     if resolve_media_type(content_type) == JSON:
         return _parse_json(body, signature)
     parts = split_parts(body, parse_header(content_type)[1].get("boundary", ""))
-    flags = [part for part in parts if part.name == EXPLAIN and EXPLAIN not in signature.inputs]
+    flags = [part for part in parts if part.name in _FLAGS and part.name not in signature.inputs]
     values = _parse_parts([part for part in parts if part not in flags], signature)
-    return PredictRequest([values], is_batch=False, explain=_parse_explain_field(flags))
+    fields = {name: _parse_flag(name, [part for part in flags if part.name == name]) for name in _FLAGS}
+    return PredictRequest([values], is_batch=False, **fields)
+
+
+def parse_inputs(inputs: Mapping[str, Any], signature: ModelSignature) -> Values:
+    """Return the values of a JSON object with a member per input; raise ProblemError where one is malformed or unknown."""
+    return _parse_instance({"inputs": dict(inputs)}, signature, _ErrorLocation(None))
 
 
 def check_required(request: PredictRequest, signature: ModelSignature) -> None:
@@ -148,28 +158,30 @@ def _parse_json(body: bytes, signature: ModelSignature) -> PredictRequest:
         raise ProblemError(
             "malformed", f'the body must be a JSON object {{"inputs": {{…}}}}, not {_describe_type(content)}'
         )
-    unknown = [key for key in content if key not in ("inputs", "instances", EXPLAIN)]
+    members = ["inputs", "instances", *_FLAGS]
+    unknown = [key for key in content if key not in members]
     if unknown:
-        near = suggest_nearest(unknown[0], ["inputs", "instances", EXPLAIN])
+        near = suggest_nearest(unknown[0], members)
         raise ProblemError("malformed", f"{truncate(unknown[0])}: unknown member; {near}")
-    explain = content.pop(EXPLAIN, False)
-    if not isinstance(explain, bool):
-        raise ProblemError("malformed", f"{EXPLAIN}: must be true or false, not {_describe_type(explain)}")
+    flags = {name: content.pop(name, False) for name in _FLAGS}
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise ProblemError("malformed", f"{name}: must be true or false, not {_describe_type(value)}")
     if len(content) != 1:
         raise ProblemError("malformed", 'send either "inputs" or "instances"')
     if "inputs" in content:
         return PredictRequest(
-            [_parse_instance(content, signature, _ErrorLocation(None))], is_batch=False, explain=explain
+            [_parse_instance(content, signature, _ErrorLocation(None))], is_batch=False, **flags
         )
-    return PredictRequest(_parse_instances(content["instances"], signature), is_batch=True, explain=explain)
+    return PredictRequest(_parse_instances(content["instances"], signature), is_batch=True, **flags)
 
 
-def _parse_explain_field(parts: Sequence[Part]) -> bool:
+def _parse_flag(name: str, parts: Sequence[Part]) -> bool:
     if len(parts) > 1:
-        raise ProblemError("malformed", f"{EXPLAIN}: given twice")
+        raise ProblemError("malformed", f"{name}: given twice")
     text = parts[0].content.decode("utf-8", "replace").strip().lower() if parts else ""
     if text not in ("", *_BOOLEANS):
-        raise ProblemError("malformed", f"{EXPLAIN}: must be true or false, not {truncate(text)}")
+        raise ProblemError("malformed", f"{name}: must be true or false, not {truncate(text)}")
     return _BOOLEANS.get(text, False)
 
 
@@ -255,7 +267,7 @@ def _check_unicode(name: str, value: Any, location: _ErrorLocation) -> Any:
 def _load_json(content: bytes, what: str = "the body") -> Any:
     try:
         text = content.decode(json.detect_encoding(content), "surrogatepass")
-        _check_memory(text, what)
+        check_json_memory(text, what)
         value = json.loads(text, parse_constant=_reject_constant, object_pairs_hook=_reject_duplicate_keys)
     except RecursionError:
         raise ProblemError("malformed", f"the JSON is {TOO_DEEP}") from None
@@ -268,7 +280,8 @@ def _load_json(content: bytes, what: str = "the body") -> Any:
     return value
 
 
-def _check_memory(text: str, what: str) -> None:
+def check_json_memory(text: str, what: str = "the body") -> None:
+    """Raise ProblemError for a JSON text whose value would take too much memory."""
     if (found := json_memory(text)) > _MAX_JSON_BYTES:
         raise ProblemError(
             "too-large",

@@ -86,18 +86,25 @@ def build_application(service: Service, source: ModelSource, surge: bool = True)
 def application_args(service: Service, source: ModelSource) -> dict[str, Any]:
     """Return the arguments of an application's builder (EndpointArgs)."""
     threads = max(1, int(service.replicas.num_cpus))
-    return {"model": source.model, "tracking_uri": source.tracking_uri, "num_threads": threads}
+    return {
+        "model": source.model,
+        "tracking_uri": source.tracking_uri,
+        "num_threads": threads,
+        "generation": service.generation.model_dump(),
+    }
 
 
 def deployment_options(service: Service, source: ModelSource, surge: bool = True) -> dict[str, Any]:
     """Return Serve's options of a deployment; with `surge` new replicas start before the old ones stop."""
     settings = Settings.from_service(service, source.name, source.version)
     replicas = service.replicas
+    more_seqs = max(0, service.generation.max_num_seqs - settings.max_batch_size)
+    ongoing = settings.max_in_flight + more_seqs + _REQUEST_HEADROOM
     return {
         "user_config": settings.dump(),
         "ray_actor_options": {"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus},
-        "max_ongoing_requests": settings.max_in_flight + _REQUEST_HEADROOM,
-        "max_queued_requests": settings.max_in_flight + _REQUEST_HEADROOM,
+        "max_ongoing_requests": ongoing,
+        "max_queued_requests": ongoing,
         "backpressure_config": {"status_code": 503, "retry_after_s": 1},
         "graceful_shutdown_timeout_s": settings.request_timeout + 5,
         "max_surge_percent": 100 if surge else 0,

@@ -141,6 +141,23 @@ class Limits(SpecModel):
     """CPU time to decode the values of a request; requests that need more get status 422."""
 
 
+class GenerationLimits(SpecModel):
+    """Decoding of generation tasks: replies that are written at once, their length and their memory."""
+
+    max_num_seqs: int = Field(8, ge=1, le=1024)
+    """Replies that a replica writes at once; further ones wait, up to limits.max_queued_requests."""
+    max_model_len: int = Field(2048, ge=2)
+    """Largest number of tokens of a prompt and its reply, soft tokens included; at most the positions of the model."""
+    kv_cache_memory: Bytes | None = Field(None, gt=0)
+    """Memory of each replica for the keys and values of all replies; fewer than max_num_seqs are written at once if they
+    do not fit. By default, as much as max_num_seqs replies of max_model_len tokens take."""
+    max_tokens: int | None = Field(None, ge=1)
+    """Largest number of tokens of a reply that a request may ask for; by default as many as fit into max_model_len."""
+    max_queued_tokens: int | None = Field(None, ge=1)
+    """Tokens of the prompts and replies of all requests of a replica together; further requests get status 429, or 503
+    from /predict. By default only max_queued_requests limits them."""
+
+
 class Service(Spec):
     """Serve a registered model over HTTP."""
 
@@ -166,6 +183,8 @@ class Service(Spec):
     """Cross-origin requests; off by default."""
     limits: Limits = Field(default_factory=Limits)
     """Limits of requests."""
+    generation: GenerationLimits = Field(default_factory=GenerationLimits)
+    """Decoding of generation tasks."""
     tracking_uri: Url | None = None
     """MLflow server or database; by default MLFLOW_TRACKING_URI, else `runs/mlflow.db` in the working folder."""
 

@@ -7,7 +7,6 @@ from rayfuse.errors import DataError
 from rayfuse.modalities import build_modality
 from rayfuse.model.fused import task_heads
 from rayfuse.model.language_model import is_sharded
-from rayfuse.model.tasks.generation import GenerationHead
 from rayfuse.spec.job import Job
 
 
@@ -18,12 +17,11 @@ def check_context_lengths(job: Job, model: nn.Module) -> None:
     which cannot run here, one, and the step that exceeds the positions raises the error.
     """
     for name, head in task_heads(model).items():
-        if isinstance(head, GenerationHead):
-            lengths = {span: _span_length(job, model, span) for span in head.renderer.span_inputs}
-            try:
-                head.check_context(lengths)
-            except DataError as error:
-                raise DataError(f"tasks.{name}: {error}") from None
+        lengths = {span: _span_length(job, model, span) for span in head.soft_token_inputs}
+        try:
+            head.check_context(lengths)
+        except DataError as error:
+            raise DataError(f"tasks.{name}: {error}") from None
 
 
 def _span_length(job: Job, model: nn.Module, name: str) -> int:

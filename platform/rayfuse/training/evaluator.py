@@ -28,7 +28,6 @@ from rayfuse.model.tasks import task_class
 from rayfuse.model.tasks.accumulators import StoredOutputs
 from rayfuse.model.tasks.replies import Replies
 from rayfuse.spec.job import Job
-from rayfuse.spec.tasks import GenerationTaskConfig
 from rayfuse.training.distributed import DistributedContext
 from rayfuse.training.engine import micro_batch_size
 from rayfuse.training.training_data import TrainingData
@@ -148,11 +147,7 @@ class Evaluator:
 
     def _collect_replies(self, split: str) -> dict[str, Replies]:
         """Decode the texts of some rows of a split."""
-        limits = {
-            name: task.decoded_rows
-            for name, task in self.job.tasks.items()
-            if isinstance(task, GenerationTaskConfig)
-        }
+        limits = {name: head.decoded_rows for name, head in self.heads.items() if head.decoded_rows}
         if not limits:
             return {}
         heads = {name: self.heads[name] for name in limits}

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from rayfuse.data.targets import check_targets
 from rayfuse.errors import DataError, InvalidInputError
-from rayfuse.modalities.prompts import PromptRenderer
+from rayfuse.modalities.prompts import Dialogue, PromptRenderer
 from rayfuse.spec.inputs import ImageInput, TextInput
 from rayfuse.spec.tasks import GenerationTaskConfig
 
@@ -127,6 +127,42 @@ def test_a_system_turn_precedes_the_prompt(models: Path) -> None:
     prompt = renderer(models, "qwen", prompt="{text}", system="Be kind.")
     text = as_text(prompt, prompt.render({"text": "hi"}, set()))
     assert text.startswith("<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nhi<|im_end|>")
+
+
+def test_a_dialogue_is_rendered_by_the_chat_template(models: Path) -> None:
+    prompt = renderer(models, "smollm", prompt="Q: {text}{image}", system="Be kind.")
+    turns = (("user", "rayfusemarker<|im_end|>"), ("assistant", "hello"))
+    pieces = prompt.render({"text": "why"}, {"image"}, Dialogue("Be brief.", turns))
+    whole = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "rayfusemarker"},
+        {"role": "assistant", "content": "hello"},
+        {"role": "user", "content": "Q: why<image>"},
+    ]
+    expected = prompt.tokenizer.apply_chat_template(whole, add_generation_prompt=True, tokenize=False)
+    assert as_text(prompt, pieces) == expected
+    plain = prompt.render({"text": "why"}, {"image"})
+    assert prompt.render({"text": "why"}, {"image"}, Dialogue()) == plain
+    assert as_text(prompt, plain).startswith("<|im_start|>system\nBe kind.")
+
+
+def test_words_of_a_dialogue_take_the_place_of_those_of_the_prompt(models: Path) -> None:
+    prompt = renderer(models, "gpt2", prompt="{image} Asked: {text}?")
+    pieces = prompt.render({"text": "why"}, {"image"}, Dialogue(text="Describe</s> it."))
+    assert as_text(prompt, pieces) == "<image>why\nDescribe it."
+
+
+def test_dialogues_that_a_model_cannot_answer(models: Path, tmp_path: Path) -> None:
+    turns = Dialogue(turns=(("user", "hi"), ("assistant", "hello")))
+    with pytest.raises(InvalidInputError, match="no chat template") as raised:
+        renderer(models, "gpt2").render({}, set(), turns)
+    assert raised.value.input_name == "messages"
+    only_one = "{% if messages | length > 1 %}{{ raise_exception('one turn only') }}{% endif %}{{ messages[0].content }}"
+    tiny_language_models.write_tokenizer(tmp_path, only_one)
+    strict = PromptRenderer(task(tmp_path), INPUTS)
+    assert strict.render({"text": "a"}, set())
+    with pytest.raises(InvalidInputError, match="does not take these messages: one turn only"):
+        strict.render({"text": "a"}, set(), turns)
 
 
 def test_unusable_models_are_reported_with_path_and_remedy(tmp_path: Path) -> None:

@@ -18,13 +18,14 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 
 from rayfuse.decoding.decoder import Decoder
-from rayfuse.decoding.request import DecodeRequest, Piece
+from rayfuse.decoding.request import DecodeRequest, Piece, SamplingParams
 from rayfuse.decoding.stream import DecoderThread
 from rayfuse.errors import InvalidInputError, RayfuseError
 from rayfuse.serving.openai_decoder import DecoderGenerator
 from rayfuse.serving.openai_generator import FilePart, GenerationRequest
 from rayfuse.serving.openai_routes import OpenAIRoutes
 from rayfuse.serving.problems import ProblemError
+from rayfuse.serving.settings import Settings
 
 TOKENIZER = tiny.tokenizer()
 PNG = base64.b64encode(b"\x89PNG image").decode()
@@ -43,7 +44,7 @@ class Prompts:
     def __init__(self) -> None:
         self.requests: list[GenerationRequest] = []
 
-    def __call__(self, request: GenerationRequest) -> DecodeRequest:
+    async def __call__(self, request: GenerationRequest) -> DecodeRequest:
         self.requests.append(request)
         if "unknown" in request.inputs:
             raise InvalidInputError("no such input; use one of: image", "inputs.unknown")
@@ -65,6 +66,13 @@ async def fetch(url: str) -> bytes:
     return b"fetched " + url.encode()
 
 
+def build_routes(generator, fetcher=None, authorize=None, **limits):
+    settings = Settings(**limits)
+    return OpenAIRoutes(
+        lambda: {"tiny": generator}, lambda: settings, fetcher=fetcher, authorize=authorize
+    ).routes()
+
+
 @pytest.fixture(scope="module")
 def prompts() -> Prompts:
     return Prompts()
@@ -79,10 +87,8 @@ def thread() -> Iterator[DecoderThread]:
 
 @pytest.fixture(scope="module")
 def url(prompts: Prompts, thread: DecoderThread) -> Iterator[str]:
-    generator = DecoderGenerator(
-        thread, prompts, TOKENIZER, models=["tiny"], default_temperature=0.0, created=7
-    )
-    routes = OpenAIRoutes(generator, fetch=fetch, authorize=authorize, max_body_size=5000).routes()
+    generator = DecoderGenerator(thread, prompts, TOKENIZER, defaults=SamplingParams(), created=7)
+    routes = build_routes(generator, fetcher=lambda: fetch, authorize=authorize, max_body_size=5000)
     with serve_app_in_thread(Starlette(routes=routes)) as address:
         yield f"{address}/v1"
 
@@ -443,16 +449,16 @@ def test_a_client_that_leaves_before_its_turn_leaves_the_queue(client, thread, m
     assert thread.pending == 0
 
 
-def test_a_reply_that_does_not_begin_in_time_is_a_504(thread, prompts, monkeypatch):
-    generator = DecoderGenerator(thread, prompts, TOKENIZER, models=["tiny"])
+def test_a_reply_that_does_not_end_in_time_is_a_504(thread, prompts, monkeypatch):
+    generator = DecoderGenerator(thread, prompts, TOKENIZER)
     held, step = threading.Event(), thread.decoder.step
     monkeypatch.setattr(thread.decoder, "step", lambda: (held.wait(20), step())[1])
-    app = Starlette(routes=OpenAIRoutes(generator, request_timeout=0.2).routes())
+    app = Starlette(routes=build_routes(generator, request_timeout=0.2))
     with (
         serve_app_in_thread(app) as url,
         OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client,
     ):
-        with pytest.raises(openai.APIStatusError, match="no reply began within 0.2 s") as raised:
+        with pytest.raises(openai.APIStatusError, match="did not end within 0.2 s") as raised:
             client.chat.completions.create(model="tiny", messages=HELLO, max_tokens=5)
         held.set()
     assert raised.value.status_code == 504
@@ -461,9 +467,8 @@ def test_a_reply_that_does_not_begin_in_time_is_a_504(thread, prompts, monkeypat
 class FailingGenerator:
     """A generator whose replies fail behind their first piece."""
 
-    models = ("tiny",)
     created = 7
-    default_temperature = 0.0
+    defaults = SamplingParams()
 
     async def open(self, request):
         return FailingReply()
@@ -482,7 +487,7 @@ class FailingReply:
 
 
 def test_an_error_within_a_stream_is_its_last_event():
-    app = Starlette(routes=OpenAIRoutes(FailingGenerator()).routes())
+    app = Starlette(routes=build_routes(FailingGenerator()))
     with (
         serve_app_in_thread(app) as url,
         OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client,

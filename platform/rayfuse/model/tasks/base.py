@@ -1,7 +1,7 @@
 """Interface of a task head: loss, predictions and metrics, and what serving, planning and explanations need."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -14,7 +14,9 @@ from rayfuse.spec.inputs import Input
 from rayfuse.spec.tasks import Target
 
 if TYPE_CHECKING:
+    from rayfuse.model.language_model import LanguageModel
     from rayfuse.model.tasks.replies import Replies, Reply
+    from rayfuse.model.tasks.text_decoding import TextDecoding
 
 
 class TaskHead(nn.Module, ABC):
@@ -58,6 +60,35 @@ class TaskHead(nn.Module, ABC):
         """Compute what `format_predictions` reads, float (batch, …): raw outputs, unless they need targets."""
         outputs: torch.Tensor = self(fused)
         return outputs
+
+    @property
+    def language_model(self) -> "LanguageModel | None":
+        """The pretrained language model of the task, which `rayfuse export` writes; None for a task without one."""
+        return None
+
+    @property
+    def soft_token_inputs(self) -> Sequence[str]:
+        """Inputs whose tokens the task's language model reads, so that they count towards its context."""
+        return ()
+
+    def check_context(self, span_lengths: Mapping[str, int]) -> None:
+        """Raise DataError if the longest sequence exceeds the positions of the task's language model.
+
+        span_lengths: largest number of tokens of each of `soft_token_inputs`.
+        """
+
+    @property
+    def text_decoding(self) -> "TextDecoding | None":
+        """Prompts and settings with which `rayfuse.decoding` writes the task's texts request by request.
+
+        None for a task that writes no texts, or that decodes them in batches only (`generate`).
+        """
+        return None
+
+    @property
+    def decoded_rows(self) -> int:
+        """Number of validation rows whose replies are decoded after each epoch; 0 for a task that writes no texts."""
+        return 0
 
     def as_targets(self, generated: torch.Tensor) -> torch.Tensor:
         """Convert the outputs of `generate` to targets, so that they can be scored."""

@@ -9,11 +9,13 @@ import torch
 from torch import nn
 
 from rayfuse.modalities.base import Schema, object_schema
-from rayfuse.modalities.prompts import Piece, PromptRenderer
+from rayfuse.modalities.prompts import Dialogue, Piece, PromptRenderer
 from rayfuse.model.language_model import LanguageModel, generate_tokens
+from rayfuse.model.slot_decoding import PromptSpans, decode_tokens, slot_runner
 from rayfuse.model.tasks.accumulators import AccumulatedHead, Accumulator
 from rayfuse.model.tasks.base import touch_fusion_params
 from rayfuse.model.tasks.replies import Replies, Reply, text_metrics
+from rayfuse.model.tasks.text_decoding import PromptInputs, TextDecoding
 from rayfuse.model.tokens import FusedState
 from rayfuse.spec.inputs import Input
 from rayfuse.spec.tasks import GenerationTaskConfig, Target
@@ -109,16 +111,50 @@ class GenerationHead(AccumulatedHead):
         """Tokens that end a reply: that of the prompt's template first, then the model's own."""
         return list(dict.fromkeys([self.renderer.end_id, *self.lm.stop_ids]))
 
+    @property
+    def decoded_rows(self) -> int:
+        return self.options.decoded_rows
+
+    @property
+    def language_model(self) -> LanguageModel:
+        return self.lm
+
+    @property
+    def soft_token_inputs(self) -> Sequence[str]:
+        return self.renderer.span_inputs
+
+    @property
+    def text_decoding(self) -> TextDecoding | None:
+        runner = slot_runner(self.lm, self.options.decoding)
+        if runner is None:
+            return None
+        return TextDecoding(
+            runner=runner,
+            tokenizer=self.renderer.tokenizer,
+            stop_ids=self.stop_ids,
+            max_tokens=self.options.max_tokens,
+            options=self.options.decoding,
+            prompt_inputs=self.renderer.names,
+            read_inputs=self._prompt_inputs,
+            render=self._prompt,
+        )
+
     def prompt_embeddings(self, fused: FusedState) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the prompts, padded on the left: float (batch, length, width), and their mask, bool (batch, length)."""
         prompts = self._prompt_batch(fused, [[]] * len(fused["vector"]))
         return self._embed(fused, prompts, left=True)
 
     def generate(self, fused: FusedState) -> torch.Tensor:
-        embeddings, mask = self.prompt_embeddings(fused)
-        self._check_length(embeddings.shape[1] + self.options.max_tokens)
-        settings = self.options.max_tokens, self.options.decoding
-        found = generate_tokens(self.lm, embeddings, mask, self.stop_ids, *settings)
+        settings = self.stop_ids, self.options.max_tokens, self.options.decoding
+        runner = slot_runner(self.lm, self.options.decoding)
+        if runner is not None:
+            prompts = [self._prompt(one) for one in self._prompt_inputs(fused)]
+            self._check_length(max(sum(map(len, one)) for one in prompts) + self.options.max_tokens)
+            found = decode_tokens(runner, prompts, *settings)
+        else:
+            embeddings, mask = self.prompt_embeddings(fused)
+            self._check_length(embeddings.shape[1] + self.options.max_tokens)
+            found = generate_tokens(self.lm, embeddings, mask, *settings)
         ended = torch.isin(found, torch.tensor(self.stop_ids, device=found.device)).int().cumsum(dim=1)
         after_end = torch.cat([torch.zeros_like(ended[:, :1]), ended[:, :-1]], dim=1) > 0
         return found.float().masked_fill(after_end, torch.nan)
@@ -184,14 +220,8 @@ class GenerationHead(AccumulatedHead):
 
     def _prompt_batch(self, fused: FusedState, replies: Sequence[Sequence[int]]) -> PromptBatch:
         """Lay out prompts, each followed by the tokens of a reply, in a pool of vectors."""
-        spans, texts = self._span_masks(fused), self._prompt_texts(fused)
-        rendered = [
-            [
-                *self._render(texts[row], frozenset(name for name, mask in spans.items() if mask[row].any())),
-                reply,
-            ]
-            for row, reply in enumerate(replies)
-        ]
+        spans = self._span_masks(fused)
+        rendered = [[*pieces, reply] for pieces, reply in zip(self._rendered(fused), replies, strict=True)]
         text_pieces = [piece for pieces in rendered for piece in pieces if not isinstance(piece, str)]
         offset = sum(map(len, text_pieces))
         places_of_span = {}
@@ -211,8 +241,33 @@ class GenerationHead(AccumulatedHead):
         token_ids = np.array([token for piece in text_pieces for token in piece], dtype=np.int64)
         return PromptBatch(token_ids, places)
 
-    def _render(self, texts: Mapping[str, str], spans: frozenset[str]) -> list[Piece]:
-        pieces = self.renderer.render(texts, spans)
+    def _rendered(self, fused: FusedState) -> list[list[Piece]]:
+        """Return the pieces of each sample's prompt."""
+        masks = self._span_masks(fused)
+        return [
+            self._render(texts, frozenset(name for name, mask in masks.items() if mask[row].any()))
+            for row, texts in enumerate(self._prompt_texts(fused))
+        ]
+
+    def _prompt_inputs(self, fused: FusedState) -> list[PromptInputs]:
+        tokens = {name: fused["inputs"][name] for name in self.renderer.span_inputs}
+        soft = {name: (self.projector(vectors), mask) for name, (vectors, mask) in tokens.items()}
+        return [
+            PromptInputs(
+                texts,
+                {name: vectors[row][mask[row]] for name, (vectors, mask) in soft.items() if mask[row].any()},
+            )
+            for row, texts in enumerate(self._prompt_texts(fused))
+        ]
+
+    def _prompt(self, inputs: PromptInputs, dialogue: Dialogue | None = None) -> PromptSpans:
+        pieces = self._render(inputs.texts, frozenset(inputs.soft_tokens), dialogue)
+        return [inputs.soft_tokens[one] if isinstance(one, str) else one for one in pieces if one]
+
+    def _render(
+        self, texts: Mapping[str, str], spans: frozenset[str], dialogue: Dialogue | None = None
+    ) -> list[Piece]:
+        pieces = self.renderer.render(texts, spans, dialogue)
         # A model needs a position to predict the first token from.
         return [[self.renderer.tokenizer.eos_token_id]] if pieces == [[]] else pieces
 

@@ -93,6 +93,11 @@ class BaseTaskConfig(JobSection):
         """Rows with the same value in this column belong in one batch; None if it does not matter."""
         return None
 
+    @property
+    def streams_texts(self) -> bool:
+        """True if endpoints write the task's texts token by token, and serve them under the OpenAI protocol."""
+        return False
+
     def metric_modes(self) -> dict[str, Mode]:
         """Return the metrics that it reports, each with its mode."""
         raise NotImplementedError

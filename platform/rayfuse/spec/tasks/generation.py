@@ -127,6 +127,10 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
     def columns(self) -> dict[str, CellType]:
         return {self.column: "str", **({self.references: "int"} if self.references else {})}
 
+    @property
+    def streams_texts(self) -> bool:
+        return self.decoding.num_beams == 1
+
     def metric_modes(self) -> dict[str, Mode]:
         return {**SCORE_METRICS, **{name: TEXT_METRICS[name] for name in self.metrics}}
 

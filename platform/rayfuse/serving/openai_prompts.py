@@ -1,0 +1,113 @@
+"""Messages of OpenAI requests as the inputs of a generation task's prompt."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rayfuse.decoding.request import DecodeRequest
+from rayfuse.errors import InvalidInputError
+from rayfuse.modalities.prompts import Dialogue
+from rayfuse.serving import protocol
+from rayfuse.serving.engine import InferenceEngine
+from rayfuse.serving.openai_generator import ChatMessage, FilePart, GenerationRequest
+from rayfuse.serving.protocol import PredictRequest, Values
+from rayfuse.spec.inputs import Input
+
+_SYSTEM_ROLES = ("system", "developer")
+
+
+class TaskPrompts:
+    """Prompts of one generation task of a served model, from the requests of the OpenAI routes.
+
+    A dialogue fills the prompt that the task was trained with: its text is the text input of the prompt, its images and
+    sounds are inputs of these types, and other inputs are given next to the messages.
+    """
+
+    def __init__(self, engine: InferenceEngine, task: str) -> None:
+        self._engine = engine
+        self._task = task
+        self._decoding = engine.texts.decodings[task]
+
+    async def __call__(self, request: GenerationRequest) -> DecodeRequest:
+        """Return the prompt of a request. Raises InvalidInputError or ProblemError."""
+        if request.prompt is not None:
+            return DecodeRequest(await asyncio.to_thread(self._continue, request))
+        signature = self._engine.signature
+        given = protocol.parse_inputs(request.inputs, signature)
+        texts = [name for name in self._decoding.prompt_inputs if signature.inputs[name].type == "text"]
+        values, dialogue = to_inputs(request.messages or (), given, signature.inputs, texts)
+        with self._engine.admit():
+            prepared = await self._engine.prepare(PredictRequest([values], is_batch=False))
+        inputs = prepared.prompts[self._task]
+        return DecodeRequest(await asyncio.to_thread(self._decoding.render, inputs, dialogue))
+
+    def _continue(self, request: GenerationRequest) -> list[int]:
+        if request.inputs:
+            raise InvalidInputError("a completion has no inputs; send them to /chat/completions", "inputs")
+        if isinstance(request.prompt, str):
+            return list(self._decoding.tokenizer(request.prompt)["input_ids"])
+        return list(request.prompt or ())
+
+
+def to_inputs(
+    messages: Sequence[ChatMessage], given: Values, inputs: Mapping[str, Input], texts: Sequence[str]
+) -> tuple[Values, Dialogue]:
+    """Return the values of a model's inputs, and the other turns of a dialogue.
+
+    given: values of inputs that are not in messages; texts: text inputs of the prompt. Files fill the inputs of their
+    type in the order of the model. The text of the last message fills the text input that has no value yet; if there is
+    none, it takes the place of the words of the prompt. Raises InvalidInputError if the messages do not fit.
+    """
+    last = messages[-1]
+    if last.role != "user":
+        raise InvalidInputError(f"the last message has the role {last.role}; it must be a user's", "messages")
+    values = _add_files(messages, given, inputs)
+    earlier = messages[:-1]
+    leading = next(
+        (place for place, one in enumerate(earlier) if one.role not in _SYSTEM_ROLES), len(earlier)
+    )
+    system = "\n".join(message.text for message in earlier[:leading]) or None
+    turns = tuple((_role(message), message.text) for message in earlier[leading:])
+    free = [name for name in texts if name not in values]
+    if not last.text.strip() or not free:
+        return values, Dialogue(system, turns, last.text.strip() or None)
+    if len(free) > 1:
+        raise InvalidInputError(
+            f"the prompt of this model has the texts {', '.join(free)}; send all but one of them as `inputs`",
+            "messages",
+        )
+    return {**values, free[0]: last.text}, Dialogue(system, turns)
+
+
+def _role(message: ChatMessage) -> str:
+    return "system" if message.role in _SYSTEM_ROLES else message.role
+
+
+def _add_files(messages: Sequence[ChatMessage], given: Values, inputs: Mapping[str, Input]) -> dict[str, Any]:
+    values = dict(given)
+    room = {name: options.max_items for name, options in inputs.items() if name not in given}
+    files = [part for message in messages for part in message.parts if isinstance(part, FilePart)]
+    for file in files:
+        fitting = [name for name, options in inputs.items() if options.type == file.kind]
+        name = next((one for one in fitting if room.get(one)), None)
+        if name is None:
+            raise InvalidInputError(_no_room(file.kind, fitting, inputs, files, given), "messages")
+        room[name] -= 1
+        if inputs[name].max_items == 1:
+            values[name] = file.content
+        else:
+            values.setdefault(name, []).append(file.content)
+    return values
+
+
+def _no_room(
+    kind: str, fitting: Sequence[str], inputs: Mapping[str, Input], files: Sequence[FilePart], given: Values
+) -> str:
+    noun = {"image": "images", "audio": "sounds"}[kind]
+    if not fitting:
+        return f"this model reads no {noun}; its inputs are: {', '.join(inputs)}"
+    most = sum(inputs[name].max_items for name in fitting if name not in given)
+    count = sum(file.kind == kind for file in files)
+    return (
+        f"the messages have {count} {noun}, and this model reads up to {most} of them ({', '.join(fitting)})"
+    )
