@@ -9,8 +9,10 @@ import torch
 
 from rayfuse.data.encoding_store import DTYPES, EncodingIndex
 from rayfuse.data.samples import Sample
-from rayfuse.modalities.base import Features, Modality
+from rayfuse.modalities import Features, Modality, build_modality
 from rayfuse.modalities.text import NO_TOKEN
+from rayfuse.spec.feature_cache import with_running_encoder
+from rayfuse.spec.inputs import Input
 
 VALUE_INDEX = "value"
 """The only feature of a cached value: its index, int64 ()."""
@@ -101,6 +103,12 @@ class PartlyCachedModality(Modality):
         """Return the features of the encoder that runs, and TOKENS and TOKENS_MASK of the other."""
         others = [{key: array for key, array in row.items() if key != VALUE_INDEX} for row in rows]
         return self._running.collate(others) | self._cached.collate(rows)
+
+
+def replace_modality(options: Input, cached: CachedFeaturesModality) -> Modality:
+    """Return the modality of an input with cached values, which its whole encoder or a part of it does not read."""
+    running = with_running_encoder(options)
+    return cached if running is None else PartlyCachedModality(build_modality(running), cached)
 
 
 def _copy_ragged(source: np.ndarray, offsets: np.ndarray, lengths: np.ndarray, target: np.ndarray) -> None:
