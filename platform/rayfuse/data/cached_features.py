@@ -124,7 +124,7 @@ def _copy_ragged(source: np.ndarray, offsets: np.ndarray, lengths: np.ndarray, t
 
 
 def add_cached_features(sample: Sample, cached_indices: Mapping[str, np.ndarray], row: int) -> Sample:
-    """Add the cached values of a row to its sample, beside features that it already has; absent inputs get no entry."""
+    """Add the cached values of a row to its sample, next to features that it already has; absent inputs get no entry."""
     for name, items in cached_indices.items():
         numbers = [number for number in items[row].tolist() if number >= 0]
         if numbers:
