@@ -9,8 +9,10 @@ import torch
 
 from rayfuse.data.encoding_store import DTYPES, EncodingIndex
 from rayfuse.data.samples import Sample
-from rayfuse.modalities.base import Features, Modality
+from rayfuse.modalities import Features, Modality, build_modality
 from rayfuse.modalities.text import NO_TOKEN
+from rayfuse.spec.feature_cache import with_running_encoder
+from rayfuse.spec.inputs import Input
 
 VALUE_INDEX = "value"
 """The only feature of a cached value: its index, int64 ()."""
@@ -103,6 +105,12 @@ class PartlyCachedModality(Modality):
         return self._running.collate(others) | self._cached.collate(rows)
 
 
+def replace_modality(options: Input, cached: CachedFeaturesModality) -> Modality:
+    """Return the modality of an input with cached values, which its whole encoder or a part of it does not read."""
+    running = with_running_encoder(options)
+    return cached if running is None else PartlyCachedModality(build_modality(running), cached)
+
+
 def _copy_ragged(source: np.ndarray, offsets: np.ndarray, lengths: np.ndarray, target: np.ndarray) -> None:
     """Copy `lengths[i]` entries of `source` from `offsets[i]` on to the start of `target[i]`, for all i."""
     longest = int(lengths.max())
@@ -116,7 +124,7 @@ def _copy_ragged(source: np.ndarray, offsets: np.ndarray, lengths: np.ndarray, t
 
 
 def add_cached_features(sample: Sample, cached_indices: Mapping[str, np.ndarray], row: int) -> Sample:
-    """Add the cached values of a row to its sample, beside features that it already has; absent inputs get no entry."""
+    """Add the cached values of a row to its sample, next to features that it already has; absent inputs get no entry."""
     for name, items in cached_indices.items():
         numbers = [number for number in items[row].tolist() if number >= 0]
         if numbers:

@@ -25,7 +25,7 @@ NO_TOKEN = -1
 PROMPT_TEXT = "utf8"
 """Feature of a text that a generation task puts into its prompt."""
 PRETRAINED_PREFIX = "pretrained_"
-"""Beginning of the names of the features of a pretrained encoder beside n-grams."""
+"""Beginning of the names of the features of a pretrained encoder next to n-grams."""
 NO_BYTE = -1
 """Entry of `utf8` for padding."""
 
@@ -37,7 +37,7 @@ class TextModality(Modality):
     also `word_starts`, int64 (words,): the index of each word's first token, `NO_TOKEN` for truncated words.
 
     For an encoder of n-grams: `input_ids`, int64 (n-grams,), codes of the distinct known n-grams; `weights`, float32
-    (n-grams,), their TF-IDF weights. With a pretrained encoder beside them, also its features, whose names begin with
+    (n-grams,), their TF-IDF weights. With a pretrained encoder next to them, also its features, whose names begin with
     `PRETRAINED_PREFIX`.
 
     For a text of a prompt: `utf8`, int64 (bytes,), padded with `NO_BYTE`; a generation task tokenizes and truncates it.
@@ -145,7 +145,7 @@ class TextModality(Modality):
         return stacked | _add_prefix(self._pretrained.collate([pretrained_features(row) for row in rows]))
 
     def _pretrained_features(self, decoded: str | list[str]) -> Features:
-        """Return the features of the pretrained encoder beside n-grams; none without one."""
+        """Return the features of the pretrained encoder next to n-grams; none without one."""
         return {} if self._pretrained is None else _add_prefix(self._pretrained.process(_as_text(decoded)))
 
     def _longest_pretrained_features(self) -> Features:
@@ -203,7 +203,7 @@ class TextModality(Modality):
 
     @cached_property
     def _pretrained(self) -> "TextModality | None":
-        """The modality of the pretrained encoder beside n-grams."""
+        """The modality of the pretrained encoder next to n-grams."""
         encoder = self.options.encoder
         if not isinstance(encoder, NGramsEncoderConfig) or encoder.pretrained is None:
             return None
@@ -251,7 +251,7 @@ def word_starts(words: list[str], offsets: list[tuple[int, int]]) -> np.ndarray:
 
 
 def pretrained_features(features: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the features of a pretrained encoder beside n-grams, by the names that it reads."""
+    """Return the features of a pretrained encoder next to n-grams, by the names that it reads."""
     return {
         name.removeprefix(PRETRAINED_PREFIX): value
         for name, value in features.items()

@@ -31,7 +31,7 @@ _ADAPTED_SECONDS: dict[Quality, int] = {"fast": 0, "medium": 3_000, "best": 50_0
 _FEW_ROWS = 5000
 """Rows below which n-grams complement a frozen encoder, and networks over them overfit."""
 _FROZEN_TOKENS: dict[Quality, int] = {"fast": 100_000, "medium": 1_000_000, "best": 5_000_000}
-"""Tokens of all rows up to which a frozen encoder runs beside n-grams on CPUs: once for each text."""
+"""Tokens of all rows up to which a frozen encoder runs next to n-grams on CPUs: once for each text."""
 _MAX_POSITIONS = 512
 """Tokens that pretrained encoders of texts read."""
 _NGRAM_CHARACTERS = [3, 5]
@@ -127,7 +127,7 @@ def _text(job: Job, options: BaseInput, quality: Quality, facts: Facts, found: I
 
 
 def _ngrams(length: float, quality: Quality, facts: Facts, found: InputFacts, model: str | None) -> Values:
-    """Return the options of a text of some length in characters that is read as n-grams, beside a frozen model if it pays."""
+    """Return the options of a text of some length in characters that is read as n-grams, next to a frozen model if it pays."""
     words = min(_MAX_WORDS[quality], max(16, math.ceil(length / _CHARACTERS_PER_WORD / 16) * 16))
     encoder: Values = {"type": "ngrams", "hidden_size": 128, "words": 2}
     if _is_choice(found, facts):

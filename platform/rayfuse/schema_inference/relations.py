@@ -38,7 +38,7 @@ def find_copies(columns: Mapping[str, Sequence[Any]]) -> dict[str, str]:
 def find_text_of_ids(name: str, sample: Sample) -> str | None:
     """Return the column of texts that whole numbers stand for, each for one text, as row numbers of a list of them do.
 
-    None if there is none: the numbers repeat, have few gaps, and each is always beside the same text.
+    None if there is none: the numbers repeat, have few gaps, and each is always next to the same text.
     """
     pairs = {
         other: [

@@ -21,7 +21,7 @@ from rayfuse.data.cached_features import (
     WORD_STARTS,
     CachedFeatures,
     CachedFeaturesModality,
-    PartlyCachedModality,
+    replace_modality,
 )
 from rayfuse.data.encoding_store import ABSENT, Encoding, EncodingIndex, EncodingStore
 from rayfuse.data.loader import prefetch
@@ -30,7 +30,7 @@ from rayfuse.data.samples import KEY_BYTES, Preprocessor, changed_file_message, 
 from rayfuse.data.store import RowDataset
 from rayfuse.data.validation import content_keys_column
 from rayfuse.errors import DataError, InvalidInputError, MissingInputError, ResourceError
-from rayfuse.modalities import Features, Modality, build_modality
+from rayfuse.modalities import Features
 from rayfuse.model.encoders import Encoder, build_encoder
 from rayfuse.model.encoders.fingerprint import encoder_fingerprint, fingerprint_digest
 from rayfuse.spec.feature_cache import (
@@ -38,9 +38,7 @@ from rayfuse.spec.feature_cache import (
     feature_cache_url,
     frozen_augmented_inputs,
     with_cached_encoder,
-    with_running_encoder,
 )
-from rayfuse.spec.inputs import Input
 from rayfuse.spec.job import Job
 from rayfuse.training.distributed import DistributedContext
 from rayfuse.training.precision import DTYPES
@@ -92,16 +90,10 @@ def encode_frozen_inputs(
         builder = _InputCacheBuilder(job, name, splits, context, precision, log_rank_zero)
         values, indices = builder.run()
         if values is not None:
-            encoded.modalities[name] = _beside_running_encoder(job.inputs[name], values)
+            encoded.modalities[name] = replace_modality(job.inputs[name], values)
             for split, of_split in indices.items():
                 encoded.value_indices[split][name] = of_split
     return encoded
-
-
-def _beside_running_encoder(options: Input, values: CachedFeaturesModality) -> Modality:
-    """Return the modality of an input with cached values, some of which one of its encoders still reads."""
-    running = with_running_encoder(options)
-    return values if running is None else PartlyCachedModality(build_modality(running), values)
 
 
 def _discard(line: str) -> None:

@@ -139,9 +139,9 @@ def test_n_grams_of_few_texts_are_read_beside_a_frozen_encoder() -> None:
         )
         return found
 
-    beside = encoder(800, 600)
-    assert (beside["type"], beside["characters"]) == ("ngrams", (3, 5))
-    assert (beside["pretrained"]["model"], beside["pretrained"]["train"]) == ("/models/bert", "frozen")
+    both = encoder(800, 600)
+    assert (both["type"], both["characters"]) == ("ngrams", (3, 5))
+    assert (both["pretrained"]["model"], both["pretrained"]["train"]) == ("/models/bert", "frozen")
     assert encoder(4900, 1500)["pretrained"] is None  # would take minutes
     assert encoder(800, 60)["train"] == "lora"
 

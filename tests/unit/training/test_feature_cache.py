@@ -144,7 +144,7 @@ CASES: dict[str, tuple[Callable[[Path], None] | None, dict[str, Any]]] = {
             "fusion": {"type": "transformer", "layers": 1, "heads": 2},
         },
     ),
-    "beside n-grams": (
+    "next to n-grams": (
         None,
         {
             "inputs.text.encoder": {"type": "ngrams", "dropout": 0, "pretrained": {"type": "huggingface", "model": "BERT"}},

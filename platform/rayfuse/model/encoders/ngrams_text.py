@@ -1,4 +1,4 @@
-"""Text encoder: TF-IDF-weighted sum of n-gram embeddings, possibly beside a pretrained encoder of the same text."""
+"""Text encoder: TF-IDF-weighted sum of n-gram embeddings, possibly next to a pretrained encoder of the same text."""
 
 import torch
 from torch import nn
