@@ -12,7 +12,7 @@ COVERED_TESTS := tests/unit tests/specs tests/integration tests/training tests/m
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check coverage docs docs-serve figures audit bench bench-quality slow clean
+.PHONY: help setup demo test test-fast check coverage docs docs-serve figures audit bench bench-generation bench-quality slow clean
 
 help:
 	@echo "make setup   install Rayfuse with all extras into $(VENV), with the versions of constraints.txt"
@@ -26,6 +26,7 @@ help:
 	@echo "make audit   known vulnerabilities of the versions in constraints.txt, as PyPI lists them"
 	@echo "make slow    tests that take minutes"
 	@echo "make bench   measurements"
+	@echo "make bench-generation MODELS=…   rates of the decoder with MODELS/smollm2-135m-instruct"
 	@echo "make bench-quality DATA=… MODELS=… STORAGE=…   accuracy on public data, three seeds each; hours on a CPU"
 	@echo "make clean   remove caches and build leftovers; data, models and runs stay"
 
@@ -95,6 +96,9 @@ figures: setup
 
 bench: setup
 	$(BIN)/python bench/run.py
+
+bench-generation: setup
+	$(BIN)/python bench/run.py generation
 
 bench-quality: setup
 	PYTHONPATH=bench $(BIN)/python bench/quality.py

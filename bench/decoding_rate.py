@@ -1,21 +1,38 @@
 """Rate of the decoder compared with `generate` of transformers, alone and with eight callers, on the same model.
 
 Prompts have 64 different tokens, replies 48. The sides alternate, and rates are per second of processor time, so that
-other load affects all sides alike. Greedy tokens must be equal.
+other load affects all sides alike. Greedy tokens must be equal. Then 200 streams are opened and dropped after their
+first token, and memory after the first 40 and after all is compared.
 
-python bench/decoding_rate.py FOLDER     of a causal model, such as SmolLM2-135M-Instruct; ROUNDS is the number of turns
+python bench/run.py generation           of the model $MODELS/smollm2-135m-instruct
+python bench/decoding_rate.py FOLDER     of another causal model; ROUNDS is the number of turns
 """
 
+import asyncio
 import os
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import psutil
 
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
 PROMPT, REPLY, CALLERS = 64, int(os.environ.get("REPLY", "48")), 8
 ALONE_LIMIT, SHARED_LIMIT, FIRST_TOKEN_LIMIT = 0.95, 3.5, 0.3
+STREAMS, WARM_STREAMS, MEMORY_LIMIT = 200, 40, 20
+MODELS = Path(os.environ.get("MODELS", Path(__file__).parents[1] / "models"))
+
+
+def run_default() -> None:
+    """Measure SmolLM2-135M-Instruct, if MODELS has it."""
+    folder = MODELS / "smollm2-135m-instruct"
+    if folder.is_dir():
+        run(str(folder))
+    else:
+        print(f"decoding    {folder} is missing, so generation is not measured; set MODELS to its folder")
 
 
 def run(folder: str) -> None:
@@ -50,6 +67,30 @@ def run(folder: str) -> None:
         "first": lambda: decoded([first]),
     }
     _print(_measure(sides))
+    decoder.reset()
+    before, after = asyncio.run(_drop_streams(decoder, requests))
+    print(
+        f"decoding    {STREAMS} streams dropped  {after - before:+6.1f} MB after the first {WARM_STREAMS}, of {before:.0f} MB   "
+        f"at most {MEMORY_LIMIT}"
+    )
+
+
+async def _drop_streams(decoder: Any, requests: list[Any]) -> tuple[float, float]:
+    """Open streams and drop each after its first token; return the memory in MB after a part and after all of them."""
+    from rayfuse.decoding.stream import DecoderThread
+
+    thread, process, memory = DecoderThread(decoder), psutil.Process(), []
+    for number in range(STREAMS):
+        stream = thread.open(requests[number % len(requests)])
+        async for _ in stream:
+            break
+        stream.cancel()
+        while thread.pending:
+            await asyncio.sleep(0.001)
+        if number + 1 in (WARM_STREAMS, STREAMS):
+            memory.append(process.memory_info().rss / 1e6)
+    thread.close()
+    return memory[0], memory[1]
 
 
 def _measure(sides: dict[str, Callable[[], list[Any]]]) -> dict[str, tuple[float, float]]:

@@ -1,10 +1,11 @@
 """`make bench`: the figures of docs/performance.md, each as a ratio of two things measured side by side in one run.
 
 python bench/run.py [startup] [throughput] [cache] [padding] [memory] [embedded] [classes] [decoding] [checkpoints]
-                    [recovery] [faults] [tuning] [plan] [prediction] [isolation] [quickstart] [demo]
+                    [generation] [recovery] [faults] [tuning] [plan] [prediction] [isolation] [quickstart] [demo]
                     default: all
 
-SHARED is the folder whose data/ has the public data sets; benches that need one are skipped if it is missing.
+MODELS is the folder of the language model of `generation`, and SHARED the one whose data/ has the public data sets;
+benches that need one are skipped if it is missing.
 """
 
 import json
@@ -18,6 +19,7 @@ from pathlib import Path
 import cache
 import classes
 import decoding
+import decoding_rate
 import embedded
 import isolation
 import memory
@@ -105,6 +107,7 @@ BENCHES = {
     "embedded": embedded.run,
     "classes": classes.run,
     "decoding": decoding.run,
+    "generation": decoding_rate.run_default,
     "checkpoints": surviving.checkpoints,
     "recovery": surviving.recovery,
     "faults": serving_faults.run,

@@ -12,12 +12,10 @@ from functools import partial
 from typing import Any
 
 from rayfuse.data.samples import Sample
-from rayfuse.decoding.stream import DecoderBusyError
 from rayfuse.errors import DataError, InvalidInputError, RayfuseError, ResourceError, SpecError
 from rayfuse.formatting import truncate
 from rayfuse.model.explain import check_explainable, num_forward_passes
 from rayfuse.model.predictor import Predictor, PreparedSample
-from rayfuse.model.slot_decoding import decode_tokens
 from rayfuse.serving import protocol, url_fetcher
 from rayfuse.serving.batcher import Batcher, BatchResult
 from rayfuse.serving.decode_budgets import CpuBudget
@@ -25,7 +23,12 @@ from rayfuse.serving.decoders import Decoders
 from rayfuse.serving.problems import ProblemError
 from rayfuse.serving.protocol import ModelSignature, PredictRequest, RemoteFile, Values
 from rayfuse.serving.settings import Settings
-from rayfuse.serving.text_engine import MAX_CONSECUTIVE_FAILURES, TextEngine
+from rayfuse.serving.text_engine import (
+    MAX_CONSECUTIVE_FAILURES,
+    TextEngine,
+    check_first_tokens,
+    decoding_problem,
+)
 from rayfuse.spec.service import GenerationLimits
 
 MAX_EXPLAIN_INSTANCES = 16
@@ -314,21 +317,9 @@ def warm_up(predictor: Predictor) -> None:
         features = {name: [value] for name, value in dummies.items() if name in names}
         keys = {name: [b"dummy"] for name in features}
         [prepared] = predictor.prepare_samples([Sample(features, keys, {})], decodings)
-        try:
-            for name, decoding in decodings.items():
-                prompt = decoding.render(prepared.prompts[name], None)
-                decode_tokens(decoding.runner, [prompt], decoding.stop_ids, 1, decoding.options)
-        except RayfuseError as error:
-            raise DataError(f"the model cannot write a text for dummy inputs: {error}") from None
+        check_first_tokens(prepared, decodings)
         if not _all_finite(prepared.prediction):
             raise DataError("the model predicts NaN or infinity for dummy inputs; its weights are invalid")
-
-
-def decoding_problem(error: RayfuseError) -> Exception:
-    """Return the problem of an expected error of a decoder; other errors as they are."""
-    if isinstance(error, DecoderBusyError):
-        return ProblemError("overloaded", str(error))
-    return ProblemError("invalid-input", error.reason) if isinstance(error, InvalidInputError) else error
 
 
 def check_explain_request(request: PredictRequest, signature: ModelSignature) -> None:

@@ -12,10 +12,11 @@ from rayfuse.decoding.stream import ReplyStream
 from rayfuse.errors import RayfuseError
 from rayfuse.model.predictor import PreparedSample
 from rayfuse.serving import protocol
-from rayfuse.serving.engine import InferenceEngine, decoding_problem
+from rayfuse.serving.engine import InferenceEngine
 from rayfuse.serving.problems import ProblemError
 from rayfuse.serving.protocol import PredictRequest
 from rayfuse.serving.streaming import EventStream, encode_event, merge
+from rayfuse.serving.text_engine import decoding_problem
 
 _log = logging.getLogger(__name__)
 

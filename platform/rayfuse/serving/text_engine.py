@@ -10,14 +10,19 @@ from rayfuse.decoding.decoder import Decoder
 from rayfuse.decoding.preparation import ContextLengthError
 from rayfuse.decoding.prompt import prompt_length
 from rayfuse.decoding.request import DecodeRequest
-from rayfuse.decoding.stream import DecoderThread, ReplyStream
+from rayfuse.decoding.stream import DecoderBusyError, DecoderThread, ReplyStream
+from rayfuse.errors import DataError, InvalidInputError, RayfuseError
 from rayfuse.model.fused import task_heads
 from rayfuse.model.predictor import Predictor, PreparedSample
-from rayfuse.model.slot_decoding import sampling_params
+from rayfuse.model.slot_decoding import decode_tokens, sampling_params
 from rayfuse.model.tasks import TaskHead
 from rayfuse.model.tasks.text_decoding import PromptInputs, TextDecoding
+from rayfuse.serving.problems import ProblemError
 from rayfuse.serving.streaming import cancel
 from rayfuse.spec.service import GenerationLimits
+
+MAX_CONSECUTIVE_FAILURES = 5
+"""Failures of the model in a row after which a replica is unhealthy."""
 
 
 class TextTask:
@@ -123,5 +128,18 @@ class TextEngine:
             task.thread.close()
 
 
-MAX_CONSECUTIVE_FAILURES = 5
-"""Failures of the model in a row after which a replica is unhealthy."""
+def check_first_tokens(prepared: PreparedSample, decodings: Mapping[str, TextDecoding]) -> None:
+    """Decode a token of each text of a sample. Raises DataError if that fails, as with weights that are NaN."""
+    try:
+        for name, decoding in decodings.items():
+            prompt = decoding.render(prepared.prompts[name], None)
+            decode_tokens(decoding.runner, [prompt], decoding.stop_ids, 1, decoding.options)
+    except RayfuseError as error:
+        raise DataError(f"the model cannot write a text for dummy inputs: {error}") from None
+
+
+def decoding_problem(error: RayfuseError) -> Exception:
+    """Return the problem of an expected error of a decoder; other errors as they are."""
+    if isinstance(error, DecoderBusyError):
+        return ProblemError("overloaded", str(error))
+    return ProblemError("invalid-input", error.reason) if isinstance(error, InvalidInputError) else error
