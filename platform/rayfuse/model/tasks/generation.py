@@ -79,7 +79,7 @@ class GenerationHead(AccumulatedHead):
         span_lengths: largest number of soft tokens of each input.
         """
         spans = sum(span_lengths.get(name, 0) for name in self.renderer.span_inputs)
-        self._check_length(self.renderer.max_text_tokens + spans)
+        _check_length(self, self.renderer.max_text_tokens + spans)
 
     def forward(self, fused: FusedState, targets: torch.Tensor | None = None) -> torch.Tensor:
         """Compute the losses of the targets; without targets, those of the end token, which do not count."""
@@ -149,15 +149,13 @@ class GenerationHead(AccumulatedHead):
         runner = slot_runner(self.lm, self.options.decoding)
         if runner is not None:
             prompts = [self._prompt(one) for one in self._prompt_inputs(fused)]
-            self._check_length(max(sum(map(len, one)) for one in prompts) + self.options.max_tokens)
+            _check_length(self, max(sum(map(len, one)) for one in prompts) + self.options.max_tokens)
             found = decode_tokens(runner, prompts, *settings)
         else:
             embeddings, mask = self.prompt_embeddings(fused)
-            self._check_length(embeddings.shape[1] + self.options.max_tokens)
+            _check_length(self, embeddings.shape[1] + self.options.max_tokens)
             found = generate_tokens(self.lm, embeddings, mask, *settings)
-        ended = torch.isin(found, torch.tensor(self.stop_ids, device=found.device)).int().cumsum(dim=1)
-        after_end = torch.cat([torch.zeros_like(ended[:, :1]), ended[:, :-1]], dim=1) > 0
-        return found.float().masked_fill(after_end, torch.nan)
+        return _without_padding(found, self.stop_ids)
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return the summed cross entropy of each sample's reply, float32 (batch,)."""
@@ -187,7 +185,10 @@ class GenerationHead(AccumulatedHead):
         """Return the generated text of each sample next to its reference."""
         references = self._texts(targets[:, self.group_width :])
         texts = self._texts(generated)
-        return [Reply(*one) for one in zip(texts, references, self._groups(targets), strict=True)]
+        return [
+            Reply(*one)
+            for one in zip(texts, references, _groups(targets[:, : self.group_width]), strict=True)
+        ]
 
     def reply_metrics(self, replies: Replies) -> dict[str, float]:
         """Compute the metrics of decoded replies."""
@@ -213,10 +214,6 @@ class GenerationHead(AccumulatedHead):
     def _texts(self, ids: torch.Tensor) -> list[str]:
         rows = ids.float().cpu().numpy()
         return [self.renderer.decode(row[~np.isnan(row)].astype(np.int64).tolist()) for row in rows]
-
-    def _groups(self, targets: torch.Tensor) -> list[tuple[float, ...] | None]:
-        found = targets[:, : self.group_width].cpu().numpy()
-        return [None if not len(row) or np.isnan(row).any() else tuple(row.tolist()) for row in found]
 
     def _prompt_batch(self, fused: FusedState, replies: Sequence[Sequence[int]]) -> PromptBatch:
         """Lay out prompts, each followed by the tokens of a reply, in a pool of vectors."""
@@ -292,7 +289,7 @@ class GenerationHead(AccumulatedHead):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the padded embeddings of prompts, float (batch, length, width), 0 at padding, and their mask."""
         index, mask = prompts.pad(left)
-        self._check_length(index.shape[1])
+        _check_length(self, index.shape[1])
         device = fused["vector"].device
         texts = self.lm.embed(torch.from_numpy(prompts.token_ids).to(device))
         # Absent inputs take part, so that all parameters get a gradient and all ranks run the same modules.
@@ -302,8 +299,23 @@ class GenerationHead(AccumulatedHead):
         mask = mask.to(device)
         return pool[index.to(device)] * mask.unsqueeze(2), mask
 
-    def _check_length(self, length: int) -> None:
-        self.renderer.check_length(length, self.lm.max_positions)
+
+def _check_length(head: GenerationHead, length: int) -> None:
+    """Raise DataError if a sequence of `length` tokens exceeds the positions of the language model."""
+    head.renderer.check_length(length, head.lm.max_positions)
+
+
+def _without_padding(tokens: torch.Tensor, stop_ids: Sequence[int]) -> torch.Tensor:
+    """Return tokens as float32 with NaN after the first token that ends a reply."""
+    ended = torch.isin(tokens, torch.tensor(stop_ids, device=tokens.device)).int().cumsum(dim=1)
+    after_end = torch.cat([torch.zeros_like(ended[:, :1]), ended[:, :-1]], dim=1) > 0
+    return tokens.float().masked_fill(after_end, torch.nan)
+
+
+def _groups(numbers: torch.Tensor) -> list[tuple[float, ...] | None]:
+    """Return the group of each sample; None for those without one."""
+    found = numbers.cpu().numpy()
+    return [None if not len(row) or np.isnan(row).any() else tuple(row.tolist()) for row in found]
 
 
 class TokenAccumulator(Accumulator[GenerationHead]):
