@@ -393,6 +393,7 @@ def test_a_remote_cluster_downloads_the_resolved_version(
     up = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert up["model"] == {"name": "pinned", "version": 1}
     arguments = dashboard.serve_details()["applications"]["pinned"]["deployed_app_config"]["args"]
+    assert arguments.pop("generation")["max_num_seqs"] == 8
     assert arguments == {"model": "models:/pinned/1", "tracking_uri": tracking, "num_threads": 1}
     [found] = [endpoint for endpoint in deploy.list_endpoints(dashboard) if endpoint.name == "pinned"]
     assert predict(found, whole).json()["model"] == {"name": "pinned", "version": 1}
