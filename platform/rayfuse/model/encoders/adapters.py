@@ -20,15 +20,13 @@ from rayfuse.model.encoders.lora_init import (
 )
 from rayfuse.model.encoders.peft_errors import adapter_error_reason
 from rayfuse.spec.encoders import IA3AdapterConfig, LoraAdapterConfig, OFTAdapterConfig
+from rayfuse.spec.encoders.adapters import MODIFIES_BASE_WEIGHTS
 
 if TYPE_CHECKING:
     from peft import IA3Config, LoraConfig, OFTConfig, PeftConfig
 
 AdapterConfig = LoraAdapterConfig | IA3AdapterConfig | OFTAdapterConfig
 """Adapter options of a pretrained encoder's spec."""
-
-_MODIFIES_BASE_WEIGHTS = ("pissa", "olora", "corda", "lora_ga")
-"""Prefixes of initializations that move a part of the frozen weights into the adapter."""
 
 
 def apply_adapters(model: Any, options: AdapterConfig) -> Any:
@@ -68,13 +66,13 @@ def apply_adapters(model: Any, options: AdapterConfig) -> Any:
 def preserves_base_weights(options: AdapterConfig) -> bool:
     """Return whether adapters leave the frozen weights unchanged and use them only in matrix products."""
     return not isinstance(options, LoraAdapterConfig) or not (
-        options.use_dora or options.init_lora_weights.startswith(_MODIFIES_BASE_WEIGHTS)
+        options.use_dora or options.init_lora_weights.startswith(MODIFIES_BASE_WEIGHTS)
     )
 
 
 def needs_own_base_weights(options: AdapterConfig) -> bool:
     """Return whether adapters only work with frozen weights that their initialization has changed."""
-    changing = (*_MODIFIES_BASE_WEIGHTS, "loftq")
+    changing = (*MODIFIES_BASE_WEIGHTS, "loftq")
     return isinstance(options, LoraAdapterConfig) and options.init_lora_weights.startswith(changing)
 
 
@@ -197,7 +195,7 @@ def _init_lora(adapted: nn.Module, options: LoraAdapterConfig) -> None:
         _check_lora_init(layers, options)
     if options.init_lora_weights == "loftq":
         init_loftq(layers.values())
-    if options.init_lora_weights.startswith(_MODIFIES_BASE_WEIGHTS):
+    if options.init_lora_weights.startswith(MODIFIES_BASE_WEIGHTS):
         for layer in layers.values():
             _register_initial_weights(layer)
     if options.init_lora_weights == "mica":

@@ -22,6 +22,10 @@ def _validate_init(value: str) -> str:
     raise PydanticCustomError("init", "not an initialization; {known}", {"known": known})
 
 
+MODIFIES_BASE_WEIGHTS = ("pissa", "olora", "corda", "lora_ga")
+"""Prefixes of initializations that move a part of the frozen weights into the adapter."""
+
+
 class BaseAdapterConfig(JobSection):
     """Options of every adapter."""
 

@@ -8,14 +8,12 @@ from pydantic import Field
 from rayfuse.errors import InvalidInputError
 from rayfuse.spec.base import Problems
 from rayfuse.spec.cells import CellType
-from rayfuse.spec.encoders.adapters import LoraAdapterConfig
+from rayfuse.spec.encoders.adapters import MODIFIES_BASE_WEIGHTS, LoraAdapterConfig
 from rayfuse.spec.tasks.base import Mode, Target
 from rayfuse.spec.tasks.generation import GenerationTaskConfig, TextMetric
 
 if TYPE_CHECKING:
     from rayfuse.spec.job import Job
-
-_CHANGES_BASE_WEIGHTS = ("pissa", "olora", "corda", "lora_ga", "loftq")
 
 
 class PreferenceTaskConfig(GenerationTaskConfig):
@@ -60,7 +58,7 @@ class PreferenceTaskConfig(GenerationTaskConfig):
             yield from self._validate_lora(self.adapter)
 
     def _validate_lora(self, adapter: LoraAdapterConfig) -> Problems:
-        if adapter.init_lora_weights.startswith(_CHANGES_BASE_WEIGHTS):
+        if adapter.init_lora_weights.startswith((*MODIFIES_BASE_WEIGHTS, "loftq")):
             yield (
                 f"{self.train}.init_lora_weights",
                 f"{adapter.init_lora_weights} changes the weights of the reference; use default",
