@@ -183,12 +183,29 @@ def _schemas(job: Job) -> Schema:
         "Request": request,
         "BatchRequest": requests,
         "Explanation": _explanation_schema(job),
-        "Response": _with_explanation(object_schema({**response, "model": model})),
-        "BatchResponse": _list_schema("predictions", _with_explanation(object_schema(response)), model=model),
+        "Response": _with_sources(job, _with_explanation(object_schema({**response, "model": model}))),
+        "BatchResponse": _list_schema(
+            "predictions", _with_sources(job, _with_explanation(object_schema(response))), model=model
+        ),
         "Problem": object_schema(
             {k: {"type": "string"} for k in ("type", "title", "detail")} | {"status": {"type": "integer"}}
         ),
     }
+
+
+def _with_sources(job: Job, response: Schema) -> Schema:
+    """Add the passages of inputs with `retrieve` to the schema of a response."""
+    names = [name for name, options in job.inputs.items() if getattr(options, "retrieve", None)]
+    if not names:
+        return response
+    passage = object_schema({"similarity": {"type": "number"}, "values": {"type": "object"}})
+    passages = {
+        "type": "array",
+        "items": passage,
+        "description": "passages that were found, the nearest first",
+    }
+    sources = {"type": "object", "properties": dict.fromkeys(names, passages)}
+    return {**response, "properties": {**response["properties"], "sources": sources}}
 
 
 def _explain_option() -> Schema:

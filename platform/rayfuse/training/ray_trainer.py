@@ -162,7 +162,7 @@ class _Trainer(TorchTrainer):
     """Ray's trainer without the actor for datasets of Ray Data, which starts also where there are none."""
 
     def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()
+        callbacks = super()._create_default_callbacks()  # type: ignore[misc]  # the stubs are those of v1
         return [callback for callback in callbacks if not isinstance(callback, DatasetsCallback)]
 
 
