@@ -52,13 +52,18 @@ class Predictor:
         self.preprocessor = Preprocessor(self.job.inputs)
         self.row_adapter = RowAdapter(describe_inputs(self.job.inputs, self.job.data))
 
+    def side_preprocessor(self, name: str) -> Preprocessor:
+        """Return the preprocessing of requests with one input alone, in which no other input is required."""
+        return Preprocessor(
+            {
+                other: options if other == name else options.model_copy(update={"optional": True})
+                for other, options in self.job.inputs.items()
+            }
+        )
+
     def read_only(self, name: str) -> None:
         """Read one input of rows alone, as to embed one side of a pair; the others are absent, also required ones."""
-        inputs = {
-            other: options if other == name else options.model_copy(update={"optional": True})
-            for other, options in self.job.inputs.items()
-        }
-        self.preprocessor = Preprocessor(inputs)
+        self.preprocessor = self.side_preprocessor(name)
         self.row_adapter = RowAdapter({name: self.row_adapter.inputs[name]})
 
     def preprocess(self, values: Mapping[str, Any], decode_file: FileDecoder | None = None) -> Sample:
