@@ -161,6 +161,7 @@ def test_workers_of_which_one_has_no_clip_transcribe_without_waiting(tmp_path: P
     clip, image = (dict(next(row for row in rows if name in row)) for name in ("audio", "image"))
     clip.pop("image", None)
     image.pop("audio", None)
+    image["label"] = "long one"
     for name in ("train", "validation", "test"):
         tiny_jobs.write_rows(tmp_path / "data" / f"{name}.jsonl", [clip, image])
     options = {

@@ -129,3 +129,14 @@ def test_a_row_weighs_as_much_as_its_reply_has_tokens() -> None:
     task = reply_task(references="photo")
     assert task.loss_weight([*task.group({"photo": "a.png"}), 5.0, 6.0]) == 2
     assert task.group({"photo": "a.png"}) == task.group({"photo": "a.png"}) != task.group({"photo": "b.png"})
+
+
+def test_transcribed_clips_have_the_window_of_whisper_unless_they_set_another(folder: Path) -> None:
+    (folder / "whisper").mkdir(exist_ok=True)
+    encoder = {"type": "huggingface", "model": str(folder / "whisper"), "pool": "none"}
+    clip = {"type": "audio", "encoder": encoder}
+    inputs = {"audio": clip, "other": {"type": "audio"}}
+    job = tiny_generation.speech_job(folder, inputs=inputs)
+    assert [options.max_seconds for options in job.inputs.values()] == [30, 10]
+    job = tiny_generation.speech_job(folder, inputs={"audio": {**clip, "max_seconds": 8}})
+    assert job.inputs["audio"].max_seconds == 8
