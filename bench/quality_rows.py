@@ -82,3 +82,17 @@ def sounds(source: Path, target: Path) -> None:
     for fold in sorted({row["fold"] for row in rows}):
         write(target / f"test{fold}.jsonl", (row for row in rows if row["fold"] == fold))
         write(target / f"train{fold}.jsonl", (row for row in rows if row["fold"] != fold))
+
+
+def speech(source: Path, target: Path) -> None:
+    """Write spoken captions of Flickr8k in three splits, and ten real utterances of pocketsphinx as real.jsonl."""
+    folder = source / "captions"
+    for split, name in {"train": "train", "validation": "val", "test": "test"}.items():
+        write(target / f"{split}.jsonl", _clips(folder, read(folder / f"{name}.jsonl")))
+    folder = source / "asr_pocketsphinx"
+    write(target / "real.jsonl", _clips(folder, json.loads((folder / "all.json").read_text())))
+
+
+def _clips(folder: Path, rows: Iterable[Row]) -> Iterator[Row]:
+    for row in rows:
+        yield {"audio": str(folder / row["audio"]), "text": row["text"]}

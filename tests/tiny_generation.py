@@ -20,7 +20,7 @@ def generation_job(
     """Return a job over an optional image and an optional text, which go into the prompt of a tiny model of a family."""
     model = folder / family
     if not model.exists():
-        tiny_language_models.FAMILIES[family](model)
+        tiny_language_models.ALL[family](model)
     options = {"prompt": "{image}Asked: {text} Answer.", "max_tokens": 12, "decoded_rows": 4, **(task or {})}
     return tiny_jobs.tiny_job(
         folder / "data",
@@ -56,3 +56,49 @@ def load_batch(job: Any, numbers: Sequence[int] | None = None, split: str = "tra
     chosen = range(len(rows)) if numbers is None else numbers
     samples = [preprocessor.from_row(rows[number]) for number in chosen]
     return fitted, collate(samples, preprocessor.modalities, add_dummies=True)
+
+
+def speech_job(
+    folder: Path, task: dict[str, Any] | None = None, train: str = "lora", **overrides: Any
+) -> Any:
+    """Return a job whose task transcribes an optional clip with a tiny Whisper; an optional image is classified too."""
+    model = folder / "whisper"
+    if not model.exists():
+        tiny_language_models.whisper(model)
+    encoder = {"type": "huggingface", "model": str(model), "train": train, "pool": "none"}
+    clip = {"type": "audio", "sample_rate": 16000, "max_seconds": 0.4, "optional": True, "encoder": encoder}
+    options = {
+        "reads": "audio",
+        "max_tokens": 12,
+        "decoded_rows": 4,
+        "metrics": ["wer", "cer"],
+        **(task or {}),
+    }
+    return tiny_jobs.tiny_job(
+        folder / "data",
+        audio=True,
+        **{
+            "inputs": {
+                "audio": clip,
+                "image": {
+                    "type": "image",
+                    "size": 8,
+                    "encoder": {"type": "conv", "hidden_size": 4},
+                    "optional": True,
+                },
+            },
+            "fusion": {"type": "soft_tokens"},
+            "tasks": {
+                "answer": {"type": "generation", "model": str(model), "column": "label", **options},
+                "label": {"type": "classification", "column": "label"},
+            },
+            "train.early_stopping": None,
+            **overrides,
+        },
+    )
+
+
+def make_speech_rows(folder: Path, train: int = 16, test: int = 6) -> None:
+    """Write rows of which some lack the clip and some the image."""
+    for name, count in (("train", train), ("test", test)):
+        tiny_jobs.make_rows(folder / "data", count, name, audio=True)

@@ -15,7 +15,9 @@ PREFERENCE = {**GENERATION, "type": "preference", "rejected": "worse"}
 OPTIONS = {"train.epochs": 1, "train.optimizer": {"type": "sgd", "lr": 0.1}, "train.deepspeed.stage": 0}
 
 
-def make_job(folder: Path, task: dict[str, Any], batch_size: int, **overrides: Any) -> Any:
+def make_job(
+    folder: Path, task: dict[str, Any], batch_size: int, family: str = "smollm", **overrides: Any
+) -> Any:
     """Twelve training rows of different inputs and reply lengths; the second worker has no row of some batches."""
     if not (folder / "data").exists():
         tiny_generation.make_rows(folder, 13, 5)
@@ -26,7 +28,8 @@ def make_job(folder: Path, task: dict[str, Any], batch_size: int, **overrides: A
         tiny_jobs.roughen(folder / "data")
     return tiny_generation.generation_job(
         folder,
-        task=task,
+        family,
+        task,
         **{
             "data.validation": str(folder / "data" / "validation.jsonl"),
             "inputs.image.encoder.dropout": 0.0,
@@ -84,18 +87,22 @@ def _train(rank: int, world: int, jobs: dict[str, str], folder: Path) -> None:
         torch.distributed.barrier()
 
 
-@pytest.mark.parametrize(("task", "stages"), [(GENERATION, (0, 1, 2, 3)), (PREFERENCE, (3,))])
+@pytest.mark.parametrize(
+    ("family", "task", "stages"),
+    [("smollm", GENERATION, (0, 1, 2, 3)), ("smollm", PREFERENCE, (3,)), ("t5", GENERATION, (0, 3))],
+)
 def test_workers_and_accumulation_learn_the_same(
-    task: dict[str, Any], stages: tuple[int, ...], tmp_path: Path
+    family: str, task: dict[str, Any], stages: tuple[int, ...], tmp_path: Path
 ) -> None:
     """The loss is a mean over the reply tokens of the global batch (transformers#46731), under every ZeRO stage."""
     from safetensors.torch import load_file
 
-    ranks.spawn(_train, 1, {"alone": make_job(tmp_path, task, 4).model_dump_json()}, tmp_path / "out")
+    ranks.spawn(_train, 1, {"alone": make_job(tmp_path, task, 4, family).model_dump_json()}, tmp_path / "out")
     jobs = {
-        f"stage {stage}": make_job(tmp_path, task, 4, **{"train.deepspeed.stage": stage}) for stage in stages
+        f"stage {stage}": make_job(tmp_path, task, 4, family, **{"train.deepspeed.stage": stage})
+        for stage in stages
     }
-    jobs["accumulated"] = make_job(tmp_path, task, 4, **{"train.gradient_accumulation_steps": 2})
+    jobs["accumulated"] = make_job(tmp_path, task, 4, family, **{"train.gradient_accumulation_steps": 2})
     ranks.spawn(_train, 2, {name: job.model_dump_json() for name, job in jobs.items()}, tmp_path / "out")
     first = json.loads((tmp_path / "out" / "alone" / "found.json").read_text())
     weights = load_file(tmp_path / "out" / "alone" / "weights.safetensors")
@@ -109,9 +116,12 @@ def test_workers_and_accumulation_learn_the_same(
             torch.testing.assert_close(tensor, weights[key], rtol=1e-5, atol=1e-6, msg=f"{name} {key}")
 
 
-@pytest.mark.parametrize("task", [GENERATION, PREFERENCE])
+@pytest.mark.parametrize(
+    ("family", "task"),
+    [("smollm", GENERATION), ("smollm", PREFERENCE), ("t5", GENERATION), ("bart", GENERATION)],
+)
 def test_workers_whose_rows_have_different_inputs_do_not_wait_for_each_other(
-    task: dict[str, Any], tmp_path: Path
+    family: str, task: dict[str, Any], tmp_path: Path
 ) -> None:
     """One row has only an image and the other only a text (DeepSpeed#7170, ms-swift#9104)."""
     tiny_generation.make_rows(tmp_path, 8, 4)
@@ -132,7 +142,7 @@ def test_workers_whose_rows_have_different_inputs_do_not_wait_for_each_other(
     }
     jobs = {
         f"stage {stage}": make_job(
-            tmp_path, task, 2, **{"train.deepspeed.stage": stage, "inputs.image.encoder": patches}
+            tmp_path, task, 2, family, **{"train.deepspeed.stage": stage, "inputs.image.encoder": patches}
         ).model_dump_json()
         for stage in (0, 3)
     }
@@ -142,3 +152,32 @@ def test_workers_whose_rows_have_different_inputs_do_not_wait_for_each_other(
         assert len(found["losses"]) == 1
         assert len(found["replies"]) == 2
         assert set(found["by_inputs"]) == {"image+text", "image", "text"}
+
+
+def test_workers_of_which_one_has_no_clip_transcribe_without_waiting(tmp_path: Path) -> None:
+    """One row has only a clip and the other only an image."""
+    tiny_generation.make_speech_rows(tmp_path, 8, 4)
+    rows = _rows(tmp_path, "train")
+    clip, image = (dict(next(row for row in rows if name in row)) for name in ("audio", "image"))
+    clip.pop("image", None)
+    image.pop("audio", None)
+    image["label"] = "long one"
+    for name in ("train", "validation", "test"):
+        tiny_jobs.write_rows(tmp_path / "data" / f"{name}.jsonl", [clip, image])
+    options = {
+        **OPTIONS,
+        "data.validation": str(tmp_path / "data" / "validation.jsonl"),
+        "train.batch_size": 2,
+    }
+    jobs = {
+        f"stage {stage}": tiny_generation.speech_job(
+            tmp_path, **{**options, "train.deepspeed.stage": stage}
+        ).model_dump_json()
+        for stage in (0, 3)
+    }
+    ranks.spawn(_train, 2, jobs, tmp_path / "out")
+    for name in jobs:
+        found = json.loads((tmp_path / "out" / name / "found.json").read_text())
+        assert len(found["losses"]) == 1
+        assert len(found["replies"]) == 2
+        assert set(found["by_inputs"]) == {"audio+image", "audio", "image"}

@@ -106,7 +106,7 @@ def test_language_models_give_the_same_logits_in_peft_and_transformers(family: s
 
     tiny_generation.make_rows(tmp_path)
     model, _ = train_and_reload(tmp_path, tiny_generation.generation_job(tmp_path, family))
-    wanted = logits(model.tasks["answer"].lm.causal)  # type: ignore[union-attr]
+    wanted = logits(model.tasks["answer"].lm.transformer)  # type: ignore[union-attr]
     result = rayfuse.export(tmp_path / "model", tmp_path / "merged")
     assert list(result.folders) == ["tasks/answer"]
     folder = result.folders["tasks/answer"]
@@ -120,6 +120,53 @@ def test_language_models_give_the_same_logits_in_peft_and_transformers(family: s
     assert not torch.allclose(logits(base), wanted, atol=1e-4)
     adapted = PeftModel.from_pretrained(base, tmp_path / "peft" / "tasks" / "answer")
     torch.testing.assert_close(logits(adapted), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_encoder_decoder_models_give_the_same_logits_in_peft_and_transformers(
+    family: str, tmp_path: Path
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForSeq2SeqLM
+
+    tiny_generation.make_rows(tmp_path)
+    model, _ = train_and_reload(tmp_path, tiny_generation.generation_job(tmp_path, family))
+    lm = model.tasks["answer"].lm.transformer  # type: ignore[union-attr]
+    asked = {"input_ids": IDS, "decoder_input_ids": IDS[:, :3]}
+    with torch.no_grad():
+        wanted = lm.eval()(**asked).logits
+        rayfuse.export(tmp_path / "model", tmp_path / "merged")
+        folder = tmp_path / "merged" / "tasks" / "answer"
+        merged = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+        torch.testing.assert_close(merged(**asked).logits, wanted, rtol=1e-4, atol=1e-4)
+        rayfuse.export(tmp_path / "model", tmp_path / "peft", "peft")
+        base = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / family)
+        adapted = PeftModel.from_pretrained(base, tmp_path / "peft" / "tasks" / "answer").eval()
+        torch.testing.assert_close(adapted(**asked).logits, wanted, rtol=1e-4, atol=1e-4)
+    assert merged.generation_config.eos_token_id == 257
+
+
+def test_a_speech_model_is_exported_in_one_piece(tmp_path: Path) -> None:
+    """With the trained weights of the input's encoder and of the task's decoder, and all of its positions."""
+    from transformers import WhisperForConditionalGeneration
+
+    tiny_generation.make_speech_rows(tmp_path)
+    job = tiny_generation.speech_job(tmp_path, **{"inputs.audio.max_seconds": 1.0})
+    model, batch = train_and_reload(tmp_path, job)
+    result = rayfuse.export(tmp_path / "model", tmp_path / "merged")
+    assert list(result.folders) == ["audio", "tasks/answer"]
+    whole = WhisperForConditionalGeneration.from_pretrained(result.folders["tasks/answer"]).eval()
+    features, prompt = batch.inputs["audio"].features["input_features"], [262, 263, 265, 267]
+    reply = batch.targets["answer"][0]
+    ids = torch.tensor([[*prompt, *reply[~reply.isnan()].long().tolist()]])
+    place = batch.inputs["audio"].index[0]
+    with torch.no_grad():
+        logits = whole(features[place], decoder_input_ids=ids[:, :-1]).logits[0, len(prompt) - 1 :]
+        wanted = model(batch).tasks["answer"][0, 0]
+    loss = torch.nn.functional.cross_entropy(logits, ids[0, len(prompt) :], reduction="sum")
+    torch.testing.assert_close(loss, wanted, rtol=1e-4, atol=1e-3)
+    assert whole.config.max_source_positions == 50
+    assert (result.folders["tasks/answer"] / "preprocessor_config.json").exists()
 
 
 def test_a_peft_folder_is_no_model(tmp_path: Path) -> None:

@@ -43,6 +43,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         *[("smollm", train) for train in ("frozen", "lora", "ia3", "oft", "last:1", "full")],
         *[("gpt2", train) for train in ("lora", "ia3", "full")],
+        *[("t5", train) for train in ("frozen", "lora", "ia3", "oft", "last:1", "full")],
+        *[("bart", train) for train in ("lora", "full")],
     ],
 )
 def test_what_is_trained_is_saved_by_name(family: str, train: str, folder: Path, tmp_path: Path) -> None:
@@ -58,11 +60,23 @@ def test_what_is_trained_is_saved_by_name(family: str, train: str, folder: Path,
         "ia3": "ia3_",
         "oft": "oft_",
         "last:1": ".1.",
-        "full": "embed" if family == "smollm" else "wte",
+        "full": {"smollm": "embed", "gpt2": "wte"}.get(family, "shared"),
     }
     inside = [name for name in names if name.startswith("tasks.answer.lm.")]
     assert any(expected[train] in name for name in inside) if train != "frozen" else not inside
     assert (tmp_path / "model" / "tasks" / "answer" / "tokenizer.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("encoder", "decoder"), [("frozen", "lora"), ("lora", "frozen"), ("last:1", "last:1"), ("full", "full")]
+)
+def test_trained_speech_models_are_saved_by_name(encoder: str, decoder: str, tmp_path: Path) -> None:
+    tiny_generation.make_speech_rows(tmp_path)
+    job = tiny_generation.speech_job(tmp_path, {"train": decoder}, train=encoder)
+    model, _ = train_and_reload(tmp_path, job)
+    names = trainable_state_dict(model)
+    assert any(name.startswith("encoders.audio.") for name in names) == (encoder != "frozen")
+    assert any(name.startswith("tasks.answer.lm.") for name in names) == (decoder != "frozen")
 
 
 def test_predictions_match_the_response_schema(folder: Path) -> None:
@@ -77,8 +91,11 @@ def test_predictions_match_the_response_schema(folder: Path) -> None:
         schema.validate(prediction)
 
 
-def test_an_endpoint_and_an_evaluation_give_the_texts_of_the_model(folder: Path, tmp_path: Path) -> None:
-    job, dataset = load_dataset(tiny_generation.generation_job(folder))
+@pytest.mark.parametrize("family", ["smollm", "t5"])
+def test_an_endpoint_and_an_evaluation_give_the_texts_of_the_model(
+    family: str, folder: Path, tmp_path: Path
+) -> None:
+    job, dataset = load_dataset(tiny_generation.generation_job(folder, family))
     torch.manual_seed(0)
     model = FusedModel(job)
     save_model(tmp_path / "model", job, trainable_state_dict(model), {})
@@ -103,17 +120,18 @@ def test_an_endpoint_and_an_evaluation_give_the_texts_of_the_model(folder: Path,
         assert response.json()["outputs"] == {"answer": {"text": texts[number]}}
 
 
-def test_a_plan_simulates_the_longest_prompts_and_replies(folder: Path) -> None:
+@pytest.mark.parametrize("family", ["smollm", "t5"])
+def test_a_plan_simulates_the_longest_prompts_and_replies(family: str, folder: Path) -> None:
     steps = []
     for max_tokens in (12, 100):
-        job = tiny_generation.generation_job(folder, task={"max_tokens": max_tokens, "train": "full"})
+        job = tiny_generation.generation_job(folder, family, {"max_tokens": max_tokens, "train": "full"})
         fitted, _ = with_assumed_statistics(job)
         steps.append(Simulation(fitted, "fp32").simulate_step(4))
     assert steps[1].flops > 2 * steps[0].flops > 0
     assert steps[1].peak_total.total > steps[0].peak_total.total
 
 
-@pytest.mark.parametrize("family", ["smollm", "gpt2"])
+@pytest.mark.parametrize("family", ["smollm", "gpt2", "t5", "bart"])
 def test_activation_checkpointing_gives_the_same_gradients(family: str, folder: Path) -> None:
     job, batch = tiny_generation.load_batch(tiny_generation.generation_job(folder, family))
     gradients = []
@@ -122,7 +140,7 @@ def test_activation_checkpointing_gives_the_same_gradients(family: str, folder: 
         model = FusedModel(job).train()
         if checkpointed:
             checkpoint_activations(model)
-            assert task_heads(model)["answer"].lm.causal.is_gradient_checkpointing
+            assert task_heads(model)["answer"].lm.transformer.is_gradient_checkpointing
         torch.manual_seed(1)
         model.total_loss(model.losses(model(batch), batch), batch).backward()
         gradients.append({name: p.grad for name, p in trainable_parameters(model).items()})
@@ -130,9 +148,10 @@ def test_activation_checkpointing_gives_the_same_gradients(family: str, folder: 
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_a_model_that_learned_its_replies_ends_them(folder: Path) -> None:
+@pytest.mark.parametrize("family", ["smollm", "t5"])
+def test_a_model_that_learned_its_replies_ends_them(family: str, folder: Path) -> None:
     """Training on the end token, which is also the padding token, ends replies (trl#1623)."""
-    job, batch = tiny_generation.load_batch(tiny_generation.generation_job(folder, task={"train": "full"}))
+    job, batch = tiny_generation.load_batch(tiny_generation.generation_job(folder, family, {"train": "full"}))
     torch.manual_seed(0)
     model = FusedModel(job).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)

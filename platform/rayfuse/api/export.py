@@ -71,8 +71,7 @@ def export(
 
 
 def _export_encoders(name: str, model: "FusedModel", output: Path, format: ExportFormat) -> ExportResult:
-    from rayfuse.model.encoders.export import export_adapter, export_language_model, export_merged
-    from rayfuse.model.language_model import LanguageModel
+    from rayfuse.model.encoders.export import export_adapter
 
     found = _pretrained_modules(model)
     chosen = {path: one for path, one in found.items() if format == "merged" or one.options.adapter}
@@ -85,12 +84,29 @@ def _export_encoders(name: str, model: "FusedModel", output: Path, format: Expor
     for path, module in chosen.items():
         if format == "peft":
             export_adapter(module, folders[path])
-        elif isinstance(module, LanguageModel):
-            export_language_model(module, folders[path])
         else:
-            export_merged(module, folders[path])
+            _merge(model, path, module, folders[path])
         _log.info("%s: written to %s", path, folders[path])
     return ExportResult(folders)
+
+
+def _merge(
+    model: "FusedModel", path: str, module: "HuggingFaceEncoder | LanguageModel", folder: Path
+) -> None:
+    from rayfuse.model.encoder_decoder import SpeechDecoder
+    from rayfuse.model.encoders.export import export_language_model, export_merged, export_speech_model
+    from rayfuse.model.encoders.huggingface import HuggingFaceEncoder
+    from rayfuse.model.fused import task_heads
+
+    if isinstance(module, HuggingFaceEncoder):
+        export_merged(module, folder)
+    elif isinstance(module, SpeechDecoder):
+        [source] = task_heads(model)[path.removeprefix("tasks/")].encoded_inputs
+        encoder = model.encoders[source]
+        assert isinstance(encoder, HuggingFaceEncoder), "validated in the spec"
+        export_speech_model(module, encoder, folder)
+    else:
+        export_language_model(module, folder)
 
 
 def _pretrained_modules(model: "FusedModel") -> "dict[str, HuggingFaceEncoder | LanguageModel]":

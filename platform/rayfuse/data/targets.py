@@ -2,11 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import cached_property
 from itertools import zip_longest
 from typing import Any
 
 from rayfuse.errors import DataError, InvalidInputError
-from rayfuse.modalities.pretrained import load_max_positions
+from rayfuse.modalities.prompt_kinds import build_renderer
 from rayfuse.modalities.prompts import PromptRenderer
 from rayfuse.spec.family import import_object
 from rayfuse.spec.inputs import Input
@@ -47,8 +48,11 @@ class ReplyReader(TargetReader):
     """Reader of replies: their tokens, after the numbers of their group in tasks with `references`."""
 
     def __init__(self, task: GenerationTaskConfig, inputs: Mapping[str, Input]) -> None:
-        self._task = task
-        self._renderer = PromptRenderer(task, inputs)
+        self._task, self._inputs = task, inputs
+
+    @cached_property
+    def _renderer(self) -> PromptRenderer:
+        return build_renderer(self._task, self._inputs)
 
     def read(self, values: Mapping[str, Any]) -> Target:
         ids = self._renderer.reply_ids(self._task.reply(values))
@@ -59,10 +63,8 @@ class ReplyReader(TargetReader):
 
         Each input with an encoder counts as one soft token here; the workers know their number.
         """
-        renderer = self._renderer
         try:
-            length = renderer.max_text_tokens + len(renderer.span_inputs)
-            renderer.check_length(length, load_max_positions(self._task.model))
+            self._renderer.check_context(len(self._renderer.span_inputs))
         except DataError as error:
             raise DataError(f"model: {error}") from None
 

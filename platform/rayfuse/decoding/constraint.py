@@ -1,4 +1,4 @@
-"""The interface by which a grammar restricts the tokens of a reply."""
+"""The interface by which a grammar restricts the tokens of a reply, and the constraint of an empty one."""
 
 from typing import Protocol
 
@@ -33,3 +33,21 @@ class TokenConstraint(Protocol):
     def finished(self) -> bool:
         """Return True if the reply is complete and nothing can follow but an end token."""
         ...
+
+
+class EmptyReply(TokenConstraint):
+    """Restricts a reply to its end token."""
+
+    complete = finished = False
+
+    def __init__(self, end_token: int) -> None:
+        self._end_token = end_token
+
+    def check_budget(self, max_tokens: int) -> None:
+        """Do nothing: every reply has room for its end token."""
+
+    def allowed(self, vocab_size: int) -> torch.Tensor:
+        return torch.arange(vocab_size) == self._end_token
+
+    def advance(self, token_id: int, remaining: int) -> int:
+        return token_id

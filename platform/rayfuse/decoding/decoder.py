@@ -61,7 +61,7 @@ class Decoder:
         self._runner = runner = model if isinstance(model, ModelRunner) else build_runner(model)
         runner.model.eval()
         self.max_length = min(max_length or DEFAULT_MAX_LENGTH, runner.context_length or 2**31)
-        self._preparer = RequestPreparer(runner, tokenizer, self.max_length, end_tokens)
+        self._preparer = RequestPreparer(runner, tokenizer, self.max_length, max_source_length, end_tokens)
         self._prefill_tokens = prefill_tokens
         slot_bytes = bytes_per_slot(runner.layers, self.max_length)
         slot_bytes += bytes_per_slot(runner.cross_layers, max_source_length)

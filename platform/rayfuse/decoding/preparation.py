@@ -16,14 +16,20 @@ class ContextLengthError(InvalidInputError):
 
 
 class RequestPreparer:
-    """Turns requests into sequences for slots of `max_length` positions."""
+    """Turns requests into sequences for slots of `max_length` positions, with sources of up to `max_source_length`."""
 
     def __init__(
-        self, runner: ModelRunner, tokenizer: Any, max_length: int, end_tokens: Iterable[int] | None = None
+        self,
+        runner: ModelRunner,
+        tokenizer: Any,
+        max_length: int,
+        max_source_length: int,
+        end_tokens: Iterable[int] | None = None,
     ) -> None:
         self._runner = runner
         self._tokenizer = tokenizer
         self._max_length = max_length
+        self._max_source_length = max_source_length
         self._rules = GenerationRules(runner.base, end_tokens)
 
     @property
@@ -40,6 +46,7 @@ class RequestPreparer:
                 raise InvalidInputError(
                     "an encoder–decoder model takes exactly one of source and encoder_states", "source"
                 )
+            self._check_source(request)
             if not len(spans) and runner.start_token is not None:
                 spans = [runner.start_token]
         elif request.source is not None:
@@ -56,6 +63,18 @@ class RequestPreparer:
         if request.constraint is not None:
             request.constraint.check_budget(limit)
         return ActiveSequence(request_id, request, prompt, limit, self._rules, self._tokenizer)
+
+    def _check_source(self, request: DecodeRequest) -> None:
+        """Raise ContextLengthError for a source that is too long; that of features is known after the encoder's pass."""
+        source = request.source if request.encoder_states is None else request.encoder_states
+        if source is None or (request.encoder_states is None and self._runner.takes_features):
+            return
+        if len(source) > self._max_source_length:
+            raise ContextLengthError(
+                f"the source has {len(source)} positions, and a slot has {self._max_source_length}; shorten it or "
+                "raise max_source_length",
+                "source",
+            )
 
     def _limit(self, request: DecodeRequest, prompt_length: int) -> int:
         """Return how many tokens the reply may have. The last one takes no position."""

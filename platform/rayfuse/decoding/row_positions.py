@@ -4,6 +4,7 @@ Most models take `position_ids`. T5's relative biases and the learned positions 
 from the length of the cache, so that rows of different lengths need these replacements during a forward pass.
 """
 
+import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -39,14 +40,17 @@ def _replace(module: nn.Module, name: str, method: Any) -> Iterator[None]:
 
 def _relative_bias(attention: Any, window: Window) -> Any:
     """Return T5's `compute_bias` (Raffel et al., 2020) with the positions of each row."""
+    options = {
+        "bidirectional": False,
+        "num_buckets": attention.relative_attention_num_buckets,
+        "max_distance": attention.relative_attention_max_distance,
+    }
+    taken = inspect.signature(attention._relative_position_bucket).parameters  # UMT5 takes none of them
 
     def compute_bias(*args: Any, **kwargs: Any) -> torch.Tensor:
         distance = torch.arange(window.width, device=window.positions.device) - window.positions[:, :, None]
         bucket = attention._relative_position_bucket(
-            distance,
-            bidirectional=False,
-            num_buckets=attention.relative_attention_num_buckets,
-            max_distance=attention.relative_attention_max_distance,
+            distance, **{name: value for name, value in options.items() if name in taken}
         )
         return attention.relative_attention_bias(bucket).permute(0, 3, 1, 2)
 

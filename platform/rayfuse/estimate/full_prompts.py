@@ -27,4 +27,5 @@ def assume_full_prompts(head: nn.Module) -> None:
     def replies(targets: torch.Tensor) -> list[list[int]]:
         return [[0] * (targets.shape[1] - head.group_width)] * len(targets)
 
-    head._span_masks, head._prompt_texts, head._replies = span_masks, prompt_texts, replies  # type: ignore[method-assign]
+    layout = head.reading.layout
+    layout.span_masks, layout.texts, head._replies = span_masks, prompt_texts, replies  # type: ignore[method-assign]

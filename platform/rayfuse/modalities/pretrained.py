@@ -35,15 +35,23 @@ def load_tokenizer(model: str) -> Any:
     return tokenizer
 
 
-def load_max_positions(model: str) -> int | None:
-    """Return the largest number of tokens of a language model's sequences; None if it has no limit.
-
-    Raises DataError if its configuration cannot be read.
-    """
+def load_config(model: str) -> Any:
+    """Load the configuration of a pretrained model. Raises DataError if it cannot be read."""
     from transformers import AutoConfig
 
-    config = _load(AutoConfig, model, "configuration").get_text_config()
-    return getattr(config, "max_position_embeddings", None) or None
+    return _load(AutoConfig, model, "configuration")
+
+
+def load_generation_config(model: str) -> Any:
+    """Load a language model's settings for generation; without its optional file, those of its configuration.
+
+    Raises DataError if neither can be read.
+    """
+    from transformers import GenerationConfig
+
+    with contextlib.suppress(OSError):
+        return GenerationConfig.from_pretrained(resolve_model_path(model))
+    return GenerationConfig.from_model_config(load_config(model))
 
 
 def load_image_processor(model: str) -> Any:

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from rayfuse.errors import DataError, InvalidInputError
-from rayfuse.modalities.pretrained import load_tokenizer
+from rayfuse.modalities.pretrained import load_config, load_tokenizer
 from rayfuse.spec.inputs import BaseInput
 from rayfuse.spec.tasks import GenerationTaskConfig
 
@@ -72,6 +72,20 @@ class PromptRenderer:
             )
         return tokenizer
 
+    language: str | None = None
+    """Code of the spoken language of a speech model; None for other models."""
+
+    @property
+    def max_source_tokens(self) -> int | None:
+        """Largest number of positions of an encoder; None without an encoder, or for one without a limit."""
+        return None
+
+    @property
+    def _template(self) -> str | None:
+        """Chat template of the model, if it has one."""
+        found: str | None = self.tokenizer.chat_template
+        return found
+
     @property
     def names(self) -> list[str]:
         """Inputs of the prompt, in its order."""
@@ -91,9 +105,11 @@ class PromptRenderer:
         between[0] = between[0].lstrip()
         between[-1] = between[-1].rstrip() + after
         between[0] = before + between[0]
-        pieces: list[Piece] = [[*self._bos, *self._ids(between[0])]]
+        first, last = self._special_frame
+        pieces: list[Piece] = [[*first, *self._ids(between[0])]]
         for name, text in zip(names, between[1:], strict=True):
             pieces += [name, self._ids(text)]
+        pieces[-1] = [*pieces[-1], *last]
         return pieces
 
     def reply_ids(self, reply: str) -> list[int]:
@@ -134,14 +150,25 @@ class PromptRenderer:
         found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         return text if len(found) <= max_tokens else text[: found[max_tokens - 1][1]]
 
-    def check_length(self, length: int, limit: int | None) -> None:
+    def check_context(self, span_tokens: int) -> None:
+        """Raise DataError if the longest prompt, with this number of soft tokens, and reply exceed the model's positions."""
+        self.check_length(self.max_text_tokens + span_tokens)
+
+    def check_length(self, length: int) -> None:
         """Raise DataError if a sequence of `length` tokens exceeds the positions of the language model."""
+        limit = self.max_positions
         if limit is not None and length > limit:
             raise DataError(
                 f"prompt, soft tokens and reply take up to {length} tokens, above the {limit} positions of "
                 f"{self._task.model}; lower max_tokens of the task or of its texts, or use "
                 "`align: {type: transformer, num_queries: 16}`"
             )
+
+    @cached_property
+    def max_positions(self) -> int | None:
+        """Largest number of tokens of a sequence; None if the model has no limit. Raises DataError if it cannot be read."""
+        config = load_config(self._task.model).get_text_config()
+        return getattr(config, "max_position_embeddings", None) or None
 
     @cached_property
     def end_id(self) -> int:
@@ -153,11 +180,14 @@ class PromptRenderer:
     @cached_property
     def max_text_tokens(self) -> int:
         """Largest number of text tokens of a prompt and a reply."""
+        return self._max_prompt_tokens + self._task.max_tokens
+
+    @cached_property
+    def _max_prompt_tokens(self) -> int:
+        """Largest number of text tokens of a prompt."""
         fixed = self.render(dict.fromkeys(self.text_inputs, ""), set(self.span_inputs))
         texts = sum(limit + _RETOKENIZED for limit in self.text_inputs.values())
-        return (
-            sum(len(piece) for piece in fixed if not isinstance(piece, str)) + texts + self._task.max_tokens
-        )
+        return sum(len(piece) for piece in fixed if not isinstance(piece, str)) + texts
 
     @cached_property
     def _special_tokens(self) -> dict[int, str]:
@@ -199,7 +229,7 @@ class PromptRenderer:
         return self._surround(Dialogue(self._task.system))
 
     def _frame_of_dialogue(self, dialogue: Dialogue) -> tuple[str, str]:
-        if dialogue.turns and not self.tokenizer.chat_template:
+        if dialogue.turns and not self._template:
             raise InvalidInputError(
                 "this model has no chat template, so that it answers single messages; send one", "messages"
             )
@@ -214,7 +244,7 @@ class PromptRenderer:
             ) from None
 
     def _surround(self, dialogue: Dialogue) -> tuple[str, str]:
-        if not self.tokenizer.chat_template:
+        if not self._template:
             return f"{dialogue.system}\n" if dialogue.system else "", ""
         system = [("system", dialogue.system)] if dialogue.system else []
         rendered = self._apply_template([*system, *dialogue.turns, ("user", _MARKER)], ask=True)
@@ -223,7 +253,7 @@ class PromptRenderer:
 
     @cached_property
     def _reply_frame(self) -> _ReplyFrame:
-        if not self.tokenizer.chat_template:
+        if not self._template:
             return _ReplyFrame("", "")
         system = [("system", self._task.system)] if self._task.system else []
         turns = [*system, ("user", "")]
@@ -248,19 +278,16 @@ class PromptRenderer:
     @cached_property
     def _reply_prefix(self) -> str:
         """White space before a reply: the template's; without a template, a space after a prompt that ends in a word."""
-        if self.tokenizer.chat_template:
+        if self._template:
             return self._reply_frame.prefix
         _, name = self._parts[-1]
         return " " if name is None or name in self.text_inputs else ""
 
     @cached_property
-    def _bos(self) -> list[int]:
-        """BOS, where there is no chat template that has it and the tokenizer adds it to texts."""
-        if self.tokenizer.chat_template:
-            return []
+    def _special_frame(self) -> tuple[list[int], list[int]]:
+        """Tokens before and after a prompt: BOS, where there is no chat template that has it and the tokenizer adds it."""
+        if self._template:
+            return [], []
         ids = self.tokenizer("a")["input_ids"]
-        return (
-            [ids[0]]
-            if self.tokenizer.bos_token_id is not None and ids[0] == self.tokenizer.bos_token_id
-            else []
-        )
+        adds_bos = self.tokenizer.bos_token_id is not None and ids[0] == self.tokenizer.bos_token_id
+        return ids[:1] if adds_bos else [], []

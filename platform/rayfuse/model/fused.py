@@ -47,6 +47,10 @@ class FusedModel(nn.Module):
         for head in task_heads(self).values():
             head.attach_inputs(job.inputs)
         self.fusion.attach_heads(task_heads(self))
+        heads = task_heads(self).values()
+        self._encoded_inputs = [
+            name for name in job.inputs if any(name in head.encoded_inputs for head in heads)
+        ]
         self.alignment_losses = {options.type: build_alignment_loss(options) for options in job.align.loss}
         self.alignment_loss_weights: dict[str, float] = {
             options.type: options.weight for options in job.align.loss
@@ -92,8 +96,12 @@ class FusedModel(nn.Module):
             for name, part in batch.inputs.items()
             if part.features is not None and PROMPT_TEXT in part.features
         }
+        own = {
+            name: _tokens_of_samples(encoded[name], batch.inputs[name].index, self.encoders[name].width)  # type: ignore[arg-type]
+            for name in self._encoded_inputs
+        }
         joined: FusionOutput = self.fusion(aligned)
-        return {**joined, "inputs": aligned, "word_starts": words, "texts": texts}
+        return {**joined, "inputs": aligned, "encoded": own, "word_starts": words, "texts": texts}
 
     def apply_heads(
         self, fused: FusedState, targets: Mapping[str, torch.Tensor] | None = None
@@ -257,6 +265,16 @@ def _word_starts(part: EncoderBatch) -> torch.Tensor | None:
     if part.features is None or WORD_STARTS not in part.features:
         return None
     return _values_of_samples(part, part.features[WORD_STARTS])
+
+
+def _tokens_of_samples(encoded: Tokens | None, index: torch.Tensor, width: int) -> Tokens:
+    """Return the tokens of each sample's only value, (batch, tokens, width), 0 where it is absent, and their mask."""
+    if encoded is None:
+        empty = torch.zeros(len(index), 1, width, device=index.device)
+        return empty, torch.zeros(len(index), 1, dtype=torch.bool, device=index.device)
+    tokens, mask = encoded
+    present, rows = index >= 0, index[:, 0].clamp(min=0)
+    return torch.where(present.unsqueeze(2), tokens[rows], 0.0), mask[rows] & present
 
 
 def _values_of_samples(part: EncoderBatch, feature: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,8 @@
-"""Causal language models from transformers: embeddings in, losses of target tokens or generated tokens out."""
+"""Language models from transformers: embeddings in, losses of target tokens or generated tokens out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -21,21 +21,19 @@ _MAX_LOGITS = 1 << 25
 
 
 class LanguageModel(nn.Module):
-    """A pretrained causal language model that reads embeddings of text tokens and soft tokens."""
+    """A pretrained language model that reads embeddings of text tokens and soft tokens; see its subclasses."""
+
+    auto_class: ClassVar[str]
+    """Class of transformers that loads it."""
 
     def __init__(self, options: PretrainedModelConfig) -> None:
         """Load the model, with adapters or partly frozen as in the options.
 
-        Raises SpecError if it is no causal language model, or if the options do not fit it; DataError if it cannot be
-        loaded.
+        Raises SpecError if the options do not fit it; DataError if it cannot be loaded.
         """
         super().__init__()
         self.options = options
-        loaded, _ = load_checkpoint(options.model, auto_class="AutoModelForCausalLM")
-        if loaded.config.is_encoder_decoder:
-            raise SpecError(
-                f"{options.model}: a {type(loaded).__name__} is an encoder–decoder model, which is not supported; use a causal language model"
-            )
+        loaded = self._load()
         self.stop_ids = _stop_ids(loaded)
         """Tokens that end a text according to the model's own settings for generation."""
         _reset_generation_config(loaded)
@@ -46,20 +44,20 @@ class LanguageModel(nn.Module):
         self._runner: tuple[Any, ModelRunner | None] | None = None
 
     @property
-    def causal(self) -> Any:
+    def transformer(self) -> Any:
         """The transformers model, inside of its adapters."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     @property
-    def max_positions(self) -> int | None:
-        """Largest number of tokens of a sequence; None if the model has no limit."""
-        config = self.causal.config.get_text_config()
-        return getattr(config, "max_position_embeddings", None) or None
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        found: torch.device = self.transformer.get_input_embeddings().weight.device
+        return found
 
     @property
     def initial_std(self) -> float:
         """Standard deviation of new weights, as the model itself was initialized."""
-        return float(getattr(self.causal.config.get_text_config(), "initializer_range", None) or 0.02)
+        return float(getattr(self.transformer.config.get_text_config(), "initializer_range", None) or 0.02)
 
     @contextmanager
     def without_adapters(self) -> Iterator[None]:
@@ -84,18 +82,7 @@ class LanguageModel(nn.Module):
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the embeddings of tokens, float (…, width)."""
-        found: torch.Tensor = self.causal.get_input_embeddings()(ids)
-        return found
-
-    def hidden_states(self, embeddings: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Return the last hidden states, float (batch, tokens, width), of sequences padded on the right.
-
-        embeddings: float (batch, tokens, width); mask: bool (batch, tokens).
-        """
-        decoder = getattr(self.causal, self.causal.base_model_prefix)
-        found: torch.Tensor = decoder(
-            inputs_embeds=embeddings, attention_mask=mask.long(), use_cache=False
-        ).last_hidden_state
+        found: torch.Tensor = self.transformer.get_input_embeddings()(ids)
         return found
 
     def token_losses(self, hidden: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -117,7 +104,7 @@ class LanguageModel(nn.Module):
 
         None for an architecture that cannot decode requests of different lengths in one batch, such as Mamba.
         """
-        weight = self.causal.get_input_embeddings().weight
+        weight = self.transformer.get_input_embeddings().weight
         place = (weight.device, weight.dtype)
         if self._runner is None or self._runner[0] != place:
             try:
@@ -131,7 +118,7 @@ class LanguageModel(nn.Module):
         adapter = self.options.adapter
         if adapter is not None and not preserves_base_weights(adapter):
             return
-        head = self.causal.get_output_embeddings()  # often shares its weights with the embeddings
+        head = self.transformer.get_output_embeddings()  # often shares its weights with the embeddings
         for name, module in self.model.named_modules():
             is_base_layer = type(module) is nn.Linear and module is not head and not is_adapter_module(name)
             if is_base_layer and not any(parameter.requires_grad for parameter in module.parameters()):
@@ -144,12 +131,15 @@ class LanguageModel(nn.Module):
             self.model.eval()
         return self
 
+    def _load(self) -> Any:
+        return load_checkpoint(self.options.model, auto_class=self.auto_class)[0]
+
     def _num_chunks(self, tokens: int) -> int:
         """Return the number of chunks: the same on all ranks if they gather the weights of the head for each of them."""
-        weight = self.causal.get_output_embeddings().weight
+        weight = self.transformer.get_output_embeddings().weight
         vocabulary = getattr(weight, "ds_shape", weight.shape)[0]
         chunks = max(1, -(-tokens * vocabulary // _MAX_LOGITS))
-        if not is_sharded(self.causal):
+        if not is_sharded(self.transformer):
             return chunks
         most = torch.tensor(chunks, device=weight.device)
         torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
@@ -166,43 +156,76 @@ class LanguageModel(nn.Module):
         return self._losses(hidden, ids)
 
     def _losses(self, hidden: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = _finish_logits(self.causal.get_output_embeddings()(hidden).float(), self.causal.config)
+        logits = self._finish_logits(self.transformer.get_output_embeddings()(hidden).float())
         losses = nn.functional.cross_entropy(logits, ids, reduction="none")
         return losses, (logits.argmax(dim=1) == ids).float()
 
+    def _finish_logits(self, logits: torch.Tensor) -> torch.Tensor:
+        """Change logits as the model does after its output layer."""
+        return _scale_and_cap(logits, self.transformer.config)
 
-def generate_tokens(
-    model: LanguageModel,
-    embeddings: torch.Tensor,
-    mask: torch.Tensor,
-    stop_ids: Sequence[int],
-    max_tokens: int,
-    decoding: DecodingConfig,
-) -> torch.Tensor:
-    """Generate up to `max_tokens` tokens after prompts padded on the left, int64 (batch, tokens).
+    def _generate(
+        self,
+        inputs: Mapping[str, Any],
+        stop_ids: Sequence[int],
+        max_tokens: int,
+        decoding: DecodingConfig,
+    ) -> torch.Tensor:
+        from transformers import GenerationConfig, GenerationMixin
 
-    A reply ends at the first of `stop_ids`, and is padded with it. embeddings: float (batch, tokens, width); mask: bool
-    (batch, tokens). With weights sharded over ranks, all of them generate until the longest reply of any rank has ended.
-    """
-    from transformers import GenerationConfig
+        sampling = {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
+        settings = GenerationConfig(
+            max_new_tokens=max_tokens,
+            do_sample=decoding.temperature > 0,
+            num_beams=decoding.num_beams,
+            eos_token_id=list(stop_ids),
+            pad_token_id=stop_ids[0],
+            use_cache=True,
+            **(sampling if decoding.temperature > 0 else {}),
+        )
+        # Models such as Whisper override `generate` with one that reads their own inputs only.
+        found: Any = GenerationMixin.generate(
+            self.transformer,
+            **inputs,
+            generation_config=settings,
+            synced_gpus=is_sharded(self.transformer) and torch.distributed.get_world_size() > 1,
+        )
+        tokens: torch.Tensor = found
+        return tokens
 
-    sampling = {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
-    settings = GenerationConfig(
-        max_new_tokens=max_tokens,
-        do_sample=decoding.temperature > 0,
-        num_beams=decoding.num_beams,
-        eos_token_id=list(stop_ids),
-        pad_token_id=stop_ids[0],
-        use_cache=True,
-        **(sampling if decoding.temperature > 0 else {}),
-    )
-    found: torch.Tensor = model.causal.generate(
-        inputs_embeds=embeddings,
-        attention_mask=mask.long(),
-        generation_config=settings,
-        synced_gpus=is_sharded(model.causal) and torch.distributed.get_world_size() > 1,
-    )
-    return found
+
+class CausalModel(LanguageModel):
+    """A causal language model."""
+
+    auto_class = "AutoModelForCausalLM"
+
+    def hidden_states(self, embeddings: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return the last hidden states, float (batch, tokens, width), of sequences padded on the right.
+
+        embeddings: float (batch, tokens, width); mask: bool (batch, tokens).
+        """
+        decoder = getattr(self.transformer, self.transformer.base_model_prefix)
+        found: torch.Tensor = decoder(
+            inputs_embeds=embeddings, attention_mask=mask.long(), use_cache=False
+        ).last_hidden_state
+        return found
+
+    def generate(
+        self,
+        embeddings: torch.Tensor,
+        mask: torch.Tensor,
+        stop_ids: Sequence[int],
+        max_tokens: int,
+        decoding: DecodingConfig,
+    ) -> torch.Tensor:
+        """Generate up to `max_tokens` tokens after prompts padded on the left, int64 (batch, tokens).
+
+        A reply ends at the first of `stop_ids`, and is padded with it. embeddings: float (batch, tokens, width); mask:
+        bool (batch, tokens). With weights sharded over ranks, all of them generate until the longest reply of any rank
+        has ended.
+        """
+        inputs = {"inputs_embeds": embeddings, "attention_mask": mask.long()}
+        return self._generate(inputs, stop_ids, max_tokens, decoding)
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -234,7 +257,7 @@ def _reset_generation_config(model: Any) -> None:
         model.config.use_cache = False
 
 
-def _finish_logits(logits: torch.Tensor, config: Any) -> torch.Tensor:
+def _scale_and_cap(logits: torch.Tensor, config: Any) -> torch.Tensor:
     """Scale and cap logits as the models with such settings do after their output layer."""
     text = config.get_text_config()
     if cap := getattr(text, "final_logit_softcapping", None):  # Gemma 2

@@ -15,6 +15,9 @@ class FusedState(TypedDict):
     """Fused representation, float (batch, dim)."""
     inputs: dict[str, Tokens]
     """Aligned tokens of each input: float (batch, tokens, dim) and mask, bool (batch, tokens)."""
+    encoded: NotRequired[dict[str, Tokens]]
+    """Tokens of inputs as their encoders return them, for heads that ask for them (`TaskHead.encoded_inputs`): float
+    (batch, tokens, width), 0 where the input is absent, and mask, bool (batch, tokens)."""
     word_starts: dict[str, torch.Tensor]
     """For inputs of words: index of each word's first token, int64 (batch, words), -1 for padding."""
     texts: NotRequired[dict[str, torch.Tensor]]

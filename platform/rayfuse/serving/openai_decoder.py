@@ -51,7 +51,7 @@ class DecoderGenerator:
         """Start a reply. Raises InvalidInputError, ProblemError or DecoderBusyError."""
         self._check_limit(request.sampling.max_tokens)
         rendered = await self._render(request)
-        constraint = None
+        constraint = rendered.constraint
         if request.json_schema is not None:
             vocabulary = await asyncio.to_thread(self._grammar_vocabulary)
             constraint = await asyncio.to_thread(vocabulary.json_schema, request.json_schema)

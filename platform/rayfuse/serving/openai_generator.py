@@ -52,6 +52,8 @@ class GenerationRequest:
     """Values of the model's other inputs, as `/predict` takes them."""
     json_schema: Mapping[str, Any] | None = None
     """JSON Schema that the reply follows."""
+    language: str | None = None
+    """Code of the language of a transcript."""
 
 
 class TextGenerator(Protocol):

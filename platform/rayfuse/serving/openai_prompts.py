@@ -31,7 +31,8 @@ class TaskPrompts:
     async def __call__(self, request: GenerationRequest) -> DecodeRequest:
         """Return the prompt of a request. Raises InvalidInputError or ProblemError."""
         if request.prompt is not None:
-            return DecodeRequest(await asyncio.to_thread(self._continue, request))
+            return await asyncio.to_thread(self._continue, request)
+        self._check_language(request.language)
         signature = self._engine.signature
         given = protocol.parse_inputs(request.inputs, signature)
         texts = [name for name in self._decoding.prompt_inputs if signature.inputs[name].type == "text"]
@@ -39,14 +40,22 @@ class TaskPrompts:
         with self._engine.admit():
             prepared = await self._engine.prepare(PredictRequest([values], is_batch=False))
         inputs = prepared.prompts[self._task]
-        return DecodeRequest(await asyncio.to_thread(self._decoding.render, inputs, dialogue))
+        return await asyncio.to_thread(self._decoding.render, inputs, dialogue)
 
-    def _continue(self, request: GenerationRequest) -> list[int]:
+    def _check_language(self, wanted: str | None) -> None:
+        written = self._decoding.language
+        if wanted is not None and written is not None and wanted != written:
+            raise InvalidInputError(
+                f"this model transcribes {written} and not {wanted}; leave it out", "language"
+            )
+
+    def _continue(self, request: GenerationRequest) -> DecodeRequest:
         if request.inputs:
             raise InvalidInputError("a completion has no inputs; send them to /chat/completions", "inputs")
-        if isinstance(request.prompt, str):
-            return list(self._decoding.tokenizer(request.prompt)["input_ids"])
-        return list(request.prompt or ())
+        ids = request.prompt or ()
+        if isinstance(ids, str):
+            ids = self._decoding.tokenizer(ids)["input_ids"]
+        return self._decoding.continuation(list(ids))
 
 
 def to_inputs(

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +10,6 @@ import torch
 from rayfuse.decoding.decoder import Decoder
 from rayfuse.decoding.preparation import ContextLengthError
 from rayfuse.decoding.prompt import prompt_length
-from rayfuse.decoding.request import DecodeRequest
 from rayfuse.decoding.stream import DecoderBusyError, DecoderThread, ReplyStream
 from rayfuse.errors import DataError, InvalidInputError, RayfuseError
 from rayfuse.model.fused import task_heads
@@ -40,21 +40,23 @@ class TextTask:
             memory=memory,
             max_slots=limits.max_num_seqs,
             max_length=limits.max_model_len,
+            max_source_length=min(limits.max_model_len, decoding.max_source_tokens or limits.max_model_len),
             end_tokens=decoding.stop_ids,
         )
         self.thread = DecoderThread(self.decoder, max_waiting_tokens=limits.max_queued_tokens)
 
     async def open(self, inputs: PromptInputs) -> ReplyStream:
         """Start a text, with the settings of the task. Raises InvalidInputError or DecoderBusyError."""
-        prompt = await asyncio.to_thread(self.decoding.render, inputs, None)
-        room = self.decoder.max_length - prompt_length(prompt) + 1
+        request = await asyncio.to_thread(self.decoding.render, inputs, None)
+        length = prompt_length(request.prompt)
+        room = self.decoder.max_length - length + 1
         if room < 1:
             raise ContextLengthError(
-                f"the prompt has {prompt_length(prompt)} tokens, above the {self.decoder.max_length} of "
+                f"the prompt has {length} tokens, above the {self.decoder.max_length} of "
                 "generation.max_model_len; send smaller inputs"
             )
         params = sampling_params(self.decoding.options, min(self.decoding.max_tokens, room))
-        return self.thread.open(DecodeRequest(prompt, params))
+        return self.thread.open(replace(request, params=params))
 
     def prediction(self, token_ids: Sequence[int]) -> dict[str, Any]:
         """Return the prediction of a text from its tokens."""
@@ -132,8 +134,8 @@ def check_first_tokens(prepared: PreparedSample, decodings: Mapping[str, TextDec
     """Decode a token of each text of a sample. Raises DataError if that fails, as with weights that are NaN."""
     try:
         for name, decoding in decodings.items():
-            prompt = decoding.render(prepared.prompts[name], None)
-            decode_tokens(decoding.runner, [prompt], decoding.stop_ids, 1, decoding.options)
+            request = decoding.render(prepared.prompts[name], None)
+            decode_tokens(decoding.runner, [request], decoding.stop_ids, 1, decoding.options)
     except RayfuseError as error:
         raise DataError(f"the model cannot write a text for dummy inputs: {error}") from None
 

@@ -34,6 +34,7 @@ from rayfuse.spec.feature_cache import FeatureCache, validate_feature_cache
 from rayfuse.spec.fusion import ConcatFusionConfig, FusionConfig
 from rayfuse.spec.inputs import Input, default_columns
 from rayfuse.spec.rows import InMemoryRows, Rows, is_table
+from rayfuse.spec.speech_windows import with_speech_windows
 from rayfuse.spec.tasks import Mode, TaskConfig, with_default_columns
 from rayfuse.spec.train import TrainConfig
 
@@ -245,8 +246,9 @@ class Job(Spec):
 
     @model_validator(mode="before")
     @classmethod
-    def _add_output(cls, content: Any) -> Any:
-        return {"output": {}, **content} if isinstance(content, dict) else content
+    def _add_defaults(cls, content: Any) -> Any:
+        """Add an output, and the length of clips that speech models transcribe."""
+        return with_speech_windows({"output": {}, **content}) if isinstance(content, dict) else content
 
     @property
     def registered_model_name(self) -> str:

@@ -183,15 +183,26 @@ def test_lengths_are_checked_before_a_request_is_queued():
 def test_a_bad_source_ends_only_its_own_request():
     decoder = Decoder(tiny.t5(), max_length=20, max_source_length=8)
     params = SamplingParams(max_tokens=5)
-    bad = decoder.submit(DecodeRequest(source=torch.ones(9, dtype=torch.long), params=params))
+    bad = decoder.submit(DecodeRequest(source=torch.ones(2, 2, dtype=torch.long), params=params))
     good = decoder.submit(DecodeRequest(source=torch.ones(8, dtype=torch.long), params=params))
     events = {}
     while decoder.busy:
         for request_id, outcome in decoder.step():
             events.setdefault(request_id, []).append(outcome)
     assert isinstance(events[bad][0], InvalidInputError)
-    assert "the source has 9 positions, and a slot has 8" in str(events[bad][0])
+    assert "shape (2, 2) does not fit input_ids of the encoder" in str(events[bad][0])
     assert events[good][-1].finish_reason is not None
+
+
+def test_a_source_that_is_too_long_is_not_queued():
+    """A model with learned positions has none for its last tokens."""
+    decoder = Decoder(tiny.bart(), max_length=20, max_source_length=8)
+    for source in ({"source": torch.ones(9, dtype=torch.long)}, {"encoder_states": torch.ones(9, 32)}):
+        with pytest.raises(
+            InvalidInputError, match="the source has 9 positions, and a slot has 8; shorten it"
+        ):
+            decoder.submit(DecodeRequest(**source))
+    assert not decoder.busy
 
 
 def test_nan_ends_only_the_request_that_caused_it():

@@ -9,7 +9,8 @@ import tiny_language_models
 import torch
 from pydantic import TypeAdapter
 
-from rayfuse.model.language_model import LanguageModel, generate_tokens
+from rayfuse.decoding.request import DecodeRequest
+from rayfuse.model.language_model import CausalModel
 from rayfuse.model.slot_decoding import decode_tokens, slot_runner
 from rayfuse.spec.encoders import PretrainedModelConfig
 from rayfuse.spec.tasks.generation import DecodingConfig
@@ -27,15 +28,15 @@ def decoding(**options: Any) -> DecodingConfig:
     return TypeAdapter(DecodingConfig).validate_python(options)
 
 
-def load(models: Path, family: str, train: str = "frozen") -> LanguageModel:
+def load(models: Path, family: str, train: str = "frozen") -> CausalModel:
     folder = models / family
     if not folder.exists():
         tiny_language_models.FAMILIES[family](folder)
     options = TypeAdapter(PretrainedModelConfig).validate_python({"model": str(folder), "train": train})
-    return LanguageModel(options).eval()
+    return CausalModel(options).eval()
 
 
-def prompts(model: LanguageModel) -> list[list[Any]]:
+def prompts(model: CausalModel) -> list[list[Any]]:
     """Return prompts of tokens and soft tokens, of different lengths."""
     generator = torch.Generator().manual_seed(0)
     soft = [torch.randn(length, model.width, generator=generator) for length in (3, 1, 5)]
@@ -49,14 +50,14 @@ def test_greedy_tokens_equal_those_of_generate(family: str, train: str, models: 
     asked = prompts(model)
     runner = slot_runner(model, decoding())
     assert runner is not None
-    found = decode_tokens(runner, asked, STOP, 12, decoding())
+    found = decode_tokens(runner, [DecodeRequest(one) for one in asked], STOP, 12, decoding())
     lengths = set()
     for row, spans in enumerate(asked):
         with torch.inference_mode():
             parts = [model.embed(torch.tensor(one)) if isinstance(one, list) else one for one in spans]
             embeddings = torch.cat(parts).unsqueeze(0)
             mask = torch.ones(embeddings.shape[:2], dtype=torch.bool)
-            [wanted] = generate_tokens(model, embeddings, mask, STOP, 12, decoding()).tolist()
+            [wanted] = model.generate(embeddings, mask, STOP, 12, decoding()).tolist()
         assert found[row, : len(wanted)].tolist() == wanted
         assert set(found[row, len(wanted) :].tolist()) <= {STOP[0]}
         lengths.add(len(wanted))
@@ -69,7 +70,11 @@ def test_sampling_follows_the_random_numbers_of_torch(models: Path) -> None:
     sampled = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        sampled.append(decode_tokens(runner, [[[1, 2]]] * 4, [257], 10, decoding(temperature=2.0)).tolist())
+        sampled.append(
+            decode_tokens(
+                runner, [DecodeRequest([[1, 2]])] * 4, [257], 10, decoding(temperature=2.0)
+            ).tolist()
+        )
     assert sampled[0] == sampled[1] != sampled[2]
     assert len({tuple(row) for row in sampled[0]}) > 1
 
@@ -77,11 +82,13 @@ def test_sampling_follows_the_random_numbers_of_torch(models: Path) -> None:
 def test_a_runner_reads_the_weights_as_they_are(models: Path) -> None:
     model = load(models, "llama", "full")
     runner: Any = slot_runner(model, decoding())
-    before = decode_tokens(runner, [[[1, 2, 3]]], [257], 8, decoding())
+    before = decode_tokens(runner, [DecodeRequest([[1, 2, 3]])], [257], 8, decoding())
     with torch.no_grad():
-        model.causal.get_output_embeddings().weight.neg_()
+        model.transformer.get_output_embeddings().weight.neg_()
     assert slot_runner(model, decoding()) is runner
-    assert decode_tokens(runner, [[[1, 2, 3]]], [257], 8, decoding()).tolist() != before.tolist()
+    assert (
+        decode_tokens(runner, [DecodeRequest([[1, 2, 3]])], [257], 8, decoding()).tolist() != before.tolist()
+    )
     model.double()
     assert slot_runner(model, decoding()) is not runner
 
@@ -92,4 +99,4 @@ def test_beams_and_layers_without_attention_have_no_slots(models: Path) -> None:
     options = TypeAdapter(PretrainedModelConfig).validate_python(
         {"model": str(models / "mamba"), "train": "frozen"}
     )
-    assert slot_runner(LanguageModel(options), decoding()) is None
+    assert slot_runner(CausalModel(options), decoding()) is None

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import tiny_language_models
 from pydantic import TypeAdapter
+from transformers import LlamaConfig
 
 from rayfuse.data.targets import check_targets
 from rayfuse.errors import DataError, InvalidInputError
@@ -170,6 +171,9 @@ def test_unusable_models_are_reported_with_path_and_remedy(tmp_path: Path) -> No
         job: Any = SimpleNamespace(tasks={"caption": task(tmp_path, **options)}, inputs=INPUTS)
         check_targets(job)
 
+    with pytest.raises(DataError, match=r"tasks\.caption\.model: .*cannot load the configuration"):
+        check()
+    LlamaConfig().save_pretrained(tmp_path)
     with pytest.raises(DataError, match=r"tasks\.caption\.model: .*tokenizer.*"):
         check()
     tiny_language_models.write_tokenizer(tmp_path, "{{ raise_exception('no system turns') }}")

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rayfuse.errors import DataError
 from rayfuse.model import language_model
-from rayfuse.model.language_model import LanguageModel, generate_tokens
+from rayfuse.model.language_model import CausalModel
 from rayfuse.spec.encoders import PretrainedModelConfig
 from rayfuse.spec.tasks.generation import DecodingConfig
 
@@ -24,12 +24,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("models")
 
 
-def load(models: Path, family: str, train: str = "full") -> LanguageModel:
+def load(models: Path, family: str, train: str = "full") -> CausalModel:
     folder = models / family
     if not folder.exists():
         tiny_language_models.FAMILIES[family](folder)
     options = TypeAdapter(PretrainedModelConfig).validate_python({"model": str(folder), "train": train})
-    return LanguageModel(options)
+    return CausalModel(options)
 
 
 class Largest(TorchDispatchMode):
@@ -60,7 +60,7 @@ def test_losses_in_chunks_are_those_of_the_whole_model(
 ) -> None:
     model = load(models, family)
     ids = torch.randint(0, 256, (2, 12))
-    logits = model.causal(ids).logits.float()
+    logits = model.transformer(ids).logits.float()
     wanted = torch.nn.functional.cross_entropy(
         logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
     )
@@ -83,7 +83,7 @@ def test_memory_does_not_grow_with_tokens_times_vocabulary(
 ) -> None:
     """Evaluation elsewhere keeps the logits of all tokens (transformers#15466)."""
     model = load(models, "smollm")
-    vocabulary = model.causal.config.vocab_size
+    vocabulary = model.transformer.config.vocab_size
     monkeypatch.setattr(language_model, "_MAX_LOGITS", 8 * vocabulary)
     hidden, ids = torch.randn(200, 16), torch.randint(0, 256, (200,))
     with torch.inference_mode(), Largest() as largest:
@@ -99,9 +99,9 @@ def test_greedy_tokens_do_not_depend_on_the_rest_of_the_batch(family: str, model
     index = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True, padding_side="left")
     mask = torch.arange(9).unsqueeze(0) >= 9 - torch.tensor([[9], [4], [6]])
     with torch.inference_mode():
-        together = generate_tokens(model, model.embed(index), mask, [257], 8, GREEDY)
+        together = model.generate(model.embed(index), mask, [257], 8, GREEDY)
         for row, prompt in enumerate(prompts):
-            wanted = model.causal.generate(
+            wanted = model.transformer.generate(
                 prompt.unsqueeze(0), max_new_tokens=8, eos_token_id=257, pad_token_id=257, do_sample=False
             )[0, len(prompt) :]
             assert together[row, : len(wanted)].tolist() == wanted.tolist()
@@ -116,11 +116,11 @@ def test_settings_of_the_model_do_not_change_decoding(models: Path, tmp_path: Pa
         do_sample=True, temperature=5.0, repetition_penalty=3.0, eos_token_id=[257, 7]
     ).save_pretrained(folder)
     options = TypeAdapter(PretrainedModelConfig).validate_python({"model": str(folder)})
-    changed = LanguageModel(options)
+    changed = CausalModel(options)
     assert changed.stop_ids == [257, 7]
     embeddings, mask = plain.embed(torch.tensor([[5, 6, 7]])), torch.ones(1, 3, dtype=torch.bool)
     with torch.inference_mode():
-        found = [generate_tokens(model, embeddings, mask, [257], 8, GREEDY) for model in (plain, changed)]
+        found = [model.generate(embeddings, mask, [257], 8, GREEDY) for model in (plain, changed)]
     assert found[0].tolist() == found[1].tolist()
 
 
@@ -137,4 +137,4 @@ def test_what_is_trained(train: str, expected: str, models: Path) -> None:
 def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:
     options = TypeAdapter(PretrainedModelConfig).validate_python({"model": str(tmp_path)})
     with pytest.raises(DataError, match="cannot load a Hugging Face model"):
-        LanguageModel(options)
+        CausalModel(options)

@@ -61,6 +61,46 @@ def test_invalid_tasks(overrides: dict[str, Any], message: str, folder: Path) ->
         tiny_generation.generation_job(folder, **overrides)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"tasks.answer.reads": "sound"}, r"tasks\.answer\.reads: no input `sound`; .*audio"),
+        (
+            {"tasks.answer.reads": "image"},
+            r"tasks\.answer\.reads: `image` is an input of type image; name one",
+        ),
+        ({"tasks.answer.prompt": "{audio}"}, r"tasks\.answer\.prompt: has no effect with reads"),
+        ({"tasks.answer.system": "Listen."}, r"tasks\.answer\.system: has no effect with reads"),
+        ({"tasks.answer.task": "summarize"}, r"tasks\.answer\.task: .*transcribe"),
+        (
+            {"inputs.audio.encoder.pool": "mean"},
+            r"tasks\.answer\.reads: .*set inputs\.audio\.encoder to .*pool: none",
+        ),
+        (
+            {"inputs.audio.encoder": {"type": "conv"}},
+            r"tasks\.answer\.reads: .*set inputs\.audio\.encoder to",
+        ),
+        (
+            {"inputs.audio.encoder.hidden_states": [1, -1]},
+            r"tasks\.answer\.reads: .*remove inputs\.audio\.encoder\.hidden_states",
+        ),
+        ({"inputs.audio.max_items": 2}, r"tasks\.answer\.reads: .*set inputs\.audio\.max_items to 1"),
+        (
+            {"tasks.answer.reads": None, "tasks.answer.language": "de"},
+            r"tasks\.answer\.language: .*without reads",
+        ),
+        (
+            {"tasks.answer.reads": None, "tasks.answer.task": "translate"},
+            r"tasks\.answer\.task: .*without reads",
+        ),
+    ],
+)
+def test_invalid_speech_tasks(overrides: dict[str, Any], message: str, folder: Path) -> None:
+    (folder / "whisper").mkdir(exist_ok=True)
+    with pytest.raises(SpecError, match=message):
+        tiny_generation.speech_job(folder, **overrides)
+
+
 def test_the_default_prompt_has_all_inputs(folder: Path) -> None:
     job = tiny_generation.generation_job(folder, task={"prompt": None})
     assert job.tasks["answer"].prompt_parts(job.inputs) == [("", "image"), ("", "text")]
@@ -89,3 +129,14 @@ def test_a_row_weighs_as_much_as_its_reply_has_tokens() -> None:
     task = reply_task(references="photo")
     assert task.loss_weight([*task.group({"photo": "a.png"}), 5.0, 6.0]) == 2
     assert task.group({"photo": "a.png"}) == task.group({"photo": "a.png"}) != task.group({"photo": "b.png"})
+
+
+def test_transcribed_clips_have_the_window_of_whisper_unless_they_set_another(folder: Path) -> None:
+    (folder / "whisper").mkdir(exist_ok=True)
+    encoder = {"type": "huggingface", "model": str(folder / "whisper"), "pool": "none"}
+    clip = {"type": "audio", "encoder": encoder}
+    inputs = {"audio": clip, "other": {"type": "audio"}}
+    job = tiny_generation.speech_job(folder, inputs=inputs)
+    assert [options.max_seconds for options in job.inputs.values()] == [30, 10]
+    job = tiny_generation.speech_job(folder, inputs={"audio": {**clip, "max_seconds": 8}})
+    assert job.inputs["audio"].max_seconds == 8

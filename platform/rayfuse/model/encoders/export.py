@@ -9,8 +9,9 @@ from torch import nn
 
 from rayfuse.errors import SpecError
 from rayfuse.modalities.pretrained import SAFE_SUFFIXES, download_model
+from rayfuse.model.encoder_decoder import SpeechDecoder
 from rayfuse.model.encoders.adapters import needs_own_base_weights
-from rayfuse.model.encoders.huggingface import HuggingFaceEncoder, load_pretrained
+from rayfuse.model.encoders.huggingface import HuggingFaceEncoder, load_checkpoint, load_pretrained
 from rayfuse.model.language_model import LanguageModel
 from rayfuse.spec.encoders import LoraAdapterConfig
 
@@ -39,29 +40,39 @@ def export_merged(encoder: HuggingFaceEncoder, folder: Path) -> None:
     Parts of the model that the encoder does not use, such as a decoder, are the original ones. The folder also has the
     tokenizer or processor.
     """
-    options = encoder.options
-    trained = copy.deepcopy(encoder.model)
-    if options.adapter is not None:
-        trained = trained.merge_and_unload()
-    whole, part = load_pretrained(options.model, encoder.input_type)
-    _copy_weights(trained, part)
+    whole, part = load_pretrained(encoder.options.model, encoder.input_type)
+    _copy_weights(_merged(encoder), part)
     whole.save_pretrained(str(folder))
-    copy_preprocessing_files(options.model, folder)
+    copy_preprocessing_files(encoder.options.model, folder)
 
 
 def export_language_model(language_model: LanguageModel, folder: Path) -> None:
-    """Write a language model with its trained weights and merged adapters, for `AutoModelForCausalLM`.
+    """Write a language model with its trained weights and merged adapters, for its class of transformers.
 
     The folder also has the tokenizer, and the original's own settings for generation.
     """
-    options = language_model.options
-    trained = copy.deepcopy(language_model.model)
-    if options.adapter is not None:
-        trained = trained.merge_and_unload()
-    trained.config.use_cache = True
-    trained.save_pretrained(str(folder))
+    _save_language_model(_merged(language_model), language_model.options.model, folder)
+
+
+def export_speech_model(decoder: SpeechDecoder, encoder: HuggingFaceEncoder, folder: Path) -> None:
+    """Write the encoder of an input and the decoder of the task that reads it as one model, as `export_language_model`."""
+    whole, _ = load_checkpoint(decoder.options.model, for_training=False, auto_class=decoder.auto_class)
+    _copy_weights(_merged(decoder), whole)
+    _copy_weights(_merged(encoder), whole.get_encoder())
+    _save_language_model(whole, decoder.options.model, folder)
+
+
+def _merged(module: HuggingFaceEncoder | LanguageModel) -> Any:
+    """Return a copy of a trained model with its adapters merged."""
+    trained = copy.deepcopy(module.model)
+    return trained.merge_and_unload() if module.options.adapter is not None else trained
+
+
+def _save_language_model(model: Any, original: str, folder: Path) -> None:
+    model.config.use_cache = True
+    model.save_pretrained(str(folder))
     (folder / "generation_config.json").unlink(missing_ok=True)
-    copy_preprocessing_files(options.model, folder)
+    copy_preprocessing_files(original, folder)
 
 
 def copy_preprocessing_files(model: str, folder: Path) -> None:

@@ -30,6 +30,7 @@ _TOWERS = {"image": "vision_model", "audio": "audio_model", "text": "text_model"
 _DETERMINISTIC_CONFIG = {
     "layerdrop": 0.0,
     "encoder_layerdrop": 0.0,
+    "decoder_layerdrop": 0.0,
     "apply_spec_augment": False,
     "use_cache": False,
 }

@@ -71,6 +71,11 @@ class TaskHead(nn.Module, ABC):
         """Inputs whose tokens the task's language model reads, so that they count towards its context."""
         return ()
 
+    @property
+    def encoded_inputs(self) -> Sequence[str]:
+        """Inputs whose tokens the head reads as the encoder returns them (`FusedState.encoded`)."""
+        return ()
+
     def check_context(self, span_lengths: Mapping[str, int]) -> None:
         """Raise DataError if the longest sequence exceeds the positions of the task's language model.
 

@@ -36,8 +36,12 @@ class PreferenceHead(GenerationHead):
             for which in (_BETTER, _WORSE)
         )
         with torch.no_grad(), self.lm.without_adapters():
-            references = [self.reply_losses(fused, replies)[:, :1] for replies in (better, worse)]
-        outputs = [self.reply_losses(fused, better), self.reply_losses(fused, worse)[:, :1], *references]
+            references = [self.reading.reply_losses(fused, replies)[:, :1] for replies in (better, worse)]
+        outputs = [
+            self.reading.reply_losses(fused, better),
+            self.reading.reply_losses(fused, worse)[:, :1],
+            *references,
+        ]
         return touch_fusion_params(torch.cat(outputs, dim=1), fused)
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

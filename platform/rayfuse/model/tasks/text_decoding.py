@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from rayfuse.decoding.model_runner import ModelRunner
+from rayfuse.decoding.request import DecodeRequest
 from rayfuse.modalities.prompts import Dialogue
-from rayfuse.model.slot_decoding import PromptSpans
 from rayfuse.model.tokens import FusedState
 from rayfuse.spec.tasks.generation import DecodingConfig
 
@@ -37,9 +37,16 @@ class TextDecoding:
     """Largest number of tokens of a text, with its end token."""
     options: DecodingConfig
     """Choice of the tokens."""
+    max_source_tokens: int | None
+    """Largest number of positions of an encoder–decoder model's encoder; None if it has no limit."""
+    language: str | None
+    """Code of the spoken language that a speech model transcribes; None for other models."""
     prompt_inputs: Sequence[str]
     """Names of the inputs in the prompt, in its order."""
     read_inputs: Callable[[FusedState], list[PromptInputs]]
     """Returns the inputs of each sample's prompt."""
-    render: Callable[[PromptInputs, Dialogue | None], PromptSpans]
-    """Returns the prompt of a sample, from any thread; raises InvalidInputError for a dialogue that it cannot render."""
+    render: Callable[[PromptInputs, Dialogue | None], DecodeRequest]
+    """Returns the request of a sample without its settings, from any thread; raises InvalidInputError for a dialogue that
+    it cannot render."""
+    continuation: Callable[[Sequence[int]], DecodeRequest]
+    """Returns the request that continues tokens as they are, without the task's prompt."""

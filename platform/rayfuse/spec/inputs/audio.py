@@ -32,7 +32,8 @@ class AudioInput(ColumnInput):
     sample_rate: int = Field(16000, ge=1000, le=192000)
     """Samples per second after resampling."""
     max_seconds: float = Field(10.0, gt=0, le=3600)
-    """Length in seconds: longer clips are cut, shorter ones padded with silence."""
+    """Length in seconds: longer clips are cut, shorter ones padded with silence. 30 by default for an input that a
+    generation task transcribes (`reads`)."""
     features: Literal["mel", "waveform"] = "mel"
     """Features for the encoder: a log-mel spectrogram, or the samples. A Hugging Face encoder uses its own."""
     n_mels: int = Field(40, ge=4, le=256)

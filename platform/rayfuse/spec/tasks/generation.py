@@ -11,6 +11,7 @@ from rayfuse.errors import InvalidInputError
 from rayfuse.spec.base import Problems, SpecModel, is_missing
 from rayfuse.spec.cells import CellType
 from rayfuse.spec.encoders.adapters import LoraAdapterConfig
+from rayfuse.spec.encoders.huggingface import HuggingFaceEncoderConfig
 from rayfuse.spec.encoders.pretrained import PretrainedModelConfig, TrainScope
 from rayfuse.spec.encoders.prompt import PromptEncoderConfig
 from rayfuse.spec.error_messages import suggest_nearest
@@ -87,7 +88,7 @@ class DecodingConfig(SpecModel):
 
 
 class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
-    """A text, written by a causal language model that reads the job's inputs in a prompt."""
+    """A text, written by a language model that reads the job's inputs in a prompt, or by the decoder of a speech model."""
 
     weighted_rows: ClassVar[bool] = True
     target_reader: ClassVar[str] = "rayfuse.data.targets:ReplyReader"
@@ -98,6 +99,13 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
     always trained."""
     lr: float | None = Field(None, gt=0)
     """Learning rate of the language model; by default the optimizer's, which the projection has."""
+    reads: str | None = Field(None, min_length=1)
+    """An audio input with the encoder of a Whisper model, whose decoder `model` is: it reads the encoder's tokens as they
+    are, before alignment, and writes a transcript. There is no prompt then."""
+    language: str | None = Field(None, min_length=2)
+    """Code of the spoken language, as in `de`, for multilingual models with `reads`; English by default."""
+    task: Literal["transcribe", "translate"] = "transcribe"
+    """What a multilingual model with `reads` writes: the spoken words, or (`translate`) their English translation."""
     inject: Literal["soft_tokens"] = "soft_tokens"
     """Way in which the model reads inputs with an encoder: `soft_tokens` puts their aligned tokens, projected to its width,
     in the place of their names in the prompt (as LLaVA; Liu et al., 2023)."""
@@ -136,21 +144,55 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
 
     def prompt_parts(self, inputs: "Mapping[str, BaseInput]") -> list[tuple[str, str | None]]:
         """Return the texts of the prompt, each with the input after it; None after the last text."""
+        if self.reads is not None:
+            return [("", self.reads)]
         prompt = "".join(f"{{{name}}}" for name in inputs) if self.prompt is None else self.prompt
         return [(literal, name) for literal, name, _, _ in Formatter().parse(prompt)]
 
     def validate_in_job(self, job: "Job") -> Problems:
+        yield from self._validate_prompt(job) if self.reads is None else self._validate_reads(job, self.reads)
+        if self.normalize and not {"wer", "cer"} & set(self.metrics):
+            yield "normalize", "has no effect without wer or cer; add one of them to metrics, or leave it out"
+        yield from self._validate_training(job)
+
+    def _validate_prompt(self, job: "Job") -> Problems:
         names = [name for _, name in self.prompt_parts(job.inputs) if name is not None]
         for name in names:
             if name not in job.inputs:
                 yield "prompt", f"no input `{name}`; {suggest_nearest(name, list(job.inputs))}"
             elif isinstance(job.inputs[name].encoder, PromptEncoderConfig) and job.inputs[name].max_items > 1:
                 yield "prompt", f"`{name}` has several texts; set inputs.{name}.max_items to 1"
-        if self.normalize and not {"wer", "cer"} & set(self.metrics):
-            yield "normalize", "has no effect without wer or cer; add one of them to metrics, or leave it out"
         if not names:
             yield "prompt", "names no input; write one in braces, as in {image}Describe the image."
-        yield from self._validate_training(job)
+        for field, is_set in (("language", self.language is not None), ("task", self.task != "transcribe")):
+            if is_set:
+                yield field, "has no effect without reads; name an audio input there, or leave it out"
+
+    def _validate_reads(self, job: "Job", name: str) -> Problems:
+        for field in ("prompt", "system"):
+            if getattr(self, field) is not None:
+                yield field, "has no effect with reads, which replaces the prompt; leave it out"
+        if name not in job.inputs:
+            yield "reads", f"no input `{name}`; {suggest_nearest(name, list(job.inputs))}"
+            return
+        source = job.inputs[name]
+        if source.type != "audio":
+            yield "reads", f"`{name}` is an input of type {source.type}; name one of type audio"
+            return
+        encoder = source.encoder
+        if not isinstance(encoder, HuggingFaceEncoderConfig) or encoder.pool != "none":
+            yield (
+                "reads",
+                f"the encoder of `{name}` does not return the tokens of a Whisper encoder; set inputs.{name}.encoder to "
+                f"{{type: huggingface, model: {self.model}, pool: none}}",
+            )
+        elif encoder.hidden_states != (-1,):
+            yield (
+                "reads",
+                f"a decoder reads the last hidden state; remove inputs.{name}.encoder.hidden_states",
+            )
+        if source.max_items > 1:
+            yield "reads", f"`{name}` has several clips; set inputs.{name}.max_items to 1"
 
     def _validate_training(self, job: "Job") -> Problems:
         yield from self.validate_adapter(job)

@@ -54,7 +54,7 @@ def one_by_one(model: FusedModel, batch: Batch) -> list[float]:
         ]
         prompt = torch.cat(parts)
         whole = torch.cat([prompt, head.lm.embed(reply)]).unsqueeze(0)
-        logits = head.lm.causal(inputs_embeds=whole).logits[0, len(prompt) - 1 : -1]
+        logits = head.lm.transformer(inputs_embeds=whole).logits[0, len(prompt) - 1 : -1]
         losses.append(float(torch.nn.functional.cross_entropy(logits, reply, reduction="sum")))
     return losses
 
@@ -139,12 +139,12 @@ def test_a_model_of_one_input_is_also_evaluated_without_it(folder: Path) -> None
 
 
 def test_a_sequence_beyond_the_positions_is_an_error(folder: Path) -> None:
-    _, model, batch = build(folder, "gpt2")
+    _, model, _ = build(folder, "gpt2")
     head: Any = task_heads(model)["answer"]
     head.check_context({"image": 1})
     with pytest.raises(DataError, match=r"take up to \d+ tokens, above the 256 positions of .*gpt2; lower"):
         head.check_context({"image": 256})
-    head.options = head.options.model_copy(update={"max_tokens": 300})
+    _, model, batch = build(folder, "gpt2", max_tokens=300)
     with pytest.raises(DataError, match="above the 256 positions"):
         model(batch, generate=True)
 

@@ -59,11 +59,11 @@ def summed_losses(job: Any, model: FusedModel, batch: Batch, row: int) -> list[f
     head: Any = task_heads(model)["answer"]
     _, alone = tiny_generation.load_batch(job, [row])
     fused = model.fuse(model.encode(alone), alone)
-    embeddings, _ = head.prompt_embeddings(fused)
+    embeddings, _ = head.reading.prompt_embeddings(fused)
     found = []
     for reply in replies_of(batch, row):
         whole = torch.cat([embeddings[0], head.lm.embed(reply)]).unsqueeze(0)
-        logits = head.lm.causal(inputs_embeds=whole).logits[0, embeddings.shape[1] - 1 : -1]
+        logits = head.lm.transformer(inputs_embeds=whole).logits[0, embeddings.shape[1] - 1 : -1]
         found.append(float(torch.nn.functional.cross_entropy(logits, reply, reduction="sum")))
     return found
 

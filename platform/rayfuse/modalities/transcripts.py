@@ -1,0 +1,66 @@
+"""Prompts of speech models: tokens in front of a transcript that state the language and the task."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from rayfuse.errors import DataError
+from rayfuse.modalities.pretrained import load_config, load_generation_config, whisper_num_positions
+from rayfuse.modalities.source_prompts import SourcePromptRenderer
+from rayfuse.spec.inputs import BaseInput
+from rayfuse.spec.tasks import GenerationTaskConfig
+
+
+class TranscriptRenderer(SourcePromptRenderer):
+    """Tokens of the transcripts of a Whisper model, whose decoder reads the states of an input's encoder."""
+
+    def __init__(self, task: GenerationTaskConfig, inputs: Mapping[str, BaseInput]) -> None:
+        super().__init__(task, inputs)
+        assert task.reads is not None
+        self.reads = task.reads
+        self._source: Any = inputs[task.reads]
+        self.span_inputs = []
+        self.language = task.language or "en"
+
+    def check_context(self, span_tokens: int) -> None:
+        """Raise DataError if the model is no Whisper model or has no such language, or does not fit the input's encoder."""
+        config, encoder = load_config(self._task.model), load_config(self._source.encoder.model)
+        for path, found in ((self._task.model, config), (self._source.encoder.model, encoder)):
+            if found.model_type != "whisper":
+                raise DataError(
+                    f"{path}: a {found.model_type} model cannot be used with reads; use a Whisper model"
+                )
+        if config.d_model != encoder.d_model:
+            raise DataError(
+                f"{self._task.model}: its decoder reads states of width {config.d_model}, and the encoder of "
+                f"`{self.reads}`, {self._source.encoder.model}, returns {encoder.d_model}; use the same model in both"
+            )
+        self.check_target(self._task.max_tokens)
+
+    @cached_property
+    def max_source_tokens(self) -> int:
+        return whisper_num_positions(round(self._source.sample_rate * self._source.max_seconds))
+
+    @cached_property
+    def decoder_prompt(self) -> list[int]:
+        """Start token, language and task of a multilingual model, and the token for a text without time stamps."""
+        names = ["<|notimestamps|>"]
+        if getattr(load_generation_config(self._task.model), "is_multilingual", False):
+            names = [f"<|{self.language}|>", f"<|{self._task.task}|>", *names]
+        elif self._task.language not in (None, "en") or self._task.task != "transcribe":
+            raise DataError(
+                f"{self._task.model}: it transcribes English only; use a multilingual model, or remove language and task"
+            )
+        return [self._start_token, *map(self._special_token, names)]
+
+    @property
+    def _reply_prefix(self) -> str:
+        return " "
+
+    def _special_token(self, name: str) -> int:
+        vocabulary = self.tokenizer.get_added_vocab()
+        if name not in vocabulary:
+            raise DataError(
+                f"{self._task.model}: its tokenizer has no token {name}; set language to a code that it has, such as en"
+            )
+        return int(vocabulary[name])
