@@ -39,7 +39,8 @@ class TaskPrompts:
         with self._engine.admit():
             prepared = await self._engine.prepare(PredictRequest([values], is_batch=False))
         inputs = prepared.prompts[self._task]
-        return DecodeRequest(await asyncio.to_thread(self._decoding.render, inputs, dialogue))
+        prompt = await asyncio.to_thread(self._decoding.render, inputs, dialogue)
+        return DecodeRequest(prompt, constraint=self._decoding.constraint())
 
     def _continue(self, request: GenerationRequest) -> list[int]:
         if request.inputs:

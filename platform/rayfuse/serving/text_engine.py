@@ -54,7 +54,7 @@ class TextTask:
                 "generation.max_model_len; send smaller inputs"
             )
         params = sampling_params(self.decoding.options, min(self.decoding.max_tokens, room))
-        return self.thread.open(DecodeRequest(prompt, params))
+        return self.thread.open(DecodeRequest(prompt, params, constraint=self.decoding.constraint()))
 
     def prediction(self, token_ids: Sequence[int]) -> dict[str, Any]:
         """Return the prediction of a text from its tokens."""
@@ -134,6 +134,7 @@ def check_first_tokens(prepared: PreparedSample, decodings: Mapping[str, TextDec
         for name, decoding in decodings.items():
             prompt = decoding.render(prepared.prompts[name], None)
             decode_tokens(decoding.runner, [prompt], decoding.stop_ids, 1, decoding.options)
+            decoding.constraint()  # compiled before the first request
     except RayfuseError as error:
         raise DataError(f"the model cannot write a text for dummy inputs: {error}") from None
 

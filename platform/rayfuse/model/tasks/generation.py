@@ -11,6 +11,7 @@ from torch import nn
 from rayfuse.modalities.base import Schema, object_schema
 from rayfuse.modalities.prompts import Dialogue, Piece, PromptRenderer
 from rayfuse.model.language_model import LanguageModel, generate_tokens
+from rayfuse.model.reply_grammar import ReplyGrammar
 from rayfuse.model.slot_decoding import PromptSpans, decode_tokens, slot_runner
 from rayfuse.model.tasks.accumulators import AccumulatedHead, Accumulator
 from rayfuse.model.tasks.base import touch_fusion_params
@@ -72,6 +73,7 @@ class GenerationHead(AccumulatedHead):
 
     def attach_inputs(self, inputs: Mapping[str, Input]) -> None:
         self.renderer = PromptRenderer(self.options, inputs)
+        self.grammar = ReplyGrammar(self.options, self.renderer, self.lm.stop_ids)
 
     def check_context(self, span_lengths: Mapping[str, int]) -> None:
         """Raise DataError if the longest prompt and reply exceed the positions of the language model.
@@ -134,6 +136,7 @@ class GenerationHead(AccumulatedHead):
             stop_ids=self.stop_ids,
             max_tokens=self.options.max_tokens,
             options=self.options.decoding,
+            constraint=self.grammar,
             prompt_inputs=self.renderer.names,
             read_inputs=self._prompt_inputs,
             render=self._prompt,
@@ -150,7 +153,7 @@ class GenerationHead(AccumulatedHead):
         if runner is not None:
             prompts = [self._prompt(one) for one in self._prompt_inputs(fused)]
             _check_length(self, max(sum(map(len, one)) for one in prompts) + self.options.max_tokens)
-            found = decode_tokens(runner, prompts, *settings)
+            found = decode_tokens(runner, prompts, *settings, self.grammar)
         else:
             embeddings, mask = self.prompt_embeddings(fused)
             _check_length(self, embeddings.shape[1] + self.options.max_tokens)
@@ -265,8 +268,7 @@ class GenerationHead(AccumulatedHead):
         self, texts: Mapping[str, str], spans: frozenset[str], dialogue: Dialogue | None = None
     ) -> list[Piece]:
         pieces = self.renderer.render(texts, spans, dialogue)
-        # A model needs a position to predict the first token from.
-        return [[self.renderer.tokenizer.eos_token_id]] if pieces == [[]] else pieces
+        return [[self.renderer.tokenizer.eos_token_id]] if pieces == [[]] else pieces  # to predict from
 
     def _prompt_texts(self, fused: FusedState) -> list[dict[str, str]]:
         """Return the texts of each sample's prompt, by input; absent ones are left out."""

@@ -8,7 +8,7 @@ import torch
 
 from rayfuse.decoding.model_runner import ModelRunner
 from rayfuse.modalities.prompts import Dialogue
-from rayfuse.model.slot_decoding import PromptSpans
+from rayfuse.model.slot_decoding import NewConstraint, PromptSpans
 from rayfuse.model.tokens import FusedState
 from rayfuse.spec.tasks.generation import DecodingConfig
 
@@ -37,6 +37,8 @@ class TextDecoding:
     """Largest number of tokens of a text, with its end token."""
     options: DecodingConfig
     """Choice of the tokens."""
+    constraint: NewConstraint
+    """Returns what restricts a text, such as a JSON schema."""
     prompt_inputs: Sequence[str]
     """Names of the inputs in the prompt, in its order."""
     read_inputs: Callable[[FusedState], list[PromptInputs]]

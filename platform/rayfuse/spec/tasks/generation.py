@@ -1,14 +1,15 @@
 """Generation: a text, written by a language model that reads the job's inputs."""
 
+import json
 from collections.abc import Mapping
 from string import Formatter
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from rayfuse.errors import InvalidInputError
-from rayfuse.spec.base import Problems, SpecModel, is_missing
+from rayfuse.spec.base import Problems, SpecModel, UrlMember, is_missing, mapping_or_url
 from rayfuse.spec.cells import CellType
 from rayfuse.spec.encoders.adapters import LoraAdapterConfig
 from rayfuse.spec.encoders.pretrained import PretrainedModelConfig, TrainScope
@@ -63,6 +64,11 @@ def _check_prompt(prompt: str) -> str:
     return prompt
 
 
+JsonSchemaOrUrl = Annotated[
+    Annotated[dict[str, Any], Tag("mapping")] | UrlMember, Discriminator(mapping_or_url)
+]
+
+
 class DecodingConfig(SpecModel):
     """Decoding of replies: greedy by default."""
 
@@ -110,6 +116,10 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
     """Column whose equal values mark rows whose replies are references of each other, such as the captions of an image."""
     max_tokens: int = Field(64, ge=1, le=32768)
     """Largest number of tokens of a reply, with its end token; rows with a longer one are invalid."""
+    json_schema: JsonSchemaOrUrl | None = None
+    """JSON Schema of the replies: a file, or the schema itself. Rows with another reply are invalid, and decoding is
+    restricted to texts that follow the schema and end within `max_tokens`. The keys of a reply are in the order of the
+    properties."""
     metrics: list[TextMetric] = Field(default_factory=lambda: list(_DEFAULT_METRICS))
     """Metrics of decoded replies: `exact` match and `token_f1` (Rajpurkar et al., 2016), `bleu` (Papineni et al., 2002),
     `chrf` (Popović, 2015), `rouge_l` (Lin, 2004), `cider` (CIDEr-D; Vedantam et al., 2015), word and character error rate
@@ -148,9 +158,22 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
                 yield "prompt", f"`{name}` has several texts; set inputs.{name}.max_items to 1"
         if self.normalize and not {"wer", "cer"} & set(self.metrics):
             yield "normalize", "has no effect without wer or cer; add one of them to metrics, or leave it out"
+        if self.json_schema is not None and self.decoding.num_beams > 1:
+            yield (
+                "json_schema",
+                f"cannot restrict the search of decoding.num_beams {self.decoding.num_beams}; set num_beams to 1",
+            )
         if not names:
             yield "prompt", "names no input; write one in braces, as in {image}Describe the image."
         yield from self._validate_training(job)
+
+    def validate_zero_stage(self, stage: int) -> Problems:
+        yield from super().validate_zero_stage(stage)
+        if stage == 3 and self.json_schema is not None:
+            yield (
+                "json_schema",
+                "cannot restrict replies while ZeRO stage 3 shards the language model over workers; use stage 2",
+            )
 
     def _validate_training(self, job: "Job") -> Problems:
         yield from self.validate_adapter(job)
@@ -181,6 +204,8 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
         value = values.get(self.column)
         if is_missing(value):
             raise InvalidInputError("the reply is missing")
+        if self.json_schema is not None and isinstance(value, (dict, list)):
+            value = json.dumps(value, ensure_ascii=False)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             value = str(int(value)) if float(value).is_integer() else str(value)
         if not isinstance(value, str):
