@@ -47,6 +47,7 @@ class SideTextEmbedder:
         self._preprocessor = engine.predictor.side_preprocessor(input_name)
 
     async def embed(self, texts: Sequence[str]) -> tuple[np.ndarray, int]:
+        """Return the unit vectors of texts and the number of their tokens (`TextEmbedder.embed`)."""
         with self._engine.admit():
             samples = await asyncio.to_thread(self._preprocess, texts)
             predictions = await self._engine.predict_prepared(samples)
