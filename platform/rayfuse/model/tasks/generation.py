@@ -69,7 +69,7 @@ class GenerationHead(AccumulatedHead):
 
     @property
     def decoded_rows(self) -> int:
-        return self.options.decoded_rows
+        return self.options.decoded_rows if self.options.metrics else 0
 
     @property
     def language_model(self) -> LanguageModel:

@@ -139,7 +139,8 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
     decoding: DecodingConfig = Field(default_factory=DecodingConfig)
     """Decoding of replies in evaluation and prediction."""
     decoded_rows: int = Field(256, ge=1)
-    """Validation rows whose replies are decoded after each epoch, at equal distances; the final evaluation decodes all."""
+    """Validation rows whose replies are decoded after each epoch, at equal distances, none without `metrics`; the final
+    evaluation decodes all."""
 
     @property
     def columns(self) -> dict[str, CellType]:
