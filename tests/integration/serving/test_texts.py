@@ -426,6 +426,33 @@ def test_keys_host_and_unknown_paths_on_the_openai_routes(build: Build, client: 
     assert large.status_code == 413
 
 
+def test_each_of_several_tasks_is_a_model_of_its_own(tmp_path: Path) -> None:
+    tiny_generation.make_rows(tmp_path)
+    tiny_language_models.randomize(tiny_language_models.qwen(tmp_path / "qwen"))
+    one = tiny_generation.generation_job(tmp_path, "qwen").tasks["answer"].model_dump(exclude_unset=True)
+    tasks = {"tasks.short": {**one, "max_tokens": 8}, "inputs.text.max_tokens": 32}
+    job = tiny_generation.generation_job(tmp_path, "qwen", **tasks)
+    predictor = Predictor(tiny_jobs.make_model_folder(tmp_path, 0, job=job))
+    engine = make_engine(predictor)
+    try:
+        with serve_app_in_thread(build_app(engine)) as url:
+            client = OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0)
+            assert [one.id for one in client.models.list()] == ["tiny/answer", "tiny/short"]
+            replies = [
+                client.chat.completions.create(model=f"tiny/{task}", messages=user(QUESTION))
+                for task in ("answer", "short")
+            ]
+            [expected] = predictor.predict([{"text": QUESTION}])
+            texts = [shown(reply.choices[0].message.content or "") for reply in replies]
+            assert texts == [shown(expected["outputs"][task]["text"]) for task in ("answer", "short")]
+            assert replies[1].usage is not None
+            assert replies[1].usage.completion_tokens <= 8
+            with pytest.raises(openai.NotFoundError, match="use one of: tiny/answer, tiny/short"):
+                client.chat.completions.create(model="tiny", messages=user(QUESTION))
+    finally:
+        engine.texts.close()
+
+
 def test_the_document_lists_the_openai_routes(client: TestClient) -> None:
     validator = pytest.importorskip("openapi_spec_validator")
     document = client.get("/openapi.json").json()
