@@ -1,4 +1,4 @@
-"""How language models read prompts: the interface, and causal and encoder–decoder models."""
+"""Reading of prompts by language models: the interface, and causal and encoder–decoder models."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence

@@ -111,7 +111,7 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
     language: str | None = Field(None, min_length=2)
     """Code of the spoken language, as in `de`, for multilingual models with `reads`; English by default."""
     task: Literal["transcribe", "translate"] = "transcribe"
-    """What a multilingual model with `reads` writes: the spoken words, or (`translate`) their English translation."""
+    """Text that a multilingual model with `reads` writes: the spoken words, or (`translate`) their English translation."""
     inject: Literal["soft_tokens"] = "soft_tokens"
     """Way in which the model reads inputs with an encoder: `soft_tokens` puts their aligned tokens, projected to its width,
     in the place of their names in the prompt (as LLaVA; Liu et al., 2023)."""
