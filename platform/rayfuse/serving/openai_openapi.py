@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from rayfuse.modalities.base import Schema, object_schema
 from rayfuse.serving.openai_requests import ChatRequest, CompletionRequest, ResponsesRequest
+from rayfuse.serving.openai_transcriptions import TranscriptionRequest
 from rayfuse.serving.streaming import EVENTS
 
 _JSON = "application/json"
@@ -36,6 +37,7 @@ def openai_paths(models: Sequence[str], inputs: Schema) -> Schema:
     by_name["parameters"] = [{"name": "model", "in": "path", "required": True, "schema": names}]
     return {
         **posts,
+        "/v1/audio/transcriptions": {"post": _transcription(names)},
         "/v1/models": {"get": _get("list_models", "List the models", listed)},
         "/v1/models/{model}": {"get": by_name},
     }
@@ -60,6 +62,18 @@ def _post(name: str, summary: str, body: type[BaseModel], models: Schema, inputs
     }
     content: dict[str, Any] = operation["responses"]["200"]["content"]
     content[EVENTS] = {"schema": {"type": "string"}}
+    return operation
+
+
+def _transcription(models: Schema) -> Schema:
+    operation = _get("transcription", "Transcribe a sound", object_schema({"text": {"type": "string"}}))
+    schema = TranscriptionRequest.model_json_schema()
+    file = {"type": "string", "format": "binary", "description": "The encoded sound, such as WAV or MP3"}
+    schema["properties"] = {"file": file, **schema["properties"], "model": models}
+    schema["required"] = ["file", *schema["required"]]
+    operation["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
+    content: dict[str, Any] = operation["responses"]["200"]["content"]
+    content["text/plain"] = content[EVENTS] = {"schema": {"type": "string"}}
     return operation
 
 

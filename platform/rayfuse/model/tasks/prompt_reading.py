@@ -16,7 +16,7 @@ from rayfuse.model.encoder_decoder import EncoderDecoderModel
 from rayfuse.model.language_model import CausalModel, LanguageModel
 from rayfuse.model.slot_decoding import decode_tokens, slot_runner
 from rayfuse.model.tasks.prompt_layout import PromptLayout
-from rayfuse.model.tasks.text_decoding import PromptInputs
+from rayfuse.model.tasks.text_decoding import PromptInputs, TimeStamps
 from rayfuse.model.tokens import FusedState, Tokens
 from rayfuse.spec.tasks import GenerationTaskConfig
 
@@ -59,6 +59,11 @@ class PromptReading(ABC):
     def encoded_inputs(self) -> Sequence[str]:
         """Inputs that are read as their encoders return them."""
         return ()
+
+    @property
+    def time_stamps(self) -> TimeStamps | None:
+        """Time stamps of transcripts; None for models that do not write them."""
+        return None
 
     def inputs(self, fused: FusedState) -> list[PromptInputs]:
         """Return the inputs of each sample's prompt."""
