@@ -45,6 +45,8 @@ class Bench:
     """Function that writes rows for a data set in another layout: takes the folders of the data and of the rows."""
     parts: tuple[str, ...] = ("",)
     """Values of PART, each with a separate training; a figure is the mean over them."""
+    overrides: tuple[str, ...] = ()
+    """Changes of the recipe, as of `rayfuse train --set`."""
 
 
 def of(metric: str, inputs: str | None = None) -> Callable[[Trained], float]:
@@ -89,6 +91,20 @@ def _accuracy_under_noise(folder: Path, test: str, sigma: float) -> float:
         )
     return right / len(rows)
 
+
+def speech_rows(source: Path, target: Path) -> None:
+    """Write the rows that all benches of jobs/speech_recognition.yaml share."""
+    quality_rows.speech(source, target.with_name("speech"))
+
+
+AS_IT_COMES = (
+    "inputs.audio.encoder.train=frozen",
+    "inputs.audio.max_seconds=30",
+    "tasks.transcript.train=frozen",
+    "train.epochs=1",
+    "data.train=${ROWS}/speech/validation.jsonl",
+)
+"""Changes with which Whisper is not trained; training rows are required, and not used."""
 
 BENCHES = {
     "avmnist": Bench(
@@ -167,6 +183,37 @@ BENCHES = {
             Figure("motion, accuracy", of("motion/accuracy"), 0.98),
         ),
     ),
+    "speech": Bench(
+        "speech_recognition.yaml",
+        (
+            Figure("LoRA, spoken captions, word error rate", of("transcript/wer"), 0.0),
+            Figure("character error rate", of("transcript/cer"), 0.0),
+        ),
+        speech_rows,
+    ),
+    "whisper": Bench(
+        "speech_recognition.yaml",
+        (
+            Figure("as it comes, spoken captions, word error rate", of("transcript/wer"), 0.0),
+            Figure("character error rate", of("transcript/cer"), 0.0),
+        ),
+        speech_rows,
+        overrides=AS_IT_COMES,
+    ),
+    "utterances": Bench(
+        "speech_recognition.yaml",
+        (
+            Figure(
+                "as it comes, 10 real utterances, word error rate (at most)",
+                of("transcript/wer"),
+                0.07,
+                "6.6",
+            ),
+        ),
+        speech_rows,
+        ("real",),
+        AS_IT_COMES,
+    ),
     "entities": Bench("wnut17.yaml", (Figure("entity F1", of("entities/f1"), 0.40),), quality_rows.entities),
 }
 
@@ -177,7 +224,7 @@ def trained(bench: Bench, seed: int, overrides: list[str]) -> Iterator[Trained]:
     for part in bench.parts:
         environment = {**os.environ, "ROWS": str(storage / "rows"), "PART": part}
         recipe = ROOT / "jobs" / bench.recipe
-        options = [f"--set={change}" for change in (f"train.seed={seed}", *overrides)]
+        options = [f"--set={change}" for change in (f"train.seed={seed}", *bench.overrides, *overrides)]
         command = [str(RAYFUSE), "train", str(recipe), "--json", "--no-resume", *options]
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=False)
         if done.returncode:

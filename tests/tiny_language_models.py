@@ -30,6 +30,7 @@ WHISPER_TOKENS = (
     "<|transcribe|>",
     "<|translate|>",
     "<|notimestamps|>",
+    *(f"<|{number * 0.02:.2f}|>" for number in range(51)),
 )
 
 _SIZES = {

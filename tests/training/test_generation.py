@@ -131,6 +131,16 @@ def test_a_plan_simulates_the_longest_prompts_and_replies(family: str, folder: P
     assert steps[1].peak_total.total > steps[0].peak_total.total
 
 
+def test_a_plan_simulates_the_decoder_of_a_speech_model(tmp_path: Path) -> None:
+    tiny_generation.make_speech_rows(tmp_path)
+    steps = []
+    for max_tokens in (12, 60):
+        job = tiny_generation.speech_job(tmp_path, {"max_tokens": max_tokens, "train": "full"}, train="full")
+        fitted, _ = with_assumed_statistics(job)
+        steps.append(Simulation(fitted, "fp32").simulate_step(4))
+    assert steps[1].flops > 1.2 * steps[0].flops > 0
+
+
 @pytest.mark.parametrize("family", ["smollm", "gpt2", "t5", "bart"])
 def test_activation_checkpointing_gives_the_same_gradients(family: str, folder: Path) -> None:
     job, batch = tiny_generation.load_batch(tiny_generation.generation_job(folder, family))

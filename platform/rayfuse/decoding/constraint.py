@@ -12,8 +12,8 @@ class TokenConstraint(Protocol):
         """Raise InvalidInputError if no valid reply has at most `max_tokens` tokens."""
         ...
 
-    def allowed(self, vocab_size: int) -> torch.Tensor:
-        """Return which tokens may come next: booleans of shape (vocab_size,), at least one of them true."""
+    def allowed(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return which tokens may come next: booleans of the shape of the logits (vocabulary,), at least one of them true."""
         ...
 
     def advance(self, token_id: int, remaining: int) -> int:
@@ -46,8 +46,8 @@ class EmptyReply(TokenConstraint):
     def check_budget(self, max_tokens: int) -> None:
         """Do nothing: every reply has room for its end token."""
 
-    def allowed(self, vocab_size: int) -> torch.Tensor:
-        return torch.arange(vocab_size) == self._end_token
+    def allowed(self, logits: torch.Tensor) -> torch.Tensor:
+        return torch.arange(len(logits)) == self._end_token
 
     def advance(self, token_id: int, remaining: int) -> int:
         return token_id

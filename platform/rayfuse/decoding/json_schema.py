@@ -129,7 +129,8 @@ class JsonSchemaConstraint(TokenConstraint):
                 "max_tokens",
             )
 
-    def allowed(self, vocab_size: int) -> torch.Tensor:
+    def allowed(self, logits: torch.Tensor) -> torch.Tensor:
+        vocab_size = len(logits)
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         known = np.unpackbits(bits, bitorder="little")[: min(vocab_size, self._vocabulary.tokens.vocab_size)]
         allowed = torch.zeros(vocab_size, dtype=torch.bool)

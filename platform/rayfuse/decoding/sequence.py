@@ -92,7 +92,7 @@ class ActiveSequence:
         )
         constraint = self.request.constraint
         if constraint is not None:
-            allowed = allowed.masked_fill(~constraint.allowed(len(logits)), -torch.inf)
+            allowed = allowed.masked_fill(~constraint.allowed(allowed), -torch.inf)
         token = self._sampler.choose(allowed)
         if constraint is not None:
             token = constraint.advance(token, self.limit - len(self.generated) - 1)

@@ -1,14 +1,26 @@
 """Prompts of speech models: tokens in front of a transcript that state the language and the task."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from rayfuse.errors import DataError
 from rayfuse.modalities.pretrained import load_config, load_generation_config, whisper_num_positions
 from rayfuse.modalities.source_prompts import SourcePromptRenderer
 from rayfuse.spec.inputs import BaseInput
 from rayfuse.spec.tasks import GenerationTaskConfig
+
+SECONDS_PER_STAMP = 0.02
+
+
+class Segment(NamedTuple):
+    """A part of a transcript."""
+
+    start: float
+    """Seconds from the beginning of the clip."""
+    end: float
+    """Seconds from the beginning of the clip."""
+    text: str
 
 
 class TranscriptRenderer(SourcePromptRenderer):
@@ -52,6 +64,26 @@ class TranscriptRenderer(SourcePromptRenderer):
                 f"{self._task.model}: it transcribes English only; use a multilingual model, or remove language and task"
             )
         return [self._start_token, *map(self._special_token, names)]
+
+    @property
+    def first_time_stamp(self) -> int:
+        """Token of the time 0; the tokens behind it are later times."""
+        return self.decoder_prompt[-1] + 1
+
+    def segments(self, ids: Sequence[int]) -> list[Segment]:
+        """Return the segments of a transcript with time stamps; one that is cut off ends where it begins."""
+        found: list[Segment] = []
+        start, text = 0.0, []
+        for token in [*ids, self.end_id]:
+            if token < self.first_time_stamp and token != self.end_id:
+                text.append(token)
+                continue
+            is_end = token == self.end_id
+            time = start if is_end else (token - self.first_time_stamp) * SECONDS_PER_STAMP
+            if words := self.decode(text):
+                found.append(Segment(start, time, words))
+            start, text = time, []
+        return found
 
     @property
     def _reply_prefix(self) -> str:

@@ -75,4 +75,5 @@ def _generator(engine: InferenceEngine, name: str, created: int) -> DecoderGener
         defaults=SamplingParams(task.decoding.max_tokens, options.temperature, options.top_p),
         max_tokens=engine.texts.limits.max_tokens,
         created=created,
+        segments=None if task.decoding.time_stamps is None else task.decoding.time_stamps.segments,
     )

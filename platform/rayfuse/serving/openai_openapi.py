@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from rayfuse.modalities.base import Schema, object_schema
 from rayfuse.serving.openai_requests import ChatRequest, CompletionRequest, EmbeddingRequest, ResponsesRequest
+from rayfuse.serving.openai_transcriptions import TranscriptionRequest
 from rayfuse.serving.streaming import EVENTS
 
 _JSON = "application/json"
@@ -31,8 +32,11 @@ def openai_paths(models: Sequence[str], embedders: Sequence[str], inputs: Schema
 
     models, embedders: names by which requests call what writes and what embeds texts; inputs: schema of the inputs.
     """
-    texts = {path: {"post": _post(*one, {"enum": list(models)}, inputs)} for path, one in _POSTS.items()}
-    posts = texts if models else {}
+    posts: Schema = {}
+    if models:
+        writers = {"enum": list(models)}
+        posts |= {path: {"post": _post(*one, writers, inputs)} for path, one in _POSTS.items()}
+        posts["/v1/audio/transcriptions"] = {"post": _transcription(writers)}
     if embedders:
         posts["/v1/embeddings"] = {"post": _embeddings({"enum": list(embedders)})}
     names = {"enum": [*models, *embedders]}
@@ -83,6 +87,18 @@ def _post(name: str, summary: str, body: type[BaseModel], models: Schema, inputs
     }
     content: dict[str, Any] = operation["responses"]["200"]["content"]
     content[EVENTS] = {"schema": {"type": "string"}}
+    return operation
+
+
+def _transcription(models: Schema) -> Schema:
+    operation = _get("transcription", "Transcribe a sound", object_schema({"text": {"type": "string"}}))
+    schema = TranscriptionRequest.model_json_schema()
+    file = {"type": "string", "format": "binary", "description": "The encoded sound, such as WAV or MP3"}
+    schema["properties"] = {"file": file, **schema["properties"], "model": models}
+    schema["required"] = ["file", *schema["required"]]
+    operation["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
+    content: dict[str, Any] = operation["responses"]["200"]["content"]
+    content["text/plain"] = content[EVENTS] = {"schema": {"type": "string"}}
     return operation
 
 

@@ -40,7 +40,13 @@ class TaskPrompts:
         with self._engine.admit():
             prepared = await self._engine.prepare(PredictRequest([values], is_batch=False))
         inputs = prepared.prompts[self._task]
-        return await asyncio.to_thread(self._decoding.render, inputs, dialogue)
+        rendered = await asyncio.to_thread(self._decoding.render, inputs, dialogue)
+        return self._add_time_stamps(rendered) if request.time_stamps else rendered
+
+    def _add_time_stamps(self, rendered: DecodeRequest) -> DecodeRequest:
+        if self._decoding.time_stamps is None:
+            raise InvalidInputError("this model writes no time stamps; use json or text", "response_format")
+        return self._decoding.time_stamps.request(rendered)
 
     def _check_language(self, wanted: str | None) -> None:
         written = self._decoding.language

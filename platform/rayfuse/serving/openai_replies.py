@@ -5,8 +5,11 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
+from starlette.responses import Response
+
 from rayfuse.decoding.request import Completion, FinishReason, Piece, TokenLogprob
 from rayfuse.serving.openai_requests import ChatRequest, CompletionRequest, ResponsesRequest
+from rayfuse.serving.problems import to_json
 
 Event = dict[str, Any]
 TokenText = Callable[[int], bytes]
@@ -23,6 +26,10 @@ class ReplyForm(Protocol):
     def whole(self, completions: Sequence[Completion]) -> Event:
         """Return the body of a plain response."""
         ...
+
+    def response(self, completions: Sequence[Completion]) -> Response:
+        """Return the plain response: `whole` as JSON, unless a route has other forms."""
+        return Response(to_json(self.whole(completions)), media_type="application/json")
 
     def start(self) -> Iterator[Event]:
         """Yield the events in front of the first piece."""

@@ -42,6 +42,7 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "prediction": (None,),
     "presence_penalty": (None, 0),
     "previous_response_id": (None,),
+    "prompt": (None, ""),
     "suffix": (None, ""),
     "tool_choice": (None, "none", "auto"),
     "tools": (None, []),

@@ -1,4 +1,4 @@
-"""The routes of the OpenAI protocol below `/v1`: chat completions, completions, responses, embeddings, models."""
+"""The routes of the OpenAI protocol below `/v1`: chat completions, completions, responses, transcriptions, embeddings, models."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ from rayfuse.serving import protocol
 from rayfuse.serving.openai_content import Fetch, read_messages
 from rayfuse.serving.openai_embeddings import TextEmbedder, embedding_response, requested_texts
 from rayfuse.serving.openai_errors import OpenAIError, to_openai_error
-from rayfuse.serving.openai_generator import GenerationRequest, TextGenerator
+from rayfuse.serving.openai_generator import ChatMessage, FilePart, GenerationRequest, TextGenerator
 from rayfuse.serving.openai_replies import ChatForm, CompletionForm, ReplyForm, ResponsesForm
 from rayfuse.serving.openai_requests import (
     ChatRequest,
@@ -28,6 +28,7 @@ from rayfuse.serving.openai_requests import (
     TextRequest,
     parse_request,
 )
+from rayfuse.serving.openai_transcriptions import TranscriptionForm, parse_form
 from rayfuse.serving.problems import to_json
 from rayfuse.serving.streaming import EventStream, Reply, cancel, encode_event, merge, until_disconnected
 
@@ -83,6 +84,7 @@ class OpenAIRoutes:
             "/v1/chat/completions": self.chat,
             "/v1/completions": self.completions,
             "/v1/responses": self.responses,
+            "/v1/audio/transcriptions": self.transcriptions,
         }
         embeddings: dict[str, Handler] = {"/v1/embeddings": self.embeddings}
         posts = (texts if self._generators() else {}) | (embeddings if self._embedders() else {})
@@ -153,6 +155,22 @@ class OpenAIRoutes:
         reply_form = ResponsesForm(body, body.model, sampling.temperature)
         return await self._reply(request, generator, body, [template], reply_form)
 
+    async def transcriptions(self, request: Request) -> Response:
+        """Transcribe a sound (POST /v1/audio/transcriptions)."""
+        content_type = request.headers.get("content-type", "")
+        body, sound = parse_form(await self._read_body(request), content_type)
+        generator = self._generator(body.model)
+        template = GenerationRequest(
+            sampling=_sampling(body, generator, body.max_tokens, None, None),
+            messages=(ChatMessage("user", (FilePart("audio", sound),)),),
+            inputs=body.inputs,
+            language=body.language,
+            time_stamps=body.is_timed,
+        )
+        return await self._reply(
+            request, generator, body, [template], TranscriptionForm(body, generator.segments)
+        )
+
     async def embeddings(self, request: Request) -> Response:
         """Embed texts (POST /v1/embeddings)."""
         body = parse_request(EmbeddingRequest, await self._read_json(request))
@@ -207,9 +225,12 @@ class OpenAIRoutes:
             raise
         if body.stream:
             return EventStream(_stream(replies, form, timeout), replies)
-        return _json(form.whole(await until_disconnected(request, _collect(replies, timeout))))
+        return form.response(await until_disconnected(request, _collect(replies, timeout)))
 
     async def _read_json(self, request: Request) -> Any:
+        return _parse_json(await self._read_body(request))
+
+    async def _read_body(self, request: Request) -> bytes:
         limits, content = self._limits(), bytearray()
         try:
             async with asyncio.timeout(limits.request_timeout):
@@ -222,7 +243,7 @@ class OpenAIRoutes:
         except TimeoutError:
             reason = f"the body was not received within {limits.request_timeout:g} s (limits.request_timeout)"
             raise OpenAIError(408, reason, None, "timeout") from None
-        return _parse_json(bytes(content))
+        return bytes(content)
 
     def _handle(self, handler: Handler) -> Handler:
         """Wrap a handler to respond in OpenAI's form for any exception; unexpected ones are logged."""

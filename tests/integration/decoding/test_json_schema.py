@@ -5,6 +5,7 @@ import json
 import jsonschema
 import pytest
 import random_language_models as tiny
+import torch
 
 from rayfuse.decoding.decoder import Decoder
 from rayfuse.decoding.json_schema import GrammarVocabulary
@@ -60,7 +61,7 @@ def forced(vocabulary, schema, preferred=-1):
     constraint = vocabulary.json_schema(schema)
     tokens, budget = [], constraint.min_tokens
     while not constraint.finished and len(tokens) < budget:
-        token = int(constraint.allowed(tiny.VOCAB).nonzero()[preferred])
+        token = int(constraint.allowed(torch.zeros(tiny.VOCAB)).nonzero()[preferred])
         tokens.append(constraint.advance(token, budget - len(tokens) - 1))
     return TOKENIZER.decode(tokens, skip_special_tokens=True)
 

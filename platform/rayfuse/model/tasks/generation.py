@@ -99,6 +99,7 @@ class GenerationHead(AccumulatedHead):
             prompt_inputs=self.renderer.names,
             read_inputs=self.reading.inputs,
             render=self.reading.request,
+            time_stamps=self.reading.time_stamps,
             continuation=self.reading.continuation,
         )
 

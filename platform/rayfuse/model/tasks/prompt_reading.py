@@ -17,7 +17,7 @@ from rayfuse.model.language_model import CausalModel, LanguageModel
 from rayfuse.model.reply_grammar import ReplyGrammar
 from rayfuse.model.slot_decoding import decode_tokens, slot_runner
 from rayfuse.model.tasks.prompt_layout import PromptLayout
-from rayfuse.model.tasks.text_decoding import PromptInputs
+from rayfuse.model.tasks.text_decoding import PromptInputs, TimeStamps
 from rayfuse.model.tokens import FusedState, Tokens
 from rayfuse.spec.tasks import GenerationTaskConfig
 
@@ -68,6 +68,11 @@ class PromptReading(ABC):
     def encoded_inputs(self) -> Sequence[str]:
         """Inputs that are read as their encoders return them."""
         return ()
+
+    @property
+    def time_stamps(self) -> TimeStamps | None:
+        """Time stamps of transcripts; None for models that do not write them."""
+        return None
 
     def inputs(self, fused: FusedState) -> list[PromptInputs]:
         """Return the inputs of each sample's prompt."""

@@ -9,6 +9,7 @@ import torch
 from rayfuse.decoding.model_runner import ModelRunner
 from rayfuse.decoding.request import DecodeRequest
 from rayfuse.modalities.prompts import Dialogue
+from rayfuse.modalities.transcripts import Segment
 from rayfuse.model.tokens import FusedState
 from rayfuse.spec.tasks.generation import DecodingConfig
 
@@ -21,6 +22,16 @@ class PromptInputs:
     """Texts that are put in as they are, by input."""
     soft_tokens: Mapping[str, torch.Tensor]
     """Vectors of the language model's width, float (tokens, width), by input."""
+
+
+@dataclass(frozen=True)
+class TimeStamps:
+    """Time stamps of transcripts."""
+
+    request: Callable[[DecodeRequest], DecodeRequest]
+    """Returns the request for a transcript with them."""
+    segments: Callable[[Sequence[int]], list[Segment]]
+    """Returns the segments of a transcript from its tokens."""
 
 
 @dataclass(frozen=True)
@@ -48,5 +59,7 @@ class TextDecoding:
     render: Callable[[PromptInputs, Dialogue | None], DecodeRequest]
     """Returns the request of a sample without its settings, from any thread; raises InvalidInputError for a dialogue that
     it cannot render."""
+    time_stamps: TimeStamps | None
+    """Time stamps of a speech model's transcripts; None for other models."""
     continuation: Callable[[Sequence[int]], DecodeRequest]
     """Returns the request that continues tokens as they are, without the task's prompt."""

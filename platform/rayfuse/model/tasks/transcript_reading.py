@@ -1,11 +1,13 @@
 """Reading of the states of an input's encoder by the decoder of a speech model, and the choice between readings."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from rayfuse.decoding.constraint import EmptyReply
 from rayfuse.decoding.request import DecodeRequest
+from rayfuse.decoding.time_stamps import TimeStampRules
 from rayfuse.errors import InvalidInputError
 from rayfuse.modalities.prompt_kinds import renderer_class
 from rayfuse.modalities.prompts import Dialogue, PromptRenderer
@@ -13,7 +15,7 @@ from rayfuse.modalities.source_prompts import SourcePromptRenderer
 from rayfuse.modalities.transcripts import TranscriptRenderer
 from rayfuse.model.encoder_decoder import SpeechDecoder
 from rayfuse.model.tasks.prompt_reading import CausalReading, EncoderDecoderReading, PromptReading
-from rayfuse.model.tasks.text_decoding import PromptInputs
+from rayfuse.model.tasks.text_decoding import PromptInputs, TimeStamps
 from rayfuse.model.tokens import FusedState, Tokens
 from rayfuse.spec.tasks import GenerationTaskConfig
 
@@ -30,6 +32,10 @@ class TranscriptReading(EncoderDecoderReading):
     @property
     def encoded_inputs(self) -> Sequence[str]:
         return (self._renderer.reads,)
+
+    @property
+    def time_stamps(self) -> TimeStamps:
+        return TimeStamps(self._with_time_stamps, self._renderer.segments)
 
     def inputs(self, fused: FusedState) -> list[PromptInputs]:
         states, mask = self._encode(fused)
@@ -57,6 +63,12 @@ class TranscriptReading(EncoderDecoderReading):
     def generate(self, fused: FusedState, stop_ids: Sequence[int]) -> torch.Tensor:
         present = self._encode(fused)[1].any(dim=1)
         return torch.where(present.unsqueeze(1), super().generate(fused, stop_ids), stop_ids[0])
+
+    def _with_time_stamps(self, request: DecodeRequest) -> DecodeRequest:
+        if request.constraint is not None:
+            return request
+        rules = TimeStampRules(self._renderer.first_time_stamp, self._renderer.end_id)
+        return replace(request, prompt=self._renderer.decoder_prompt[:-1], constraint=rules)
 
     def _encode(self, fused: FusedState) -> Tokens:
         return fused["encoded"][self._renderer.reads]
