@@ -24,7 +24,8 @@ _INNER_WIDTH = 2 * sum(_INNER.values()) + 320
 class EfficientNetLite0(Encoder):
     """Encode float (rows, 3, height, width) `pixel_values` in [-1, 1] as one token, with fixed batch norm statistics.
 
-    The token is 1280 wide, 1168 with `inner`, times the number of `sizes`.
+    The token is 1280 wide, 1168 with `inner`, times the number of `sizes`. With `grid`, there are 1 + grid² tokens for each
+    size, 1280 wide: the whole image, and its cells row by row.
     """
 
     class Options(SpecModel):
@@ -39,11 +40,14 @@ class EfficientNetLite0(Encoder):
         """Sizes in pixels to which images are resized; the outputs of all sizes are concatenated. Empty: no resizing."""
         inner: bool = False
         """Use mean and maximum of inner blocks and the mean of the last one instead of the classifier's features."""
+        grid: int = 0
+        """Cells per row and column of the image that are tokens of their own; 0 for one token, of the whole image."""
 
     def __init__(self, options: Options, source: Any) -> None:
         super().__init__(options, source)
-        self.sizes, self.inner = options.sizes, options.inner
-        self.width = max(1, len(options.sizes)) * (_INNER_WIDTH if options.inner else 1280)
+        self.sizes, self.inner, self.grid = options.sizes, options.inner, options.grid
+        vectors = 1 if options.grid else max(1, len(options.sizes))
+        self.width = vectors * (_INNER_WIDTH if options.inner else 1280)
         self._conv_stem = nn.Conv2d(3, 32, 3, 2, padding=1, bias=False)
         self._bn0 = _norm(32)
         self._blocks = nn.ModuleList(_blocks())
@@ -60,19 +64,40 @@ class EfficientNetLite0(Encoder):
 
     def forward(self, pixel_values: torch.Tensor) -> Tokens:  # type: ignore[override]
         scaled = [_scaled(pixel_values, size) for size in self.sizes] or [pixel_values]
-        return as_single_token(self.dropout(torch.cat([self._vectors(pixels) for pixels in scaled], dim=1)))
+        if not self.grid:
+            return as_single_token(
+                self.dropout(torch.cat([self._vector(pixels) for pixels in scaled], dim=1))
+            )
+        maps = [self._classifier_map(self._block_maps(pixels)[-1]) for pixels in scaled]
+        cells = [nn.functional.adaptive_avg_pool2d(one, side) for one in maps for side in (1, self.grid)]
+        tokens = self.dropout(torch.cat([one.flatten(2) for one in cells], dim=2).transpose(1, 2))
+        return tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
 
-    def _vectors(self, pixels: torch.Tensor) -> torch.Tensor:
+    def _vector(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return a vector for each image, float (rows, width)."""
+        maps = self._block_maps(pixels)
+        if not self.inner:
+            return self._classifier_map(maps[-1]).mean(dim=(2, 3))
+        inner = [
+            part
+            for number in _INNER
+            for part in (maps[number].mean(dim=(2, 3)), maps[number].amax(dim=(2, 3)))
+        ]
+        return torch.cat([*inner, maps[-1].mean(dim=(2, 3))], dim=1)
+
+    def _block_maps(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+        """Return the output of each block, float (rows, channels, height, width)."""
         x = pixels.contiguous(memory_format=torch.channels_last)
         x = nn.functional.relu6(self._bn0(self._conv_stem(x)))
-        inner = []
-        for number, block in enumerate(self._blocks):
+        maps = []
+        for block in self._blocks:
             x = block(x)
-            if number in _INNER:
-                inner += [x.mean(dim=(2, 3)), x.amax(dim=(2, 3))]
-        if self.inner:
-            return torch.cat([*inner, x.mean(dim=(2, 3))], dim=1)
-        return nn.functional.relu6(self._bn1(self._conv_head(x))).mean(dim=(2, 3))
+            maps.append(x)
+        return maps
+
+    def _classifier_map(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the map whose mean the classifier reads, float (rows, 1280, height, width)."""
+        return nn.functional.relu6(self._bn1(self._conv_head(x)))
 
     def train(self, mode: bool = True) -> "EfficientNetLite0":
         """Set the mode, with batch norm always in evaluation mode: rows must not depend on each other."""

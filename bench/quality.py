@@ -14,10 +14,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import quality_rows
+import quality_texts
 
 ROOT = Path(__file__).parents[1]
 RAYFUSE = Path(sys.executable).with_name("rayfuse")
@@ -214,6 +216,31 @@ BENCHES = {
         ("real",),
         AS_IT_COMES,
     ),
+    "home": Bench(
+        "smart_home.yaml",
+        (
+            Figure("all inputs, exact", of("command/exact"), 0.9),
+            Figure(
+                "without motion and states, exact (at most)",
+                partial(quality_texts.without_sensors, "command/exact"),
+                0.8,
+            ),
+            Figure("valid JSON", of("command/valid_json"), 1.0),
+            Figure("slot F1", of("command/slot_f1"), 0.0),
+        ),
+        quality_rows.smart_home,
+    ),
+    "photos": Bench(
+        "captioning.yaml",
+        (
+            Figure("CIDEr", of("caption/cider"), 0.0),
+            Figure(
+                "CIDEr, relative to the nearest neighbor's caption", quality_texts.relative_to_neighbor, 1.15
+            ),
+            Figure("CIDEr, relative to no image", quality_texts.relative_to_blind, 2.0),
+        ),
+        quality_rows.photos,
+    ),
     "entities": Bench("wnut17.yaml", (Figure("entity F1", of("entities/f1"), 0.40),), quality_rows.entities),
 }
 
@@ -231,7 +258,7 @@ def trained(bench: Bench, seed: int, overrides: list[str]) -> Iterator[Trained]:
             sys.exit(f"{bench.recipe}: rayfuse train ended with {done.returncode}")
         found = json.loads(done.stdout.splitlines()[-1])
         job = json.loads((Path(found["run"]) / "job.json").read_text())
-        yield {**found, "test": job["data"]["test"]}
+        yield {**found, "train": job["data"]["train"], "test": job["data"]["test"]}
 
 
 def measure(name: str, seeds: Iterable[int], overrides: list[str]) -> None:

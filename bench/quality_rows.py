@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parents[1]
 Row = dict[str, Any]
 
 
@@ -96,3 +97,92 @@ def speech(source: Path, target: Path) -> None:
 def _clips(folder: Path, rows: Iterable[Row]) -> Iterator[Row]:
     for row in rows:
         yield {"audio": str(folder / row["audio"]), "text": row["text"]}
+
+
+def smart_home(source: Path, target: Path) -> None:
+    """Write commands to a home: the request, motion in its rooms, the devices' states as a text, and the command as JSON.
+
+    Slots are in the order of jobs/smart_home.schema.json. blind.jsonl has the test rows without motion and states.
+    """
+    folder = source / "smart_home"
+    schema = json.loads((ROOT / "jobs" / "smart_home.schema.json").read_text())
+    order = list(schema["properties"]["slots"]["properties"])
+    home = (
+        read(folder / "entities.jsonl"),
+        {row["area"]: row["floor"] for row in read(folder / "rooms.jsonl")},
+    )
+    for split, name in {"train": "train", "validation": "val", "test": "test"}.items():
+        rows = [
+            {
+                "request": row["text"],
+                "motion": row["motion"],
+                "home": _describe_home(row["state"], *home),
+                "speaker_in": row["speaker_in"],
+                "command": {
+                    "intent": row["intent"],
+                    "slots": _slots(row["slots"], order),
+                    "action": row["action"],
+                },
+            }
+            for row in read(folder / f"{name}.jsonl")
+        ]
+        write(target / f"{split}.jsonl", rows)
+    blind = ("request", "command", "speaker_in")
+    write(target / "blind.jsonl", [{name: row[name] for name in blind} for row in rows])
+
+
+def _slots(slots: Row, order: list[str]) -> Row:
+    """Return slots in an order; of alternatives, which differ in white space, the first."""
+    first = {name: value[0] if isinstance(value, list) else value for name, value in slots.items()}
+    return {
+        name: first[name].strip() if isinstance(first[name], str) else first[name]
+        for name in sorted(first, key=order.index)
+    }
+
+
+def _describe_home(state: dict[str, str], entities: list[Row], floors: dict[str, str]) -> str:
+    """Return the lights and fans by state, with rooms and floors of several lights, and what is on, open or unlocked.
+
+    Hall partly, Ground Floor partly, all partly, Hall ceiling on, Hall lamp off, Bedroom Lamp off, Fan on. Front Door.
+    """
+    states = {entity["name"]: state[entity["id"]] for entity in entities}
+    lights = [entity for entity in entities if _kind(entity) == "light"]
+    rooms: dict[str, list[str]] = {}
+    for light in lights:
+        rooms.setdefault(light["area"], []).append(light["name"])
+    by_floor: dict[str, list[str]] = {}
+    for room, names in rooms.items():
+        by_floor.setdefault(floors[room].replace("_", " ").title(), []).extend(names)
+    groups = [(name, names) for name, names in (*rooms.items(), *by_floor.items()) if len(names) > 1]
+    groups.append(("all", [light["name"] for light in lights]))
+    groups += [(one["name"], [one["name"]]) for one in entities if _kind(one) in ("light", "fan")]
+    others = [
+        entity["name"]
+        for entity in entities
+        if _kind(entity) not in ("light", "fan") and state[entity["id"]] in ("on", "open", "unlocked")
+    ]
+    parts = [f"{name} {_common([states[one] for one in members])}" for name, members in groups]
+    return f"{', '.join(parts)}. {', '.join(others) or 'nothing'}."
+
+
+def _kind(entity: Row) -> str:
+    return str(entity["id"].partition(".")[0])
+
+
+def _common(states: list[str]) -> str:
+    return states[0] if len(set(states)) == 1 else "partly"
+
+
+def photos(source: Path, target: Path) -> None:
+    """Write photos of Flickr8k, a row for each of their captions."""
+    folder = source / "captions"
+    for split, name in {"train": "train", "validation": "val", "test": "test"}.items():
+        rows = read(folder / f"{name}.jsonl")
+        write(
+            target / f"{split}.jsonl",
+            [
+                {"image": str(folder / row["image"]), "caption": caption.removesuffix(".").strip()}
+                for row in rows
+                for caption in row["captions"]
+            ],
+        )

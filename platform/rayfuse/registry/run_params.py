@@ -15,6 +15,7 @@ _MAX_PARAMS_PER_MAPPING = 100
 """A mapping of more numbers or texts, such as the weights of many classes, is one value."""
 _FORBIDDEN_IN_NAMES = re.compile(r"[^/\w.\- ]")
 _NAMED_ELSEWHERE = ("kind", "name")
+_SCHEMA = ".json_schema"
 _ONLY_AS_SET = ("compute", "output")
 """Sections whose defaults do not change the model."""
 
@@ -59,8 +60,8 @@ def mlflow_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def _flatten(content: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the values of a nested mapping by path; lists and long mappings are one value, null is left out."""
-    if isinstance(content, Mapping) and not _is_long(content):
+    """Yield the values of a nested mapping by path; lists, long mappings and schemas are one value, null is left out."""
+    if isinstance(content, Mapping) and not _is_long(content) and not path.endswith(_SCHEMA):
         for key, value in content.items():
             yield from _flatten(value, f"{path}.{key}" if path else str(key))
     elif content is not None:
@@ -74,7 +75,8 @@ def _is_long(content: Mapping[str, Any]) -> bool:
 
 
 def _to_text(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, bool)) else str(value)
+    is_json = isinstance(value, (Mapping, list, bool))
+    return json.dumps(value, ensure_ascii=False) if is_json else str(value)
 
 
 def _allowed_name(name: str) -> str:

@@ -1,5 +1,7 @@
+import json
 from pathlib import Path
 
+import tiny_generation
 import tiny_jobs
 
 from rayfuse.registry.run_params import mlflow_names, run_params
@@ -34,6 +36,16 @@ def test_weights_of_many_classes_are_one_value(tmp_path: Path) -> None:
         weights = {f"class {number}": 2.0 for number in range(count)}
         params = run_params(tiny_jobs.tiny_job(tmp_path, **{"tasks.answer.class_weights": weights}))
         assert sum(name.startswith("tasks.answer.class_weights.") for name in params) == logged
+
+
+def test_a_schema_is_one_value(tmp_path: Path) -> None:
+    schema = {"type": "object", "properties": {"on": {"type": "boolean"}}}
+    job = tiny_generation.generation_job(tmp_path, task={"json_schema": schema})
+    params = run_params(job)
+    assert json.loads(params["tasks.answer.json_schema"]) == schema
+    assert not [name for name in params if name.startswith("tasks.answer.json_schema.")]
+    long = {"description": "a" * 500}
+    assert "tasks.answer.json_schema" not in run_params(job.override(**{"tasks.answer.json_schema": long}))
 
 
 def test_names_are_valid_and_differ() -> None:

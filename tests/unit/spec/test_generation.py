@@ -139,6 +139,7 @@ def test_replies_with_a_schema_may_be_values() -> None:
     value = {"name": "Café", "levels": [1, 2.5, None]}
     assert reply_task(json_schema={}).reply({"reply": value}) == '{"name": "Café", "levels": [1, 2.5, null]}'
     assert reply_task(json_schema={}).reply({"reply": " [1] "}) == "[1]"
+    assert reply_task(json_schema={}).reply({"reply": True}) == "true"
     with pytest.raises(InvalidInputError, match="not a text"):
         reply_task().reply({"reply": value})
 

@@ -249,7 +249,7 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
         value = values.get(self.column)
         if is_missing(value):
             raise InvalidInputError("the reply is missing")
-        if self.json_schema is not None and isinstance(value, (dict, list)):
+        if self.json_schema is not None and isinstance(value, (dict, list, bool)):
             value = json.dumps(value, ensure_ascii=False)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             value = str(int(value)) if float(value).is_integer() else str(value)

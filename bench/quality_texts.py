@@ -1,0 +1,68 @@
+"""Figures of recipes that write texts: without their inputs, and next to the nearest neighbor of the training rows."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+Trained = dict[str, Any]
+
+
+def without_sensors(metric: str, trained: Trained) -> float:
+    """Return a metric on the rows of blind.jsonl, next to the test rows: the same without the inputs in question."""
+    from rayfuse.evaluation.evaluate import evaluate_folder
+
+    rows = Path(trained["test"]).with_name("blind.jsonl")
+    found = evaluate_folder(Path(trained["run"]) / "model", str(rows), batch_size=32)
+    return float(found["metrics"][metric])
+
+
+def relative_to_blind(trained: Trained) -> float:
+    """Return CIDEr-D of captions, relative to that of the same model without the image."""
+    evaluation = json.loads((Path(trained["run"]) / "evaluation.json").read_text())
+    return float(trained["metrics"]["caption/cider"]) / float(
+        evaluation["details"]["caption"]["without_inputs"]["cider"]
+    )
+
+
+def relative_to_neighbor(trained: Trained) -> float:
+    """Return CIDEr-D of captions, relative to that of the nearest training image's first caption."""
+    return float(trained["metrics"]["caption/cider"]) / neighbor_cider(trained)
+
+
+def neighbor_cider(trained: Trained) -> float:
+    """Return CIDEr-D of the first caption of the training image with the nearest features, by cosine similarity.
+
+    The features are the mean of those of the model's image encoder.
+    """
+    import numpy as np
+    import torch
+
+    from rayfuse.data.collate import collate
+    from rayfuse.data.readers import read_rows
+    from rayfuse.data.rows import Row
+    from rayfuse.model.predictor import Predictor
+    from rayfuse.model.tasks.cider import cider_d
+
+    predictor = Predictor(Path(trained["run"]) / "model")
+    captions: list[dict[str, list[str]]] = []
+    features = []
+    for url in (trained["train"], trained["test"]):
+        rows = [row for row in read_rows(url) if isinstance(row, Row)]
+        by_image: dict[str, list[str]] = {}
+        for row in rows:
+            by_image.setdefault(row.values["image"], []).append(row.values["caption"])
+        first = {row.values["image"]: row for row in reversed(rows)}
+        vectors = []
+        for image in by_image:
+            batch = collate(
+                [predictor.preprocessor.from_row(first[image])], predictor.preprocessor.modalities
+            )
+            with torch.inference_mode():
+                tokens, _ = predictor.model.encoders["image"](**batch.inputs["image"].features)
+            vectors.append(tokens[0].mean(dim=0).numpy())
+        found = np.stack(vectors)
+        features.append(found / np.linalg.norm(found, axis=1, keepdims=True))
+        captions.append(by_image)
+    nearest = (features[1] @ features[0].T).argmax(axis=1)
+    known, wanted = (list(part.values()) for part in captions)
+    return cider_d([known[place][0] for place in nearest], wanted, [(float(n),) for n in range(len(wanted))])
