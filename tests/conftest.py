@@ -29,6 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """Freeze imported modules and collected tests, so that the garbage collector skips them."""
     gc.freeze()
+    gc.set_threshold(100_000, 50, 100)  # tests allocate much and leave little
     gc.enable()
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other

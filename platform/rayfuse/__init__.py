@@ -14,6 +14,7 @@ _MODULES = {
     "rayfuse.api.diagnosis": ("doctor",),
     "rayfuse.api.evaluation": ("EvaluationResult", "evaluate"),
     "rayfuse.api.export": ("ExportResult", "export"),
+    "rayfuse.api.indexing": ("IndexResult", "build_index", "load_index"),
     "rayfuse.api.init": ("init",),
     "rayfuse.api.models": ("Model", "RemoteModel", "load_model"),
     "rayfuse.api.planning": ("plan",),
@@ -24,6 +25,7 @@ _MODULES = {
     "rayfuse.api.submitted_jobs": ("SubmittedJob", "get_job", "list_jobs"),
     "rayfuse.api.training": ("TrainResult", "train"),
     "rayfuse.api.tuning": ("SweepResult", "tune"),
+    "rayfuse.registry.search": ("Index",),
     "rayfuse.spec.cluster": ("Cluster",),
     "rayfuse.spec.job": ("Job",),
     "rayfuse.spec.service": ("Service",),
@@ -37,6 +39,8 @@ __all__ = [
     "Endpoint",
     "EvaluationResult",
     "ExportResult",
+    "Index",
+    "IndexResult",
     "Job",
     "Model",
     "PredictionResult",
@@ -47,6 +51,7 @@ __all__ = [
     "SweepResult",
     "TrainResult",
     "__version__",
+    "build_index",
     "describe_model",
     "doctor",
     "errors",
@@ -57,6 +62,7 @@ __all__ = [
     "list_endpoints",
     "list_jobs",
     "list_models",
+    "load_index",
     "load_model",
     "plan",
     "predict",
@@ -74,6 +80,7 @@ if TYPE_CHECKING:
     from rayfuse.api.diagnosis import doctor
     from rayfuse.api.evaluation import EvaluationResult, evaluate
     from rayfuse.api.export import ExportResult, export
+    from rayfuse.api.indexing import IndexResult, build_index, load_index
     from rayfuse.api.init import init
     from rayfuse.api.models import Model, RemoteModel, load_model
     from rayfuse.api.planning import plan
@@ -84,6 +91,7 @@ if TYPE_CHECKING:
     from rayfuse.api.submitted_jobs import SubmittedJob, get_job, list_jobs
     from rayfuse.api.training import TrainResult, train
     from rayfuse.api.tuning import SweepResult, tune
+    from rayfuse.registry.search import Index
     from rayfuse.spec.cluster import Cluster
     from rayfuse.spec.job import Job
     from rayfuse.spec.service import Service

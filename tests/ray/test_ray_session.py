@@ -108,6 +108,21 @@ def finished(interrupted: RunFolder, rows: tuple[Job, Dataset]) -> tuple[RunFold
     return interrupted, epochs
 
 
+@pytest.fixture(scope="module")
+def failed(callers_actor: Any, rows: tuple[Job, Dataset]) -> set[str]:
+    """Train until the driver fails after an epoch; return the classes of the actors that ran until then."""
+    before = live_actors().keys()
+    found: set[str] = set()
+
+    def fail(epoch: int) -> None:
+        found.update(live_actors().keys() - before)
+        raise DataError("of the driver")
+
+    with pytest.raises(DataError, match="of the driver"):
+        train(rows, create_run(rows[0], rows[1].digests), fail)
+    return found
+
+
 def placement_groups() -> list[str]:
     return [
         g["placement_group_id"] for g in ray.util.placement_group_table().values() if g["state"] != "REMOVED"
@@ -140,13 +155,13 @@ def test_a_finished_run_leaves_ray_running(callers_actor: Any, finished: tuple[R
     assert_ray_is_as_before(callers_actor)
 
 
-def test_a_failed_run_leaves_ray_running(callers_actor: Any, rows: tuple[Job, Dataset]) -> None:
-    def fail(epoch: int) -> None:
-        raise DataError("of the driver")
-
-    with pytest.raises(DataError, match="of the driver"):
-        train(rows, create_run(rows[0], rows[1].digests), fail)
+def test_a_failed_run_leaves_ray_running(callers_actor: Any, failed: set[str]) -> None:
     assert_ray_is_as_before(callers_actor)
+
+
+def test_a_run_has_the_actors_that_it_needs(failed: set[str]) -> None:
+    of_ray = {"PlacementGroupCleaner", "RayTrainWorker", "SynchronizationActor", "TrainController"}
+    assert failed == of_ray | {"MetricsActor"}, "each of them is a process that imports Ray"
 
 
 def test_a_session_of_the_caller_is_not_closed(callers_actor: Any, rows: tuple[Job, Dataset]) -> None:

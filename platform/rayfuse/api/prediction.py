@@ -133,19 +133,25 @@ def _prepare(model: Model, url: "Urls", output: str, keep: Sequence[str] | None,
     """Check the arguments against the first rows. Raises SpecError for a column that cannot be kept."""
     from rayfuse.data.prediction_columns import PredictionColumns
     from rayfuse.data.prediction_file import PredictionFile
-    from rayfuse.data.readers import list_data_files
-    from rayfuse.data.row_chunks import RowFiles
 
     PredictionFile(output)  # which checks its name
-    cells = {name: kind for described in model.inputs.values() for name, kind in described.columns.items()}
-    marks = next(iter(model.inputs.values())).cells
-    files = RowFiles(tuple(list_data_files(url)), cells, CellFormat(**marks))
+    files = row_files(model, url)
     columns = PredictionColumns(tuple(model.tasks), None if keep is None else tuple(keep), scores)
     first = files.first_rows()
     model.check_rows(first)
     for name in columns.check(first):
         _log.warning("%s: this column of the data is left out, as predictions have one of this name", name)
     return _Work(model, files, output, columns)
+
+
+def row_files(model: Model, url: "Urls") -> "RowFiles":
+    """Return data files, with the formats of the columns that a model reads."""
+    from rayfuse.data.readers import list_data_files
+    from rayfuse.data.row_chunks import RowFiles
+
+    cells = {name: kind for described in model.inputs.values() for name, kind in described.columns.items()}
+    marks = next(iter(model.inputs.values())).cells
+    return RowFiles(tuple(list_data_files(url)), cells, CellFormat(**marks))
 
 
 def _run(work: _Work, batch_size: int, concurrency: int | None, resume: bool) -> PredictionResult:

@@ -25,6 +25,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tune": ("rayfuse.cli.tune:tune", "Run a hyperparameter sweep and rank its trials."),
     "evaluate": ("rayfuse.cli.evaluate:evaluate", "Evaluate a model with every subset of its inputs."),
     "predict": ("rayfuse.cli.predict:predict", "Predict with a model or an endpoint."),
+    "index": ("rayfuse.cli.index:index", "Embed passages with a retrieval model, for searches."),
+    "search": ("rayfuse.cli.search:search", "Find the passages of an index that answer a query."),
     "export": (
         "rayfuse.cli.export:export",
         "Export a model to ONNX, or its encoders to PEFT or transformers.",

@@ -16,6 +16,7 @@ from rayfuse.data.rows import Row
 from rayfuse.data.samples import row_value
 from rayfuse.data.splitting import PlaceReader, SplitSummary
 from rayfuse.data.store import RowDataset, RowStore
+from rayfuse.data.targets import embed_json_schemas
 from rayfuse.data.validation import SplitStats, duplicate_warnings, select_valid, validate_splits
 from rayfuse.errors import DataError, InvalidInputError
 from rayfuse.modalities import build_input_fitter, build_modality
@@ -63,8 +64,8 @@ def load_dataset(job: Job, store: RowStore | None = None, map_fn: MapFn = map) -
 def fit(job: Job, rows: Iterable[Row]) -> Job:
     """Return the job with its inputs and tasks fitted to the training rows: classes, vocabularies, means, scales.
 
-    All of them are fitted in one pass over the rows. Raises DataError, with the input or task, if the rows do not
-    suffice.
+    All of them are fitted in one pass over the rows. JSON schemas that tasks name are read, so that they are stored with
+    the job. Raises DataError, with the input or task, if the rows do not suffice.
     """
     inputs, tasks = _fitters(job)
     unreadable: dict[str, str] = {}
@@ -79,7 +80,7 @@ def fit(job: Job, rows: Iterable[Row]) -> Job:
             for name, task_fitter in tasks.items():
                 with _prefix_errors(f"tasks.{name}"):
                     task_fitter.partial_fit(row)
-    fitted_inputs, fitted_tasks = dict(job.inputs), dict(job.tasks)
+    fitted_inputs, fitted_tasks = dict(job.inputs), embed_json_schemas(job.tasks)
     for name, input_fitter in inputs.items():
         with _prefix_errors(f"inputs.{name}", unreadable.get(name, "")):
             fitted_inputs[name] = input_fitter.finalize()

@@ -57,7 +57,7 @@ class PredictionColumns:
             yield from filter(self._is_reserved, known)
 
     def to_row(self, row: Row | InvalidRow, prediction: Mapping[str, Any] | InvalidRow) -> dict[str, Any]:
-        """Return the columns of a row: kept ones, TASK, TASK_score, TASK_KEY for other parts, inputs used and error."""
+        """Return the columns of a row: kept ones, TASK, TASK_score, TASK_KEY for other parts, INPUT_sources, inputs used and error."""
         values = row.values if isinstance(row, Row) else {}
         content = self._kept(values)
         for task, column in (self.targets or {}).items():
@@ -90,7 +90,7 @@ class PredictionColumns:
                     columns[f"{task}_score"] = _score_of(output[first], value)
                 if key != "scores" or self.scores:
                     columns[task if key == first else f"{task}_{key}"] = value
-        return columns
+        return columns | {f"{name}_sources": found for name, found in prediction.get("sources", {}).items()}
 
     def _is_reserved(self, name: str) -> bool:
         return name in (INPUTS_USED, ERROR) or any(

@@ -3,7 +3,7 @@
 import hashlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -43,6 +43,8 @@ class Sample:
     """Hash of each item, by input: equal keys imply equal features, so that a batch encodes them once."""
     targets: dict[str, Target]
     """Target of each task."""
+    sources: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Passages that were found for inputs with `retrieve`, by input, as JSON; of requests only."""
 
     @property
     def nbytes(self) -> int:
@@ -107,7 +109,7 @@ class Preprocessor:
 
     def from_row(self, row: Row) -> Sample:
         """Return the features and targets of a row. Raises InvalidInputError with the input or task."""
-        return self._sample(self._row_values(row), self.targets(row))
+        return self._sample(self._decode_inputs(self._row_values(row)), self.targets(row))
 
     @cached_property
     def isolated_inputs(self) -> set[str]:
@@ -126,7 +128,13 @@ class Preprocessor:
             if name not in self.inputs:
                 raise InvalidInputError(explain_unknown_input(name, self.inputs), name)
         found = {name: self._value_or_fallback(name, values) for name in self.inputs}
-        return self._sample(found, {}, decode_file)
+        decoded = self._decode_inputs(found, decode_file)
+        sources = {
+            name: [source for item in items for source in self.modalities[name].sources(item.decoded)]
+            for name, items in decoded.items()
+        }
+        sample = self._sample(decoded, {})
+        return replace(sample, sources={name: found for name, found in sources.items() if found})
 
     def fingerprint(self, row: Row, with_length: bool = False) -> RowFingerprint:
         """Decode and hash every value of a row, each read once; with `with_length`, also count its steps.
@@ -170,10 +178,7 @@ class Preprocessor:
         fallback = self.inputs[name].fallback_input
         return values.get(fallback) if fallback is not None and is_missing(value) else value
 
-    def _sample(
-        self, values: Mapping[str, Any], targets: dict[str, Target], decode_file: FileDecoder | None = None
-    ) -> Sample:
-        decoded = self._decode_inputs(values, decode_file)
+    def _sample(self, decoded: Mapping[str, list[_DecodedItem]], targets: dict[str, Target]) -> Sample:
         features = {
             name: [self._process(name, item.decoded) for item in items] for name, items in decoded.items()
         }

@@ -4,15 +4,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
 from itertools import zip_longest
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rayfuse.errors import DataError, InvalidInputError
+from rayfuse.data.json_files import read_json_object
+from rayfuse.errors import DataError, InvalidInputError, SpecError
 from rayfuse.modalities.prompt_kinds import build_renderer
 from rayfuse.modalities.prompts import PromptRenderer
 from rayfuse.spec.family import import_object
 from rayfuse.spec.inputs import Input
 from rayfuse.spec.job import Job
 from rayfuse.spec.tasks import GenerationTaskConfig, PreferenceTaskConfig, Target, TaskConfig
+
+if TYPE_CHECKING:
+    from rayfuse.modalities.json_grammar import JsonTexts
 
 
 class TargetReader(ABC):
@@ -28,7 +32,10 @@ class TargetReader(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Raise DataError, with the field of the task, if no target can be read; called before a job starts."""
+        """Raise DataError or SpecError, with the field of the task, if no target can be read.
+
+        Called before a job starts.
+        """
 
 
 class SpecTargetReader(TargetReader):
@@ -55,18 +62,42 @@ class ReplyReader(TargetReader):
         return build_renderer(self._task, self._inputs)
 
     def read(self, values: Mapping[str, Any]) -> Target:
-        ids = self._renderer.reply_ids(self._task.reply(values))
-        return [*self._task.group(values), *map(float, ids)]
+        return [*self._task.group(values), *map(float, self._reply_ids(values))]
 
     def check(self) -> None:
         """Raise DataError if the tokenizer or chat template of the language model cannot be used, or is too short.
 
-        Each input with an encoder counts as one soft token here; the workers know their number.
+        Each input with an encoder counts as one soft token here; the workers know their number. Raises SpecError if the
+        JSON schema of replies cannot be used.
         """
+        if self._task.json_schema is not None:
+            self._check_schema()
         try:
             self._renderer.check_context(len(self._renderer.span_inputs))
         except DataError as error:
             raise DataError(f"model: {error}") from None
+
+    def _reply_ids(self, values: Mapping[str, Any]) -> list[int]:
+        """Return the tokens of a row's reply. Raises InvalidInputError if there is none that can be learned."""
+        reply = self._task.reply(values)
+        return self._renderer.reply_ids(self._json_texts.normalize(reply) if self._json_texts else reply)
+
+    @cached_property
+    def _json_texts(self) -> "JsonTexts | None":
+        """Texts that follow the task's JSON schema; None without one."""
+        if self._task.json_schema is None:
+            return None
+        from rayfuse.modalities.json_grammar import JsonTexts
+
+        return JsonTexts(read_json_schema(self._task.json_schema))
+
+    def _check_schema(self) -> None:
+        try:
+            assert self._json_texts is not None
+        except InvalidInputError as error:
+            raise SpecError(f"json_schema: {error.reason}; correct it, or leave it out") from None
+        except SpecError as error:
+            raise SpecError(f"json_schema: {error}") from None
 
 
 class PairReader(ReplyReader):
@@ -75,7 +106,7 @@ class PairReader(ReplyReader):
     _task: PreferenceTaskConfig
 
     def read(self, values: Mapping[str, Any]) -> Target:
-        better = self._renderer.reply_ids(self._task.reply(values))
+        better = self._reply_ids(values)
         try:
             worse = self._renderer.reply_ids(self._task.rejected_reply(values))
         except InvalidInputError as error:
@@ -91,9 +122,24 @@ def target_reader(task: TaskConfig, inputs: Mapping[str, Input]) -> TargetReader
 
 
 def check_targets(job: Job) -> None:
-    """Raise DataError if no target of a task can be read, such as replies without a tokenizer."""
+    """Raise DataError or SpecError if no target of a task can be read, such as replies without a tokenizer."""
     for name, task in job.tasks.items():
         try:
             target_reader(task, job.inputs).check()
-        except DataError as error:
-            raise DataError(f"tasks.{name}.{error}") from None
+        except (DataError, SpecError) as error:
+            raise type(error)(f"tasks.{name}.{error}") from None
+
+
+def read_json_schema(given: dict[str, Any] | str) -> dict[str, Any]:
+    """Return a JSON schema that a task has or names. Raises SpecError if its file cannot be read."""
+    return read_json_object(given) if isinstance(given, str) else given
+
+
+def embed_json_schemas(tasks: Mapping[str, TaskConfig]) -> dict[str, TaskConfig]:
+    """Return tasks with the JSON schemas that they name, so that a stored job needs no other file."""
+    return {
+        name: task.model_copy(update={"json_schema": read_json_schema(task.json_schema)})
+        if isinstance(task, GenerationTaskConfig) and task.json_schema is not None
+        else task
+        for name, task in tasks.items()
+    }

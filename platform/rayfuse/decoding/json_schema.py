@@ -5,23 +5,23 @@ keywords that it does not implement, and its matchers are copied in a microsecon
 completion relies on.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from heapq import heappop, heappush
 from itertools import count, islice
 from typing import Any
 
 import numpy as np
 import torch
-from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+from llguidance import LLMatcher
 from llguidance.hf import from_tokenizer
 
 from rayfuse.decoding.constraint import TokenConstraint
 from rayfuse.errors import InvalidInputError, SpecError
+from rayfuse.modalities.json_grammar import PARAMETER, byte_matcher, schema_grammar
 
-_PARAMETER = "json_schema"
 _QUOTE = ord('"')
 _MANY_BYTES = 64
 """More allowed bytes than this are the inside of a string."""
@@ -57,7 +57,6 @@ class GrammarVocabulary:
                 "the model has no end token, which a JSON schema needs; set eos_token_id in its config"
             )
         self.tokens = from_tokenizer(tokenizer, eos_token=sorted(self.end_tokens))
-        self.bytes = LLTokenizer(TokenizerWrapper(_Bytes()))
         self.token_bytes = [self.tokens.decode_bytes([token]) for token in range(self.tokens.vocab_size)]
         special = {token for token in range(self.tokens.vocab_size) if self.tokens.is_special_token(token)}
         named = {text: token for token, text in enumerate(self.token_bytes) if text and token not in special}
@@ -71,25 +70,7 @@ class GrammarVocabulary:
 
         `separators`: those of items and keys, by default as `json.dumps` writes them; other whitespace is not allowed.
         """
-        if not isinstance(schema, Mapping):
-            raise InvalidInputError(
-                f"the JSON schema is invalid: it must be an object, not {schema!r}", _PARAMETER
-            )
-        items, keys = separators
-        options: Any = {
-            "whitespace_flexible": False,
-            "item_separator": items,
-            "key_separator": keys,
-        }
-        try:
-            # Options within the schema would override the separators.
-            grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=options)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise InvalidInputError(f"the JSON schema is invalid: {error}", _PARAMETER) from error
-        invalid, messages = LLMatcher.validate_grammar_with_warnings(grammar, self.tokens)
-        if invalid:
-            raise InvalidInputError(f"the JSON schema cannot be used: {messages[0]}", _PARAMETER)
-        return JsonSchemaConstraint(self, grammar)
+        return JsonSchemaConstraint(self, schema_grammar(schema, separators))
 
     def split(self, text: bytes) -> list[int]:
         """Return tokens whose bytes are `text`, the longest first, which may differ from the tokenizer's own."""
@@ -112,9 +93,15 @@ class JsonSchemaConstraint(TokenConstraint):
     def __init__(self, vocabulary: GrammarVocabulary, grammar: str) -> None:
         self._vocabulary = vocabulary
         self._matcher = LLMatcher(vocabulary.tokens, grammar, log_level=0)
-        self._bytes = LLMatcher(vocabulary.bytes, grammar, log_level=0)
+        self._bytes = byte_matcher(grammar)
         self._plan = shortest_completion(self._bytes)
         """A text that finishes the reply, as short as was found; None if there is none."""
+
+    def copy(self) -> "JsonSchemaConstraint":
+        """Return a constraint of another reply that is where this one is; far faster than a new one."""
+        copied = copy(self)
+        copied._matcher, copied._bytes = self._matcher.deep_copy(), self._bytes.deep_copy()
+        return copied
 
     @property
     def complete(self) -> bool:
@@ -133,7 +120,7 @@ class JsonSchemaConstraint(TokenConstraint):
         needed = self.min_tokens
         if needed is None:
             raise InvalidInputError(
-                "no text that follows the JSON schema was found; simplify the schema", _PARAMETER
+                "no text that follows the JSON schema was found; simplify the schema", PARAMETER
             )
         if needed > max_tokens:
             raise InvalidInputError(
@@ -149,9 +136,7 @@ class JsonSchemaConstraint(TokenConstraint):
         allowed = torch.zeros(vocab_size, dtype=torch.bool)
         allowed[: len(known)] = torch.from_numpy(known.astype(bool))
         if self._matcher.is_error() or not bool(allowed.any()):
-            raise InvalidInputError(
-                f"the JSON schema is too complex: {self._matcher.get_error()}", _PARAMETER
-            )
+            raise InvalidInputError(f"the JSON schema is too complex: {self._matcher.get_error()}", PARAMETER)
         return allowed
 
     def advance(self, token_id: int, remaining: int) -> int:
@@ -267,15 +252,3 @@ def _candidates(mask: bytes) -> list[bytes]:
 def _representatives(allowed: Sequence[int]) -> list[int]:
     common = [byte for byte in b"a0A-.@:/ " if byte in allowed]
     return common or [allowed[0]]
-
-
-class _Bytes:
-    """A tokenizer with one token per byte, for the search of completions."""
-
-    eos_token_id = 256
-    bos_token_id = None
-    tokens = (*(bytes([byte]) for byte in range(256)), b"<end>")
-    special_token_ids = (256,)
-
-    def __call__(self, text: bytes | str) -> list[int]:
-        return list(text.encode() if isinstance(text, str) else text)

@@ -40,7 +40,9 @@ def check_ragged_rows(runner: ModelRunner) -> None:
     together = _append(runner, cache, cross, 0, _LENGTHS, tokens)
     expected = torch.cat(alone).float()
     difference = float((together.float() - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
-    if not difference < _TOLERANCES.get(together.dtype, _LOW_PRECISION_TOLERANCE):
+    exact = not torch.is_autocast_enabled(runner.device.type)
+    tolerances = _TOLERANCES if exact else {}
+    if not difference < tolerances.get(together.dtype, _LOW_PRECISION_TOLERANCE):
         raise SpecError(
             f"{type(runner.base).__name__} cannot decode requests of different lengths in one batch: its logits change "
             f"by {difference:.1%}; choose a language model such as Llama, Qwen, Gemma, GPT-2, T5, BART or Whisper"

@@ -95,8 +95,9 @@ class SlotLayer(CacheLayerMixin):
             self.values[:, :, start:] = value_states
         else:
             rows = torch.arange(len(window.starts), device=self.keys.device)[:, None]
-            self.keys[rows, :, window.positions] = key_states.transpose(1, 2)
-            self.values[rows, :, window.positions] = value_states.transpose(1, 2)
+            # Under autocast, rotated keys are float32 and values are not.
+            self.keys[rows, :, window.positions] = key_states.transpose(1, 2).to(self.keys.dtype)
+            self.values[rows, :, window.positions] = value_states.transpose(1, 2).to(self.values.dtype)
         return self.keys, self.values
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:

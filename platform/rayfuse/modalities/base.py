@@ -118,6 +118,10 @@ class Modality(ABC):
     def dummy_features(self) -> Features:
         """Return the smallest valid features, which a worker encodes if none of its rows has this input."""
 
+    def sources(self, decoded: Any) -> list[dict[str, Any]]:
+        """Return where a decoded value was found, as JSON; empty for a value that was given."""
+        return []
+
     def num_steps(self, decoded: Any) -> int:
         """Return the length of a decoded value along which batches are padded; 0 if all values have one size."""
         return 0

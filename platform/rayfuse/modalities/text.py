@@ -1,6 +1,6 @@
 """Text, as tokens of a pretrained encoder's tokenizer, as UTF-8 bytes, or as n-grams."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,7 @@ from rayfuse.modalities.base import Features, InputFitter, Modality, Schema, pad
 from rayfuse.modalities.ngrams import PADDING, NGramFitter, NGramVectorizer
 from rayfuse.modalities.pretrained import load_tokenizer
 from rayfuse.spec.encoders import HuggingFaceEncoderConfig, NGramsEncoderConfig, PromptEncoderConfig
+from rayfuse.spec.family import import_object
 from rayfuse.spec.inputs import TextInput
 from rayfuse.spec.templates import fill_template
 
@@ -28,6 +29,25 @@ PRETRAINED_PREFIX = "pretrained_"
 """Beginning of the names of the features of a pretrained encoder next to n-grams."""
 NO_BYTE = -1
 """Entry of `utf8` for padding."""
+_RETRIEVER = "rayfuse.registry.search:Retriever"
+_BETWEEN_PASSAGES = "\n\n"
+
+
+class RetrievedText(str):
+    """Texts of passages."""
+
+    passages: Sequence[Any]
+    """The passages, the most similar first."""
+
+    def __new__(cls, passages: Sequence[Any], column: str) -> "RetrievedText":
+        """Join the texts in a column of passages."""
+        text = super().__new__(cls, _BETWEEN_PASSAGES.join(str(one.values[column]) for one in passages))
+        text.passages = passages
+        return text
+
+    def sources(self) -> list[dict[str, Any]]:
+        """Return the passages as JSON."""
+        return [passage.to_dict() for passage in self.passages]
 
 
 class TextModality(Modality):
@@ -59,8 +79,22 @@ class TextModality(Modality):
             if value is None:
                 raise MissingInputError(f"no value in the columns {', '.join(self.options.source_columns)}")
         if isinstance(value, (list, tuple)):
-            return [_validate_text(word, f"word {place}: ") for place, word in enumerate(value)]
-        return _validate_text(value)
+            words = [_validate_text(word, f"word {place}: ") for place, word in enumerate(value)]
+            return words if self._retriever is None else self._retrieve(" ".join(words))
+        text = _validate_text(value)
+        return text if self._retriever is None else self._retrieve(text)
+
+    def sources(self, decoded: Any) -> list[dict[str, Any]]:
+        return decoded.sources() if isinstance(decoded, RetrievedText) else []
+
+    def _retrieve(self, query: str) -> RetrievedText:
+        assert self.options.retrieve is not None
+        return RetrievedText(self._retriever.find(query), self.options.retrieve.column)
+
+    @cached_property
+    def _retriever(self) -> Any:
+        options = self.options.retrieve
+        return None if options is None else import_object(_RETRIEVER)(options)
 
     def process(self, decoded: str | list[str]) -> Features:
         if self._is_prompt:
@@ -120,6 +154,8 @@ class TextModality(Modality):
         return text if self.options.template is None else dict.fromkeys(self.options.source_columns, text)
 
     def description(self) -> str:
+        if self.options.retrieve is not None:
+            return f"a query that finds {self.options.retrieve.top} passages, which are read"
         unit = "tokens" if self._vectorizer is None else "words"
         return f"a text; the first {self.options.max_tokens} {unit} are read"
 

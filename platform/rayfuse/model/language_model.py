@@ -105,7 +105,7 @@ class LanguageModel(nn.Module):
         None for an architecture that cannot decode requests of different lengths in one batch, such as Mamba.
         """
         weight = self.transformer.get_input_embeddings().weight
-        place = (weight.device, weight.dtype)
+        place = (weight.device, weight.dtype, torch.is_autocast_enabled(weight.device.type))
         if self._runner is None or self._runner[0] != place:
             try:
                 self._runner = (place, build_runner(self.model))

@@ -20,6 +20,8 @@ from rayfuse.model.tasks.text_decoding import PromptInputs, TextDecoding
 
 ROWS_PER_BATCH = 32
 """Rows of a batch of `Predictor.predict_rows`."""
+SOURCES = "sources"
+"""Key of a prediction with the passages that its inputs with `retrieve` have found, by input."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,20 @@ class Predictor:
         self.preprocessor = Preprocessor(self.job.inputs)
         self.row_adapter = RowAdapter(describe_inputs(self.job.inputs, self.job.data))
 
+    def side_preprocessor(self, name: str) -> Preprocessor:
+        """Return the preprocessing of requests with one input alone, in which no other input is required."""
+        return Preprocessor(
+            {
+                other: options if other == name else options.model_copy(update={"optional": True})
+                for other, options in self.job.inputs.items()
+            }
+        )
+
+    def read_only(self, name: str) -> None:
+        """Read one input of rows alone, as to embed one side of a pair; the others are absent, also required ones."""
+        self.preprocessor = self.side_preprocessor(name)
+        self.row_adapter = RowAdapter({name: self.row_adapter.inputs[name]})
+
     def preprocess(self, values: Mapping[str, Any], decode_file: FileDecoder | None = None) -> Sample:
         """Compute the features of one request: {input: bytes of a file, or the value itself}.
 
@@ -62,7 +78,8 @@ class Predictor:
     def predict_samples(self, samples: Sequence[Sample], explain: bool = False) -> list[dict[str, Any]]:
         """Predict a batch of samples: {"outputs": {task: prediction}, "inputs_used": [names in the spec's order]} of each.
 
-        With `explain` also "explain": attributions (see `rayfuse.model.explain.to_json`), at many times the cost.
+        With `explain` also "explain": attributions (see `rayfuse.model.explain.to_json`), at many times the cost. For
+        inputs with `retrieve` also "sources": the passages of each.
         """
         batch = collate(samples, self.preprocessor.modalities).to(self.device)
         if not explain:
@@ -104,6 +121,7 @@ class Predictor:
             {
                 "outputs": {name: rows[i] for name, rows in predictions.items()},
                 "inputs_used": [name for name in self.job.inputs if name in sample.features],
+                **({SOURCES: sample.sources} if sample.sources else {}),
             }
             for i, sample in enumerate(samples)
         ]

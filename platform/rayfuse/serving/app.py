@@ -17,7 +17,7 @@ from rayfuse.serving import problems, protocol, swagger_ui
 from rayfuse.serving.cors import Cors
 from rayfuse.serving.engine import InferenceEngine
 from rayfuse.serving.local_access import LocalOnly
-from rayfuse.serving.openai_endpoint import model_names, openai_routes
+from rayfuse.serving.openai_endpoint import embedder_names, model_names, openai_routes, text_sides
 from rayfuse.serving.openai_errors import OpenAIError, is_openai_path
 from rayfuse.serving.openapi import build_openapi
 from rayfuse.serving.predict_stream import stream_prediction
@@ -102,10 +102,12 @@ class _Routes:
         return _json_response({"ready": True})
 
     async def openapi(self, request: Request) -> Response:
-        engine = self.engine
+        engine, job = self.engine, self.engine.predictor.job
         root, requires_key = request.scope.get("root_path", ""), bool(engine.settings.keys)
-        texts = model_names(str(engine.model["name"]), list(engine.texts.tasks))
-        return _json_response(build_openapi(engine.predictor.job, engine.model, root, requires_key, texts))
+        name = str(engine.model["name"])
+        texts = model_names(name, list(engine.texts.tasks))
+        embedders = embedder_names(name, text_sides(job))
+        return _json_response(build_openapi(job, engine.model, root, requires_key, texts, embedders))
 
     async def docs(self, request: Request) -> Response:
         title = f"{self.engine.model['name']} – Rayfuse"

@@ -182,6 +182,13 @@ class InferenceEngine:
         [sample] = await self._preprocess(request, range(1), CpuBudget(self.settings.max_decode_time))
         return (await self.batcher.submit(sample)).result
 
+    async def predict_prepared(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+        """Predict samples, together with those of other requests, without texts. Raises ProblemError for NaN."""
+        results = await asyncio.gather(*(self.batcher.submit(sample) for sample in samples))
+        predictions = [one.result.prediction for one in results]
+        _check_finite(predictions)
+        return predictions
+
     def remote_fetcher(self) -> Callable[[str], Awaitable[bytes]]:
         """Return what downloads the files of one request, which together have a limit of bytes."""
         budget = url_fetcher.ByteBudget(self.settings.max_body_size)

@@ -17,7 +17,8 @@ from rayfuse.serving.openai_generator import GenerationRequest
 Render = Callable[[GenerationRequest], Awaitable[DecodeRequest]]
 """Turns a request into the prompt of the model: chat template, spans of other inputs, encoder input.
 
-Its sampling parameters and constraint are set afterwards. Raises InvalidInputError or ProblemError.
+Its sampling parameters are set afterwards, and so is the constraint of a request that has a JSON schema. Raises
+InvalidInputError or ProblemError.
 """
 
 Segments = Callable[[Sequence[int]], list[Segment]]

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from rayfuse.modalities.base import Schema, object_schema
-from rayfuse.serving.openai_requests import ChatRequest, CompletionRequest, ResponsesRequest
+from rayfuse.serving.openai_requests import ChatRequest, CompletionRequest, EmbeddingRequest, ResponsesRequest
 from rayfuse.serving.openai_transcriptions import TranscriptionRequest
 from rayfuse.serving.streaming import EVENTS
 
@@ -27,20 +27,43 @@ _STATUSES = {
 }
 
 
-def openai_paths(models: Sequence[str], inputs: Schema) -> Schema:
-    """Return the paths below /v1. models: names by which requests call the model; inputs: schema of its inputs."""
-    names = {"enum": list(models)}
-    posts = {path: {"post": _post(*one, names, inputs)} for path, one in _POSTS.items()}
+def openai_paths(models: Sequence[str], embedders: Sequence[str], inputs: Schema) -> Schema:
+    """Return the paths below /v1.
+
+    models, embedders: names by which requests call what writes and what embeds texts; inputs: schema of the inputs.
+    """
+    texts = {path: {"post": _post(*one, {"enum": list(models)}, inputs)} for path, one in _POSTS.items()}
+    texts["/v1/audio/transcriptions"] = {"post": _transcription({"enum": list(models)})}
+    posts = texts if models else {}
+    if embedders:
+        posts["/v1/embeddings"] = {"post": _embeddings({"enum": list(embedders)})}
+    names = {"enum": [*models, *embedders]}
     model = object_schema({"id": names, "object": {"const": "model"}, "created": {"type": "integer"}})
     listed = object_schema({"object": {"const": "list"}, "data": {"type": "array", "items": model}})
     by_name = _get("retrieve_model", "Describe a model", model)
     by_name["parameters"] = [{"name": "model", "in": "path", "required": True, "schema": names}]
     return {
         **posts,
-        "/v1/audio/transcriptions": {"post": _transcription(names)},
         "/v1/models": {"get": _get("list_models", "List the models", listed)},
         "/v1/models/{model}": {"get": by_name},
     }
+
+
+def _embeddings(names: Schema) -> Schema:
+    vector = {"oneOf": [{"type": "array", "items": {"type": "number"}}, {"type": "string"}]}
+    one = {"object": {"const": "embedding"}, "index": {"type": "integer"}, "embedding": vector}
+    tokens = object_schema({name: {"type": "integer"} for name in ("prompt_tokens", "total_tokens")})
+    content = {
+        "object": {"const": "list"},
+        "data": {"type": "array", "items": object_schema(one)},
+        "model": {"type": "string"},
+        "usage": tokens,
+    }
+    operation = _get("embeddings", "Embed texts", object_schema(content))
+    body = EmbeddingRequest.model_json_schema()
+    body["properties"] |= {"model": names}
+    operation["requestBody"] = {"required": True, "content": {_JSON: {"schema": body}}}
+    return operation
 
 
 def openai_schemas() -> Schema:

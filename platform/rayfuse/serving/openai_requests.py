@@ -96,13 +96,18 @@ class StreamOptions(BaseModel):
     include_obfuscation: bool = False
 
 
-class TextRequest(BaseModel):
-    """Fields that the routes have in common."""
+class ModelRequest(BaseModel):
+    """A request to a model."""
 
     model_config = ConfigDict(extra="allow", strict=True)
     neutral: ClassVar[frozenset[str]] = _NEUTRAL
 
     model: str
+
+
+class TextRequest(ModelRequest):
+    """Fields that the routes of texts have in common."""
+
     stream: bool = False
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
@@ -136,6 +141,14 @@ class CompletionRequest(TextRequest):
     stop: Stop | None = None
     logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
     stream_options: StreamOptions | None = None
+
+
+class EmbeddingRequest(ModelRequest):
+    """Body of POST /embeddings."""
+
+    input: str | list[str]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = Field(default=None, ge=1)
 
 
 class TextFormat(BaseModel):
@@ -173,7 +186,7 @@ class ResponsesRequest(TextRequest):
     stream_options: StreamOptions | None = None
 
 
-Body = TypeVar("Body", bound=TextRequest)
+Body = TypeVar("Body", bound=ModelRequest)
 
 
 def parse_request(kind: type[Body], content: Any) -> Body:
@@ -205,7 +218,7 @@ def from_validation(error: ValidationError, prefix: str = "") -> OpenAIError:
     return OpenAIError(400, f"{param}: {first['msg']}{value}", param, code)
 
 
-def _check_extra(kind: type[TextRequest], name: str, value: Any) -> None:
+def _check_extra(kind: type[ModelRequest], name: str, value: Any) -> None:
     if name in kind.neutral:
         return
     if name in _UNSUPPORTED:

@@ -1,4 +1,4 @@
-"""The text routes of the OpenAI protocol below `/v1`: chat completions, completions, responses, transcriptions, models."""
+"""The routes of the OpenAI protocol below `/v1`: texts, transcriptions, embeddings, models."""
 
 import asyncio
 import json
@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -16,12 +16,14 @@ from rayfuse.decoding.request import Completion, Piece, SamplingParams, join_pie
 from rayfuse.formatting import truncated_repr
 from rayfuse.serving import protocol
 from rayfuse.serving.openai_content import Fetch, read_messages
+from rayfuse.serving.openai_embeddings import TextEmbedder, embedding_response, requested_texts
 from rayfuse.serving.openai_errors import OpenAIError, to_openai_error
 from rayfuse.serving.openai_generator import ChatMessage, FilePart, GenerationRequest, TextGenerator
 from rayfuse.serving.openai_replies import ChatForm, CompletionForm, ReplyForm, ResponsesForm
 from rayfuse.serving.openai_requests import (
     ChatRequest,
     CompletionRequest,
+    EmbeddingRequest,
     ResponsesRequest,
     TextRequest,
     parse_request,
@@ -35,6 +37,7 @@ _JSON = "application/json"
 _log = logging.getLogger(__name__)
 
 Handler = Callable[[Request], Awaitable[Response]]
+_M = TypeVar("_M")
 
 
 class RouteLimits(Protocol):
@@ -52,9 +55,9 @@ class RouteLimits(Protocol):
 
 
 class OpenAIRoutes:
-    """Handlers of the text routes over generators.
+    """Handlers of the routes over generators of texts and embedders.
 
-    `generators`: returns the models by name; the names may change while the routes are served.
+    `generators`, `embedders`: return the models by name; the names may change while the routes are served.
     `limits`: returns the limits of a request.
     `fetcher`: returns what downloads the images that a request names by URL; None: only `data:` URIs are allowed.
     `authorize`: raises ProblemError or OpenAIError for a request that is not allowed.
@@ -65,22 +68,26 @@ class OpenAIRoutes:
         generators: Callable[[], Mapping[str, TextGenerator]],
         limits: Callable[[], RouteLimits],
         *,
+        embedders: Callable[[], Mapping[str, TextEmbedder]] = dict,
         fetcher: Callable[[], Fetch] | None = None,
         authorize: Callable[[Request], None] | None = None,
     ) -> None:
         self._generators = generators
+        self._embedders = embedders
         self._limits = limits
         self._fetcher = fetcher
         self._authorize = authorize
 
     def routes(self) -> list[Route]:
         """Return the routes, relative to the path that the endpoint is mounted at."""
-        posts: dict[str, Handler] = {
+        texts: dict[str, Handler] = {
             "/v1/chat/completions": self.chat,
             "/v1/completions": self.completions,
             "/v1/responses": self.responses,
             "/v1/audio/transcriptions": self.transcriptions,
         }
+        embeddings: dict[str, Handler] = {"/v1/embeddings": self.embeddings}
+        posts = (texts if self._generators() else {}) | (embeddings if self._embedders() else {})
         gets: dict[str, Handler] = {"/v1/models": self.models, "/v1/models/{model:path}": self.model}
         return [
             *(Route(path, self._handle(handler), methods=["POST"]) for path, handler in posts.items()),
@@ -164,22 +171,34 @@ class OpenAIRoutes:
             request, generator, body, [template], TranscriptionForm(body, generator.segments)
         )
 
+    async def embeddings(self, request: Request) -> Response:
+        """Embed texts (POST /v1/embeddings)."""
+        body = parse_request(EmbeddingRequest, await self._read_json(request))
+        embedder = _find(self._embedders(), body.model)
+        texts = requested_texts(body, embedder.dim)
+        timeout = self._limits().request_timeout
+        try:
+            async with asyncio.timeout(timeout):
+                vectors, tokens = await until_disconnected(request, embedder.embed(texts))
+        except TimeoutError:
+            raise _too_slow(timeout) from None
+        return _json(embedding_response(body, vectors, tokens))
+
     async def models(self, request: Request) -> Response:
         """List the models (GET /v1/models)."""
-        models = [_model(name, generator) for name, generator in self._generators().items()]
+        models = [_model(name, model) for name, model in self._models().items()]
         return _json({"object": "list", "data": models})
 
     async def model(self, request: Request) -> Response:
         """Describe one of the models (GET /v1/models/NAME)."""
         name = request.path_params["model"]
-        return _json(_model(name, self._generator(name)))
+        return _json(_model(name, _find(self._models(), name)))
+
+    def _models(self) -> dict[str, TextGenerator | TextEmbedder]:
+        return {**self._generators(), **self._embedders()}
 
     def _generator(self, name: str) -> TextGenerator:
-        found = self._generators()
-        if name not in found:
-            reason = f"no model {truncated_repr(name)}; use one of: {', '.join(found)}"
-            raise OpenAIError(404, reason, "model", "model_not_found")
-        return found[name]
+        return _find(self._generators(), name)
 
     def _fetch(self) -> Fetch | None:
         return None if self._fetcher is None else self._fetcher()
@@ -243,8 +262,16 @@ class OpenAIRoutes:
         return handle
 
 
-def _model(name: str, generator: TextGenerator) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": generator.created, "owned_by": "rayfuse"}
+def _find(models: Mapping[str, _M], name: str) -> _M:
+    """Return the model of a name; raise OpenAIError if there is none."""
+    if name not in models:
+        reason = f"no model {truncated_repr(name)}; use one of: {', '.join(models)}"
+        raise OpenAIError(404, reason, "model", "model_not_found")
+    return models[name]
+
+
+def _model(name: str, model: TextGenerator | TextEmbedder) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": model.created, "owned_by": "rayfuse"}
 
 
 def _sampling(

@@ -25,11 +25,12 @@ def build_openapi(
     root: str,
     requires_api_key: bool,
     text_models: Sequence[str] = (),
+    embedders: Sequence[str] = (),
 ) -> Schema:
     """Build the OpenAPI 3.1 document of an endpoint.
 
     `job`: the fitted job of the served model; `model`: its name and version; `root`: path prefix of the endpoint;
-    `text_models`: names by which the OpenAI routes serve the model, none without such routes.
+    `text_models`, `embedders`: names by which the OpenAI routes call what writes and what embeds texts.
     """
     described = f"{model['name']} {model['version']}" if model.get("version") else str(model["name"])
     document: Schema = {
@@ -44,8 +45,12 @@ def build_openapi(
         "components": {"schemas": _schemas(job)},
         MODEL_EXTENSION: _model_extension(job, model),
     }
+    if text_models or embedders:
+        schemas = document["components"]["schemas"]
+        document["paths"] |= openai_paths(text_models, embedders, {**schemas["Inputs"], "required": []})
+        schemas |= openai_schemas()
     if text_models:
-        _add_text_routes(document, job, text_models)
+        _add_text_streams(document, job)
     if requires_api_key:
         scheme = {"type": "http", "scheme": "bearer", "description": "one of the endpoint's API keys"}
         document["components"]["securitySchemes"] = {"key": scheme}
@@ -55,11 +60,9 @@ def build_openapi(
     return document
 
 
-def _add_text_routes(document: Schema, job: Job, text_models: Sequence[str]) -> None:
-    """Add the OpenAI routes, and the streams of /predict."""
+def _add_text_streams(document: Schema, job: Job) -> None:
+    """Add the streams of /predict."""
     schemas = document["components"]["schemas"]
-    document["paths"] |= openai_paths(text_models, {**schemas["Inputs"], "required": []})
-    schemas |= openai_schemas()
     about = "send events with the parts of the texts as they are written, then one with the response"
     option = {"type": "boolean", "default": False, "description": about}
     predict = document["paths"]["/predict"]["post"]
@@ -183,12 +186,29 @@ def _schemas(job: Job) -> Schema:
         "Request": request,
         "BatchRequest": requests,
         "Explanation": _explanation_schema(job),
-        "Response": _with_explanation(object_schema({**response, "model": model})),
-        "BatchResponse": _list_schema("predictions", _with_explanation(object_schema(response)), model=model),
+        "Response": _with_sources(job, _with_explanation(object_schema({**response, "model": model}))),
+        "BatchResponse": _list_schema(
+            "predictions", _with_sources(job, _with_explanation(object_schema(response))), model=model
+        ),
         "Problem": object_schema(
             {k: {"type": "string"} for k in ("type", "title", "detail")} | {"status": {"type": "integer"}}
         ),
     }
+
+
+def _with_sources(job: Job, response: Schema) -> Schema:
+    """Add the passages of inputs with `retrieve` to the schema of a response."""
+    names = [name for name, options in job.inputs.items() if getattr(options, "retrieve", None)]
+    if not names:
+        return response
+    passage = object_schema({"similarity": {"type": "number"}, "values": {"type": "object"}})
+    passages = {
+        "type": "array",
+        "items": passage,
+        "description": "passages that were found, the nearest first",
+    }
+    sources = {"type": "object", "properties": dict.fromkeys(names, passages)}
+    return {**response, "properties": {**response["properties"], "sources": sources}}
 
 
 def _explain_option() -> Schema:

@@ -134,7 +134,8 @@ def check_first_tokens(prepared: PreparedSample, decodings: Mapping[str, TextDec
     """Decode a token of each text of a sample. Raises DataError if that fails, as with weights that are NaN."""
     try:
         for name, decoding in decodings.items():
-            request = decoding.render(prepared.prompts[name], None)
+            # A schema, which is compiled here, cannot be finished within one token.
+            request = replace(decoding.render(prepared.prompts[name], None), constraint=None)
             decode_tokens(decoding.runner, [request], decoding.stop_ids, 1, decoding.options)
     except RayfuseError as error:
         raise DataError(f"the model cannot write a text for dummy inputs: {error}") from None

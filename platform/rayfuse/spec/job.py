@@ -28,7 +28,7 @@ from rayfuse.spec.base import (
 )
 from rayfuse.spec.cells import CellFormat
 from rayfuse.spec.deepspeed import DeepSpeedConfig
-from rayfuse.spec.encoders import LoraAdapterConfig, PretrainedModelConfig, iter_pretrained_encoders
+from rayfuse.spec.encoders import PretrainedModelConfig, iter_pretrained_encoders
 from rayfuse.spec.error_messages import suggest_nearest
 from rayfuse.spec.feature_cache import FeatureCache, validate_feature_cache
 from rayfuse.spec.fusion import ConcatFusionConfig, FusionConfig
@@ -284,12 +284,9 @@ class Job(Spec):
         """Yield the path and message of each option that does not work under a ZeRO stage."""
         yield from ((f"train.{where}", reason) for where, reason in self.train.validate_zero_stage(stage))
         for path, options in self.pretrained_models():
-            if isinstance(options.adapter, LoraAdapterConfig):
-                place = ".".join([*path, "lora"])
-                yield from (
-                    (f"{place}.{where}", reason)
-                    for where, reason in options.adapter.validate_zero_stage(stage)
-                )
+            yield from (
+                (".".join([*path, where]), reason) for where, reason in options.validate_zero_stage(stage)
+            )
 
     def metric_modes(self) -> dict[str, Mode]:
         """Return every metric that the job reports, each with its mode."""

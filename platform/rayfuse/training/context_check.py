@@ -3,25 +3,37 @@
 import torch
 from torch import nn
 
-from rayfuse.errors import DataError
+from rayfuse.errors import DataError, SpecError
 from rayfuse.modalities import build_modality
 from rayfuse.model.fused import task_heads
 from rayfuse.model.language_model import is_sharded
+from rayfuse.model.tasks import TaskHead
 from rayfuse.spec.job import Job
+from rayfuse.spec.tasks import GenerationTaskConfig, TaskConfig
 
 
 def check_context_lengths(job: Job, model: nn.Module) -> None:
     """Raise DataError if the longest prompt and reply of a task exceed the positions of its language model.
 
     The number of soft tokens of an encoder without a fixed one is that of its longest value; with sharded weights,
-    which cannot run here, one, and the step that exceeds the positions raises the error.
+    which cannot run here, one, and the step that exceeds the positions raises the error. Raises SpecError if a model
+    cannot restrict its replies to a JSON schema.
     """
     for name, head in task_heads(model).items():
         lengths = {span: _span_length(job, model, span) for span in head.soft_token_inputs}
         try:
             head.check_context(lengths)
-        except DataError as error:
-            raise DataError(f"tasks.{name}: {error}") from None
+            _check_slots(job.tasks[name], head)
+        except (DataError, SpecError) as error:
+            raise type(error)(f"tasks.{name}: {error}") from None
+
+
+def _check_slots(task: TaskConfig, head: TaskHead) -> None:
+    if isinstance(task, GenerationTaskConfig) and task.json_schema is not None and head.text_decoding is None:
+        raise SpecError(
+            f"json_schema: {task.model} cannot restrict its replies, as its layers have no keys and values to decode with "
+            "in slots; use a model with attention, or leave json_schema out"
+        )
 
 
 def _span_length(job: Job, model: nn.Module, name: str) -> int:

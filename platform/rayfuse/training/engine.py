@@ -1,6 +1,5 @@
 """Build a job's model and the DeepSpeed engine that trains it."""
 
-import json
 import logging
 import os
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from rayfuse.data.files import read_file
+from rayfuse.data.json_files import read_json_object
 from rayfuse.errors import RayfuseError, SpecError
 from rayfuse.model.fused import FusedModel, trainable_parameters
 from rayfuse.spec.deepspeed import DeepSpeedConfig
@@ -25,7 +24,7 @@ from rayfuse.training.deepspeed_patches import (
 from rayfuse.training.extension_locks import remove_stale_locks
 from rayfuse.training.optimizers import build_optimizer
 from rayfuse.training.param_groups import build_param_groups
-from rayfuse.training.precision import cast_frozen_weights
+from rayfuse.training.precision import DTYPES, cast_frozen_weights
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -56,7 +55,7 @@ def load_deepspeed_config(job: Job) -> dict[str, Any]:
     options = job.train.deepspeed
     if isinstance(options, DeepSpeedConfig):
         return {"zero_optimization": _zero_config(options)}
-    content = _drop_auto(_read_json(options))
+    content = _drop_auto(_read_options(options))
     for key in content:
         if key in _JOB_CONTROLLED_KEYS:
             raise SpecError(
@@ -84,19 +83,13 @@ def _zero_config(options: DeepSpeedConfig) -> dict[str, Any]:
     return zero
 
 
-def _read_json(url: str) -> dict[str, Any]:
+def _read_options(url: str) -> dict[str, Any]:
     try:
-        text = read_file(url)
-    except FileNotFoundError:
-        raise SpecError(f"train.deepspeed: {url}: file not found; check the path") from None
-    except Exception as error:  # noqa: BLE001 - each store has its own errors
-        raise SpecError(f"train.deepspeed: {url}: cannot be read: {type(error).__name__}: {error}") from None
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise SpecError(f"train.deepspeed: {url}: is not valid JSON: {error}") from None
-    if not isinstance(content, dict) or not isinstance(content.get("zero_optimization", {}), dict):
-        raise SpecError(f"train.deepspeed: {url}: the file and its zero_optimization must be JSON objects")
+        content = read_json_object(url)
+    except SpecError as error:
+        raise SpecError(f"train.deepspeed: {error}") from None
+    if not isinstance(content.get("zero_optimization", {}), dict):
+        raise SpecError(f"train.deepspeed: {url}: zero_optimization must be a JSON object")
     return content
 
 
@@ -184,10 +177,12 @@ def build_engine(
 ) -> "DeepSpeedEngine":
     """Wrap the model in a DeepSpeed engine with the job's optimizer; every rank must call it.
 
-    Raises SpecError if DeepSpeed rejects the configuration, DataError if a prompt and reply exceed the context of their
-    language model.
+    Raises SpecError if DeepSpeed rejects the configuration or a language model cannot restrict its replies to a JSON
+    schema, DataError if a prompt and reply exceed the context of their language model.
     """
-    check_context_lengths(job, model)
+    device = next(model.parameters()).device.type
+    with torch.autocast(device, dtype=DTYPES[precision], enabled=precision != "fp32"):
+        check_context_lengths(job, model)  # frozen layers have been cast
     _prepare_deepspeed(job)
     import deepspeed
     from deepspeed.runtime.config import DeepSpeedConfigError

@@ -14,9 +14,9 @@ from rayfuse.data.dataset import Dataset, load_dataset
 from rayfuse.data.preview import check_first_rows
 from rayfuse.data.ray_tasks import map_on_ray
 from rayfuse.data.store import RowDataset, RowStore
-from rayfuse.data.targets import check_targets
 from rayfuse.errors import INTERRUPT_EXCEPTIONS, DataError, ResourceError, RunInterruptedError
 from rayfuse.formatting import no_capacity, plural
+from rayfuse.model.reply_grammar import check_tasks
 from rayfuse.signals import signum_of
 from rayfuse.spec.job import Job
 from rayfuse.training.checkpoints import list_checkpoints
@@ -41,6 +41,8 @@ LogFn = Callable[[str], None]
 def preflight(job: Job) -> None:
     """Validate what would end the job later: storage, DeepSpeed options, precision, pretrained models, the first rows.
 
+    Replies that a JSON schema does not let end within their tokens count as an invalid option.
+
     Raises:
         SpecError: An option is invalid on this machine.
         DataError: The first rows cannot be used, or the folder of a pretrained model is not one.
@@ -52,7 +54,7 @@ def preflight(job: Job) -> None:
         choose_precision(job.train.precision, torch.device("cpu"))
     for path, options in job.pretrained_models():
         _check_pretrained(".".join([*path, "model"]), options.model)
-    check_targets(job)
+    check_tasks(job)
     check_first_rows(job)
 
 

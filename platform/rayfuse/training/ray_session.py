@@ -12,7 +12,7 @@ from typing import Generic, Self, TypeVar
 
 from rayfuse.errors import ResourceError, SpecError, UnavailableError
 from rayfuse.ray_auth import ensure_token
-from rayfuse.ray_patches import current_dashboard_address, hide_node_messages, on_loopback
+from rayfuse.ray_patches import current_dashboard_address, hide_node_messages, is_on_loopback, on_loopback
 from rayfuse.spec.job import Job
 from rayfuse.temp_dirs import socket_base_dir
 from rayfuse.text_encoding import check_encoding
@@ -164,6 +164,8 @@ def train_settings(job: Job) -> Iterator[None]:
     }
     if current_dashboard_address():
         settings["RAY_TRAIN_ENABLE_STATE_TRACKING"] = "1"  # for the dashboard's Train tab
+    if is_on_loopback():
+        settings["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # one machine is not preempted
     with environment_defaults(**settings):
         yield
 

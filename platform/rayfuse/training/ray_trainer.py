@@ -14,6 +14,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.execution.callback import ControllerCallback
 
 from rayfuse.errors import UnavailableError
@@ -157,6 +158,14 @@ class _FailFast(UserCallback):
                 raise unwrap_error(error)
 
 
+class _Trainer(TorchTrainer):
+    """Ray's trainer without the actor for datasets of Ray Data, which starts also where there are none."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()  # type: ignore[misc]  # the stubs are those of v1
+        return [callback for callback in callbacks if not isinstance(callback, DatasetsCallback)]
+
+
 def _fit(trainer: TorchTrainer, job: Job) -> Result:
     with train_settings(job):
         return trainer.fit()
@@ -174,7 +183,7 @@ def _build_trainer(
     resources = {"CPU": compute.cpus_per_worker}
     if compute.gpus_per_worker:
         resources["GPU"] = compute.gpus_per_worker
-    return TorchTrainer(
+    return _Trainer(
         cast("Callable[[dict[str, Any]], None]", train_loop_per_worker),
         train_loop_config=config,
         torch_config=torch_config,

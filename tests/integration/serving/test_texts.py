@@ -23,6 +23,7 @@ from endpoints import b64, problem_of, serve_app_in_thread
 from openai import OpenAI
 from starlette.testclient import TestClient
 
+from rayfuse.decoding.decoder import Decoder
 from rayfuse.decoding.stream import DecoderThread
 from rayfuse.errors import DataError
 from rayfuse.model.predictor import Predictor
@@ -386,14 +387,19 @@ def wait_until_idle(engine: InferenceEngine) -> None:
     assert engine.texts.tasks["answer"].thread.pending == 0
 
 
-def test_limits_of_the_service(build: Build, predictor: Predictor, png: bytes) -> None:
+def test_limits_of_the_service(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     few = build({"max_tokens": 5, "max_num_seqs": 1, "max_model_len": 120, "max_queued_tokens": 150})
     body = {"model": "tiny", "messages": user(QUESTION)}
     error = few.post("/v1/chat/completions", json={**body, "max_tokens": 6}).json()["error"]
     assert (error["param"], error["code"]) == ("max_tokens", "invalid_value")
     assert "6 is above the 5 tokens" in error["message"]
     assert few.post("/v1/chat/completions", json=body).json()["usage"]["completion_tokens"] <= 5
-    busy = few.post("/v1/chat/completions", json={**body, "n": 3, "max_tokens": 5})
+    answered = threading.Event()
+    step = Decoder.step
+    with monkeypatch.context() as patch:
+        patch.setattr(Decoder, "step", lambda self: answered.wait() and step(self))
+        busy = few.post("/v1/chat/completions", json={**body, "n": 3, "max_tokens": 5})
+        answered.set()
     assert (busy.status_code, busy.headers["retry-after"]) == (429, "1")
     assert busy.json()["error"]["type"] == "rate_limit_error"
     long = few.post(
@@ -414,10 +420,37 @@ def test_keys_host_and_unknown_paths_on_the_openai_routes(build: Build, client: 
     other = client.get("/v1/models", headers={"Host": "example.org"})
     assert (other.status_code, other.json()["error"]["code"]) == (421, "misdirected")
     problem_of(client.get("/openapi.json", headers={"Host": "example.org"}), 421)
-    missing = client.post("/v1/embeddings", json={})
+    missing = client.post("/v1/embeddings", json={})  # of a model without a retrieval task
     assert (missing.status_code, missing.json()["error"]["type"]) == (404, "not_found_error")
     large = build(max_body_size=100).post("/v1/chat/completions", content=b" " * 101)
     assert large.status_code == 413
+
+
+def test_each_of_several_tasks_is_a_model_of_its_own(tmp_path: Path) -> None:
+    tiny_generation.make_rows(tmp_path)
+    tiny_language_models.randomize(tiny_language_models.qwen(tmp_path / "qwen"))
+    one = tiny_generation.generation_job(tmp_path, "qwen").tasks["answer"].model_dump(exclude_unset=True)
+    tasks = {"tasks.short": {**one, "max_tokens": 8}, "inputs.text.max_tokens": 32}
+    job = tiny_generation.generation_job(tmp_path, "qwen", **tasks)
+    predictor = Predictor(tiny_jobs.make_model_folder(tmp_path, 0, job=job))
+    engine = make_engine(predictor)
+    try:
+        with serve_app_in_thread(build_app(engine)) as url:
+            client = OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0)
+            assert [one.id for one in client.models.list()] == ["tiny/answer", "tiny/short"]
+            replies = [
+                client.chat.completions.create(model=f"tiny/{task}", messages=user(QUESTION))
+                for task in ("answer", "short")
+            ]
+            [expected] = predictor.predict([{"text": QUESTION}])
+            texts = [shown(reply.choices[0].message.content or "") for reply in replies]
+            assert texts == [shown(expected["outputs"][task]["text"]) for task in ("answer", "short")]
+            assert replies[1].usage is not None
+            assert replies[1].usage.completion_tokens <= 8
+            with pytest.raises(openai.NotFoundError, match="use one of: tiny/answer, tiny/short"):
+                client.chat.completions.create(model="tiny", messages=user(QUESTION))
+    finally:
+        engine.texts.close()
 
 
 def test_the_document_lists_the_openai_routes(client: TestClient) -> None:

@@ -11,6 +11,7 @@ import tiny_jobs
 from rayfuse.data.dataset import load_dataset
 from rayfuse.data.sampler import BatchSampler
 from rayfuse.data.samples import Preprocessor
+from rayfuse.modalities.prompts import PromptRenderer
 from rayfuse.model.outputs import LossOutput
 
 
@@ -41,6 +42,45 @@ def test_replies_that_cannot_be_learned_are_invalid_rows(folder: Path) -> None:
         in reasons
     )
     assert "train.jsonl:3: answer (column label): the reply contains the special token </s>" in reasons
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"n": {"enum": [1, 2]}, "to": {"type": "string"}},
+    "required": ["n"],
+    "additionalProperties": False,
+}
+
+
+def test_replies_follow_the_schema_of_the_task(folder: Path) -> None:
+    """A file of the schema is read once, and then part of the fitted job."""
+    for name in ("train", "test"):
+        path = folder / "data" / f"{name}.jsonl"
+        rows = [{**json.loads(line), "label": {"n": 1}} for line in path.read_text().splitlines()]
+        rows[1]["label"] = {"n": 2, "to": "é"}
+        rows[2]["label"] = '{"n":1}'
+        if name == "train":
+            rows[3]["label"], rows[4]["label"], rows[5]["label"] = {"n": 3}, "one", {"to": "é", "n": 1}
+        tiny_jobs.write_rows(path, rows)
+    schema = folder / "reply.schema.json"
+    schema.write_text(json.dumps(SCHEMA))
+    held_out = str(folder / "data" / "test.jsonl")
+    task = {"json_schema": str(schema), "max_tokens": 24, "metrics": ["exact", "slot_f1", "valid_json"]}
+    options = {"data.max_bad_rows": 0.9, "data.validation": held_out}
+    job, dataset = load_dataset(tiny_generation.generation_job(folder, task=task, **options))
+    schema.unlink()
+    assert job.tasks["answer"].json_schema == SCHEMA
+    reasons = "\n".join(dataset.invalid["train"].skipped_lines())
+    for number, found in ((4, "'3}' behind '{\"n\": '"), (6, '\'to": "é"')):
+        start = f"train.jsonl:{number}: answer (column label): the reply does not follow json_schema: "
+        assert start in reasons
+        assert found in reasons
+    assert "train.jsonl:5: answer (column label): the reply is not JSON" in reasons
+    preprocessor = Preprocessor(job.inputs, job.tasks)
+    renderer = PromptRenderer(job.tasks["answer"], job.inputs)
+    targets = [preprocessor.from_row(row).targets["answer"] for row in list(dataset.splits["train"])[:3]]
+    texts = [renderer.decode(list(map(int, target))) for target in targets]
+    assert texts == ['{"n": 1}', '{"n": 2, "to": "é"}', '{"n": 1}']
 
 
 @pytest.mark.parametrize("stored", [True, False])

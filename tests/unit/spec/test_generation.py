@@ -8,6 +8,7 @@ import tiny_generation
 from pydantic import TypeAdapter
 
 from rayfuse.errors import InvalidInputError, SpecError
+from rayfuse.spec.job import Job
 from rayfuse.spec.tasks import GenerationTaskConfig
 
 PLAIN = {"type": "text", "encoder": {"type": "conv"}}
@@ -46,6 +47,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             {"tasks.answer.decoding": {"num_beams": 4, "temperature": 1}},
             r"tasks\.answer\.decoding.*num_beams.*leave one of them out",
         ),
+        (
+            {"tasks.answer.json_schema": {}, "tasks.answer.decoding": {"num_beams": 4}},
+            r"tasks\.answer\.json_schema: cannot restrict the search of decoding\.num_beams 4; set num_beams to 1",
+        ),
+        (
+            {"tasks.answer.json_schema": "a.json", "train.deepspeed.stage": 3},
+            r"tasks\.answer\.json_schema: .* ZeRO stage 3 shards the language model over workers; use stage 2",
+        ),
+        ({"tasks.answer.json_schema": ["a"]}, r"tasks\.answer\.json_schema: "),
+        ({"tasks.answer.json_schema": ""}, r"tasks\.answer\.json_schema: "),
         ({"tasks.answer.lora": {"init_lora_weights": "eva"}}, r"tasks\.answer\.lora\.init_lora_weights: eva"),
         ({"align.loss": {"type": "consistency"}}, r"tasks\.answer\.type: .*remove that loss"),
         ({"fusion": {"type": "vote"}}, r"tasks\.answer\.type: .*use soft_tokens"),
@@ -122,6 +133,26 @@ def test_replies_are_texts_and_numbers() -> None:
     for value, reason in ((None, "missing"), ("  ", "empty"), ([1], "not a text"), (True, "not a text")):
         with pytest.raises(InvalidInputError, match=reason):
             task.reply({"reply": value})
+
+
+def test_replies_with_a_schema_may_be_values() -> None:
+    value = {"name": "Café", "levels": [1, 2.5, None]}
+    assert reply_task(json_schema={}).reply({"reply": value}) == '{"name": "Café", "levels": [1, 2.5, null]}'
+    assert reply_task(json_schema={}).reply({"reply": " [1] "}) == "[1]"
+    with pytest.raises(InvalidInputError, match="not a text"):
+        reply_task().reply({"reply": value})
+
+
+def test_a_schema_is_a_path_beside_the_spec_or_an_object(folder: Path, tmp_path: Path) -> None:
+    job = tiny_generation.generation_job(folder, task={"json_schema": "command.schema.json"})
+    path = tmp_path / "job.yaml"
+    job.to_yaml(path)
+    path.write_text(path.read_text().replace(job.tasks["answer"].json_schema, "command.schema.json"))
+    assert Job.from_yaml(path).tasks["answer"].json_schema == str(tmp_path / "command.schema.json")
+    schema = {"$ref": "#/$defs/a", "$defs": {"a": {"const": "$x"}}}
+    job.override(**{"tasks.answer.json_schema": schema}).to_yaml(path)
+    assert "$$ref" in path.read_text()
+    assert Job.from_yaml(path).tasks["answer"].json_schema == schema
 
 
 def test_a_row_weighs_as_much_as_its_reply_has_tokens() -> None:

@@ -11,6 +11,7 @@ from rayfuse.modalities.base import Schema, object_schema
 from rayfuse.modalities.prompt_kinds import build_renderer
 from rayfuse.modalities.prompts import PromptRenderer
 from rayfuse.model.language_model import LanguageModel
+from rayfuse.model.reply_grammar import ReplyGrammar
 from rayfuse.model.slot_decoding import slot_runner
 from rayfuse.model.tasks.accumulators import AccumulatedHead, Accumulator
 from rayfuse.model.tasks.base import touch_fusion_params
@@ -49,7 +50,8 @@ class GenerationHead(AccumulatedHead):
 
     def attach_inputs(self, inputs: Mapping[str, Input]) -> None:
         self.renderer = build_renderer(self.options, inputs)
-        self.reading = self._reading_class(self.options, self.lm, self.renderer, self.projector)
+        grammar = ReplyGrammar(self.options, self.renderer, self.lm.stop_ids)
+        self.reading = self._reading_class(self.options, self.lm, self.renderer, self.projector, grammar)
 
     def check_context(self, span_lengths: Mapping[str, int]) -> None:
         self.reading.check_context(span_lengths)
@@ -67,7 +69,7 @@ class GenerationHead(AccumulatedHead):
 
     @property
     def decoded_rows(self) -> int:
-        return self.options.decoded_rows
+        return self.options.decoded_rows if self.options.metrics else 0
 
     @property
     def language_model(self) -> LanguageModel:

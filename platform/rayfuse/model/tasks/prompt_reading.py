@@ -1,4 +1,4 @@
-"""How language models read prompts: the interface, and causal and encoder–decoder models."""
+"""Reading of prompts by language models: the interface, and causal and encoder–decoder models."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,7 @@ from rayfuse.modalities.prompts import Dialogue, PromptRenderer
 from rayfuse.modalities.source_prompts import SourcePromptRenderer
 from rayfuse.model.encoder_decoder import EncoderDecoderModel
 from rayfuse.model.language_model import CausalModel, LanguageModel
+from rayfuse.model.reply_grammar import ReplyGrammar
 from rayfuse.model.slot_decoding import decode_tokens, slot_runner
 from rayfuse.model.tasks.prompt_layout import PromptLayout
 from rayfuse.model.tasks.text_decoding import PromptInputs, TimeStamps
@@ -28,15 +29,23 @@ class PromptReading(ABC):
     """Class of the language model."""
 
     def __init__(
-        self, task: GenerationTaskConfig, lm: Any, renderer: Any, projector: nn.Module | None
+        self,
+        task: GenerationTaskConfig,
+        lm: Any,
+        renderer: Any,
+        projector: nn.Module | None,
+        grammar: ReplyGrammar,
     ) -> None:
         """Store a task's options, its language model, and the renderer of its prompts, which fit this class.
 
-        projector: map of aligned tokens to the width of the language model, for architectures that read them.
+        projector: map of aligned tokens to the width of the language model, for architectures that read them; grammar:
+        restricts the replies.
         """
         self._task = task
         self._lm = lm
         self._renderer = renderer
+        self.grammar = grammar
+        """Restricts the replies to the JSON schema of the task, if it has one."""
         self.layout = PromptLayout(renderer, lm, projector)
 
     def check_context(self, span_lengths: Mapping[str, int]) -> None:
@@ -137,7 +146,7 @@ class CausalReading(PromptReading):
         return states, sequences.lengths - np.array([len(reply) for reply in replies])
 
     def request(self, inputs: PromptInputs, dialogue: Dialogue | None = None) -> DecodeRequest:
-        return DecodeRequest(self.layout.spans(inputs, dialogue))
+        return DecodeRequest(self.layout.spans(inputs, dialogue), constraint=self.grammar())
 
     def continuation(self, ids: Sequence[int]) -> DecodeRequest:
         return DecodeRequest(list(ids))
@@ -182,7 +191,8 @@ class EncoderDecoderReading(PromptReading):
             span if isinstance(span, torch.Tensor) else self._embed(span)
             for span in self.layout.spans(inputs, dialogue)
         ]
-        return DecodeRequest(self._renderer.decoder_prompt, source=torch.cat(spans))
+        source, constraint = torch.cat(spans), self.grammar()
+        return DecodeRequest(self._renderer.decoder_prompt, source=source, constraint=constraint)
 
     def continuation(self, ids: Sequence[int]) -> DecodeRequest:
         return DecodeRequest(self._renderer.decoder_prompt, source=torch.tensor(ids))

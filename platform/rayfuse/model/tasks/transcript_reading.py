@@ -1,4 +1,4 @@
-"""How the decoder of a speech model reads the states of an input's encoder, and the choice between kinds of reading."""
+"""Reading of the states of an input's encoder by the decoder of a speech model, and the choice between readings."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -60,3 +60,10 @@ class PretrainedModelConfig(JobSection):
             yield from (
                 (f"{self.train}.{where}", reason) for where, reason in self.adapter.validate_in_job(job)
             )
+
+    def validate_zero_stage(self, stage: int) -> Problems:
+        """Yield an error for each option that does not work under a ZeRO stage."""
+        if isinstance(self.adapter, LoraAdapterConfig):
+            yield from (
+                (f"{self.train}.{where}", reason) for where, reason in self.adapter.validate_zero_stage(stage)
+            )

@@ -47,7 +47,7 @@ Input = Annotated[BaseInput, PartOf(lambda: INPUTS)]
 
 
 def default_columns(inputs: Any) -> Any:
-    """Set the column of each input without one to the input's name; for the audio of a video, to the video's column."""
+    """Set the column of each input without one to the input's name; to that of the input it is taken from, if there is one."""
     if not isinstance(inputs, dict):
         return inputs
     return {name: _with_column(name, block, inputs) for name, block in inputs.items()}
@@ -59,10 +59,13 @@ def _with_column(name: str, block: Any, inputs: Mapping[str, Any]) -> Any:
         config is not None and issubclass(config, BaseInput) and not config.needs_column
     ):
         return block
-    video_name = block.get("audio_of")
-    video = inputs.get(video_name) if isinstance(video_name, str) else None
-    default = video.get("column", video_name) if isinstance(video, dict) else name
-    return {"column": default, **block}
+    retrieve = block.get("retrieve")
+    source_name = retrieve.get("query") if isinstance(retrieve, dict) else block.get("audio_of")
+    source = inputs.get(source_name) if isinstance(source_name, str) else None
+    if not isinstance(source, dict):
+        return {"column": name, **block}
+    template = {"template": source["template"]} if "template" in source and retrieve else {}
+    return {"column": source.get("column", source_name), **template, **block}
 
 
 __all__ = [

@@ -14,6 +14,7 @@ from rayfuse.spec.encoders import (
     TextEncoderConfig,
 )
 from rayfuse.spec.inputs.base import ColumnInput
+from rayfuse.spec.inputs.retrieve import RetrieveConfig
 from rayfuse.spec.templates import check_template, fill_template, template_columns
 
 if TYPE_CHECKING:
@@ -39,8 +40,15 @@ class TextInput(ColumnInput):
     template: Annotated[str, AfterValidator(check_template)] | None = None
     """Text from several columns instead of `column`, as in "{title}: {body}". Missing values are empty, and a line of the
     template whose columns all are missing is left out."""
+    retrieve: RetrieveConfig | None = None
+    """Passages of an index instead of the text itself, which is the query that finds them. `column` and `template` are
+    then those of the query's input."""
     augment: list[TextAugment] = Field(default_factory=list)
     """Random changes of training rows, applied in order."""
+
+    @property
+    def fallback_input(self) -> str | None:
+        return self.retrieve.query if self.retrieve else None
 
     @property
     def source_columns(self) -> dict[str, CellType]:
@@ -60,6 +68,8 @@ class TextInput(ColumnInput):
         return super().read(values) if self.template is None else fill_template(self.template, values)
 
     def validate_in_job(self, job: "Job") -> Problems:
+        if self.retrieve is not None:
+            yield from self._validate_query(job, self.retrieve.query)
         if self.template is not None and self.max_items > 1:
             yield (
                 "max_items",
@@ -75,4 +85,24 @@ class TextInput(ColumnInput):
             yield (
                 "augment",
                 "changes n-grams, and `encoder.pretrained` would read the unchanged text; leave one of them out",
+            )
+
+    def _validate_query(self, job: "Job", name: str) -> Problems:
+        texts = {
+            other: source
+            for other, source in job.inputs.items()
+            if isinstance(source, TextInput) and source.retrieve is None
+        }
+        if name not in texts:
+            known = f"one of: {', '.join(texts)}" if texts else "this job has none"
+            yield "retrieve.query", f"no text input `{name}`; {known}"
+        elif texts[name].optional and not self.optional:
+            yield (
+                "optional",
+                f"`{name}`, which finds these passages, is optional; set optional: true here too",
+            )
+        if self.max_items > 1:
+            yield (
+                "max_items",
+                f"{self.max_items} is not 1, and `retrieve` builds one text; leave one of them out",
             )

@@ -1,14 +1,15 @@
 """Generation: a text, written by a language model that reads the job's inputs."""
 
+import json
 from collections.abc import Mapping
 from string import Formatter
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from rayfuse.errors import InvalidInputError
-from rayfuse.spec.base import Problems, SpecModel, is_missing
+from rayfuse.spec.base import Problems, SpecModel, UrlMember, is_missing, mapping_or_url
 from rayfuse.spec.cells import CellType
 from rayfuse.spec.encoders.adapters import LoraAdapterConfig
 from rayfuse.spec.encoders.huggingface import HuggingFaceEncoderConfig
@@ -64,6 +65,11 @@ def _check_prompt(prompt: str) -> str:
     return prompt
 
 
+JsonSchemaOrUrl = Annotated[
+    Annotated[dict[str, Any], Tag("mapping")] | UrlMember, Discriminator(mapping_or_url)
+]
+
+
 class DecodingConfig(SpecModel):
     """Decoding of replies: greedy by default."""
 
@@ -105,7 +111,7 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
     language: str | None = Field(None, min_length=2)
     """Code of the spoken language, as in `de`, for multilingual models with `reads`; English by default."""
     task: Literal["transcribe", "translate"] = "transcribe"
-    """What a multilingual model with `reads` writes: the spoken words, or (`translate`) their English translation."""
+    """Text that a multilingual model with `reads` writes: the spoken words, or (`translate`) their English translation."""
     inject: Literal["soft_tokens"] = "soft_tokens"
     """Way in which the model reads inputs with an encoder: `soft_tokens` puts their aligned tokens, projected to its width,
     in the place of their names in the prompt (as LLaVA; Liu et al., 2023)."""
@@ -118,6 +124,10 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
     """Column whose equal values mark rows whose replies are references of each other, such as the captions of an image."""
     max_tokens: int = Field(64, ge=1, le=32768)
     """Largest number of tokens of a reply, with its end token; rows with a longer one are invalid."""
+    json_schema: JsonSchemaOrUrl | None = None
+    """JSON Schema of the replies: a file, or the schema itself. Rows with another reply are invalid, and decoding is
+    restricted to texts that follow the schema and end within `max_tokens`. The keys of a reply are in the order of the
+    properties."""
     metrics: list[TextMetric] = Field(default_factory=lambda: list(_DEFAULT_METRICS))
     """Metrics of decoded replies: `exact` match and `token_f1` (Rajpurkar et al., 2016), `bleu` (Papineni et al., 2002),
     `chrf` (Popović, 2015), `rouge_l` (Lin, 2004), `cider` (CIDEr-D; Vedantam et al., 2015), word and character error rate
@@ -129,7 +139,8 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
     decoding: DecodingConfig = Field(default_factory=DecodingConfig)
     """Decoding of replies in evaluation and prediction."""
     decoded_rows: int = Field(256, ge=1)
-    """Validation rows whose replies are decoded after each epoch, at equal distances; the final evaluation decodes all."""
+    """Validation rows whose replies are decoded after each epoch, at equal distances, none without `metrics`; the final
+    evaluation decodes all."""
 
     @property
     def columns(self) -> dict[str, CellType]:
@@ -162,6 +173,11 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
                 yield "prompt", f"no input `{name}`; {suggest_nearest(name, list(job.inputs))}"
             elif isinstance(job.inputs[name].encoder, PromptEncoderConfig) and job.inputs[name].max_items > 1:
                 yield "prompt", f"`{name}` has several texts; set inputs.{name}.max_items to 1"
+        if self.json_schema is not None and self.decoding.num_beams > 1:
+            yield (
+                "json_schema",
+                f"cannot restrict the search of decoding.num_beams {self.decoding.num_beams}; set num_beams to 1",
+            )
         if not names:
             yield "prompt", "names no input; write one in braces, as in {image}Describe the image."
         for field, is_set in (("language", self.language is not None), ("task", self.task != "transcribe")):
@@ -172,6 +188,8 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
         for field in ("prompt", "system"):
             if getattr(self, field) is not None:
                 yield field, "has no effect with reads, which replaces the prompt; leave it out"
+        if self.json_schema is not None:
+            yield "json_schema", "cannot restrict transcripts, which are texts; leave it out"
         if name not in job.inputs:
             yield "reads", f"no input `{name}`; {suggest_nearest(name, list(job.inputs))}"
             return
@@ -193,6 +211,14 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
             )
         if source.max_items > 1:
             yield "reads", f"`{name}` has several clips; set inputs.{name}.max_items to 1"
+
+    def validate_zero_stage(self, stage: int) -> Problems:
+        yield from super().validate_zero_stage(stage)
+        if stage == 3 and self.json_schema is not None:
+            yield (
+                "json_schema",
+                "cannot restrict replies while ZeRO stage 3 shards the language model over workers; use stage 2",
+            )
 
     def _validate_training(self, job: "Job") -> Problems:
         yield from self.validate_adapter(job)
@@ -223,6 +249,8 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
         value = values.get(self.column)
         if is_missing(value):
             raise InvalidInputError("the reply is missing")
+        if self.json_schema is not None and isinstance(value, (dict, list)):
+            value = json.dumps(value, ensure_ascii=False)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             value = str(int(value)) if float(value).is_integer() else str(value)
         if not isinstance(value, str):

@@ -129,6 +129,14 @@ def test_the_reference_leaves_frozen_parameters_of_adapters_frozen(folder: Path)
     assert model.training
 
 
+def test_replies_are_decoded_after_each_epoch_for_metrics_only(folder: Path) -> None:
+    rows = [
+        task_heads(build(folder, **options)[1])["answer"].decoded_rows
+        for options in ({}, {"metrics": ["exact"]})
+    ]
+    assert rows == [0, 4]
+
+
 def test_generated_replies_are_explained(folder: Path) -> None:
     job, model, batch = build(folder)
     found = explain(model, batch, Preprocessor(job.inputs, job.tasks).modalities)

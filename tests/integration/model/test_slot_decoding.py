@@ -64,6 +64,19 @@ def test_greedy_tokens_equal_those_of_generate(family: str, train: str, models: 
     assert lengths
 
 
+@pytest.mark.parametrize("family", ["smollm", "gpt2"])
+def test_slots_hold_what_autocast_computes(family: str, models: Path) -> None:
+    """Rotated keys are float32, values are not: as in the evaluation of a job with `train.precision: bf16`."""
+    model = load(models, family, "lora")
+    asked = [DecodeRequest(prompt) for prompt in prompts(model)]
+    with torch.autocast("cpu", torch.bfloat16):
+        runner: Any = slot_runner(model, decoding())
+        found = decode_tokens(runner, asked, [257], 6, decoding())
+    assert found.shape == (4, 6)
+    runner = slot_runner(model, decoding())
+    assert torch.equal(found, decode_tokens(runner, asked, [257], 6, decoding()))
+
+
 def test_sampling_follows_the_random_numbers_of_torch(models: Path) -> None:
     model = load(models, "llama")
     runner: Any = slot_runner(model, decoding())
