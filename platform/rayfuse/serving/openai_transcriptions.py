@@ -3,6 +3,7 @@
 The forms are those of https://platform.openai.com/docs/api-reference/audio/createTranscription.
 """
 
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
@@ -101,14 +102,19 @@ class TranscriptionForm(ReplyForm):
         return Response(to_json(self._verbose(segments)), media_type="application/json")
 
     def _verbose(self, segments: Sequence[Segment]) -> Event:
+        """Return a transcript with its segments, without the fields of OpenAI's whose values are not computed here."""
         return {
             "task": "transcribe",
             "language": self._request.language,
             "duration": segments[-1].end if segments else 0.0,
             "text": " ".join(segment.text for segment in segments),
             "segments": [
-                {"id": number, **segment._asdict(), "seek": 0, "tokens": [], "temperature": 0.0}
-                | {"avg_logprob": 0.0, "compression_ratio": 1.0, "no_speech_prob": 0.0}
+                {
+                    "id": number,
+                    "seek": 0,
+                    **segment._asdict(),
+                    "compression_ratio": _compression(segment.text),
+                }
                 for number, segment in enumerate(segments)
             ],
         }
@@ -121,6 +127,12 @@ class TranscriptionForm(ReplyForm):
             "output_tokens": counts["completion_tokens"],
             "total_tokens": counts["total_tokens"],
         }
+
+
+def _compression(text: str) -> float:
+    """Return by how much zlib shortens a text, as Whisper defines it to find repetitions."""
+    content = text.encode()
+    return len(content) / len(zlib.compress(content))
 
 
 def _srt(segments: Sequence[Segment]) -> str:
