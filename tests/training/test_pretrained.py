@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import tiny_encoders
 import tiny_jobs
+import tiny_language_models
 import torch
 from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
@@ -22,6 +24,7 @@ from rayfuse.modalities import build_modality
 from rayfuse.modalities.pretrained import resolve_model_path
 from rayfuse.model.encoders import build_encoder
 from rayfuse.model.encoders.base import Encoder
+from rayfuse.model.encoders.huggingface import load_checkpoint
 from rayfuse.model.fused import FusedModel
 from rayfuse.spec.encoders import HuggingFaceEncoderConfig
 from rayfuse.spec.inputs import AudioInput, Input
@@ -67,6 +70,18 @@ def features(source: Any, rows: int = 2) -> dict[str, torch.Tensor]:
 
 def trained(encoder: Encoder) -> list[str]:
     return [name for name, parameter in encoder.named_parameters() if parameter.requires_grad]
+
+
+def test_models_that_threads_load_at_once_have_tied_weights(tmp_path: Path) -> None:
+    """While transformers loads a model, it replaces `tie_weights` of all models."""
+    folder = str(tiny_language_models.smollm(tmp_path / "smollm"))
+
+    def load(_: int) -> Any:
+        return load_checkpoint(folder, auto_class="AutoModelForCausalLM")[0]
+
+    with ThreadPoolExecutor(8) as pool:
+        models = [*pool.map(load, range(24)), load(24)]
+    assert all(model.lm_head.weight is model.get_input_embeddings().weight for model in models)
 
 
 @pytest.mark.parametrize("kind", list(KINDS))

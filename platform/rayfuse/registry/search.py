@@ -1,5 +1,6 @@
 """Search in an index, with the model that it contains."""
 
+import threading
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from typing import Any
@@ -21,6 +22,7 @@ class Index:
     def __init__(self, url: str, device: str | None = None) -> None:
         """Read the description of the index at a path or URL. Raises DataError if there is none."""
         self._passages, self._device = PassageIndex(url), device
+        self._loading = threading.Lock()
 
     @property
     def description(self) -> IndexDescription:
@@ -40,7 +42,9 @@ class Index:
         self, queries: Sequence[Any], top: int = 5, columns: Sequence[str] | None = None
     ) -> list[list[Passage]]:
         """Return what `search` does for each of several queries, which are embedded in batches."""
-        return self._passages.search(self._embedder.embed_queries(queries), top, columns)
+        with self._loading:  # threads that search at once load the model once
+            embedder = self._embedder
+        return self._passages.search(embedder.embed_queries(queries), top, columns)
 
     @cached_property
     def _embedder(self) -> SideEmbedder:

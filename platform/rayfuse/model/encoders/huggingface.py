@@ -1,6 +1,7 @@
 """Pretrained encoders in Hugging Face layout: frozen, with adapters, or fine-tuned in part or in full."""
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any, cast
@@ -45,6 +46,10 @@ _EXACT_MASKS = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "wa
 clips are always padded to `max_seconds`, for outputs that do not depend on the rest of a batch."""
 
 _LOAD_WEIGHTS = ContextVar("load_weights", default=True)
+
+
+_LOADING = threading.Lock()
+"""While it loads a model, transformers replaces methods of its classes, which two threads would not restore."""
 
 
 @contextlib.contextmanager
@@ -221,14 +226,15 @@ def load_checkpoint(
                 setattr(config, name, value)
         if not _LOAD_WEIGHTS.get():
             return loader.from_config(config, dtype=torch.float32, trust_remote_code=False), []
-        loaded, report = loader.from_pretrained(
-            folder,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        with _LOADING:
+            loaded, report = loader.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
     except load_errors() as error:
         raise DataError(f"{model}: cannot load a Hugging Face model: {load_error_reason(error)}") from None
     return loaded, sorted(report["missing_keys"])
