@@ -85,6 +85,16 @@ def thread() -> Iterator[DecoderThread]:
     opened.close()
 
 
+@pytest.fixture(autouse=True)
+def _queue_is_empty(thread: DecoderThread) -> Iterator[None]:
+    """Wait until all requests of a test have left the decoder, also those that the routes cancel."""
+    yield
+    deadline = time.monotonic() + 20
+    while thread.pending and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert thread.pending == 0
+
+
 @pytest.fixture(scope="module")
 def url(prompts: Prompts, thread: DecoderThread) -> Iterator[str]:
     generator = DecoderGenerator(thread, prompts, TOKENIZER, defaults=SamplingParams(), created=7)
