@@ -22,7 +22,7 @@ _LIBC = ctypes.CDLL(None)
 _KERNEL_CACHE_ENV = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "128"}
 """Kernels that oneDNN, and PyTorch's binding of it, keep per process, by default 1024 each.
 
-Batches whose lengths differ need other kernels, of about 100 kB each; 64 made a step of the demo 6% slower.
+Batches whose lengths differ need other kernels, of about 100 kB each; with 64, those of the demo are compiled again and again.
 """
 
 
