@@ -41,6 +41,16 @@ _SIZES = {
     "num_key_value_heads": 1,
     "max_position_embeddings": 256,
 }
+_TWO_STACKS = {
+    "d_model": 16,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+}
+"""Sizes of an encoder and a decoder, as BART and Whisper name them."""
 
 
 def write_tokenizer(
@@ -162,13 +172,7 @@ def bart(folder: Path) -> Path:
     vocabulary = write_tokenizer(folder, pad="<s>", adds_bos=True, adds_eos=True)
     config = BartConfig(
         vocab_size=vocabulary,
-        d_model=16,
-        encoder_layers=2,
-        decoder_layers=2,
-        encoder_ffn_dim=32,
-        decoder_ffn_dim=32,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
+        **_TWO_STACKS,
         max_position_embeddings=128,
         scale_embedding=True,
         dropout=0.0,
@@ -193,13 +197,7 @@ def whisper(folder: Path, multilingual: bool = True) -> Path:
     vocabulary = write_tokenizer(folder, pad="</s>", more_tokens=WHISPER_TOKENS)
     config = WhisperConfig(
         vocab_size=vocabulary,
-        d_model=16,
-        encoder_layers=2,
-        decoder_layers=2,
-        encoder_ffn_dim=32,
-        decoder_ffn_dim=32,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
+        **_TWO_STACKS,
         num_mel_bins=8,
         max_source_positions=50,
         max_target_positions=64,

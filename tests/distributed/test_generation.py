@@ -116,6 +116,16 @@ def test_workers_and_accumulation_learn_the_same(
             torch.testing.assert_close(tensor, weights[key], rtol=1e-5, atol=1e-6, msg=f"{name} {key}")
 
 
+def assert_two_ranks_finish(jobs: dict[str, str], folder: Path, by_inputs: set[str]) -> None:
+    """Train a step of each job on two ranks, and assert that both rows have a reply, and each subset of inputs metrics."""
+    ranks.spawn(_train, 2, jobs, folder / "out")
+    for name in jobs:
+        found = json.loads((folder / "out" / name / "found.json").read_text())
+        assert len(found["losses"]) == 1
+        assert len(found["replies"]) == 2
+        assert set(found["by_inputs"]) == by_inputs
+
+
 @pytest.mark.parametrize(
     ("family", "task"),
     [("smollm", GENERATION), ("smollm", PREFERENCE), ("t5", GENERATION), ("bart", GENERATION)],
@@ -146,12 +156,7 @@ def test_workers_whose_rows_have_different_inputs_do_not_wait_for_each_other(
         ).model_dump_json()
         for stage in (0, 3)
     }
-    ranks.spawn(_train, 2, jobs, tmp_path / "out")
-    for name in jobs:
-        found = json.loads((tmp_path / "out" / name / "found.json").read_text())
-        assert len(found["losses"]) == 1
-        assert len(found["replies"]) == 2
-        assert set(found["by_inputs"]) == {"image+text", "image", "text"}
+    assert_two_ranks_finish(jobs, tmp_path, {"image+text", "image", "text"})
 
 
 def test_workers_of_which_one_has_no_clip_transcribe_without_waiting(tmp_path: Path) -> None:
@@ -175,9 +180,4 @@ def test_workers_of_which_one_has_no_clip_transcribe_without_waiting(tmp_path: P
         ).model_dump_json()
         for stage in (0, 3)
     }
-    ranks.spawn(_train, 2, jobs, tmp_path / "out")
-    for name in jobs:
-        found = json.loads((tmp_path / "out" / name / "found.json").read_text())
-        assert len(found["losses"]) == 1
-        assert len(found["replies"]) == 2
-        assert set(found["by_inputs"]) == {"audio+image", "audio", "image"}
+    assert_two_ranks_finish(jobs, tmp_path, {"audio+image", "audio", "image"})

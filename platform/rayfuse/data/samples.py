@@ -230,7 +230,8 @@ class Preprocessor:
             except MemoryError:
                 raise InvalidInputError("takes more memory to decode than there is", name) from None
             else:
-                items.append(_DecodedItem(position, content_key(value), decoded))
+                content = self.modalities[name].content(value)
+                items.append(_DecodedItem(position, content_key(content), decoded))
         self._check_required(name, items, reason)
         return items
 

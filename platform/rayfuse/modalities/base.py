@@ -118,6 +118,10 @@ class Modality(ABC):
     def dummy_features(self) -> Features:
         """Return the smallest valid features, which a worker encodes if none of its rows has this input."""
 
+    def content(self, value: Any) -> Any:
+        """Return what decides the features of a value, and is hashed to recognize it: by default the value itself."""
+        return value
+
     def sources(self, decoded: Any) -> list[dict[str, Any]]:
         """Return where a decoded value was found, as JSON; empty for a value that was given."""
         return []

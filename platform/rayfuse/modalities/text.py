@@ -11,6 +11,7 @@ from rayfuse.errors import DataError, InvalidInputError, MissingInputError
 from rayfuse.modalities.base import Features, InputFitter, Modality, Schema, pad
 from rayfuse.modalities.ngrams import PADDING, NGramFitter, NGramVectorizer
 from rayfuse.modalities.pretrained import load_tokenizer
+from rayfuse.spec.base import is_missing
 from rayfuse.spec.encoders import HuggingFaceEncoderConfig, NGramsEncoderConfig, PromptEncoderConfig
 from rayfuse.spec.family import import_object
 from rayfuse.spec.inputs import TextInput
@@ -40,7 +41,8 @@ class RetrievedText(str):
     """The passages, the most similar first."""
 
     def __new__(cls, passages: Sequence[Any], column: str) -> "RetrievedText":
-        """Join the texts in a column of passages."""
+        """Join the texts in a column of passages; those without one are left out."""
+        passages = [one for one in passages if not is_missing(one.values[column])]
         text = super().__new__(cls, _BETWEEN_PASSAGES.join(str(one.values[column]) for one in passages))
         text.passages = passages
         return text
@@ -86,6 +88,9 @@ class TextModality(Modality):
 
     def sources(self, decoded: Any) -> list[dict[str, Any]]:
         return decoded.sources() if isinstance(decoded, RetrievedText) else []
+
+    def content(self, value: Any) -> Any:
+        return value if self._retriever is None else self.decode(value)
 
     def _retrieve(self, query: str) -> RetrievedText:
         assert self.options.retrieve is not None

@@ -187,7 +187,8 @@ class _InputCacheBuilder:
 
     def _row_keys(self, row: Row) -> list[bytes]:
         try:
-            return [content_key(value) for value in self.preprocessor.raw_items(self.name, row)]
+            values = self.preprocessor.raw_items(self.name, row)
+            return [content_key(self.preprocessor.modalities[self.name].content(value)) for value in values]
         except InvalidInputError as error:
             raise _changed_row_error(row, str(error)) from None
 
@@ -264,7 +265,9 @@ class _InputCacheBuilder:
         row, modality = self.splits[origin.split][origin.row], self.preprocessor.modalities[self.name]
         try:
             value = self.preprocessor.raw_item(self.name, row, origin.item)
-            if content_key(value).rstrip(b"\0") != origin.key:  # NumPy strips zeros at the end
+            if (
+                content_key(modality.content(value)).rstrip(b"\0") != origin.key
+            ):  # NumPy strips zeros at the end
                 raise DataError(changed_file_message(self.name, self.options, row))
             return modality.process(modality.decode(value))
         except MissingInputError:

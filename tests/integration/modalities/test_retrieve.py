@@ -10,17 +10,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny_language_models
+import torch
 from endpoints import serve_in_thread
 from faq_index import PASSAGES, make_retriever
 
 import rayfuse
+from rayfuse.data.cached_features import TOKENS
 from rayfuse.data.dataset import load_dataset
 from rayfuse.data.samples import Preprocessor
 from rayfuse.errors import DataError, SpecError
 from rayfuse.modalities.text import PROMPT_TEXT
+from rayfuse.model.encoders import build_encoder
 from rayfuse.model.fused import FusedModel, trainable_state_dict
 from rayfuse.model.model_io import save_model
 from rayfuse.model.predictor import Predictor
+from rayfuse.presets.pretrained import find_pretrained
+from rayfuse.training.distributed import DistributedContext
+from rayfuse.training.feature_cache import encode_frozen_inputs
 
 QUESTION = "Do I pay for cash in another country?"
 ROWS = [
@@ -116,6 +122,44 @@ def test_a_file_of_predictions_has_a_column_of_sources(model: Path, tmp_path: Pa
     rayfuse.predict(model, tmp_path / "rows.jsonl", tmp_path / "out.parquet", verbose=False)
     frame = pd.read_parquet(tmp_path / "out.parquet")
     assert [one["values"]["id"] for one in frame["passages_sources"][0]] == [1, 4]
+
+
+def test_rows_are_others_once_the_index_is_another(tmp_path: Path) -> None:
+    """Else a run would resume, or find its cached features, with passages that it was not trained on."""
+    model = make_retriever(tmp_path)
+    data = {"first": PASSAGES, "second": [{**row, "text": f"{row['text']} Ask us."} for row in PASSAGES]}
+    digests = []
+    for name, rows in data.items():
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        rayfuse.build_index(model, tmp_path / f"{name}.jsonl", tmp_path / name, verbose=False)
+        digests.append(load_dataset(make_job(tmp_path, tmp_path / name))[1].digests)
+    assert digests[0] != digests[1]
+    assert digests[0] == load_dataset(make_job(tmp_path, tmp_path / "first"))[1].digests
+
+
+def test_cached_features_are_those_of_the_passages(index: Path, tmp_path: Path) -> None:
+    encoder = {"type": "huggingface", "model": find_pretrained({})["text"], "train": "frozen"}
+    content = make_job(tmp_path, index).model_dump(exclude_unset=True)
+    content["inputs"]["passages"]["encoder"] = encoder
+    job, dataset = load_dataset(rayfuse.Job(**content))
+    found = encode_frozen_inputs(job, dataset.splits, DistributedContext(), "fp32", lambda _: None)
+    cached: Any = found.modalities["passages"]
+    preprocessor = Preprocessor(job.inputs, job.tasks)
+    with torch.inference_mode():
+        for number, place in enumerate(found.value_indices["train"]["passages"][:2]):
+            features = preprocessor.from_row(dataset.splits["train"][number]).features["passages"]
+            batch = preprocessor.modalities["passages"].collate(features)
+            tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
+            expected, _ = build_encoder(job.inputs["passages"])(**tensors)
+            tokens = torch.as_tensor(cached.gather(place)[TOKENS])
+            assert torch.allclose(tokens, expected, atol=1e-5)
+
+
+def test_passages_without_a_text_are_left_out(index: Path, tmp_path: Path) -> None:
+    job, dataset = load_dataset(make_job(tmp_path, index, column="link", top=4))
+    preprocessor = Preprocessor(job.inputs, job.tasks)
+    found = texts(preprocessor, preprocessor.from_row(dataset.splits["train"][0]))["passages"]
+    assert sorted(found.split("\n\n")) == ["a", "b", "d"]
 
 
 class TestErrors:
