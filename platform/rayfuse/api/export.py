@@ -94,17 +94,18 @@ def _merge(
     model: "FusedModel", path: str, module: "HuggingFaceEncoder | LanguageModel", folder: Path
 ) -> None:
     from rayfuse.model.encoder_decoder import SpeechDecoder
-    from rayfuse.model.encoders.export import export_language_model, export_merged, export_speech_model
+    from rayfuse.model.encoders.export import export_language_model, export_merged, export_with_encoder
     from rayfuse.model.encoders.huggingface import HuggingFaceEncoder
     from rayfuse.model.fused import task_heads
+    from rayfuse.model.language_model import VisionLanguageModel
 
     if isinstance(module, HuggingFaceEncoder):
         export_merged(module, folder)
-    elif isinstance(module, SpeechDecoder):
+    elif isinstance(module, SpeechDecoder | VisionLanguageModel):
         [source] = task_heads(model)[path.removeprefix("tasks/")].encoded_inputs
         encoder = model.encoders[source]
         assert isinstance(encoder, HuggingFaceEncoder), "validated in the spec"
-        export_speech_model(module, encoder, folder)
+        export_with_encoder(module, encoder, folder)
     else:
         export_language_model(module, folder)
 

@@ -17,8 +17,8 @@ def assume_full_prompts(head: nn.Module) -> None:
         return
 
     def span_masks(fused: FusedState) -> dict[str, np.ndarray]:
-        spans = head.renderer.span_inputs
-        return {name: np.ones(tuple(fused["inputs"][name][1].shape), dtype=bool) for name in spans}
+        masks = {name: layout.span_tokens(fused, name)[1] for name in head.renderer.span_inputs}
+        return {name: np.ones(tuple(mask.shape), dtype=bool) for name, mask in masks.items()}
 
     def prompt_texts(fused: FusedState) -> list[dict[str, str]]:
         texts = {name: "a " * limit for name, limit in head.renderer.text_inputs.items()}

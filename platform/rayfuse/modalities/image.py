@@ -63,7 +63,8 @@ class ImageModality(Modality):
             found = [
                 self._processor(images=[image], return_tensors="np")["pixel_values"][0] for image in images
             ]
-            return {"pixel_values": np.asarray(np.mean(found, axis=0), dtype=np.float32)}
+            pixels = np.asarray(np.mean(found, axis=0), dtype=np.float32)
+            return {"pixel_values": pixels.reshape(pixels.shape[-3:])}  # some have a dimension of tiles
         size = self.options.size
         if is_array:
             pixels = _resize_array(decoded, size)

@@ -12,6 +12,7 @@ from typing import Any
 
 from rayfuse.errors import DataError
 from rayfuse.modalities.huggingface_errors import load_error_reason
+from rayfuse.modalities.vision_language import disable_tiling
 
 SAFE_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".jinja")
 """Suffixes of the files that are downloaded: weights, settings, vocabularies and templates, but no code or pickles."""
@@ -55,10 +56,13 @@ def load_generation_config(model: str) -> Any:
 
 
 def load_image_processor(model: str) -> Any:
-    """Load the image processor of a pretrained model. Raises DataError if it cannot be read."""
+    """Load the image processor of a pretrained model, which cuts no image into tiles.
+
+    Raises DataError if it cannot be read.
+    """
     from transformers import AutoImageProcessor
 
-    return _load(AutoImageProcessor, model, "image processor", backend="pil")
+    return disable_tiling(_load(AutoImageProcessor, model, "image processor", backend="pil"))
 
 
 def whisper_num_positions(samples: int) -> int:
@@ -119,13 +123,23 @@ def _local_path(model: str) -> str:
 
 
 def download_model(model: str) -> Path:
-    """Return a pretrained encoder's local folder, downloaded first if it is at a URL or on the hub."""
+    """Return a pretrained model's local folder, downloaded first if it is at a URL or on the hub.
+
+    Raises DataError if it is in none of these places.
+    """
     folder = Path(resolve_model_path(model))
     if folder.is_dir():
         return folder
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    return Path(snapshot_download(model, allow_patterns=[f"*{ending}" for ending in SAFE_SUFFIXES]))
+    try:
+        return Path(snapshot_download(model, allow_patterns=[f"*{ending}" for ending in SAFE_SUFFIXES]))
+    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise DataError(
+            f"{model}: no model of this id on the Hugging Face hub or in its local cache "
+            f"({type(error).__name__}); write the path of a folder with ./ or / at its beginning"
+        ) from None
 
 
 def _reject_adapter(model: str, folder: Path) -> None:

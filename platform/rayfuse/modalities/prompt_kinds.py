@@ -2,21 +2,48 @@
 
 from collections.abc import Mapping
 
+from rayfuse.errors import DataError
+from rayfuse.modalities.image_prompts import ImagePromptRenderer
 from rayfuse.modalities.pretrained import load_config
 from rayfuse.modalities.prompts import PromptRenderer
 from rayfuse.modalities.source_prompts import SourcePromptRenderer
 from rayfuse.modalities.transcripts import TranscriptRenderer
+from rayfuse.modalities.vision_language import IMAGE_FRAMES, is_vision_language_model
 from rayfuse.spec.inputs import BaseInput
 from rayfuse.spec.tasks import GenerationTaskConfig
 
+_READERS: dict[type[PromptRenderer], str] = {TranscriptRenderer: "audio", ImagePromptRenderer: "image"}
+"""Renderers of models that read the encoder of an input, with the type of that input."""
+
 
 def renderer_class(task: GenerationTaskConfig) -> type[PromptRenderer]:
-    """Return the renderer that fits a task and its model. Raises DataError if its configuration cannot be read."""
-    if task.reads is not None:
+    """Return the renderer that fits a task and its model.
+
+    Raises DataError if the model's configuration cannot be read, or if it cannot be used with `reads`.
+    """
+    config = load_config(task.model)
+    if task.reads is None:
+        return SourcePromptRenderer if config.is_encoder_decoder else PromptRenderer
+    if is_vision_language_model(config):
+        return ImagePromptRenderer
+    if config.model_type == "whisper":
         return TranscriptRenderer
-    return SourcePromptRenderer if load_config(task.model).is_encoder_decoder else PromptRenderer
+    raise DataError(
+        f"{task.model}: a {config.model_type} model cannot be used with reads; use a Whisper model for audio, and for "
+        f"images one of type {', '.join(IMAGE_FRAMES)}"
+    )
 
 
 def build_renderer(task: GenerationTaskConfig, inputs: Mapping[str, BaseInput]) -> PromptRenderer:
-    """Return the renderer of a task's prompts. Raises DataError if the model's configuration cannot be read."""
-    return renderer_class(task)(task, inputs)
+    """Return the renderer of a task's prompts.
+
+    Raises DataError if the model's configuration cannot be read, or if it does not read the input of `reads`.
+    """
+    renderer = renderer_class(task)
+    wanted = _READERS.get(renderer)
+    if task.reads is not None and inputs[task.reads].type != wanted:
+        raise DataError(
+            f"{task.model}: this model reads {wanted}, and `{task.reads}` is an input of type "
+            f"{inputs[task.reads].type}; name one of type {wanted}, or use another model"
+        )
+    return renderer(task, inputs)

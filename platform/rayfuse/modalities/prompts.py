@@ -60,6 +60,8 @@ class PromptRenderer:
         """Inputs that are put in as text, with the largest number of their tokens."""
         self.span_inputs = [name for name in names if name not in self.text_inputs]
         """Inputs that are put in as soft tokens, in the order of the prompt."""
+        self.encoded_inputs: tuple[str, ...] = ()
+        """Inputs that the model reads as their encoders return them."""
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -262,8 +264,8 @@ class PromptRenderer:
         prefix = opening.removeprefix(opened) if opening.startswith(opened) else ""
         return _ReplyFrame(prefix if prefix.isspace() else "", end)
 
-    def _apply_template(self, turns: Sequence[tuple[str, str]], ask: bool) -> str:
-        messages = [{"role": role, "content": text} for role, text in turns]
+    def _apply_template(self, turns: Sequence[tuple[str, Any]], ask: bool) -> str:
+        messages = [{"role": role, "content": content} for role, content in turns]
         try:
             text: str = self.tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=ask, enable_thinking=False

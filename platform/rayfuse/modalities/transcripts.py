@@ -32,6 +32,7 @@ class TranscriptRenderer(SourcePromptRenderer):
         self.reads = task.reads
         self._source: Any = inputs[task.reads]
         self.span_inputs = []
+        self.encoded_inputs = (self.reads,)
         self.language = task.language or "en"
 
     def check_context(self, span_tokens: int) -> None:

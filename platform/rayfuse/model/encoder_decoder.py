@@ -92,6 +92,11 @@ class SpeechDecoder(EncoderDecoderModel):
         loaded.model.encoder = None
         return loaded
 
+    @staticmethod
+    def encoder_of(whole: Any) -> Any:
+        """Return the part of a complete model that is the encoder of an input."""
+        return whole.get_encoder()
+
     def _cross_attention(self, states: torch.Tensor, mask: torch.Tensor) -> dict[str, Any]:
         """Return the arguments for states that all count: the encoder attends to the silence after a clip, too."""
         return {"encoder_hidden_states": states}

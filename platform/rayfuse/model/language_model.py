@@ -13,6 +13,7 @@ from rayfuse.decoding.ragged_check import build_runner
 from rayfuse.errors import SpecError
 from rayfuse.model.encoders.adapters import apply_adapters, is_adapter_module, preserves_base_weights
 from rayfuse.model.encoders.huggingface import load_checkpoint, unfreeze_last_layers
+from rayfuse.model.encoders.vision_language import keep_language_part
 from rayfuse.spec.encoders import PretrainedModelConfig
 from rayfuse.spec.tasks.generation import DecodingConfig
 
@@ -226,6 +227,24 @@ class CausalModel(LanguageModel):
         """
         inputs = {"inputs_embeds": embeddings, "attention_mask": mask.long()}
         return self._generate(inputs, stop_ids, max_tokens, decoding)
+
+
+class VisionLanguageModel(CausalModel):
+    """The language model of a vision–language model; its image part is the encoder of an input of the job."""
+
+    auto_class = "AutoModelForImageTextToText"
+
+    def _load(self) -> Any:
+        return keep_language_part(super()._load())
+
+    @staticmethod
+    def encoder_of(whole: Any) -> Any:
+        """Return the part of a complete model that has the encoder of an input."""
+        return whole.model
+
+    def _finish_logits(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return logits as they are, also of a language model that changes them where it is alone."""
+        return logits
 
 
 def is_sharded(model: nn.Module) -> bool:

@@ -20,7 +20,12 @@ def check_context_lengths(job: Job, model: nn.Module) -> None:
     cannot restrict its replies to a JSON schema.
     """
     for name, head in task_heads(model).items():
-        lengths = {span: _span_length(job, model, span) for span in head.soft_token_inputs}
+        lengths = {
+            span: _encoded_length(job, model, span)
+            if span in head.encoded_inputs
+            else _span_length(job, model, span)
+            for span in head.soft_token_inputs
+        }
         try:
             head.check_context(lengths)
             _check_slots(job.tasks[name], head)

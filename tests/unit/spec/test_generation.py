@@ -75,10 +75,11 @@ def test_invalid_tasks(overrides: dict[str, Any], message: str, folder: Path) ->
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        ({"tasks.answer.reads": "text"}, r"tasks\.answer\.reads: no input `text`"),
         ({"tasks.answer.reads": "sound"}, r"tasks\.answer\.reads: no input `sound`; .*audio"),
         (
             {"tasks.answer.reads": "image"},
-            r"tasks\.answer\.reads: `image` is an input of type image; name one",
+            r"tasks\.answer\.reads: the encoder of `image` does not return the tokens of this model's",
         ),
         ({"tasks.answer.prompt": "{audio}"}, r"tasks\.answer\.prompt: has no effect with reads"),
         ({"tasks.answer.system": "Listen."}, r"tasks\.answer\.system: has no effect with reads"),
@@ -98,11 +99,11 @@ def test_invalid_tasks(overrides: dict[str, Any], message: str, folder: Path) ->
         ({"inputs.audio.max_items": 2}, r"tasks\.answer\.reads: .*set inputs\.audio\.max_items to 1"),
         (
             {"tasks.answer.reads": None, "tasks.answer.language": "de"},
-            r"tasks\.answer\.language: .*without reads",
+            r"tasks\.answer\.language: .*without an audio input in reads",
         ),
         (
             {"tasks.answer.reads": None, "tasks.answer.task": "translate"},
-            r"tasks\.answer\.task: .*without reads",
+            r"tasks\.answer\.task: .*without an audio input in reads",
         ),
     ],
 )
@@ -172,3 +173,27 @@ def test_transcribed_clips_have_the_window_of_whisper_unless_they_set_another(fo
     assert [options.max_seconds for options in job.inputs.values()] == [30, 10]
     job = tiny_generation.speech_job(folder, inputs={"audio": {**clip, "max_seconds": 8}})
     assert job.inputs["audio"].max_seconds == 8
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            {"tasks.answer.prompt": "{text}"},
+            r"tasks\.answer\.prompt: does not name `image`, which reads names",
+        ),
+        ({"tasks.answer.language": "de"}, r"tasks\.answer\.language: .*without an audio input in reads"),
+        ({"tasks.answer.reads": "text"}, r"tasks\.answer\.reads: `text` is an input of type text"),
+        (
+            {"inputs.image.encoder.pool": "mean"},
+            r"tasks\.answer\.reads: .*set inputs\.image\.encoder to .*pool: none",
+        ),
+    ],
+)
+def test_invalid_vision_tasks(overrides: dict[str, Any], message: str, folder: Path) -> None:
+    (folder / "llava").mkdir(exist_ok=True)
+    encoder = {"type": "huggingface", "model": str(folder / "llava"), "pool": "none"}
+    image = {"type": "image", "size": 8, "encoder": encoder}
+    task = {"model": str(folder / "llava"), "reads": "image"}
+    with pytest.raises(SpecError, match=message):
+        tiny_generation.generation_job(folder, "smollm", task, **{"inputs.image": image, **overrides})

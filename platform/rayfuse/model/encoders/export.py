@@ -12,7 +12,7 @@ from rayfuse.modalities.pretrained import SAFE_SUFFIXES, download_model
 from rayfuse.model.encoder_decoder import SpeechDecoder
 from rayfuse.model.encoders.adapters import needs_own_base_weights
 from rayfuse.model.encoders.huggingface import HuggingFaceEncoder, load_checkpoint, load_pretrained
-from rayfuse.model.language_model import LanguageModel
+from rayfuse.model.language_model import LanguageModel, VisionLanguageModel
 from rayfuse.spec.encoders import LoraAdapterConfig
 
 _WEIGHT_FILES = (".safetensors", ".safetensors.index.json")
@@ -54,12 +54,15 @@ def export_language_model(language_model: LanguageModel, folder: Path) -> None:
     _save_language_model(_merged(language_model), language_model.options.model, folder)
 
 
-def export_speech_model(decoder: SpeechDecoder, encoder: HuggingFaceEncoder, folder: Path) -> None:
-    """Write the encoder of an input and the decoder of the task that reads it as one model, as `export_language_model`."""
-    whole, _ = load_checkpoint(decoder.options.model, for_training=False, auto_class=decoder.auto_class)
-    _copy_weights(_merged(decoder), whole)
-    _copy_weights(_merged(encoder), whole.get_encoder())
-    _save_language_model(whole, decoder.options.model, folder)
+def export_with_encoder(
+    language_model: SpeechDecoder | VisionLanguageModel, encoder: HuggingFaceEncoder, folder: Path
+) -> None:
+    """Write the encoder of an input and the language model that reads it as one model, as `export_language_model`."""
+    original = language_model.options.model
+    whole, _ = load_checkpoint(original, for_training=False, auto_class=language_model.auto_class)
+    _copy_weights(_merged(language_model), whole)
+    _copy_weights(_merged(encoder), language_model.encoder_of(whole))
+    _save_language_model(whole, original, folder)
 
 
 def _merged(module: HuggingFaceEncoder | LanguageModel) -> Any:

@@ -12,10 +12,12 @@ from torch import nn
 from rayfuse.errors import DataError, SpecError
 from rayfuse.modalities.huggingface_errors import load_error_reason, load_errors
 from rayfuse.modalities.pretrained import resolve_model_path, whisper_num_positions
+from rayfuse.modalities.vision_language import is_vision_language_model
 from rayfuse.model.encoders.adapters import apply_adapters, is_adapter_module, preserves_base_weights
 from rayfuse.model.encoders.base import Encoder
 from rayfuse.model.encoders.layer_depth import depths_from_top, largest_module_list
 from rayfuse.model.encoders.pooling import Pooling
+from rayfuse.model.encoders.vision_language import image_tokens, keep_image_part
 from rayfuse.model.tokens import Tokens
 from rayfuse.spec.encoders import HuggingFaceEncoderConfig as Options
 from rayfuse.spec.inputs import AudioInput, TextInput
@@ -75,9 +77,7 @@ class HuggingFaceEncoder(Encoder):
         self.input_type = "image" if source.type == "video" else source.type
         """Type of the inputs of the model."""
         self.model = _load(options.model, self.input_type)
-        self.width = _hidden_size(options.model, self.model.config, options.hidden_states) * len(
-            options.hidden_states
-        )
+        self.width = _width(options, self.model.config)
         if isinstance(source, TextInput):
             _check_max_tokens(options.model, self.model, source.max_tokens)
             _check_pool(options, self.model.config.model_type)
@@ -115,6 +115,8 @@ class HuggingFaceEncoder(Encoder):
 
     def _hidden_states(self, features: dict[str, torch.Tensor]) -> torch.Tensor:
         chosen = self.options.hidden_states
+        if is_vision_language_model(self.model.config):
+            return image_tokens(self.model, **features)
         if chosen == (-1,):
             return self.model(**features).last_hidden_state
         states = self.model(**features, output_hidden_states=True).hidden_states
@@ -169,6 +171,8 @@ def _load(model: str, input_type: str) -> Any:
     """Load a model's encoder of one modality in float32. Raises DataError if its files are incomplete."""
     loaded, missing = load_checkpoint(model)
     encoder = _encoder_of(loaded, input_type)
+    if is_vision_language_model(encoder.config) and input_type == "image":
+        encoder = keep_image_part(encoder)
     pooler = getattr(encoder, "pooler", None)
     if pooler is not None and list(pooler.parameters()):
         encoder.pooler = None  # unused: its weights would get no gradient
@@ -194,6 +198,8 @@ def load_pretrained(model: str, input_type: str) -> tuple[Any, Any]:
 
 
 def _encoder_of(loaded: Any, input_type: str) -> Any:
+    if is_vision_language_model(loaded.config):
+        return loaded
     encoder = loaded.get_encoder() if loaded.config.is_encoder_decoder else loaded
     return getattr(encoder, _TOWERS[input_type], encoder)
 
@@ -238,6 +244,17 @@ def load_checkpoint(
     except load_errors() as error:
         raise DataError(f"{model}: cannot load a Hugging Face model: {load_error_reason(error)}") from None
     return loaded, sorted(report["missing_keys"])
+
+
+def _width(options: Options, config: Any) -> int:
+    """Return the width of an encoder's tokens. Raises SpecError if a requested hidden state cannot be read."""
+    if not is_vision_language_model(config):
+        return _hidden_size(options.model, config, options.hidden_states) * len(options.hidden_states)
+    if options.hidden_states != (-1,):
+        raise SpecError(
+            f"hidden_states: cannot be read from {options.model}, a vision–language model; leave it out"
+        )
+    return int(config.get_text_config().hidden_size)
 
 
 def _hidden_size(model: str, config: Any, hidden_states: tuple[int, ...]) -> int:

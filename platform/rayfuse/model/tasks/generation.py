@@ -18,7 +18,7 @@ from rayfuse.model.tasks.base import touch_fusion_params
 from rayfuse.model.tasks.prompt_reading import PromptReading
 from rayfuse.model.tasks.replies import Replies, Reply, text_metrics
 from rayfuse.model.tasks.text_decoding import TextDecoding
-from rayfuse.model.tasks.transcript_reading import reading_class
+from rayfuse.model.tasks.transcript_reading import TranscriptReading, reading_class
 from rayfuse.model.tokens import FusedState
 from rayfuse.spec.inputs import Input
 from rayfuse.spec.tasks import GenerationTaskConfig, Target
@@ -46,7 +46,8 @@ class GenerationHead(AccumulatedHead):
         self.group_width = GROUP_WIDTH if options.references else 0
         self._reading_class = reading_class(options)
         self.lm = self._reading_class.model_class(options)
-        self.projector = _build_projector(dim, self.lm) if options.reads is None else None
+        reads_prompts = self._reading_class is not TranscriptReading
+        self.projector = _build_projector(dim, self.lm) if reads_prompts else None
 
     def attach_inputs(self, inputs: Mapping[str, Input]) -> None:
         self.renderer = build_renderer(self.options, inputs)

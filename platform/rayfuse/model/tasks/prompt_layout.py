@@ -11,7 +11,7 @@ from rayfuse.modalities.prompts import Dialogue, Piece, PromptRenderer
 from rayfuse.model.language_model import LanguageModel
 from rayfuse.model.slot_decoding import PromptSpans
 from rayfuse.model.tasks.text_decoding import PromptInputs
-from rayfuse.model.tokens import FusedState
+from rayfuse.model.tokens import FusedState, Tokens
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,11 @@ class PromptLayout:
 
     def span_masks(self, fused: FusedState) -> dict[str, np.ndarray]:
         """Return which soft tokens each sample has, by input: bool (batch, tokens)."""
-        return {name: fused["inputs"][name][1].cpu().numpy() for name in self._renderer.span_inputs}
+        return {name: self.span_tokens(fused, name)[1].cpu().numpy() for name in self._renderer.span_inputs}
+
+    def span_tokens(self, fused: FusedState, name: str) -> Tokens:
+        """Return the tokens of an input in the prompt: as its encoder returns them, or aligned."""
+        return fused["encoded" if name in self._renderer.encoded_inputs else "inputs"][name]
 
     def texts(self, fused: FusedState) -> list[dict[str, str]]:
         """Return the texts of each sample's prompt, by input; absent ones are left out."""
@@ -68,8 +72,7 @@ class PromptLayout:
 
     def inputs(self, fused: FusedState) -> list[PromptInputs]:
         """Return the inputs of each sample's prompt."""
-        tokens = {name: fused["inputs"][name] for name in self._renderer.span_inputs}
-        soft = {name: (self._projector(vectors), mask) for name, (vectors, mask) in tokens.items()}
+        soft = {name: self._soft_tokens(fused, name) for name in self._renderer.span_inputs}
         return [
             PromptInputs(
                 texts,
@@ -116,11 +119,16 @@ class PromptLayout:
         device = fused["vector"].device
         texts = self._lm.embed(torch.from_numpy(prompts.token_ids).to(device))
         # Absent inputs take part, so that all parameters get a gradient and all ranks run the same modules.
-        soft = [fused["inputs"][name][0].flatten(0, 1) for name in self._renderer.span_inputs]
-        projected = self._projector(torch.cat([*soft, torch.zeros_like(fused["vector"][:1])]))
-        pool = torch.cat([texts, projected.to(texts.dtype)])
+        soft = [self._soft_tokens(fused, name)[0].flatten(0, 1) for name in self._renderer.span_inputs]
+        soft.append(self._projector(torch.zeros_like(fused["vector"][:1])))
+        pool = torch.cat([texts, *(vectors.to(texts.dtype) for vectors in soft)])
         mask = mask.to(device)
         return pool[index.to(device)] * mask.unsqueeze(2), mask
+
+    def _soft_tokens(self, fused: FusedState, name: str) -> Tokens:
+        """Return the soft tokens of an input, float (batch, tokens, width), and their mask, bool (batch, tokens)."""
+        vectors, mask = self.span_tokens(fused, name)
+        return vectors if name in self._renderer.encoded_inputs else self._projector(vectors), mask
 
     def _rendered(self, fused: FusedState) -> list[list[Piece]]:
         """Return the pieces of each sample's prompt."""

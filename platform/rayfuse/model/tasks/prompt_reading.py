@@ -13,7 +13,7 @@ from rayfuse.decoding.request import DecodeRequest
 from rayfuse.modalities.prompts import Dialogue, PromptRenderer
 from rayfuse.modalities.source_prompts import SourcePromptRenderer
 from rayfuse.model.encoder_decoder import EncoderDecoderModel
-from rayfuse.model.language_model import CausalModel, LanguageModel
+from rayfuse.model.language_model import CausalModel, LanguageModel, VisionLanguageModel
 from rayfuse.model.reply_grammar import ReplyGrammar
 from rayfuse.model.slot_decoding import decode_tokens, slot_runner
 from rayfuse.model.tasks.prompt_layout import PromptLayout
@@ -67,7 +67,8 @@ class PromptReading(ABC):
     @property
     def encoded_inputs(self) -> Sequence[str]:
         """Inputs that are read as their encoders return them."""
-        return ()
+        found: Sequence[str] = self._renderer.encoded_inputs
+        return found
 
     @property
     def time_stamps(self) -> TimeStamps | None:
@@ -163,6 +164,12 @@ class CausalReading(PromptReading):
     def _check_requests(self, requests: Sequence[DecodeRequest]) -> None:
         longest = max(prompt_length(one.prompt) for one in requests)
         self._renderer.check_length(longest + self._task.max_tokens)
+
+
+class VisionLanguageReading(CausalReading):
+    """Reading of the language model of a vision–language model, whose image part is the encoder of an input."""
+
+    model_class = VisionLanguageModel
 
 
 class EncoderDecoderReading(PromptReading):

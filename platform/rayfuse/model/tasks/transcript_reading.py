@@ -9,12 +9,18 @@ from rayfuse.decoding.constraint import EmptyReply
 from rayfuse.decoding.request import DecodeRequest
 from rayfuse.decoding.time_stamps import TimeStampRules
 from rayfuse.errors import InvalidInputError
+from rayfuse.modalities.image_prompts import ImagePromptRenderer
 from rayfuse.modalities.prompt_kinds import renderer_class
 from rayfuse.modalities.prompts import Dialogue, PromptRenderer
 from rayfuse.modalities.source_prompts import SourcePromptRenderer
 from rayfuse.modalities.transcripts import TranscriptRenderer
 from rayfuse.model.encoder_decoder import SpeechDecoder
-from rayfuse.model.tasks.prompt_reading import CausalReading, EncoderDecoderReading, PromptReading
+from rayfuse.model.tasks.prompt_reading import (
+    CausalReading,
+    EncoderDecoderReading,
+    PromptReading,
+    VisionLanguageReading,
+)
 from rayfuse.model.tasks.text_decoding import PromptInputs, TimeStamps
 from rayfuse.model.tokens import FusedState, Tokens
 from rayfuse.spec.tasks import GenerationTaskConfig
@@ -28,10 +34,6 @@ class TranscriptReading(EncoderDecoderReading):
 
     model_class = SpeechDecoder
     _renderer: TranscriptRenderer
-
-    @property
-    def encoded_inputs(self) -> Sequence[str]:
-        return (self._renderer.reads,)
 
     @property
     def time_stamps(self) -> TimeStamps:
@@ -81,6 +83,7 @@ _READINGS: dict[type[PromptRenderer], type[PromptReading]] = {
     PromptRenderer: CausalReading,
     SourcePromptRenderer: EncoderDecoderReading,
     TranscriptRenderer: TranscriptReading,
+    ImagePromptRenderer: VisionLanguageReading,
 }
 
 

@@ -106,8 +106,9 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
     lr: float | None = Field(None, gt=0)
     """Learning rate of the language model; by default the optimizer's, which the projection has."""
     reads: str | None = Field(None, min_length=1)
-    """An audio input with the encoder of a Whisper model, whose decoder `model` is: it reads the encoder's tokens as they
-    are, before alignment, and writes a transcript. There is no prompt then."""
+    """An input whose encoder is a part of `model`, which reads the encoder's tokens as they are, before alignment: an audio
+    input with the encoder of a Whisper model, which writes a transcript and has no prompt, or an image input with that of
+    a vision–language model."""
     language: str | None = Field(None, min_length=2)
     """Code of the spoken language, as in `de`, for multilingual models with `reads`; English by default."""
     task: Literal["transcribe", "translate"] = "transcribe"
@@ -155,13 +156,18 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
 
     def prompt_parts(self, inputs: "Mapping[str, BaseInput]") -> list[tuple[str, str | None]]:
         """Return the texts of the prompt, each with the input after it; None after the last text."""
-        if self.reads is not None:
+        if self._transcribes(inputs):
             return [("", self.reads)]
         prompt = "".join(f"{{{name}}}" for name in inputs) if self.prompt is None else self.prompt
         return [(literal, name) for literal, name, _, _ in Formatter().parse(prompt)]
 
     def validate_in_job(self, job: "Job") -> Problems:
-        yield from self._validate_prompt(job) if self.reads is None else self._validate_reads(job, self.reads)
+        if self.reads is not None:
+            yield from self._validate_reads(job, self.reads)
+        if self._transcribes(job.inputs):
+            yield from self._validate_transcripts()
+        else:
+            yield from self._validate_prompt(job)
         if self.normalize and not {"wer", "cer"} & set(self.metrics):
             yield "normalize", "has no effect without wer or cer; add one of them to metrics, or leave it out"
         yield from self._validate_training(job)
@@ -180,37 +186,48 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
             )
         if not names:
             yield "prompt", "names no input; write one in braces, as in {image}Describe the image."
+        if self.reads is not None and self.reads not in names:
+            yield (
+                "prompt",
+                f"does not name `{self.reads}`, which reads names; write {{{self.reads}}} where it stands",
+            )
         for field, is_set in (("language", self.language is not None), ("task", self.task != "transcribe")):
             if is_set:
-                yield field, "has no effect without reads; name an audio input there, or leave it out"
+                yield field, "has no effect without an audio input in reads; name one there, or leave it out"
 
-    def _validate_reads(self, job: "Job", name: str) -> Problems:
+    def _transcribes(self, inputs: "Mapping[str, BaseInput]") -> bool:
+        """Return whether the model is the decoder of a speech model, which has no prompt."""
+        return self.reads is not None and self.reads in inputs and inputs[self.reads].type == "audio"
+
+    def _validate_transcripts(self) -> Problems:
         for field in ("prompt", "system"):
             if getattr(self, field) is not None:
-                yield field, "has no effect with reads, which replaces the prompt; leave it out"
+                yield field, "has no effect with reads of audio, which replaces the prompt; leave it out"
         if self.json_schema is not None:
             yield "json_schema", "cannot restrict transcripts, which are texts; leave it out"
+
+    def _validate_reads(self, job: "Job", name: str) -> Problems:
         if name not in job.inputs:
             yield "reads", f"no input `{name}`; {suggest_nearest(name, list(job.inputs))}"
             return
         source = job.inputs[name]
-        if source.type != "audio":
-            yield "reads", f"`{name}` is an input of type {source.type}; name one of type audio"
+        if source.type not in ("audio", "image"):
+            yield "reads", f"`{name}` is an input of type {source.type}; name one of type audio or image"
             return
         encoder = source.encoder
         if not isinstance(encoder, HuggingFaceEncoderConfig) or encoder.pool != "none":
             yield (
                 "reads",
-                f"the encoder of `{name}` does not return the tokens of a Whisper encoder; set inputs.{name}.encoder to "
+                f"the encoder of `{name}` does not return the tokens of this model's; set inputs.{name}.encoder to "
                 f"{{type: huggingface, model: {self.model}, pool: none}}",
             )
         elif encoder.hidden_states != (-1,):
             yield (
                 "reads",
-                f"a decoder reads the last hidden state; remove inputs.{name}.encoder.hidden_states",
+                f"the model reads the last hidden state; remove inputs.{name}.encoder.hidden_states",
             )
         if source.max_items > 1:
-            yield "reads", f"`{name}` has several clips; set inputs.{name}.max_items to 1"
+            yield "reads", f"`{name}` has several values; set inputs.{name}.max_items to 1"
 
     def validate_zero_stage(self, stage: int) -> Problems:
         yield from super().validate_zero_stage(stage)

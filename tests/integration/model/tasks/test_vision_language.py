@@ -1,0 +1,216 @@
+"""Generation tasks over an image that a vision–language model reads with its own image part."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_generation
+import tiny_language_models
+import tiny_vision_language_models
+import torch
+import transformers
+from PIL import Image
+from tiny_vision_language_models import FAMILIES
+from transformers import AutoModelForImageTextToText, AutoTokenizer
+from variants import train_and_reload
+
+import rayfuse
+from rayfuse.data.collate import Batch
+from rayfuse.data.targets import check_targets
+from rayfuse.errors import DataError
+from rayfuse.modalities import build_modality
+from rayfuse.modalities.pretrained import load_image_processor
+from rayfuse.model.fused import FusedModel, task_heads
+from rayfuse.training.context_check import check_context_lengths
+
+SPAN = {
+    "llava": "<image>",
+    "llava_siglip": "<image>",
+    "idefics3": "<fake_token_around_image><global-img><image><fake_token_around_image>",
+    "smolvlm": "<fake_token_around_image><global-img><image><fake_token_around_image>",
+    "internvl": "<img><image></img>",
+    "aya_vision": "<|START_OF_IMG|>TILE_GLOBAL<|IMG_PATCH|><|END_OF_IMG|>",
+    "deepseek_vl": "<image>",
+}
+"""An image in a prompt, as the processor of the model writes it, with one token for all tokens of the image."""
+
+
+def vision_job(
+    folder: Path, family: str, task: dict[str, Any] | None = None, train: str = "lora", **changes: Any
+) -> Any:
+    model = folder / family
+    if not model.exists():
+        tiny_vision_language_models.write(model, family)
+    encoder = {"type": "huggingface", "model": str(model), "train": train, "pool": "none"}
+    options = {"model": str(model), "reads": "image", "prompt": "{image}Asked: {text}", **(task or {})}
+    return tiny_generation.generation_job(
+        folder,
+        "smollm",
+        options,
+        **{
+            "inputs.image": {"type": "image", "size": 8, "encoder": encoder, "optional": True},
+            "inputs.text.max_tokens": 64,
+            **changes,
+        },
+    )
+
+
+def build(
+    folder: Path, family: str, task: dict[str, Any] | None = None, **options: Any
+) -> tuple[Any, FusedModel, Batch]:
+    job, batch = tiny_generation.load_batch(vision_job(folder, family, task, **options))
+    torch.manual_seed(0)
+    return job, FusedModel(job).eval(), batch
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("vision")
+    tiny_generation.make_rows(folder)
+    return folder
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_losses_and_tokens_are_those_of_the_whole_model(family: str, folder: Path) -> None:
+    """Of each row alone, with the image part and the language model in one, and the prompt of its processor."""
+    _, model, batch = build(folder, family)
+    whole = AutoModelForImageTextToText.from_pretrained(folder / family).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder / family)
+    several = family in ("idefics3", "smolvlm")
+    pixels, index = batch.inputs["image"].features["pixel_values"], batch.inputs["image"].index[:, 0].tolist()
+    text, texts = batch.inputs["text"], []
+    for place in text.index[:, 0].tolist():
+        content = text.features["utf8"][place].numpy()
+        texts.append(bytes(content[content >= 0].astype("uint8")).decode() if place >= 0 else "")
+    replies = set()
+    with torch.no_grad():
+        outputs = model(batch).tasks["answer"]
+        generated = model(batch, generate=True).tasks["answer"]
+        for row, place in enumerate(index):
+            found = generated[row][~generated[row].isnan()].long().tolist()
+            target = batch.targets["answer"][row]
+            reply = target[~target.isnan()].long()
+            span = _span(family) if place >= 0 else ""
+            prompt = (
+                f"<|im_start|>user\n{span}Asked: {texts[row]}".rstrip()
+                + "<|im_end|>\n<|im_start|>assistant\n"
+            )
+            ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
+            image = pixels[place : place + 1] if place >= 0 else None
+            inputs = {} if image is None else {"pixel_values": image.unsqueeze(1) if several else image}
+            both = torch.cat([ids, reply[None, :-1]], dim=1)
+            logits = whole(input_ids=both, **inputs).logits[0, ids.shape[1] - 1 :]
+            wanted = torch.nn.functional.cross_entropy(logits, reply, reduction="sum")
+            torch.testing.assert_close(outputs[row, 0], wanted, rtol=1e-4, atol=1e-3)
+            tokens = whole.generate(
+                input_ids=ids,
+                **inputs,
+                max_new_tokens=12,
+                do_sample=False,
+                eos_token_id=259,
+                pad_token_id=259,
+            )[0, ids.shape[1] :].tolist()
+            assert tokens[: len(found)] == found
+            assert set(tokens[len(found) :]) <= {259}
+            replies.add(tuple(found))
+    assert len(replies) > 1
+
+
+def _span(family: str) -> str:
+    repeated = "<|IMG_PATCH|>" if family == "aya_vision" else "<image>"
+    return SPAN[family].replace(repeated, repeated * FAMILIES[family].num_tokens)
+
+
+@pytest.mark.parametrize(
+    ("family", "processor", "settings"),
+    [
+        (
+            "llava",
+            "LlavaProcessor",
+            {
+                "patch_size": 8,
+                "vision_feature_select_strategy": "default",
+                "num_additional_image_tokens": 1,
+            },
+        ),
+        ("idefics3", "Idefics3Processor", {"image_seq_len": 4}),
+        ("aya_vision", "AyaVisionProcessor", {"patch_size": 8, "img_size": 32, "downsample_factor": 2}),
+        ("deepseek_vl", "DeepseekVLProcessor", {"num_image_tokens": 16}),
+    ],
+)
+def test_pixels_and_tokens_are_those_of_the_processor(
+    family: str, processor: str, settings: dict[str, Any], folder: Path
+) -> None:
+    job, model, _ = build(folder, family)
+    tokenizer = AutoTokenizer.from_pretrained(folder / family)
+    tokenizer.image_token, tokenizer.image_token_id = "<image>", 262
+    images = load_image_processor(str(folder / family))
+    whole = getattr(transformers, processor)(image_processor=images, tokenizer=tokenizer, **settings)
+    image = Image.effect_noise((60, 40), 50).convert("RGB")
+    tiles = {"crop_to_patches": False} if family == "aya_vision" else {}
+    found = whole(text=["<image>Asked:"], images=[image], return_tensors="pt", **tiles)
+    head: Any = task_heads(model)["answer"]
+    before, name, after = head.renderer.render({}, {"image"})
+    assert name == "image"
+    mine = [*before, *[270 if family == "aya_vision" else 262] * FAMILIES[family].num_tokens, *after]
+    assert str(found["input_ids"][0].tolist())[1:-1] in str(mine)
+    pixels = build_modality(job.inputs["image"]).process(image)["pixel_values"]
+    torch.testing.assert_close(torch.from_numpy(pixels), found["pixel_values"].reshape(pixels.shape))
+
+
+@pytest.mark.parametrize("train", ["full", "lora"])
+@pytest.mark.parametrize("family", ["llava", "llava_siglip", "idefics3", "internvl", "aya_vision"])
+def test_all_trained_weights_get_a_gradient(family: str, train: str, folder: Path) -> None:
+    """Those that cannot, such as the layers behind the one that is read, would block other ranks."""
+    _, model, batch = build(folder, family, {"train": train}, train=train)
+    losses = model.train().losses(model(batch), batch)  # type: ignore[arg-type]
+    model.total_loss(losses, batch).backward()
+    without = [name for name, one in model.named_parameters() if one.requires_grad and one.grad is None]
+    assert without == []
+
+
+def test_a_trained_model_is_loaded_and_exported_in_one_piece(tmp_path: Path) -> None:
+    tiny_generation.make_rows(tmp_path)
+    job = vision_job(tmp_path, "llava", {"train": "full"}, train="full")
+    model, batch = train_and_reload(tmp_path, job)
+    result = rayfuse.export(tmp_path / "model", tmp_path / "merged")
+    assert list(result.folders) == ["image", "tasks/answer"]
+    again = {"model": str(result.folders["tasks/answer"])}
+    rebuilt = vision_job(tmp_path, "llava", again, **{"inputs.image.encoder.model": again["model"]})
+    _, same = tiny_generation.load_batch(rebuilt)
+    fresh = FusedModel(tiny_generation.load_batch(rebuilt)[0]).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            fresh(same).tasks["answer"], model(batch).tasks["answer"], rtol=1e-4, atol=1e-3
+        )
+    original = {path.name for path in (tmp_path / "llava").iterdir()}
+    assert original <= {path.name for path in result.folders["tasks/answer"].iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"tasks.answer.model": "idefics3"},
+            "is not the image part of this model; use the same model in both",
+        ),
+        ({"tasks.answer.model": "whisper"}, "this model reads audio, and `image` is an input of type image"),
+        ({"tasks.answer.model": "smollm"}, "a llama model cannot be used with reads; use a Whisper model"),
+    ],
+)
+def test_models_that_do_not_fit_the_image(changes: dict[str, str], message: str, folder: Path) -> None:
+    [name] = changes.values()
+    if not (folder / name).exists():
+        writer = tiny_language_models.ALL.get(name)
+        writer(folder / name) if writer else tiny_vision_language_models.write(folder / name, name)
+    job = vision_job(folder, "llava", {"model": str(folder / name)})
+    with pytest.raises(DataError, match=message):
+        check_targets(job)
+
+
+def test_the_tokens_of_an_image_count_for_the_context(folder: Path) -> None:
+    job, model, _ = build(folder, "llava", {"max_tokens": 160})
+    with pytest.raises(
+        DataError, match=r"tasks\.answer: prompt, soft tokens and reply take up to 2\d\d tokens, above"
+    ):
+        check_context_lengths(job, model)
