@@ -99,6 +99,15 @@ def _clips(folder: Path, rows: Iterable[Row]) -> Iterator[Row]:
         yield {"audio": str(folder / row["audio"]), "text": row["text"]}
 
 
+def faq(source: Path, target: Path) -> None:
+    """Write questions and the entry of the knowledge base that answers each; entries.jsonl has all entries."""
+    entries = {row["faq"]: row for row in read(source / "faq" / "faq.jsonl")}
+    for split, name in {"train": "train", "validation": "val", "test": "test"}.items():
+        rows = read(source / "faq" / f"{name}.jsonl")
+        write(target / f"{split}.jsonl", ({**entries[row["faq"]], "query": row["query"]} for row in rows))
+    write(target / "entries.jsonl", entries.values())
+
+
 def smart_home(source: Path, target: Path) -> None:
     """Write commands to a home: the request, motion in its rooms, the devices' states as a text, and the command as JSON.
 

@@ -16,6 +16,28 @@ def without_sensors(metric: str, trained: Trained) -> float:
     return float(found["metrics"][metric])
 
 
+def entry_recall(top: int, trained: Trained) -> float:
+    """Return the fraction of the test questions whose entry is among the `top` ones that an index of all entries finds."""
+    import tempfile
+
+    import rayfuse
+    from rayfuse.data.readers import read_rows
+    from rayfuse.data.rows import Row
+
+    entries = Path(trained["test"]).with_name("entries.jsonl")
+    rows = [row.values for row in read_rows(trained["test"]) if isinstance(row, Row)]
+    with tempfile.TemporaryDirectory() as folder:
+        rayfuse.build_index(Path(trained["run"]) / "model", entries, f"{folder}/index", verbose=False)
+        found = rayfuse.load_index(f"{folder}/index").search_many(
+            [row["query"] for row in rows], top, ["faq"]
+        )
+    right = [
+        row["faq"] in [one.values["faq"] for one in passages]
+        for row, passages in zip(rows, found, strict=True)
+    ]
+    return sum(right) / len(right)
+
+
 def relative_to_blind(trained: Trained) -> float:
     """Return CIDEr-D of captions, relative to that of the same model without the image."""
     evaluation = json.loads((Path(trained["run"]) / "evaluation.json").read_text())

@@ -35,8 +35,16 @@ class FusedModel(nn.Module):
         super().__init__()
         self.encoders, self.alignment = nn.ModuleDict(), nn.ModuleDict()
         for name, options in job.inputs.items():
-            with _prefix_errors(name):
-                self.encoders[name] = build_encoder(options)
+            if options.shares_encoder is None:
+                with _prefix_errors(name):
+                    self.encoders[name] = build_encoder(options)
+        for name, options in job.inputs.items():
+            if (
+                options.shares_encoder is not None
+            ):  # the same module, whose weights have the name of its owner
+                with _prefix_errors(name):
+                    self.encoders[options.shares_encoder].check_input(options)  # type: ignore[operator]
+                self.encoders[name] = self.encoders[options.shares_encoder]
         for name, encoder in self.encoders.items():
             with _prefix_errors(name):
                 self.alignment[name] = build_alignment(job.align_of(name), encoder.width)  # type: ignore[arg-type]

@@ -34,6 +34,7 @@ from rayfuse.spec.feature_cache import FeatureCache, validate_feature_cache
 from rayfuse.spec.fusion import ConcatFusionConfig, FusionConfig
 from rayfuse.spec.inputs import Input, default_columns
 from rayfuse.spec.rows import InMemoryRows, Rows, is_table
+from rayfuse.spec.shared_encoders import validate_shared_encoders, with_shared_encoders
 from rayfuse.spec.speech_windows import with_speech_windows
 from rayfuse.spec.tasks import Mode, TaskConfig, with_default_columns
 from rayfuse.spec.train import TrainConfig
@@ -247,8 +248,10 @@ class Job(Spec):
     @model_validator(mode="before")
     @classmethod
     def _add_defaults(cls, content: Any) -> Any:
-        """Add an output, and the length of clips that speech models transcribe."""
-        return with_speech_windows({"output": {}, **content}) if isinstance(content, dict) else content
+        """Add an output, encoders that inputs share, and the length of clips that speech models transcribe."""
+        if not isinstance(content, dict):
+            return content
+        return with_shared_encoders(with_speech_windows({"output": {}, **content}))
 
     @property
     def registered_model_name(self) -> str:
@@ -274,8 +277,9 @@ class Job(Spec):
     def pretrained_models(self) -> Iterator[tuple[tuple[str, ...], PretrainedModelConfig]]:
         """Yield the pretrained models of encoders and tasks, each with the keys of its block."""
         for name, source in self.inputs.items():
-            for path, encoder in iter_pretrained_encoders(source.encoder):
-                yield ("inputs", name, "encoder", *path), encoder
+            if source.shares_encoder is None:
+                for path, encoder in iter_pretrained_encoders(source.encoder):
+                    yield ("inputs", name, "encoder", *path), encoder
         for name, task in self.tasks.items():
             if isinstance(task, PretrainedModelConfig):
                 yield ("tasks", name), task
@@ -332,6 +336,8 @@ class Job(Spec):
                 f"no task reports `{self.selection_metric}`; "
                 f"{suggest_nearest(self.selection_metric, list(self.metric_modes()))}",
             )
+        for path, reason in validate_shared_encoders(self.inputs):
+            _reject(path, reason)
         for path, part in self._sections():
             for where, reason in part.validate_in_job(self):
                 _reject(f"{path}.{where}", reason)

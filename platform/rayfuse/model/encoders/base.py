@@ -21,6 +21,9 @@ class Encoder(nn.Module, ABC):
         """Build the encoder from its block of the spec (`options`) and that of its input (`source`)."""
         super().__init__()
 
+    def check_input(self, source: Any) -> None:
+        """Raise SpecError if values of another input, with these options, cannot be encoded."""
+
     @abstractmethod
     def forward(self, **features: torch.Tensor) -> Tokens:
         """Encode features, (rows, …) each, to tokens, float (rows, tokens, width), and their mask."""

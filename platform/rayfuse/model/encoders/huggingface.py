@@ -78,8 +78,8 @@ class HuggingFaceEncoder(Encoder):
         """Type of the inputs of the model."""
         self.model = _load(options.model, self.input_type)
         self.width = _width(options, self.model.config)
+        self.check_input(source)
         if isinstance(source, TextInput):
-            _check_max_tokens(options.model, self.model, source.max_tokens)
             _check_pool(options, self.model.config.model_type)
         if isinstance(source, AudioInput) and self.model.config.model_type == "whisper":
             _truncate_positions(
@@ -92,6 +92,10 @@ class HuggingFaceEncoder(Encoder):
         elif options.train == "frozen":
             self.model.requires_grad_(False)
         self.pool = Pooling(options.pool, self.width)
+
+    def check_input(self, source: Any) -> None:
+        if isinstance(source, TextInput):
+            _check_max_tokens(self.options.model, self.model, source.max_tokens)
 
     def forward(self, **features: torch.Tensor) -> Tokens:
         frozen = self.options.train == "frozen" and not any(
@@ -281,6 +285,7 @@ def _hidden_size(model: str, config: Any, hidden_states: tuple[int, ...]) -> int
 
 def _check_max_tokens(name: str, model: Any, max_tokens: int) -> None:
     """Raise SpecError if texts may exceed the model's positions, which would fail in the middle of training."""
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
     limit = getattr(model.config, "max_position_embeddings", None)
     positions = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
     padding = getattr(positions, "padding_idx", None)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, NoReturn
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 from pydantic_core import PydanticCustomError
 
 from rayfuse.spec.align import AlignConfig
@@ -31,6 +31,9 @@ class BaseInput(JobSection):
     """Kind of input, or the import path of a custom one."""
     encoder: BaseEncoderConfig
     """Encoder of this input."""
+    shares_encoder: str | None = Field(None, min_length=1)
+    """Another input of the same type, whose encoder this one has too, with one set of weights, as the two texts of a
+    retrieval (siamese networks; Bromley et al., 1993)."""
     optional: bool = False
     """True if rows and requests may lack this input."""
     max_items: int = Field(1, ge=1, le=256)
@@ -39,6 +42,14 @@ class BaseInput(JobSection):
     """Projection of this input to the common width; by default as `align` of the job."""
     augment: list[CustomOnlyAugment] = Field(default_factory=list)
     """Random changes of training rows, applied in order."""
+
+    @model_serializer(mode="wrap")
+    def _without_shared_encoder(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out an encoder that is described by another input."""
+        content: dict[str, Any] = serialize(self)
+        if self.shares_encoder is not None:
+            content.pop("encoder", None)
+        return content
 
     @property
     def source_columns(self) -> dict[str, CellType]:
