@@ -60,6 +60,8 @@ class PromptRenderer:
         """Inputs that are put in as text, with the largest number of their tokens."""
         self.span_inputs = [name for name in names if name not in self.text_inputs]
         """Inputs that are put in as soft tokens, in the order of the prompt."""
+        self.attended_inputs = task.inject.attended_inputs(inputs)
+        """Inputs that layers of the language model attend to, in the order of the job."""
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -280,6 +282,8 @@ class PromptRenderer:
         """White space before a reply: the template's; without a template, a space after a prompt that ends in a word."""
         if self._template:
             return self._reply_frame.prefix
+        if not self._parts:
+            return ""
         _, name = self._parts[-1]
         return " " if name is None or name in self.text_inputs else ""
 

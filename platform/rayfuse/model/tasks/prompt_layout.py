@@ -48,7 +48,7 @@ class PromptLayout:
     def __init__(self, renderer: PromptRenderer, lm: LanguageModel, projector: nn.Module | None) -> None:
         self._renderer = renderer
         self._lm = lm
-        self._projector = projector or nn.Identity()
+        self._projector = projector
 
     def span_masks(self, fused: FusedState) -> dict[str, np.ndarray]:
         """Return which soft tokens each sample has, by input: bool (batch, tokens)."""
@@ -69,7 +69,8 @@ class PromptLayout:
     def inputs(self, fused: FusedState) -> list[PromptInputs]:
         """Return the inputs of each sample's prompt."""
         tokens = {name: fused["inputs"][name] for name in self._renderer.span_inputs}
-        soft = {name: (self._projector(vectors), mask) for name, (vectors, mask) in tokens.items()}
+        projector = self._projector or nn.Identity()
+        soft = {name: (projector(vectors), mask) for name, (vectors, mask) in tokens.items()}
         return [
             PromptInputs(
                 texts,
@@ -115,10 +116,12 @@ class PromptLayout:
         index, mask = prompts.pad(left)
         device = fused["vector"].device
         texts = self._lm.embed(torch.from_numpy(prompts.token_ids).to(device))
-        # Absent inputs take part, so that all parameters get a gradient and all ranks run the same modules.
-        soft = [fused["inputs"][name][0].flatten(0, 1) for name in self._renderer.span_inputs]
-        projected = self._projector(torch.cat([*soft, torch.zeros_like(fused["vector"][:1])]))
-        pool = torch.cat([texts, projected.to(texts.dtype)])
+        pool = texts
+        if self._projector is not None:
+            # Absent inputs take part, so that all parameters get a gradient and all ranks run the same modules.
+            soft = [fused["inputs"][name][0].flatten(0, 1) for name in self._renderer.span_inputs]
+            projected = self._projector(torch.cat([*soft, torch.zeros_like(fused["vector"][:1])]))
+            pool = torch.cat([texts, projected.to(texts.dtype)])
         mask = mask.to(device)
         return pool[index.to(device)] * mask.unsqueeze(2), mask
 
