@@ -6,12 +6,20 @@ from typing import Any
 
 import tiny_jobs
 import tiny_language_models
+import torch
 
 from rayfuse.data.collate import Batch, collate
 from rayfuse.data.dataset import load_dataset
 from rayfuse.data.samples import Preprocessor
 
 TEXT = {"type": "text", "max_tokens": 8, "encoder": {"type": "prompt"}}
+CROSS_ATTENTION = {
+    "inject": {"type": "cross_attention", "every": 1, "heads": 2, "head_dim": 8},
+    "prompt": "Asked: {text} Answer.",
+}
+"""Options of a task whose model attends to the image."""
+PATCHES = {"type": "transformer", "hidden_size": 8, "heads": 2, "layers": 1, "pool": "none", "patch_size": 4}
+"""Encoder of several tokens for each image."""
 
 
 def generation_job(
@@ -56,6 +64,18 @@ def load_batch(job: Any, numbers: Sequence[int] | None = None, split: str = "tra
     chosen = range(len(rows)) if numbers is None else numbers
     samples = [preprocessor.from_row(rows[number]) for number in chosen]
     return fitted, collate(samples, preprocessor.modalities, add_dummies=True)
+
+
+def open_gates(model: Any, seed: int = 0) -> Any:
+    """Give the gated layers of a model weights with which its replies depend on the image; return it."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.tasks["answer"].cross_attention.named_parameters():
+            if "gate" in name:
+                parameter.fill_(0.7)
+            elif parameter.ndim > 1:
+                parameter.normal_(0, 0.5, generator=generator)
+    return model
 
 
 def speech_job(

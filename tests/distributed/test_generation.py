@@ -11,6 +11,7 @@ import tiny_jobs
 import torch
 
 GENERATION = {"metrics": ["exact", "bleu"], "references": "photo", "train": "lora"}
+ATTENDING = {**GENERATION, **tiny_generation.CROSS_ATTENTION}
 PREFERENCE = {**GENERATION, "type": "preference", "rejected": "worse"}
 OPTIONS = {"train.epochs": 1, "train.optimizer": {"type": "sgd", "lr": 0.1}, "train.deepspeed.stage": 0}
 
@@ -89,7 +90,12 @@ def _train(rank: int, world: int, jobs: dict[str, str], folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("family", "task", "stages"),
-    [("smollm", GENERATION, (0, 1, 2, 3)), ("smollm", PREFERENCE, (3,)), ("t5", GENERATION, (0, 3))],
+    [
+        ("smollm", GENERATION, (0, 1, 2, 3)),
+        ("smollm", ATTENDING, (2, 3)),
+        ("smollm", PREFERENCE, (3,)),
+        ("t5", GENERATION, (0, 3)),
+    ],
 )
 def test_workers_and_accumulation_learn_the_same(
     family: str, task: dict[str, Any], stages: tuple[int, ...], tmp_path: Path
@@ -128,7 +134,13 @@ def assert_two_ranks_finish(jobs: dict[str, str], folder: Path, by_inputs: set[s
 
 @pytest.mark.parametrize(
     ("family", "task"),
-    [("smollm", GENERATION), ("smollm", PREFERENCE), ("t5", GENERATION), ("bart", GENERATION)],
+    [
+        ("smollm", GENERATION),
+        ("smollm", ATTENDING),
+        ("smollm", PREFERENCE),
+        ("t5", GENERATION),
+        ("bart", GENERATION),
+    ],
 )
 def test_workers_whose_rows_have_different_inputs_do_not_wait_for_each_other(
     family: str, task: dict[str, Any], tmp_path: Path
@@ -142,17 +154,13 @@ def test_workers_whose_rows_have_different_inputs_do_not_wait_for_each_other(
     other = {"text": "which colour", "label": "long one", "worse": "nothing", "photo": None}
     for name in ("train", "validation", "test"):
         tiny_jobs.write_rows(tmp_path / "data" / f"{name}.jsonl", [photo, other])
-    patches = {
-        "type": "transformer",
-        "hidden_size": 8,
-        "heads": 2,
-        "layers": 1,
-        "pool": "none",
-        "patch_size": 4,
-    }
     jobs = {
         f"stage {stage}": make_job(
-            tmp_path, task, 2, family, **{"train.deepspeed.stage": stage, "inputs.image.encoder": patches}
+            tmp_path,
+            task,
+            2,
+            family,
+            **{"train.deepspeed.stage": stage, "inputs.image.encoder": tiny_generation.PATCHES},
         ).model_dump_json()
         for stage in (0, 3)
     }

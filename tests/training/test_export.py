@@ -122,6 +122,30 @@ def test_language_models_give_the_same_logits_in_peft_and_transformers(family: s
     torch.testing.assert_close(logits(adapted), wanted, rtol=1e-4, atol=1e-4)
 
 
+def test_a_language_model_with_gated_layers_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny_generation.make_rows(tmp_path)
+    job = tiny_generation.generation_job(tmp_path, "smollm", tiny_generation.CROSS_ATTENTION)
+    train_and_reload(tmp_path, job)
+    for kind in ("merged", "peft"):
+        with pytest.raises(
+            SpecError, match=r"tasks/answer: inject: cross_attention adds layers .*rayfuse serve up"
+        ):
+            rayfuse.export(tmp_path / "model", tmp_path / kind, kind)
+    vit = {"type": "huggingface", "model": str(tiny_encoders.vit(tmp_path / "vit")), "train": "lora"}
+    job = tiny_generation.generation_job(
+        tmp_path,
+        "smollm",
+        tiny_generation.CROSS_ATTENTION,
+        **{"inputs.image.encoder": vit, "inputs.image.size": 16},
+    )
+    train_and_reload(tmp_path / "two", job)
+    result = rayfuse.export(tmp_path / "two" / "model", tmp_path / "out")
+    assert list(result.folders) == ["image"]
+    assert "tasks/answer: left out; inject: cross_attention" in caplog.text
+
+
 @pytest.mark.parametrize("family", ["t5", "bart"])
 def test_encoder_decoder_models_give_the_same_logits_in_peft_and_transformers(
     family: str, tmp_path: Path

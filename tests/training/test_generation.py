@@ -68,6 +68,21 @@ def test_what_is_trained_is_saved_by_name(family: str, train: str, folder: Path,
 
 
 @pytest.mark.parametrize(
+    ("family", "train"),
+    [("smollm", "frozen"), ("llama", "last:1"), ("qwen", "oft"), ("gemma", "lora"), ("gpt2", "full")],
+)
+def test_gated_layers_are_saved_by_name(family: str, train: str, folder: Path, tmp_path: Path) -> None:
+    task = {**tiny_generation.CROSS_ATTENTION, "train": train, "oft": {"oft_block_size": 4}}
+    model, _ = train_and_reload(tmp_path, tiny_generation.generation_job(folder, family, task))
+    names = trainable_state_dict(model)
+    gates = [f"tasks.answer.cross_attention.layers.{number}.attention_gate" for number in (0, 1)]
+    assert {*gates, "tasks.answer.cross_attention.tokens.input_embeddings"} <= names.keys()
+    assert all(names[gate].abs() > 0 for gate in gates)
+    assert not any("projector" in name for name in names)
+    assert any(name.startswith("tasks.answer.lm.") for name in names) == (train != "frozen")
+
+
+@pytest.mark.parametrize(
     ("encoder", "decoder"), [("frozen", "lora"), ("lora", "frozen"), ("last:1", "last:1"), ("full", "full")]
 )
 def test_trained_speech_models_are_saved_by_name(encoder: str, decoder: str, tmp_path: Path) -> None:
@@ -91,13 +106,17 @@ def test_predictions_match_the_response_schema(folder: Path) -> None:
         schema.validate(prediction)
 
 
-@pytest.mark.parametrize("family", ["smollm", "t5"])
+@pytest.mark.parametrize(
+    ("family", "task"), [("smollm", {}), ("t5", {}), ("smollm", tiny_generation.CROSS_ATTENTION)]
+)
 def test_an_endpoint_and_an_evaluation_give_the_texts_of_the_model(
-    family: str, folder: Path, tmp_path: Path
+    family: str, task: dict[str, Any], folder: Path, tmp_path: Path
 ) -> None:
-    job, dataset = load_dataset(tiny_generation.generation_job(folder, family))
+    job, dataset = load_dataset(tiny_generation.generation_job(folder, family, task))
     torch.manual_seed(0)
     model = FusedModel(job)
+    if task:
+        tiny_generation.open_gates(model)
     save_model(tmp_path / "model", job, trainable_state_dict(model), {})
     predictor = Predictor(tmp_path / "model")
     rows = dataset.splits["test"]
@@ -131,6 +150,23 @@ def test_a_plan_simulates_the_longest_prompts_and_replies(family: str, folder: P
     assert steps[1].peak_total.total > steps[0].peak_total.total
 
 
+def test_a_plan_counts_gated_layers(folder: Path) -> None:
+    simulations, trained = [], []
+    for heads in (2, 64):
+        inject = {**tiny_generation.CROSS_ATTENTION["inject"], "heads": heads}
+        task = {**tiny_generation.CROSS_ATTENTION, "inject": inject, "train": "frozen"}
+        fitted, _ = with_assumed_statistics(tiny_generation.generation_job(folder, task=task))
+        simulations.append(Simulation(fitted, "fp32"))
+        trained.append(sum(part.num_trainable for part in simulations[-1].sizes().modules))
+    few, many = simulations
+    added = 2 * (64 - 2) * 8 * 4 * 16  # of query, key, value and output in two layers
+    assert trained[1] - trained[0] == added
+    assert many.simulate_optimizer(None).state - few.simulate_optimizer(None).state >= 2 * 4 * added
+    assert (
+        many.simulate_step(4).peak_activations.activations > few.simulate_step(4).peak_activations.activations
+    )
+
+
 def test_a_plan_simulates_the_decoder_of_a_speech_model(tmp_path: Path) -> None:
     tiny_generation.make_speech_rows(tmp_path)
     steps = []
@@ -141,13 +177,23 @@ def test_a_plan_simulates_the_decoder_of_a_speech_model(tmp_path: Path) -> None:
     assert steps[1].flops > 1.2 * steps[0].flops > 0
 
 
-@pytest.mark.parametrize("family", ["smollm", "gpt2", "t5", "bart"])
-def test_activation_checkpointing_gives_the_same_gradients(family: str, folder: Path) -> None:
-    job, batch = tiny_generation.load_batch(tiny_generation.generation_job(folder, family))
+@pytest.mark.parametrize(
+    ("family", "task"),
+    [
+        *[(family, {}) for family in ("smollm", "gpt2", "t5", "bart")],
+        *[(family, tiny_generation.CROSS_ATTENTION) for family in ("smollm", "gpt2")],
+    ],
+)
+def test_activation_checkpointing_gives_the_same_gradients(
+    family: str, task: dict[str, Any], folder: Path
+) -> None:
+    job, batch = tiny_generation.load_batch(tiny_generation.generation_job(folder, family, task))
     gradients = []
     for checkpointed in (False, True):
         torch.manual_seed(0)
         model = FusedModel(job).train()
+        if task:
+            tiny_generation.open_gates(model)
         if checkpointed:
             checkpoint_activations(model)
             assert task_heads(model)["answer"].lm.transformer.is_gradient_checkpointing

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 ExportFormat = Literal["peft", "merged", "onnx"]
 """`peft`: adapters as PEFT folders; `merged`: Hugging Face folders with merged adapters; `onnx`: the whole model."""
+_GATED_LAYERS = (
+    "inject: cross_attention adds layers that a Hugging Face folder cannot hold; serve the model with `rayfuse serve up`, or "
+    "train it with inject: soft_tokens"
+)
 _log = logging.getLogger(__name__)
 
 
@@ -74,7 +78,13 @@ def _export_encoders(name: str, model: "FusedModel", output: Path, format: Expor
     from rayfuse.model.encoders.export import export_adapter
 
     found = _pretrained_modules(model)
+    gated = [path for path, one in found.items() if _has_gated_layers(one)]
+    found = {path: one for path, one in found.items() if path not in gated}
     chosen = {path: one for path, one in found.items() if format == "merged" or one.options.adapter}
+    if gated and not chosen:
+        raise SpecError(f"{name}: {', '.join(gated)}: {_GATED_LAYERS}")
+    for path in gated:
+        _log.warning("%s: left out; %s", path, _GATED_LAYERS)
     if not chosen:
         kind = "no encoder with an adapter" if format == "peft" else "no pretrained encoder"
         raise SpecError(f"{name}: {kind}, so there is nothing to export" + "; use --merged" * bool(found))
@@ -124,6 +134,12 @@ def _pretrained_modules(model: "FusedModel") -> "dict[str, HuggingFaceEncoder | 
     return encoders | {
         f"tasks/{name}": head.language_model for name, head in heads if head.language_model is not None
     }
+
+
+def _has_gated_layers(module: "HuggingFaceEncoder | LanguageModel") -> bool:
+    from rayfuse.model.language_model import LanguageModel
+
+    return isinstance(module, LanguageModel) and module.input_attention is not None
 
 
 def _export_graph(job: "Job", model: "FusedModel", folder: Path) -> ExportResult:

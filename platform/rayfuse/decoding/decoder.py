@@ -38,7 +38,7 @@ class Decoder:
     `tokenizer`: turns tokens into text; None: replies have tokens only.
     `memory`: limit of the key–value cache in bytes; None: as many slots as `max_slots`.
     `max_length`: positions of a slot, for prompt and reply together; at most the model's context length.
-    `max_source_length`: positions of a source of an encoder–decoder model.
+    `max_source_length`: positions of a source of an encoder–decoder model, or tokens of the inputs that layers attend to.
     `prefill_tokens`: positions of prompts that a step runs at most; fewer let replies flow more evenly.
     `end_tokens`: tokens that end a reply; None: those of the model's generation config.
 
@@ -71,7 +71,7 @@ class Decoder:
             CrossCache(runner.cross_layers, self.slots, max_source_length) if runner.cross_layers else None
         )
         caches = [cache for cache in (self._cache, self._cross) if cache is not None]
-        self._table = SlotTable(caches, reuse=self._cross is None)
+        self._table = SlotTable(caches, reuse=not runner.is_encoder_decoder)
         self._waiting: deque[ActiveSequence] = deque()
         self._cancelled: set[int] = set()
         self._ids = count()
@@ -157,9 +157,12 @@ class Decoder:
         events: list[Event] = []
         while self._waiting and self._table.free:
             sequence = self._waiting.popleft()
-            if self._cross is None:
+            if not self._runner.is_encoder_decoder:
                 self._table.add(sequence)
+                if self._cross is not None:
+                    self._runner.write_inputs(self._cross, self.active - 1, sequence.states)
                 continue
+            assert self._cross is not None
             # One encoder pass per step: the replies in progress wait for it.
             events += self._start(sequence, self._cross)
             break
@@ -198,7 +201,7 @@ class Decoder:
         longest = max(len(row.prompt) - row.length for row in rows)
         queries = min(longest, max(1, self._prefill_tokens // len(rows)))
         batch = self._batch(first, rows, queries)
-        logits = self._runner.run(self._cache, batch)
+        logits = self._runner.run(self._cache, batch, self._cross)
         done = []
         for index, row in enumerate(rows):
             row.length = min(row.length + queries, len(row.prompt))

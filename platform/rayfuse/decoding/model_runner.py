@@ -13,6 +13,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.modeling_outputs import BaseModelOutput
 
 from rayfuse.decoding.attention_masks import AttentionMask, additive, causal_mask
+from rayfuse.decoding.input_memory import InputAttention, InputMemory, KeysValues
 from rayfuse.decoding.row_positions import positions_per_row
 from rayfuse.decoding.slot_cache import LayerShape, SlotCache, Window
 from rayfuse.errors import InvalidInputError, SpecError
@@ -38,7 +39,7 @@ class Batch:
 
 
 class CrossCache(SlotCache):
-    """Keys and values of the encoder's states in all slots, and how many states each slot has."""
+    """Keys and values of the encoder's states, or of inputs, in all slots, and how many of them each slot has."""
 
     def __init__(self, shapes: Sequence[LayerShape], slots: int, positions: int) -> None:
         super().__init__(shapes, slots, positions)
@@ -50,6 +51,23 @@ class CrossCache(SlotCache):
         window = Window(rows.start, lengths, torch.empty(len(lengths), 0), max(lengths))
         self.select(window)
         return window
+
+    def write(self, slot: int, length: int, layers: Sequence[KeysValues]) -> None:
+        """Write the keys and values (1, heads, length, dimension) of each layer to a slot."""
+        self.lengths[slot] = length
+        self.select(Window(slot, (0,), torch.arange(length)[None], length))
+        for layer, (keys, values) in zip(self._slot_layers, layers, strict=True):
+            layer.update(keys, values)
+
+    def memory(self, rows: slice) -> InputMemory | None:
+        """Return the keys and values of these rows; None if all rows have none."""
+        width = self.view(rows).width
+        if not width:
+            return None
+        layers = [layer.selected for layer in self._slot_layers]
+        device = layers[0][0].device
+        lengths = torch.tensor(self.lengths[rows], device=device)
+        return InputMemory(layers, torch.arange(width, device=device) < lengths[:, None])
 
     def copy(self, source: int, target: int, length: int) -> None:
         super().copy(source, target, self.lengths[source])
@@ -72,10 +90,12 @@ class ModelRunner:
     interface: `config`, `generation_config`, `dtype`, `get_input_embeddings`, and a forward that names its arguments
     (`input_ids`, `inputs_embeds`, `attention_mask` with four dimensions, `position_ids`, `past_key_values`,
     `use_cache`, and as it needs them `logits_to_keep`, `encoder_hidden_states`, `encoder_attention_mask`).
+    `inputs`: layers that the model's own layers call, and that attend to a request's inputs.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, inputs: InputAttention | None = None) -> None:
         self.model: Any = model
+        self.inputs = inputs
         self.base: Any = base_model(model)
         self.config: Any = self.base.config.get_text_config(decoder=True)
         self.is_encoder_decoder = bool(self.base.config.is_encoder_decoder)
@@ -150,10 +170,21 @@ class ModelRunner:
         cache.select(batch.window)
         if cross is None:
             return self._logits(batch, cache, self._cross_attention(batch))
+        if self.inputs is not None:
+            with self.inputs.attend(cross.memory(batch.window.rows)):
+                return self._logits(batch, cache, {})
         source = cross.view(batch.window.rows)
         states = torch.zeros(1, 1, self.hidden_size, dtype=self.base.dtype, device=self.device)
         states = states.expand(len(source.starts), source.width, -1)
         return self._run_decoder(cache, cross, batch, states, ready=True)
+
+    @torch.inference_mode()
+    def write_inputs(self, cross: CrossCache, slot: int, tokens: torch.Tensor | None) -> None:
+        """Write the keys and values of a request's inputs, tokens (length, dim), to its slot; None: it has no inputs."""
+        assert self.inputs is not None, "only such models have a cache of inputs and no encoder"
+        cross.lengths[slot] = 0
+        if tokens is not None:
+            cross.write(slot, len(tokens), self.inputs.keys_values(tokens[None].to(self.device)))
 
     @torch.inference_mode()
     def start(self, cache: SlotCache, batch: Batch, cross: CrossCache, states: torch.Tensor) -> torch.Tensor:
@@ -263,9 +294,15 @@ class ModelRunner:
             cache = cache.self_attention_cache
         return (
             [self._shape(layer) for layer in cache.layers],
-            [self._shape(layer) for layer in cross],
+            [self._shape(layer) for layer in cross]
+            if self.inputs is None
+            else self._input_shapes(self.inputs),
             int(output.logits.shape[-1]),
         )
+
+    def _input_shapes(self, inputs: InputAttention) -> list[LayerShape]:
+        layers = inputs.keys_values(torch.zeros(1, 1, inputs.dim, device=self.device))
+        return [_layer_shape(keys, values) for keys, values in layers]
 
     def _shape(self, layer: Any) -> LayerShape:
         if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) or layer.keys is None:
@@ -273,11 +310,15 @@ class ModelRunner:
                 f"{type(self.base).__name__} has layers of the kind {type(layer).__name__}, whose state has no slots; "
                 "choose a model in which every layer computes attention, full or with a sliding window"
             )
-        return LayerShape(
-            heads=layer.keys.shape[1],
-            key_dim=layer.keys.shape[-1],
-            value_dim=layer.values.shape[-1],
-            dtype=layer.keys.dtype,
-            device=layer.keys.device,
-            sliding_window=getattr(layer, "sliding_window", None),
-        )
+        return _layer_shape(layer.keys, layer.values, getattr(layer, "sliding_window", None))
+
+
+def _layer_shape(keys: torch.Tensor, values: torch.Tensor, sliding_window: int | None = None) -> LayerShape:
+    return LayerShape(
+        heads=keys.shape[1],
+        key_dim=keys.shape[-1],
+        value_dim=values.shape[-1],
+        dtype=keys.dtype,
+        device=keys.device,
+        sliding_window=sliding_window,
+    )

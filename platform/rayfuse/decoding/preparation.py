@@ -51,7 +51,14 @@ class RequestPreparer:
                 spans = [runner.start_token]
         elif request.source is not None:
             raise InvalidInputError("a causal model has no encoder; put the source into the prompt", "source")
-        prompt = Prompt(spans, hidden_size=runner.hidden_size, vocab_size=runner.vocab_size)
+        elif runner.inputs is not None:
+            self._check_source(request)
+        prompt = Prompt(
+            spans,
+            hidden_size=runner.hidden_size,
+            vocab_size=runner.vocab_size,
+            states=None if runner.is_encoder_decoder else request.encoder_states,
+        )
         limit = self._limit(request, len(prompt))
         if request.params.stop and self._tokenizer is None:
             raise InvalidInputError("stop strings need a tokenizer, and the decoder has none", "stop")

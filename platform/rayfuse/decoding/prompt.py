@@ -14,12 +14,22 @@ class Prompt:
     """Positions of a prompt, each a token or an embedding.
 
     `keys` has one hashable value per position: equal keys in front of two prompts mean equal keys and values in the
-    cache. A token's key is its id; an embedding's is its place in its span and a digest of that span.
+    cache. A token's key is its id; an embedding's is its place in its span and a digest of that span. The first key has
+    a digest of `states`, to which all positions attend.
     """
 
-    def __init__(self, spans: Span | Sequence[Span], *, hidden_size: int, vocab_size: int) -> None:
+    def __init__(
+        self,
+        spans: Span | Sequence[Span],
+        *,
+        hidden_size: int,
+        vocab_size: int,
+        states: torch.Tensor | None = None,
+    ) -> None:
         self.spans = [_checked(span, hidden_size, vocab_size) for span in _as_spans(spans)]
         self.keys: list[Hashable] = list(chain.from_iterable(map(_keys_of, self.spans)))
+        if states is not None and self.keys:
+            self.keys[0] = (_digest(states), self.keys[0])
         self.only_tokens = all(isinstance(span, list) for span in self.spans)
 
     def __len__(self) -> int:
@@ -77,6 +87,10 @@ def _checked(span: Span, hidden_size: int, vocab_size: int) -> list[int] | torch
 def _keys_of(span: list[int] | torch.Tensor) -> list[Hashable]:
     if isinstance(span, list):
         return list(span)
-    content = span.contiguous().cpu().view(torch.uint8).numpy()
-    digest = hashlib.blake2b(content.tobytes(), digest_size=16).digest()
+    digest = _digest(span)
     return [(digest, position) for position in range(len(span))]
+
+
+def _digest(tensor: torch.Tensor) -> bytes:
+    content = tensor.detach().contiguous().cpu().view(torch.uint8).numpy()
+    return hashlib.blake2b(content.tobytes(), digest_size=16).digest()

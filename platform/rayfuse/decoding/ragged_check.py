@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from rayfuse.decoding.input_memory import InputAttention
 from rayfuse.decoding.model_runner import Batch, CrossCache, ModelRunner
 from rayfuse.decoding.slot_cache import SlotCache, Window
 from rayfuse.errors import SpecError
@@ -12,11 +13,11 @@ _TOLERANCES = {torch.float32: 1e-3, torch.float64: 1e-6}
 _LOW_PRECISION_TOLERANCE = 0.05
 
 
-def build_runner(model: nn.Module) -> ModelRunner:
+def build_runner(model: nn.Module, inputs: InputAttention | None = None) -> ModelRunner:
     """Return the runner of a model in evaluation mode. Raises SpecError if it cannot batch requests of different lengths."""
     was_training = model.training
     model.eval()
-    runner = ModelRunner(model)
+    runner = ModelRunner(model, inputs)
     check_ragged_rows(runner)
     model.train(was_training)
     return runner
@@ -28,7 +29,7 @@ def check_ragged_rows(runner: ModelRunner) -> None:
     Runs two rows of 3 and 2 tokens alone and then their next tokens together, on a separate cache.
     """
     cache = SlotCache(runner.layers, 2, max(_LENGTHS) + 1)
-    cross = CrossCache(runner.cross_layers, 2, 1) if runner.cross_layers else None
+    cross = CrossCache(runner.cross_layers, 2, 1) if runner.is_encoder_decoder else None
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(1, runner.hidden_size, generator=generator).to(runner.device)
     tokens = torch.randint(runner.vocab_size, (2, 1), generator=generator)

@@ -77,7 +77,8 @@ class DecodeRequest:
     """Input of an encoder–decoder model: token ids (length,), embeddings (length, hidden), or features as its
     feature extractor returns them for one sample (Whisper: mel bands × frames)."""
     encoder_states: torch.Tensor | None = None
-    """States (length, hidden) for cross-attention: instead of `source`, or for a causal model with cross-attention."""
+    """States (length, hidden) for cross-attention: instead of `source`, or for a causal model with cross-attention;
+    tokens of inputs (length, dim) for one whose layers attend to inputs (`rayfuse.decoding.input_memory`)."""
     adapter: str | None = None
     """Name of a PEFT adapter of the model; None: the model as it is set."""
     constraint: TokenConstraint | None = None

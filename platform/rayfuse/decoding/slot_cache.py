@@ -80,6 +80,12 @@ class SlotLayer(CacheLayerMixin):
         self.keys = self._keys[window.rows, :, : window.width]
         self.values = self._values[window.rows, :, : window.width]
 
+    @property
+    def selected(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the keys and values (rows, heads, width, dimension) of the window."""
+        assert self.keys is not None and self.values is not None, "`select` has been called"
+        return self.keys, self.values
+
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Do nothing: the tensors exist from the start."""
 

@@ -104,12 +104,11 @@ class SlotTable:
             cache.copy(source, target, length)
 
     def _held_by(self, sequence: ActiveSequence) -> _Resident:
-        reusable = sequence.length if sequence.states is None else 0
-        return sequence.request.adapter, sequence.keys[:reusable]
+        return sequence.request.adapter, sequence.keys[: sequence.length]
 
     def _longest_prefix(self, sequence: ActiveSequence) -> tuple[int, int]:
         """Return the slot with the longest common beginning and its length; the last position is never reused."""
-        if not self._reuse or sequence.states is not None:
+        if not self._reuse:
             return 0, 0
         wanted = sequence.prompt.keys[:-1]
         best = (0, 0)

@@ -62,6 +62,8 @@ class PromptRenderer:
         """Inputs that are put in as soft tokens, in the order of the prompt."""
         self.encoded_inputs: tuple[str, ...] = ()
         """Inputs that the model reads as their encoders return them."""
+        self.attended_inputs = task.inject.attended_inputs(inputs)
+        """Inputs that layers of the language model attend to, in the order of the job."""
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -282,6 +284,8 @@ class PromptRenderer:
         """White space before a reply: the template's; without a template, a space after a prompt that ends in a word."""
         if self._template:
             return self._reply_frame.prefix
+        if not self._parts:
+            return ""
         _, name = self._parts[-1]
         return " " if name is None or name in self.text_inputs else ""
 

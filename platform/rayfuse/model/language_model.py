@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from rayfuse.decoding.input_memory import InputAttention
 from rayfuse.decoding.model_runner import ModelRunner
 from rayfuse.decoding.ragged_check import build_runner
 from rayfuse.errors import SpecError
@@ -42,6 +43,7 @@ class LanguageModel(nn.Module):
         self.width = int(getattr(weight, "ds_shape", weight.shape)[-1])
         """Width of the embeddings."""
         self.model = _set_trainable(loaded, options)
+        self._input_attention: tuple[InputAttention, ...] = ()  # a tuple, as it is the module of another
         self._runner: tuple[Any, ModelRunner | None] | None = None
 
     @property
@@ -109,10 +111,19 @@ class LanguageModel(nn.Module):
         place = (weight.device, weight.dtype, torch.is_autocast_enabled(weight.device.type))
         if self._runner is None or self._runner[0] != place:
             try:
-                self._runner = (place, build_runner(self.model))
+                self._runner = (place, build_runner(self.model, self.input_attention))
             except SpecError:
                 self._runner = (place, None)
         return self._runner[1]
+
+    @property
+    def input_attention(self) -> InputAttention | None:
+        """Layers that the model's own layers call, and that attend to inputs."""
+        return next(iter(self._input_attention), None)
+
+    def set_input_attention(self, attention: InputAttention) -> None:
+        """Set `input_attention`, which stays a module of the task."""
+        self._input_attention = (attention,)
 
     def frozen_linear_layers(self) -> Iterator[nn.Linear]:
         """Yield the linear layers whose weights stay frozen and are used only in matrix products."""

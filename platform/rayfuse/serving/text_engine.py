@@ -17,6 +17,7 @@ from rayfuse.model.predictor import Predictor, PreparedSample
 from rayfuse.model.slot_decoding import decode_tokens, sampling_params
 from rayfuse.model.tasks import TaskHead
 from rayfuse.model.tasks.text_decoding import PromptInputs, TextDecoding
+from rayfuse.model.token_counts import max_aligned_tokens
 from rayfuse.serving.problems import ProblemError
 from rayfuse.serving.streaming import cancel
 from rayfuse.spec.service import GenerationLimits
@@ -29,7 +30,12 @@ class TextTask:
     """A generation task with its decoder."""
 
     def __init__(
-        self, head: TaskHead, decoding: TextDecoding, limits: GenerationLimits, memory: int | None
+        self,
+        head: TaskHead,
+        decoding: TextDecoding,
+        limits: GenerationLimits,
+        memory: int | None,
+        max_source_length: int,
     ) -> None:
         """Build the decoder, with at most `memory` bytes of keys and values. Raises ResourceError if no slot fits."""
         self._head = head
@@ -40,7 +46,7 @@ class TextTask:
             memory=memory,
             max_slots=limits.max_num_seqs,
             max_length=limits.max_model_len,
-            max_source_length=min(limits.max_model_len, decoding.max_source_tokens or limits.max_model_len),
+            max_source_length=max_source_length,
             end_tokens=decoding.stop_ids,
         )
         self.thread = DecoderThread(self.decoder, max_waiting_tokens=limits.max_queued_tokens)
@@ -75,8 +81,19 @@ class TextEngine:
         memory = None if shared is None or not self.decodings else shared // len(self.decodings)
         self._order = list(predictor.job.tasks)
         self.tasks = {
-            name: TextTask(heads[name], decoding, limits, memory) for name, decoding in self.decodings.items()
+            name: TextTask(
+                heads[name], decoding, limits, memory, self._max_source_length(predictor, decoding)
+            )
+            for name, decoding in self.decodings.items()
         }
+
+    def _max_source_length(self, predictor: Predictor, decoding: TextDecoding) -> int:
+        """Return the positions of a source: those of an encoder, or all tokens that layers of the model attend to."""
+        attended = decoding.attended_inputs
+        if attended:
+            return sum(max_aligned_tokens(predictor.job, predictor.model, name) for name in attended)
+        longest = self.limits.max_model_len
+        return min(longest, decoding.max_source_tokens or longest)
 
     def set_max_waiting(self, requests: int) -> None:
         """Change how many requests may wait for a slot of each decoder."""

@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rayfuse.errors import SpecError
 from rayfuse.model.fusion.layers import AttentionLayer
+from rayfuse.model.tasks.generation import GenerationHead
 
 
 def checkpoint_activations(model: nn.Module) -> None:
@@ -16,7 +17,11 @@ def checkpoint_activations(model: nn.Module) -> None:
 
     Outputs, gradients and random numbers stay the same. Raises SpecError if the model has no such layer.
     """
-    found = [_checkpoint_pretrained(module) or _checkpoint_builtin(module) for module in model.modules()]
+    contexts = _checkpoint_contexts(model)
+    found = [
+        _checkpoint_pretrained(module, contexts.get(module)) or _checkpoint_builtin(module)
+        for module in model.modules()
+    ]
     if not any(found):
         raise SpecError(
             "train.activation_checkpointing: no trained part of the model is a Transformer that supports it; "
@@ -24,7 +29,16 @@ def checkpoint_activations(model: nn.Module) -> None:
         )
 
 
-def _checkpoint_pretrained(module: nn.Module) -> bool:
+def _checkpoint_contexts(model: nn.Module) -> dict[nn.Module, Any]:
+    """Return the `context_fn` of the language models whose layers attend to inputs."""
+    return {
+        module.lm.transformer: module.cross_attention.checkpoint_contexts
+        for module in model.modules()
+        if isinstance(module, GenerationHead) and module.cross_attention is not None
+    }
+
+
+def _checkpoint_pretrained(module: nn.Module, context: Any) -> bool:
     from transformers import PreTrainedModel
 
     if (
@@ -33,7 +47,8 @@ def _checkpoint_pretrained(module: nn.Module) -> bool:
         or not _has_trainable_parameters(module)
     ):
         return False
-    module.gradient_checkpointing_enable({"use_reentrant": False})
+    options = {} if context is None else {"context_fn": context}
+    module.gradient_checkpointing_enable({"use_reentrant": False, **options})
     if hasattr(module, "_require_grads_hook"):
         module.disable_input_require_grads()  # for reentrant checkpoints only; it extends the backward pass to frozen layers
     return True

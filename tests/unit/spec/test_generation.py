@@ -12,6 +12,8 @@ from rayfuse.spec.job import Job
 from rayfuse.spec.tasks import GenerationTaskConfig
 
 PLAIN = {"type": "text", "encoder": {"type": "conv"}}
+PROMPT_TEXT = {"type": "text", "encoder": {"type": "prompt"}}
+CROSS = {"type": "cross_attention"}
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +62,38 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"tasks.answer.lora": {"init_lora_weights": "eva"}}, r"tasks\.answer\.lora\.init_lora_weights: eva"),
         ({"align.loss": {"type": "consistency"}}, r"tasks\.answer\.type: .*remove that loss"),
         ({"fusion": {"type": "vote"}}, r"tasks\.answer\.type: .*use soft_tokens"),
+        (
+            {"tasks.answer.inject": "cross_attention"},
+            r"tasks\.answer\.prompt: `image` has an encoder, .*; remove \{image\}, or use inject: soft_tokens",
+        ),
+        (
+            {"tasks.answer.inject": "cross_atention"},
+            r"tasks\.answer\.inject: unknown type `cross_atention`; did you mean cross_attention",
+        ),
+        (
+            {"tasks.answer.inject": {**CROSS, "every": 0}},
+            r"tasks\.answer\.inject\.every: must be at least 1",
+        ),
+        (
+            {"tasks.answer.inject": {**CROSS, "evrey": 2}},
+            r"tasks\.answer\.inject\.evrey: unknown key; did you mean every",
+        ),
+        (
+            {"tasks.answer.inject": {**CROSS, "inputs": ["imag"]}, "tasks.answer.prompt": None},
+            r"tasks\.answer\.inject\.inputs: no input `imag`; did you mean image",
+        ),
+        (
+            {"tasks.answer.inject": {**CROSS, "inputs": ["text"]}, "tasks.answer.prompt": None},
+            r"tasks\.answer\.inject\.inputs: `text` is a text of the prompt; write \{text\} there",
+        ),
+        (
+            {"tasks.answer.inject": {**CROSS, "inputs": ["image", "image"]}, "tasks.answer.prompt": None},
+            r"tasks\.answer\.inject\.inputs: image, image: an input is listed twice",
+        ),
+        (
+            {"tasks.answer.inject": CROSS, "tasks.answer.prompt": None, "inputs.image": PROMPT_TEXT},
+            r"tasks\.answer\.inject\.type: .* the job has none; use soft_tokens",
+        ),
         ({"inputs.text.max_items": 2}, r"tasks\.answer\.prompt: `text` has several texts"),
         (
             {"inputs.text.augment": [{"type": "token_dropout"}]},
@@ -83,6 +117,10 @@ def test_invalid_tasks(overrides: dict[str, Any], message: str, folder: Path) ->
         ),
         ({"tasks.answer.prompt": "{audio}"}, r"tasks\.answer\.prompt: has no effect with reads"),
         ({"tasks.answer.system": "Listen."}, r"tasks\.answer\.system: has no effect with reads"),
+        (
+            {"tasks.answer.inject": CROSS},
+            r"tasks\.answer\.inject: has no effect with reads, whose model reads `audio` itself; leave it out",
+        ),
         ({"tasks.answer.task": "summarize"}, r"tasks\.answer\.task: .*transcribe"),
         (
             {"inputs.audio.encoder.pool": "mean"},
@@ -111,6 +149,20 @@ def test_invalid_speech_tasks(overrides: dict[str, Any], message: str, folder: P
     (folder / "whisper").mkdir(exist_ok=True)
     with pytest.raises(SpecError, match=message):
         tiny_generation.speech_job(folder, **overrides)
+
+
+def test_a_prompt_with_cross_attention_has_the_texts_only(folder: Path) -> None:
+    task = {"prompt": None, "inject": "cross_attention"}
+    job = tiny_generation.generation_job(folder, task=task, **{"inputs.other": PLAIN})
+    answer = job.tasks["answer"]
+    assert answer.prompt_parts(job.inputs) == [("", "text")]
+    assert answer.inject.attended_inputs(job.inputs) == ["image", "other"]
+    assert (answer.inject.every, answer.inject.heads) == (4, 8)
+    chosen = answer.inject.model_copy(update={"inputs": ("other",)})
+    assert chosen.attended_inputs(job.inputs) == ["other"]
+    task = {"prompt": "Describe the image.", "inject": {"type": "cross_attention", "every": 2}}
+    job = tiny_generation.generation_job(folder, task=task, **{"inputs.text": PLAIN})
+    assert job.tasks["answer"].prompt_parts(job.inputs) == [("Describe the image.", None)]
 
 
 def test_the_default_prompt_has_all_inputs(folder: Path) -> None:

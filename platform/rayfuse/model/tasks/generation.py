@@ -10,19 +10,22 @@ from torch import nn
 from rayfuse.modalities.base import Schema, object_schema
 from rayfuse.modalities.prompt_kinds import build_renderer
 from rayfuse.modalities.prompts import PromptRenderer
+from rayfuse.model.gated_attention import GatedCrossAttention
 from rayfuse.model.language_model import LanguageModel
 from rayfuse.model.reply_grammar import ReplyGrammar
 from rayfuse.model.slot_decoding import slot_runner
 from rayfuse.model.tasks.accumulators import AccumulatedHead, Accumulator
 from rayfuse.model.tasks.base import touch_fusion_params
 from rayfuse.model.tasks.prompt_reading import PromptReading
+from rayfuse.model.tasks.readings import reading_class
 from rayfuse.model.tasks.replies import Replies, Reply, text_metrics
 from rayfuse.model.tasks.text_decoding import TextDecoding
-from rayfuse.model.tasks.transcript_reading import TranscriptReading, reading_class
+from rayfuse.model.tasks.transcript_reading import TranscriptReading
 from rayfuse.model.tokens import FusedState
 from rayfuse.spec.inputs import Input
 from rayfuse.spec.tasks import GenerationTaskConfig, Target
 from rayfuse.spec.tasks.generation import GROUP_WIDTH
+from rayfuse.spec.tasks.injection import CrossAttentionInjection
 
 _MAX_PERPLEXITY = 1e6
 
@@ -46,13 +49,25 @@ class GenerationHead(AccumulatedHead):
         self.group_width = GROUP_WIDTH if options.references else 0
         self._reading_class = reading_class(options)
         self.lm = self._reading_class.model_class(options)
-        reads_prompts = self._reading_class is not TranscriptReading
-        self.projector = _build_projector(dim, self.lm) if reads_prompts else None
+        is_speech = self._reading_class is TranscriptReading
+        has_soft_tokens = not is_speech and options.inject.type == "soft_tokens"
+        self.projector = _build_projector(dim, self.lm) if has_soft_tokens else None
+        self.cross_attention: GatedCrossAttention | None = None
+        self._dim = dim
 
     def attach_inputs(self, inputs: Mapping[str, Input]) -> None:
         self.renderer = build_renderer(self.options, inputs)
-        grammar = ReplyGrammar(self.options, self.renderer, self.lm.stop_ids)
-        self.reading = self._reading_class(self.options, self.lm, self.renderer, self.projector, grammar)
+        inject = self.options.inject
+        if isinstance(inject, CrossAttentionInjection):
+            count = len(self.renderer.attended_inputs)
+            self.cross_attention = GatedCrossAttention(inject, self._dim, count, self.lm)
+        self.reading = self._reading_class(
+            self.options,
+            self.lm,
+            self.renderer,
+            self.projector if self.cross_attention is None else self.cross_attention,
+            ReplyGrammar(self.options, self.renderer, self.lm.stop_ids),
+        )
 
     def check_context(self, span_lengths: Mapping[str, int]) -> None:
         self.reading.check_context(span_lengths)
@@ -96,6 +111,7 @@ class GenerationHead(AccumulatedHead):
             max_tokens=self.options.max_tokens,
             options=self.options.decoding,
             max_source_tokens=self.renderer.max_source_tokens,
+            attended_inputs=self.renderer.attended_inputs,
             language=self.renderer.language,
             prompt_inputs=self.renderer.names,
             read_inputs=self.reading.inputs,

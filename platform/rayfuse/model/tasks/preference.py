@@ -35,7 +35,7 @@ class PreferenceHead(GenerationHead):
             ends if targets is None else self._replies(self._replies_of(targets, which))
             for which in (_BETTER, _WORSE)
         )
-        with torch.no_grad(), self.lm.without_adapters():
+        with torch.no_grad(), self.reading.reference():
             references = [self.reading.reply_losses(fused, replies)[:, :1] for replies in (better, worse)]
         outputs = [
             self.reading.reply_losses(fused, better),

@@ -48,7 +48,7 @@ class PromptLayout:
     def __init__(self, renderer: PromptRenderer, lm: LanguageModel, projector: nn.Module | None) -> None:
         self._renderer = renderer
         self._lm = lm
-        self._projector = projector or nn.Identity()
+        self._projector = projector
 
     def span_masks(self, fused: FusedState) -> dict[str, np.ndarray]:
         """Return which soft tokens each sample has, by input: bool (batch, tokens)."""
@@ -118,17 +118,21 @@ class PromptLayout:
         index, mask = prompts.pad(left)
         device = fused["vector"].device
         texts = self._lm.embed(torch.from_numpy(prompts.token_ids).to(device))
-        # Absent inputs take part, so that all parameters get a gradient and all ranks run the same modules.
-        soft = [self._soft_tokens(fused, name)[0].flatten(0, 1) for name in self._renderer.span_inputs]
-        soft.append(self._projector(torch.zeros_like(fused["vector"][:1])))
-        pool = torch.cat([texts, *(vectors.to(texts.dtype) for vectors in soft)])
+        pool = texts
+        if self._projector is not None:
+            # Absent inputs take part, so that all parameters get a gradient and all ranks run the same modules.
+            soft = [self._soft_tokens(fused, name)[0].flatten(0, 1) for name in self._renderer.span_inputs]
+            soft.append(self._projector(torch.zeros_like(fused["vector"][:1])))
+            pool = torch.cat([texts, *(vectors.to(texts.dtype) for vectors in soft)])
         mask = mask.to(device)
         return pool[index.to(device)] * mask.unsqueeze(2), mask
 
     def _soft_tokens(self, fused: FusedState, name: str) -> Tokens:
         """Return the soft tokens of an input, float (batch, tokens, width), and their mask, bool (batch, tokens)."""
         vectors, mask = self.span_tokens(fused, name)
-        return vectors if name in self._renderer.encoded_inputs else self._projector(vectors), mask
+        if self._projector is None or name in self._renderer.encoded_inputs:
+            return vectors, mask
+        return self._projector(vectors), mask
 
     def _rendered(self, fused: FusedState) -> list[list[Piece]]:
         """Return the pieces of each sample's prompt."""

@@ -1,7 +1,8 @@
 """Reading of prompts by language models: the interface, and causal and encoder–decoder models."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
@@ -33,20 +34,20 @@ class PromptReading(ABC):
         task: GenerationTaskConfig,
         lm: Any,
         renderer: Any,
-        projector: nn.Module | None,
+        bridge: Any,
         grammar: ReplyGrammar,
     ) -> None:
         """Store a task's options, its language model, and the renderer of its prompts, which fit this class.
 
-        projector: map of aligned tokens to the width of the language model, for architectures that read them; grammar:
-        restricts the replies.
+        bridge: module between aligned tokens and the language model, by default a map to its width; None for models that
+        read the tokens of encoders. grammar: restricts the replies.
         """
         self._task = task
         self._lm = lm
         self._renderer = renderer
         self.grammar = grammar
         """Restricts the replies to the JSON schema of the task, if it has one."""
-        self.layout = PromptLayout(renderer, lm, projector)
+        self.layout = PromptLayout(renderer, lm, bridge)
 
     def check_context(self, span_lengths: Mapping[str, int]) -> None:
         """Raise DataError if the longest prompt and reply exceed the positions of the language model.
@@ -63,6 +64,12 @@ class PromptReading(ABC):
 
         float (batch, length, width), and the position before the reply's first token, int64 (batch,).
         """
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """Run the language model as it was before training. Raises SpecError if it has no adapters."""
+        with self._lm.without_adapters():
+            yield
 
     @property
     def encoded_inputs(self) -> Sequence[str]:

@@ -22,6 +22,8 @@ class PromptInputs:
     """Texts that are put in as they are, by input."""
     soft_tokens: Mapping[str, torch.Tensor]
     """Vectors of the language model's width, float (tokens, width), by input."""
+    attended: torch.Tensor | None = None
+    """Tokens of the inputs that layers of the model attend to, float (tokens, dim)."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class TextDecoding:
     """Choice of the tokens."""
     max_source_tokens: int | None
     """Largest number of positions of an encoder–decoder model's encoder; None if it has no limit."""
+    attended_inputs: Sequence[str]
+    """Names of the inputs that layers of the model attend to."""
     language: str | None
     """Code of the spoken language that a speech model transcribes; None for other models."""
     prompt_inputs: Sequence[str]

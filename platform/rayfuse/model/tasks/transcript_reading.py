@@ -1,4 +1,4 @@
-"""Reading of the states of an input's encoder by the decoder of a speech model, and the choice between readings."""
+"""Reading of the states of an input's encoder by the decoder of a speech model."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,21 +9,12 @@ from rayfuse.decoding.constraint import EmptyReply
 from rayfuse.decoding.request import DecodeRequest
 from rayfuse.decoding.time_stamps import TimeStampRules
 from rayfuse.errors import InvalidInputError
-from rayfuse.modalities.image_prompts import ImagePromptRenderer
-from rayfuse.modalities.prompt_kinds import renderer_class
-from rayfuse.modalities.prompts import Dialogue, PromptRenderer
-from rayfuse.modalities.source_prompts import SourcePromptRenderer
+from rayfuse.modalities.prompts import Dialogue
 from rayfuse.modalities.transcripts import TranscriptRenderer
 from rayfuse.model.encoder_decoder import SpeechDecoder
-from rayfuse.model.tasks.prompt_reading import (
-    CausalReading,
-    EncoderDecoderReading,
-    PromptReading,
-    VisionLanguageReading,
-)
+from rayfuse.model.tasks.prompt_reading import EncoderDecoderReading
 from rayfuse.model.tasks.text_decoding import PromptInputs, TimeStamps
 from rayfuse.model.tokens import FusedState, Tokens
-from rayfuse.spec.tasks import GenerationTaskConfig
 
 
 class TranscriptReading(EncoderDecoderReading):
@@ -77,16 +68,3 @@ class TranscriptReading(EncoderDecoderReading):
 
     def _check_requests(self, requests: Sequence[DecodeRequest]) -> None:
         self._renderer.check_target(self._task.max_tokens)
-
-
-_READINGS: dict[type[PromptRenderer], type[PromptReading]] = {
-    PromptRenderer: CausalReading,
-    SourcePromptRenderer: EncoderDecoderReading,
-    TranscriptRenderer: TranscriptReading,
-    ImagePromptRenderer: VisionLanguageReading,
-}
-
-
-def reading_class(task: GenerationTaskConfig) -> type[PromptReading]:
-    """Return the class that fits a task and its model. Raises DataError if its configuration cannot be read."""
-    return _READINGS[renderer_class(task)]

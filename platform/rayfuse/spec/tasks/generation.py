@@ -18,6 +18,7 @@ from rayfuse.spec.encoders.prompt import PromptEncoderConfig
 from rayfuse.spec.error_messages import suggest_nearest
 from rayfuse.spec.fusion import DecisionFusionConfig
 from rayfuse.spec.tasks.base import ColumnTaskConfig, Mode, Target, format_value
+from rayfuse.spec.tasks.injection import CrossAttentionInjection, Injection, SoftTokensInjection
 from rayfuse.spec.tasks.numbers import hash_to_floats
 
 if TYPE_CHECKING:
@@ -113,12 +114,14 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
     """Code of the spoken language, as in `de`, for multilingual models with `reads`; English by default."""
     task: Literal["transcribe", "translate"] = "transcribe"
     """Text that a multilingual model with `reads` writes: the spoken words, or (`translate`) their English translation."""
-    inject: Literal["soft_tokens"] = "soft_tokens"
+    inject: Injection = SoftTokensInjection(type="soft_tokens")
     """Way in which the model reads inputs with an encoder: `soft_tokens` puts their aligned tokens, projected to its width,
-    in the place of their names in the prompt (as LLaVA; Liu et al., 2023)."""
+    in the place of their names in the prompt (as LLaVA; Liu et al., 2023); `cross_attention` adds gated layers to a causal
+    model that attend to them (as Flamingo; Alayrac et al., 2022), and the prompt has the texts only."""
     prompt: Annotated[str, AfterValidator(_check_prompt)] | None = None
     """The user's turn, with the names of inputs in braces, as in `{image}Describe the image.`; by default all inputs in
-    the order of the job. An input with `encoder: {type: prompt}` is put in as text. An absent input leaves nothing."""
+    the order of the job. An input with `encoder: {type: prompt}` is put in as text. An absent input leaves nothing. With
+    `inject: cross_attention`, it names such texts only."""
     system: str | None = Field(None, min_length=1)
     """The system's turn before it, for models with a chat template."""
     references: str | None = Field(None, min_length=1)
@@ -158,12 +161,19 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
         """Return the texts of the prompt, each with the input after it; None after the last text."""
         if self._transcribes(inputs):
             return [("", self.reads)]
-        prompt = "".join(f"{{{name}}}" for name in inputs) if self.prompt is None else self.prompt
+        named = [name for name in inputs if not self._attends or _is_prompt_text(inputs[name])]
+        prompt = "".join(f"{{{name}}}" for name in named) if self.prompt is None else self.prompt
         return [(literal, name) for literal, name, _, _ in Formatter().parse(prompt)]
+
+    @property
+    def _attends(self) -> bool:
+        return isinstance(self.inject, CrossAttentionInjection)
 
     def validate_in_job(self, job: "Job") -> Problems:
         if self.reads is not None:
             yield from self._validate_reads(job, self.reads)
+        if self.reads is not None and self._attends:
+            yield "inject", f"has no effect with reads, whose model reads `{self.reads}` itself; leave it out"
         if self._transcribes(job.inputs):
             yield from self._validate_transcripts()
         else:
@@ -177,14 +187,18 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
         for name in names:
             if name not in job.inputs:
                 yield "prompt", f"no input `{name}`; {suggest_nearest(name, list(job.inputs))}"
-            elif isinstance(job.inputs[name].encoder, PromptEncoderConfig) and job.inputs[name].max_items > 1:
+            elif not _is_prompt_text(job.inputs[name]):
+                if self._attends:
+                    yield "prompt", _attended_in_prompt(name)
+            elif job.inputs[name].max_items > 1:
                 yield "prompt", f"`{name}` has several texts; set inputs.{name}.max_items to 1"
+        yield from ((f"inject.{where}", reason) for where, reason in self.inject.validate_for(job.inputs))
         if self.json_schema is not None and self.decoding.num_beams > 1:
             yield (
                 "json_schema",
                 f"cannot restrict the search of decoding.num_beams {self.decoding.num_beams}; set num_beams to 1",
             )
-        if not names:
+        if not names and not self._attends:
             yield "prompt", "names no input; write one in braces, as in {image}Describe the image."
         if self.reads is not None and self.reads not in names:
             yield (
@@ -287,6 +301,17 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
         """Return the number of tokens of a reply."""
         assert isinstance(target, list)
         return float(len(target) - (GROUP_WIDTH if self.references else 0))
+
+
+def _is_prompt_text(source: "BaseInput") -> bool:
+    return isinstance(source.encoder, PromptEncoderConfig)
+
+
+def _attended_in_prompt(name: str) -> str:
+    return (
+        f"`{name}` has an encoder, and inject: cross_attention reads it in the layers of the model; remove "
+        f"{{{name}}}, or use inject: soft_tokens"
+    )
 
 
 def _reject(path: str, reason: str) -> None:

@@ -85,6 +85,21 @@ def test_the_loss_compares_log_ratios_to_the_reference(folder: Path) -> None:
             assert float(losses[row]) == pytest.approx(math.log1p(math.exp(-margin)) + 0.5 * mean, rel=1e-4)
 
 
+@torch.no_grad()
+def test_the_reference_of_a_model_with_gated_layers_attends_to_nothing(folder: Path) -> None:
+    _, model, batch = build(folder, **tiny_generation.CROSS_ATTENTION)
+    head: Any = task_heads(model)["answer"]
+    before = model(batch).tasks["answer"]
+    torch.testing.assert_close(before[:, 0], before[:, 4])
+    move_adapters(model)
+    tiny_generation.open_gates(model)
+    after = model(batch).tasks["answer"]
+    torch.testing.assert_close(after[:, 4:], before[:, 4:])
+    with head.cross_attention.switched_off():
+        unattended = model(batch).tasks["answer"][:, 0]
+    assert torch.equal(after[:, 0] != unattended, batch.inputs["image"].index[:, 0] >= 0)
+
+
 def test_pairs_of_an_untrained_model_have_the_loss_of_a_coin(folder: Path) -> None:
     job, model, batch = build(folder)
     [outputs] = collect_outputs(model, task_heads(model), [batch], BOTH, [])
