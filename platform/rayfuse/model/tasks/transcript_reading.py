@@ -9,8 +9,9 @@ from rayfuse.decoding.constraint import EmptyReply
 from rayfuse.decoding.request import DecodeRequest
 from rayfuse.decoding.time_stamps import TimeStampRules
 from rayfuse.errors import InvalidInputError
+from rayfuse.modalities.dialogues import Dialogue
 from rayfuse.modalities.prompt_kinds import renderer_class
-from rayfuse.modalities.prompts import Dialogue, PromptRenderer
+from rayfuse.modalities.prompts import PromptRenderer
 from rayfuse.modalities.source_prompts import SourcePromptRenderer
 from rayfuse.modalities.transcripts import TranscriptRenderer
 from rayfuse.model.encoder_decoder import SpeechDecoder
