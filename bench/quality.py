@@ -243,6 +243,14 @@ BENCHES = {
         ),
         quality_rows.smart_home,
     ),
+    "travel": Bench(
+        "travel.yaml",
+        (
+            Figure("BLEU", of("reply/bleu"), 20.0),
+            Figure("token F1", of("reply/token_f1"), 0.0),
+        ),
+        quality_rows.travel,
+    ),
     "photos": Bench(
         "captioning.yaml",
         (

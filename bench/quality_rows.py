@@ -108,6 +108,24 @@ def faq(source: Path, target: Path) -> None:
     write(target / "entries.jsonl", entries.values())
 
 
+def travel(source: Path, target: Path) -> None:
+    """Write dialogues about hotels, flights and trains: whole ones for training, and a row for each reply otherwise."""
+    for split, name in {"train": "train", "validation": "val", "test": "test"}.items():
+        dialogues = [
+            {**row, "messages": [{key: one[key] for key in ("role", "content")} for one in row["messages"]]}
+            for row in read(source / "travel" / f"{name}.jsonl")
+        ]
+        rows = dialogues if split == "train" else [turn for row in dialogues for turn in _replies(row)]
+        write(target / f"{split}.jsonl", rows)
+
+
+def _replies(row: Row) -> Iterator[Row]:
+    """Return a row for each reply of a dialogue, which is its last message."""
+    for end, message in enumerate(row["messages"], 1):
+        if message["role"] == "assistant":
+            yield {**row, "messages": row["messages"][:end]}
+
+
 def smart_home(source: Path, target: Path) -> None:
     """Write commands to a home: the request, motion in its rooms, the devices' states as a text, and the command as JSON.
 

@@ -1,5 +1,6 @@
 """Tiny jobs of generation tasks, and their batches."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,6 @@ def generation_job(
 
 def make_rows(folder: Path, train: int = 16, test: int = 6) -> None:
     """Write rows of which some lack the image and some the text, with replies of different lengths."""
-    import json
-
     for name, count in (("train", train), ("test", test)):
         path = tiny_jobs.make_rows(folder / "data", count, name)
         rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -122,3 +121,46 @@ def make_speech_rows(folder: Path, train: int = 16, test: int = 6) -> None:
     """Write rows of which some lack the clip and some the image."""
     for name, count in (("train", train), ("test", test)):
         tiny_jobs.make_rows(folder / "data", count, name, audio=True)
+
+
+def dialogue_job(
+    folder: Path, family: str = "qwen", task: dict[str, Any] | None = None, **overrides: Any
+) -> Any:
+    """Return a job whose task replies to a dialogue, with an optional image and an optional text in its last turn."""
+    model = folder / family
+    if not model.exists():
+        tiny_language_models.ALL[family](model)
+    image = {"type": "image", "size": 8, "encoder": {"type": "conv", "hidden_size": 4}, "optional": True}
+    inputs = {
+        "messages": {"type": "chat", "max_tokens": 130},
+        "image": image,
+        "room": {**TEXT, "optional": True},
+    }
+    options = {"column": "messages", "prompt": "{image}{room}{messages}", "max_tokens": 12, "decoded_rows": 4}
+    return tiny_jobs.tiny_job(
+        folder / "data",
+        **{
+            "inputs": inputs,
+            "fusion": {"type": "soft_tokens"},
+            "tasks": {"reply": {"type": "generation", "model": str(model), **options, **(task or {})}},
+            "train.early_stopping": None,
+            **overrides,
+        },
+    )
+
+
+def make_dialogues(folder: Path, train: int = 12, test: int = 6) -> None:
+    """Write rows of dialogues of one to three turns that end with a reply; some have an image, a room or a system's turn."""
+    for name, count in (("train", train), ("test", test)):
+        path = tiny_jobs.make_rows(folder / "data", count, name)
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        tiny_jobs.write_rows(path, [_dialogue(number, row) for number, row in enumerate(rows)])
+
+
+def _dialogue(number: int, row: dict[str, Any]) -> dict[str, Any]:
+    messages = [{"role": "system", "content": "Be kind."}] * (number % 2)
+    for turn in range(1 + number % 3):
+        messages.append({"role": "user", "content": f"{row['text']} {turn}"})
+        messages.append({"role": "assistant", "content": f"a {row['label']}"})
+    image = {"image": row["image"]} if number % 4 == 0 and "image" in row else {}
+    return {"messages": messages, **image, **({"room": "hall"} if number % 3 == 0 else {})}

@@ -7,11 +7,13 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from rayfuse.data.json_files import read_json_object
-from rayfuse.errors import DataError, InvalidInputError, SpecError
+from rayfuse.errors import DataError, InvalidInputError, MissingInputError, SpecError
+from rayfuse.modalities.chat import ChatModality, reply_of
 from rayfuse.modalities.prompt_kinds import build_renderer
 from rayfuse.modalities.prompts import PromptRenderer
+from rayfuse.spec.base import is_missing
 from rayfuse.spec.family import import_object
-from rayfuse.spec.inputs import Input
+from rayfuse.spec.inputs import ChatInput, Input
 from rayfuse.spec.job import Job
 from rayfuse.spec.tasks import GenerationTaskConfig, PreferenceTaskConfig, Target, TaskConfig
 
@@ -62,7 +64,9 @@ class ReplyReader(TargetReader):
         return build_renderer(self._task, self._inputs)
 
     def read(self, values: Mapping[str, Any]) -> Target:
-        return [*self._task.group(values), *map(float, self._reply_ids(values))]
+        values, earlier = self._read_dialogue(values)
+        replies = [*(earlier if self._task.learned_replies == "all" else ()), self._reply_ids(values)]
+        return [*self._task.group(values), *(float(token) for reply in replies for token in reply)]
 
     def check(self) -> None:
         """Raise DataError if the tokenizer or chat template of the language model cannot be used, or is too short.
@@ -73,9 +77,33 @@ class ReplyReader(TargetReader):
         if self._task.json_schema is not None:
             self._check_schema()
         try:
+            self._renderer.check_messages()
             self._renderer.check_context(len(self._renderer.span_inputs))
         except DataError as error:
             raise DataError(f"model: {error}") from None
+
+    def _read_dialogue(self, values: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[list[int]]]:
+        """Return a row with the reply in its own column, and the tokens of the replies in earlier turns of its dialogue.
+
+        Raises InvalidInputError if the language model cannot read the dialogue.
+        """
+        name, earlier = self._renderer.chat_input, []
+        if name is None:
+            return values, []
+        source = self._inputs[name]
+        assert isinstance(source, ChatInput)
+        value = source.read(values)
+        if source.with_reply and source.column == self._task.column:
+            values = {**values, source.column: reply_of(value)}
+        if not is_missing(value):
+            try:
+                fitting = self._renderer.fit_messages(ChatModality(source).decode(value))
+                earlier = self._renderer.earlier_replies(fitting)
+            except MissingInputError:
+                pass  # reported with the input, if it is required
+            except InvalidInputError as error:
+                raise error.for_input(name) from None
+        return values, earlier
 
     def _reply_ids(self, values: Mapping[str, Any]) -> list[int]:
         """Return the tokens of a row's reply. Raises InvalidInputError if there is none that can be learned."""
@@ -106,6 +134,7 @@ class PairReader(ReplyReader):
     _task: PreferenceTaskConfig
 
     def read(self, values: Mapping[str, Any]) -> Target:
+        values, _ = self._read_dialogue(values)
         better = self._reply_ids(values)
         try:
             worse = self._renderer.reply_ids(self._task.rejected_reply(values))

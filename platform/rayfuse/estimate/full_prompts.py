@@ -21,11 +21,11 @@ def assume_full_prompts(head: nn.Module) -> None:
         return {name: np.ones(tuple(mask.shape), dtype=bool) for name, mask in masks.items()}
 
     def prompt_texts(fused: FusedState) -> list[dict[str, str]]:
-        texts = {name: "a " * limit for name, limit in head.renderer.text_inputs.items()}
-        return [texts] * len(fused["vector"])
+        return [head.renderer.longest_texts()] * len(fused["vector"])
 
-    def replies(targets: torch.Tensor) -> list[list[int]]:
-        return [[0] * (targets.shape[1] - head.group_width)] * len(targets)
+    def tokens(targets: torch.Tensor) -> list[list[int]]:
+        inside = 1 if head.renderer.end_id == 0 else 0
+        return [[inside] * (targets.shape[1] - head.group_width)] * len(targets)
 
     layout = head.reading.layout
-    layout.span_masks, layout.texts, head._replies = span_masks, prompt_texts, replies  # type: ignore[method-assign]
+    layout.span_masks, layout.texts, head._tokens = span_masks, prompt_texts, tokens  # type: ignore[method-assign]

@@ -1,6 +1,8 @@
 """Predictions of an evaluation, row by row, in a file."""
 
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from rayfuse.data.collate import Batch
@@ -9,10 +11,13 @@ from rayfuse.data.prediction_file import PredictionFile
 from rayfuse.data.row_chunks import CHUNK_ROWS
 from rayfuse.data.rows import InvalidRow, Row
 from rayfuse.data.samples import Sample
+from rayfuse.errors import InvalidInputError
+from rayfuse.modalities.chat import reply_of
 from rayfuse.model.evaluation import Subset
 from rayfuse.model.fused import task_heads
 from rayfuse.model.outputs import ModelOutput
 from rayfuse.model.predictor import Predictor
+from rayfuse.spec.inputs import ChatInput
 
 
 class AnswerRecorder:
@@ -29,6 +34,9 @@ class AnswerRecorder:
         self._columns = PredictionColumns(
             tuple(job.tasks), targets={name: column for name, column in targets.items() if column}
         )
+        self._with_reply = [
+            one.column for one in job.inputs.values() if isinstance(one, ChatInput) and one.with_reply
+        ]
         self._file = PredictionFile(output)
         self._file.begin({}, resume=False)
         self._predictor, self._all_inputs = predictor, tuple(job.inputs)
@@ -64,10 +72,20 @@ class AnswerRecorder:
         following = iter(predictions)
         for row, sample in self._pending:
             prediction = sample if isinstance(sample, InvalidRow) else next(following)
-            self._rows.append(self._columns.to_row(row, prediction))
+            self._rows.append(self._columns.to_row(self._with_replies(row), prediction))
         self._pending = []
         if len(self._rows) >= CHUNK_ROWS:
             self._write_part()
+
+    def _with_replies(self, row: Row | InvalidRow) -> Row | InvalidRow:
+        """Return a row whose dialogues with a reply are that reply."""
+        if isinstance(row, InvalidRow):
+            return row
+        replies = {}
+        for column in self._with_reply:
+            with suppress(InvalidInputError):
+                replies[column] = reply_of(row.values.get(column))
+        return replace(row, values={**row.values, **replies})
 
     def _write_part(self) -> None:
         if self._rows:

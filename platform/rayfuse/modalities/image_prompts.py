@@ -1,7 +1,6 @@
 """Prompts of vision–language models, in which an image is a span of tokens from the encoder of an input."""
 
-from collections.abc import Mapping, Sequence, Set
-from functools import cached_property
+from collections.abc import Mapping, Set
 from typing import Any
 
 from rayfuse.errors import DataError
@@ -41,26 +40,6 @@ class ImagePromptRenderer(PromptRenderer):
                 between[place] += self._frame_of_image.before
                 between[place + 1] = self._frame_of_image.after + between[place + 1]
         return between, names
-
-    def _apply_template(self, turns: Sequence[tuple[str, Any]], ask: bool) -> str:
-        if self._takes_parts:
-            turns = [(role, [{"type": "text", "text": text}]) for role, text in turns]
-        return super()._apply_template(turns, ask)
-
-    @cached_property
-    def _takes_parts(self) -> bool:
-        """True if the chat template takes the parts of a message, as that of most such models, instead of a text."""
-        parts = [{"type": "text", "text": _PROBE}]
-        try:
-            rendered: Sequence[str] = self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": parts}], tokenize=False
-            )
-        except Exception:  # noqa: BLE001 - templates raise errors of many kinds
-            return False
-        return _PROBE in rendered and "{" not in rendered
-
-
-_PROBE = "rayfuseprobe"
 
 
 def _width(config: Any) -> Any:

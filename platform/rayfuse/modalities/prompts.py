@@ -1,48 +1,35 @@
 """Prompts of generation tasks: chat template, soft-token spans and reply tokens, the same in training and serving.
 
-The chat template is rendered once, around a marker in the place of the user's turn. What precedes and follows the marker
-frames every prompt of the task, so that no template needs `{% generation %}`, and the special tokens in it are the only
-ones: no second BOS is added.
+The chat template is rendered once, around markers in the places of the turns. What precedes and follows them frames
+every prompt of the task, so that no template needs `{% generation %}`, and the special tokens in it are the only ones: no
+second BOS is added.
 """
 
-import re
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from rayfuse.errors import DataError, InvalidInputError
+from rayfuse.modalities.chat_templates import ChatTemplate
+from rayfuse.modalities.dialogue_fitter import DialogueFitter
+from rayfuse.modalities.dialogues import Dialogue
+from rayfuse.modalities.messages import Message, dump_messages, load_messages
+from rayfuse.modalities.plain_tokenizer import PlainTokenizer
 from rayfuse.modalities.pretrained import load_config, load_tokenizer
+from rayfuse.modalities.turns import TurnRenderer
 from rayfuse.spec.inputs import BaseInput
 from rayfuse.spec.tasks import GenerationTaskConfig
 
-_MARKER = "rayfusemarker"
-"""Word in the place of a turn while a chat template is rendered; templates change white space and nothing else."""
 _RETOKENIZED = 2
 """Tokens by which a text of `max_tokens` tokens may exceed them where it is tokenized with its neighbors."""
 
+
+class ReplyIds(list[int]):
+    """Piece of a prompt with the tokens of an earlier reply, without its end token."""
+
+
 Piece = list[int] | str
 """Part of a prompt: the ids of text tokens, or the name of the input whose soft tokens are there."""
-
-
-@dataclass(frozen=True)
-class Dialogue:
-    """Turns before the user's turn that the inputs fill, as requests have them; training has none but the task's."""
-
-    system: str | None = None
-    """The system's turn, in the place of the task's."""
-    turns: tuple[tuple[str, str], ...] = ()
-    """Earlier turns in their order: the role, and the text."""
-    text: str | None = None
-    """Words of the user's turn, in the place of those of the task's prompt."""
-
-
-@dataclass(frozen=True)
-class _ReplyFrame:
-    prefix: str
-    """White space that the template puts before a reply."""
-    end: str
-    """Text after a reply."""
 
 
 class PromptRenderer:
@@ -53,7 +40,7 @@ class PromptRenderer:
         self._parts = task.prompt_parts(inputs)
         names = [name for _, name in self._parts if name is not None]
         self.text_inputs: dict[str, int] = {
-            name: getattr(inputs[name], "max_tokens")  # noqa: B009 - only texts have this encoder
+            name: getattr(inputs[name], "max_tokens")  # noqa: B009 - only texts and dialogues have this encoder
             for name in names
             if inputs[name].encoder.type == "prompt"
         }
@@ -64,6 +51,8 @@ class PromptRenderer:
         """Inputs that the model reads as their encoders return them."""
         self.attended_inputs = task.inject.attended_inputs(inputs)
         """Inputs that layers of the language model attend to, in the order of the job."""
+        self.chat_input = next((name for name in self.text_inputs if inputs[name].type == "chat"), None)
+        """The input whose messages are the turns of the prompt; None if it has none."""
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -84,11 +73,18 @@ class PromptRenderer:
         """Largest number of positions of an encoder; None without an encoder, or for one without a limit."""
         return None
 
-    @property
-    def _template(self) -> str | None:
+    @cached_property
+    def _plain(self) -> PlainTokenizer:
+        return PlainTokenizer(self.tokenizer)
+
+    @cached_property
+    def _template(self) -> ChatTemplate | None:
         """Chat template of the model, if it has one."""
-        found: str | None = self.tokenizer.chat_template
-        return found
+        return ChatTemplate(self.tokenizer, self._task.model) if self.tokenizer.chat_template else None
+
+    @cached_property
+    def _turns(self) -> TurnRenderer:
+        return TurnRenderer(self._plain, self._template, self._task.system)
 
     @property
     def names(self) -> list[str]:
@@ -100,34 +96,67 @@ class PromptRenderer:
     ) -> list[Piece]:
         """Return the pieces of a prompt with the given texts and soft-token spans; absent inputs leave nothing.
 
-        Texts and spans alternate, and the first and the last piece are texts, which may be empty. White space around
-        the user's turn is removed, as many chat templates do. Raises InvalidInputError for a dialogue that the chat
-        template does not take.
+        Pieces of text and spans alternate, and the first and the last piece are texts, which may be empty; replies in
+        earlier turns are separate pieces, tokenized as when they are learned. White space around turns is removed, as
+        many chat templates do. The text of a dialogue is that of `dump_messages`, and takes the place of `dialogue`.
+        Raises InvalidInputError for a dialogue that the chat template does not take, or that is too long.
         """
-        before, after = self._frame if dialogue is None else self._frame_of_dialogue(dialogue)
-        between, names = self._fill(texts, spans, None if dialogue is None else dialogue.text)
-        between[0] = between[0].lstrip()
-        between[-1] = between[-1].rstrip() + after
-        between[0] = before + between[0]
-        first, last = self._special_frame
-        pieces: list[Piece] = [[*first, *self._ids(between[0])]]
-        for name, text in zip(names, between[1:], strict=True):
-            pieces += [name, self._ids(text)]
-        pieces[-1] = [*pieces[-1], *last]
-        return pieces
+        if self.chat_input is not None and self.chat_input in texts:
+            messages = load_messages(texts[self.chat_input])
+            dialogue = self.fit_messages(messages)
+            texts = {**texts, self.chat_input: messages[-1].text}
+        return self._pieces(texts, spans, dialogue or Dialogue())
+
+    def fit_messages(self, messages: Sequence[Message]) -> Dialogue:
+        """Return a dialogue without the oldest turns that exceed the `max_tokens` of the input.
+
+        Raises InvalidInputError for messages that the chat template does not take, or whose last one does not fit alone.
+        """
+        assert self.chat_input is not None
+        fitter = DialogueFitter(self.chat_input, self.text_inputs[self.chat_input], self._turns, self._length)
+        return fitter.fit(messages)
+
+    def earlier_replies(self, dialogue: Dialogue) -> list[list[int]]:
+        """Return the tokens of the replies in earlier turns of a dialogue, each with its end token."""
+        pieces = self._pieces({}, set(), dialogue)
+        return [[*piece, self.end_id] for piece in pieces if isinstance(piece, ReplyIds)]
+
+    def check_messages(self) -> None:
+        """Raise DataError if the task reads a dialogue that its model or its `max_tokens` cannot hold."""
+        if self.chat_input is None:
+            return
+        if self._template is None:
+            raise DataError(
+                f"{self._task.model}: this model has no chat template, which the messages of `{self.chat_input}` need; use a "
+                "model that was trained on dialogues"
+            )
+        taken, limit = self._length(Dialogue(), ""), self.text_inputs[self.chat_input]
+        if taken + _RETOKENIZED >= limit:
+            raise DataError(
+                f"{self._task.model}: chat template, system and words of the prompt take {taken} tokens and leave none of "
+                f"the {limit} for messages; raise inputs.{self.chat_input}.max_tokens"
+            )
+
+    def longest_texts(self) -> dict[str, str]:
+        """Return texts of all inputs that are put in as text, as long as they may be."""
+        texts = {name: "a " * limit for name, limit in self.text_inputs.items()}
+        if self.chat_input is not None:
+            room = self.text_inputs[self.chat_input] - self._length(Dialogue(), "") - _RETOKENIZED
+            text = self._plain.truncate(texts[self.chat_input], max(1, room))
+            texts[self.chat_input] = dump_messages([Message("user", text)])
+        return texts
 
     def reply_ids(self, reply: str) -> list[int]:
         """Return the tokens of a reply with its end token.
 
         Raises InvalidInputError if they are more than `max_tokens`, or if a special token is inside.
         """
-        ids = self._ids(self._reply_prefix + reply)
+        ids = self._plain.ids(self._reply_prefix + reply)
         if not ids:
             raise InvalidInputError("the reply has no tokens; write a text, or remove the row")
-        special = next((token for token in ids if token in self._special_tokens), None)
-        if special is not None:
+        if (special := self._plain.find_special(ids)) is not None:
             raise InvalidInputError(
-                f"the reply contains the special token {self._special_tokens[special]}, which no text may; remove it"
+                f"the reply contains the special token {special}, which no text may; remove it"
             )
         if len(ids) >= self._task.max_tokens:
             raise InvalidInputError(
@@ -140,19 +169,6 @@ class PromptRenderer:
         """Return the text of reply tokens, without special tokens and white space around it."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return text.strip()
-
-    def truncate(self, text: str, max_tokens: int) -> str:
-        """Return the part of a text that its first `max_tokens` tokens make up, without the names of special tokens.
-
-        The tokenizer would read such a name as the token, and the text would end its turn in the prompt.
-        """
-        text = self._without_special_tokens(text)
-        tokenizer = self.tokenizer
-        if not tokenizer.is_fast:
-            ids = self._ids(text)
-            return text if len(ids) <= max_tokens else str(tokenizer.decode(ids[:max_tokens]))
-        found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-        return text if len(found) <= max_tokens else text[: found[max_tokens - 1][1]]
 
     def check_context(self, span_tokens: int) -> None:
         """Raise DataError if the longest prompt, with this number of soft tokens, and reply exceed the model's positions."""
@@ -177,7 +193,7 @@ class PromptRenderer:
     @cached_property
     def end_id(self) -> int:
         """Token that ends a reply: the special token after the assistant's turn in the chat template, else EOS."""
-        ids = self._ids(self._reply_frame.end.strip())
+        ids = self._plain.ids(self._turns.reply_end.strip())
         is_special = bool(ids) and ids[0] in self.tokenizer.added_tokens_decoder
         return int(ids[0] if is_special else self.tokenizer.eos_token_id)
 
@@ -189,21 +205,32 @@ class PromptRenderer:
     @cached_property
     def _max_prompt_tokens(self) -> int:
         """Largest number of text tokens of a prompt."""
-        fixed = self.render(dict.fromkeys(self.text_inputs, ""), set(self.span_inputs))
         texts = sum(limit + _RETOKENIZED for limit in self.text_inputs.values())
-        return sum(len(piece) for piece in fixed if not isinstance(piece, str)) + texts
+        if self.chat_input is not None:  # its limit is that of the whole prompt
+            return texts + _RETOKENIZED * len(self.span_inputs)
+        return texts + _num_tokens(self.render(dict.fromkeys(self.text_inputs, ""), set(self.span_inputs)))
 
-    @cached_property
-    def _special_tokens(self) -> dict[int, str]:
-        """Names of the special tokens by their ids."""
-        found = self.tokenizer.added_tokens_decoder.items()
-        return {number: token.content for number, token in found if token.special}
+    def _length(self, dialogue: Dialogue, text: str) -> int:
+        """Return the number of tokens of a prompt whose last message has this text, without the other inputs."""
+        assert self.chat_input is not None
+        return _num_tokens(self._pieces({self.chat_input: text}, set(), dialogue))
 
-    def _without_special_tokens(self, text: str) -> str:
-        pattern = re.compile("|".join(map(re.escape, self._special_tokens.values())) or "(?!)")
-        while (cleaned := pattern.sub("", text)) != text:
-            text = cleaned
-        return text
+    def _pieces(self, texts: Mapping[str, str], spans: Set[str], dialogue: Dialogue) -> list[Piece]:
+        *earlier, before, after = self._turns.surround(dialogue)
+        between, names = self._fill(texts, spans, dialogue.text)
+        between[0] = between[0].lstrip()
+        between[-1] = between[-1].rstrip() + after
+        between[0] = before + between[0]
+        first, last = self._special_frame
+        pieces: list[Piece] = []
+        for text, reply in zip(earlier[::2], earlier[1::2], strict=True):
+            pieces += [self._plain.ids(text), ReplyIds(self._plain.ids(reply))]
+        pieces.append(self._plain.ids(between[0]))
+        for name, text in zip(names, between[1:], strict=True):
+            pieces += [name, self._plain.ids(text)]
+        pieces[0] = [*first, *pieces[0]]
+        pieces[-1] = [*pieces[-1], *last]
+        return pieces
 
     def _fill(
         self, texts: Mapping[str, str], spans: Set[str], words: str | None
@@ -215,75 +242,22 @@ class PromptRenderer:
         between, names = [""], []
         for literal, name in self._parts:
             between[-1] += literal if words is None else ""
-            if name in self.text_inputs:
-                between[-1] += self.truncate(texts[name], self.text_inputs[name]) if name in texts else ""
+            if name in self.text_inputs and name in texts:
+                is_last_turn = name == self.chat_input  # which is never cut
+                text, limit = texts[name], self.text_inputs[name]
+                between[-1] += self._plain.clean(text) if is_last_turn else self._plain.truncate(text, limit)
             elif name is not None and name in spans:
                 names.append(name)
                 between.append("")
         if words is not None:
-            between[-1] += "\n" * bool(between[-1]) + self._without_special_tokens(words)
+            between[-1] += "\n" * bool(between[-1]) + self._plain.clean(words)
         return between, names
-
-    def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
-
-    @cached_property
-    def _frame(self) -> tuple[str, str]:
-        """Texts before the user's turn, and from there to where the reply begins."""
-        return self._surround(Dialogue(self._task.system))
-
-    def _frame_of_dialogue(self, dialogue: Dialogue) -> tuple[str, str]:
-        if dialogue.turns and not self._template:
-            raise InvalidInputError(
-                "this model has no chat template, so that it answers single messages; send one", "messages"
-            )
-        clean = self._without_special_tokens
-        turns = tuple((role, clean(text)) for role, text in dialogue.turns)
-        system = self._task.system if dialogue.system is None else clean(dialogue.system)
-        try:
-            return self._surround(Dialogue(system, turns))
-        except DataError as error:
-            raise InvalidInputError(
-                f"the model's chat template does not take these messages: {error.__cause__}", "messages"
-            ) from None
-
-    def _surround(self, dialogue: Dialogue) -> tuple[str, str]:
-        if not self._template:
-            return f"{dialogue.system}\n" if dialogue.system else "", ""
-        system = [("system", dialogue.system)] if dialogue.system else []
-        rendered = self._apply_template([*system, *dialogue.turns, ("user", _MARKER)], ask=True)
-        before, _, after = rendered.rpartition(_MARKER)
-        return before, after
-
-    @cached_property
-    def _reply_frame(self) -> _ReplyFrame:
-        if not self._template:
-            return _ReplyFrame("", "")
-        system = [("system", self._task.system)] if self._task.system else []
-        turns = [*system, ("user", "")]
-        opening, _, end = self._apply_template([*turns, ("assistant", _MARKER)], ask=False).partition(_MARKER)
-        opened = self._apply_template(turns, ask=True)
-        prefix = opening.removeprefix(opened) if opening.startswith(opened) else ""
-        return _ReplyFrame(prefix if prefix.isspace() else "", end)
-
-    def _apply_template(self, turns: Sequence[tuple[str, Any]], ask: bool) -> str:
-        messages = [{"role": role, "content": content} for role, content in turns]
-        try:
-            text: str = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=ask, enable_thinking=False
-            )
-        except Exception as error:
-            raise DataError(
-                f"{self._task.model}: its chat template cannot be rendered: {type(error).__name__}: {error}; "
-                "correct chat_template.jinja, or remove `system`"
-            ) from error
-        return text
 
     @cached_property
     def _reply_prefix(self) -> str:
         """White space before a reply: the template's; without a template, a space after a prompt that ends in a word."""
-        if self._template:
-            return self._reply_frame.prefix
+        if self._template is not None:
+            return self._turns.reply_prefix
         if not self._parts:
             return ""
         _, name = self._parts[-1]
@@ -292,8 +266,12 @@ class PromptRenderer:
     @cached_property
     def _special_frame(self) -> tuple[list[int], list[int]]:
         """Tokens before and after a prompt: BOS, where there is no chat template that has it and the tokenizer adds it."""
-        if self._template:
+        if self._template is not None:
             return [], []
         ids = self.tokenizer("a")["input_ids"]
         adds_bos = self.tokenizer.bos_token_id is not None and ids[0] == self.tokenizer.bos_token_id
         return ids[:1] if adds_bos else [], []
+
+
+def _num_tokens(pieces: Sequence[Piece]) -> int:
+    return sum(len(piece) for piece in pieces if not isinstance(piece, str))

@@ -73,7 +73,7 @@ class SourcePromptRenderer(PromptRenderer):
 
     def _around(self, ids: list[int]) -> tuple[list[int], list[int]]:
         """Return the special tokens before and after the text in the tokens of `a`."""
-        text = self._ids("a")
+        text = self._plain.ids("a")
         first = next((place for place in range(len(ids)) if ids[place : place + len(text)] == text), len(ids))
         return ids[:first], ids[first + len(text) :]
 

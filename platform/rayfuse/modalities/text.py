@@ -9,6 +9,7 @@ import numpy as np
 
 from rayfuse.errors import DataError, InvalidInputError, MissingInputError
 from rayfuse.modalities.base import Features, InputFitter, Modality, Schema, pad
+from rayfuse.modalities.messages import last_question
 from rayfuse.modalities.ngrams import PADDING, NGramFitter, NGramVectorizer
 from rayfuse.modalities.pretrained import load_tokenizer
 from rayfuse.spec.base import is_missing
@@ -80,6 +81,8 @@ class TextModality(Modality):
             value = fill_template(self.options.template, value)
             if value is None:
                 raise MissingInputError(f"no value in the columns {', '.join(self.options.source_columns)}")
+        if self._retriever is not None and (query := last_question(value)) is not None:
+            return self._retrieve(query)
         if isinstance(value, (list, tuple)):
             words = [_validate_text(word, f"word {place}: ") for place, word in enumerate(value)]
             return words if self._retriever is None else self._retrieve(" ".join(words))
@@ -103,8 +106,7 @@ class TextModality(Modality):
 
     def process(self, decoded: str | list[str]) -> Features:
         if self._is_prompt:
-            content = self._cut(_as_text(decoded)).encode()
-            return {PROMPT_TEXT: np.frombuffer(content, dtype=np.uint8).astype(np.int64)}
+            return {PROMPT_TEXT: encode_text(self._cut(_as_text(decoded)))}
         if self._vectorizer is not None:
             codes, weights = self._vectorizer.transform(_as_text(decoded))
             return {"input_ids": codes, "weights": weights, **self._pretrained_features(decoded)}
@@ -289,6 +291,16 @@ def word_starts(words: list[str], offsets: list[tuple[int, int]]) -> np.ndarray:
             starts[place] = tokens[next_token][0]
         position = end + 1
     return starts
+
+
+def encode_text(text: str) -> np.ndarray:
+    """Return the feature `PROMPT_TEXT` of a text: its UTF-8 bytes, int64 (bytes,)."""
+    return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64)
+
+
+def decode_text(utf8: np.ndarray) -> str:
+    """Return the text of a feature `PROMPT_TEXT`, int64 (bytes,), which may be padded."""
+    return utf8[utf8 != NO_BYTE].astype(np.uint8).tobytes().decode()
 
 
 def pretrained_features(features: Mapping[str, Any]) -> dict[str, Any]:

@@ -73,7 +73,10 @@ class Predictor:
 
         Raises InvalidInputError or MissingInputError with the name of the input.
         """
-        return self.preprocessor.from_values(values, decode_file)
+        sample = self.preprocessor.from_values(values, decode_file)
+        for head in task_heads(self.model).values():
+            head.check_features(sample.features)
+        return sample
 
     def predict_samples(self, samples: Sequence[Sample], explain: bool = False) -> list[dict[str, Any]]:
         """Predict a batch of samples: {"outputs": {task: prediction}, "inputs_used": [names in the spec's order]} of each.

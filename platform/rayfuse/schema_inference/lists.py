@@ -108,6 +108,9 @@ def _infer_mappings(name: str, values: Sequence[Any], items: Sequence[Mapping[st
             [item["id"] for item in items],
             "ids with times" if {"id", "time"} in map(set, keys) else "ids",
         )
+    if all({"role", "content"} <= found or {"from", "value"} <= found for found in keys):
+        note = "dialogues, lists of messages: write an input of type chat, and a generation task with a language model"
+        return Column(name, "unusable", note)
     return Column(
         name,
         "unusable",

@@ -1,15 +1,18 @@
 """Messages of OpenAI requests as the inputs of a generation task's prompt."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rayfuse.decoding.request import DecodeRequest
 from rayfuse.errors import InvalidInputError
-from rayfuse.modalities.prompts import Dialogue
+from rayfuse.modalities.dialogues import Dialogue
+from rayfuse.modalities.messages import Message
 from rayfuse.serving import protocol
 from rayfuse.serving.engine import InferenceEngine
 from rayfuse.serving.openai_generator import ChatMessage, FilePart, GenerationRequest
+from rayfuse.serving.problems import ProblemError
 from rayfuse.serving.protocol import PredictRequest, Values
 from rayfuse.spec.inputs import Input
 
@@ -35,9 +38,11 @@ class TaskPrompts:
         self._check_language(request.language)
         signature = self._engine.signature
         given = protocol.parse_inputs(request.inputs, signature)
-        texts = [name for name in self._decoding.prompt_inputs if signature.inputs[name].type == "text"]
+        texts = [
+            name for name in self._decoding.prompt_inputs if signature.inputs[name].type in ("text", "chat")
+        ]
         values, dialogue = to_inputs(request.messages or (), given, signature.inputs, texts)
-        with self._engine.admit():
+        with self._engine.admit(), _named_messages(chat_input(texts, signature.inputs)):
             prepared = await self._engine.prepare(PredictRequest([values], is_batch=False))
         inputs = prepared.prompts[self._task]
         rendered = await asyncio.to_thread(self._decoding.render, inputs, dialogue)
@@ -66,23 +71,31 @@ class TaskPrompts:
 
 def to_inputs(
     messages: Sequence[ChatMessage], given: Values, inputs: Mapping[str, Input], texts: Sequence[str]
-) -> tuple[Values, Dialogue]:
+) -> tuple[Values, Dialogue | None]:
     """Return the values of a model's inputs, and the other turns of a dialogue.
 
-    given: values of inputs that are not in messages; texts: text inputs of the prompt. Files fill the inputs of their
-    type in the order of the model. The text of the last message fills the text input that has no value yet; if there is
-    none, it takes the place of the words of the prompt. Raises InvalidInputError if the messages do not fit.
+    given: values of inputs that are not in messages; texts: texts and dialogues in the prompt. Files fill the inputs of
+    their type in the order of the model. The messages are the value of the prompt's dialogue, if it has one. Else the text
+    of the last one fills the text input that has no value yet; if there is none, it takes the place of the words of the
+    prompt. Raises InvalidInputError if the messages do not fit.
     """
     last = messages[-1]
     if last.role != "user":
         raise InvalidInputError(f"the last message has the role {last.role}; it must be a user's", "messages")
     values = _add_files(messages, given, inputs)
+    chat = chat_input(texts, inputs)
+    if chat is not None:
+        if chat in given:
+            raise InvalidInputError(
+                f"the messages are the value of `{chat}`; leave it out of `inputs`", "inputs"
+            )
+        return {**values, chat: [{"role": one.role, "content": one.text} for one in messages]}, None
     earlier = messages[:-1]
     leading = next(
         (place for place, one in enumerate(earlier) if one.role not in _SYSTEM_ROLES), len(earlier)
     )
     system = "\n".join(message.text for message in earlier[:leading]) or None
-    turns = tuple((_role(message), message.text) for message in earlier[leading:])
+    turns = tuple(Message(_role(message), message.text) for message in earlier[leading:])
     free = [name for name in texts if name not in values]
     if not last.text.strip() or not free:
         return values, Dialogue(system, turns, last.text.strip() or None)
@@ -92,6 +105,25 @@ def to_inputs(
             "messages",
         )
     return {**values, free[0]: last.text}, Dialogue(system, turns)
+
+
+def chat_input(names: Sequence[str], inputs: Mapping[str, Input]) -> str | None:
+    """Return the first of some inputs that is a dialogue; None if there is none."""
+    return next((name for name in names if inputs[name].type == "chat"), None)
+
+
+@contextmanager
+def _named_messages(chat: str | None) -> Iterator[None]:
+    """Raise problems of the input `chat` as those of the request's messages."""
+    try:
+        yield
+    except ProblemError as problem:
+        if chat is None or problem.extensions.get("input") != chat:
+            raise
+        detail = f"messages{problem.detail.removeprefix(chat)}"
+        raise ProblemError(
+            problem.problem_type, detail, **{**problem.extensions, "input": "messages"}
+        ) from None
 
 
 def _role(message: ChatMessage) -> str:

@@ -32,7 +32,8 @@ from rayfuse.spec.encoders import PretrainedModelConfig, iter_pretrained_encoder
 from rayfuse.spec.error_messages import suggest_nearest
 from rayfuse.spec.feature_cache import FeatureCache, validate_feature_cache
 from rayfuse.spec.fusion import ConcatFusionConfig, FusionConfig
-from rayfuse.spec.inputs import Input, default_columns
+from rayfuse.spec.inputs import ChatInput, Input, default_columns
+from rayfuse.spec.inputs.chat import with_replies
 from rayfuse.spec.rows import InMemoryRows, Rows, is_table
 from rayfuse.spec.shared_encoders import validate_shared_encoders, with_shared_encoders
 from rayfuse.spec.speech_windows import with_speech_windows
@@ -248,10 +249,10 @@ class Job(Spec):
     @model_validator(mode="before")
     @classmethod
     def _add_defaults(cls, content: Any) -> Any:
-        """Add an output, encoders that inputs share, and the length of clips that speech models transcribe."""
+        """Add an output, encoders that inputs share, clip lengths of speech models, and which dialogues have the reply."""
         if not isinstance(content, dict):
             return content
-        return with_shared_encoders(with_speech_windows({"output": {}, **content}))
+        return with_replies(with_shared_encoders(with_speech_windows({"output": {}, **content})))
 
     @property
     def registered_model_name(self) -> str:
@@ -353,9 +354,10 @@ class Job(Spec):
                 f"{self.train.batch_size} is less than compute.workers × train.gradient_accumulation_steps = "
                 f"{micro_batches}; use {micro_batches} or more",
             )
+        with_reply = {i.column for i in self.inputs.values() if isinstance(i, ChatInput) and i.with_reply}
         shared = {c for i in self.inputs.values() for c in i.source_columns} & {
             t.target_column for t in self.tasks.values()
-        }
+        } - with_reply
         if shared:
             _reject(
                 "tasks",

@@ -108,6 +108,41 @@ def test_a_request_has_the_passages_of_training_and_names_them(model: Path) -> N
     assert row["sources"] == found["sources"]
 
 
+def test_the_last_question_of_a_dialogue_finds_passages(index: Path, tmp_path: Path) -> None:
+    """In training rows with the reply, and in requests without it."""
+    turns = [
+        {"role": "user", "content": "I forgot my PIN"},
+        {"role": "assistant", "content": "Reset it in the app."},
+        {"role": "user", "content": QUESTION},
+    ]
+    rows = [
+        {"messages": [*turns, {"role": "assistant", "content": "Yes, a fee."}]},
+        {"messages": json.dumps(turns[:2])},
+    ]
+    job = make_job(tmp_path, index)
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    content = job.model_dump(mode="json", exclude_unset=True)
+    passages = {**content["inputs"]["passages"], "column": "messages"}
+    passages["retrieve"]["query"] = "messages"
+    content["inputs"] = {"messages": {"type": "chat", "optional": True}, "passages": passages}
+    content["tasks"]["reply"] |= {"column": "messages", "prompt": "{passages}\n\n{messages}"}
+    job, dataset = load_dataset(rayfuse.Job.model_validate(content))
+    preprocessor = Preprocessor(job.inputs, job.tasks)
+    first, second = [preprocessor.from_row(row) for row in dataset.splits["train"]]
+    assert texts(preprocessor, first)["passages"].startswith(PASSAGES[0]["text"])
+    assert texts(preprocessor, second)["passages"].startswith(PASSAGES[2]["text"])
+    asked = Preprocessor(job.inputs).from_values({"messages": turns})
+    assert texts(preprocessor, asked) == texts(preprocessor, first)
+    save_model(tmp_path / "model", job, trainable_state_dict(FusedModel(job)), {})
+    predictor = Predictor(tmp_path / "model")
+    replies = [
+        predictor.predict([{"messages": turns}])[0],
+        *predictor.predict_rows([rows[0], {"messages": json.dumps(turns)}]),
+    ]
+    assert {json.dumps(one) for one in replies} == {json.dumps(replies[0])}
+    assert replies[0]["sources"]["passages"][0]["values"] == PASSAGES[0]
+
+
 def test_an_endpoint_returns_the_sources_as_its_openapi_document_says(model: Path) -> None:
     with serve_in_thread(Predictor(model), "/faq") as url:
         reply = httpx.post(f"{url}/predict", json={"inputs": {"question": QUESTION}}, timeout=60).json()
@@ -176,9 +211,9 @@ class TestErrors:
         [
             (
                 "questions",
-                "inputs.passages.retrieve.query: no text input `questions`; one of: note, question",
+                "inputs.passages.retrieve.query: no text or dialogue `questions`; one of: note, question",
             ),
-            ("passages", "no text input `passages`"),
+            ("passages", "no text or dialogue `passages`"),
         ],
     )
     def test_a_query_that_is_no_text_input(

@@ -83,6 +83,44 @@ def test_replies_follow_the_schema_of_the_task(folder: Path) -> None:
     assert texts == ['{"n": 1}', '{"n": 2, "to": "é"}', '{"n": 1}']
 
 
+def test_dialogues_that_cannot_be_learned_are_invalid_rows(tmp_path: Path) -> None:
+    tiny_generation.make_dialogues(tmp_path, 12, 4)
+    path = tmp_path / "data" / "train.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    user, reply = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}
+    rows[0]["messages"], rows[1]["messages"], rows[2]["messages"] = [], [user], [reply]
+    rows[3]["messages"] = [{"role": "bot", "content": "hi"}, reply]
+    rows[4]["messages"] = [{**user, "content": "a" * 150}, reply]
+    rows[5]["messages"] = [user, {**reply, "content": "a reply that is much too long"}]
+    rows[6]["messages"] = json.dumps([user, reply, user, reply])
+    rows[7]["messages"] = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yes"}]
+    tiny_jobs.write_rows(path, rows)
+    held_out = str(tmp_path / "data" / "test.jsonl")
+    task = {"learned_replies": "all"}
+    job = tiny_generation.dialogue_job(
+        tmp_path, "smollm", task, **{"data.max_bad_rows": 1, "data.validation": held_out}
+    )
+    job, dataset = load_dataset(job)
+    reasons = dataset.invalid["train"].skipped_lines()
+    for number, reason in enumerate(
+        [
+            "messages: missing: the list of messages is empty, and this input is required",
+            "reply (column messages): the last message has the role user; it must be the assistant's reply",
+            "messages: missing: the list of messages is empty, and this input is required",
+            "messages: [0].role: 'bot' is no role; use one of system, developer, user",
+            "reply (column messages): messages: [0]: the last message, with the system's and the words of the prompt, "
+            "exceeds max_tokens 130; shorten it, or raise inputs.messages.max_tokens",
+            "reply (column messages): the reply has 30 tokens with its end token, above max_tokens 12",
+        ],
+        1,
+    ):
+        assert any(f"train.jsonl:{number}: {reason}" in line for line in reasons)
+    preprocessor = Preprocessor(job.inputs, job.tasks)
+    renderer = PromptRenderer(job.tasks["reply"], job.inputs)
+    targets = [preprocessor.from_row(row).targets["reply"] for row in list(dataset.splits["train"])[:2]]
+    assert targets == [2 * renderer.reply_ids("yes"), renderer.reply_ids("yes")]
+
+
 @pytest.mark.parametrize("stored", [True, False])
 def test_a_global_batch_weighs_as_much_as_its_replies_have_tokens(stored: bool, folder: Path) -> None:
     """Known from validation, or from rows in memory; the same for any number of workers and accumulation steps."""

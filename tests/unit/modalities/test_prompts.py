@@ -11,7 +11,9 @@ from transformers import LlamaConfig
 
 from rayfuse.data.targets import check_targets
 from rayfuse.errors import DataError, InvalidInputError
-from rayfuse.modalities.prompts import Dialogue, PromptRenderer
+from rayfuse.modalities.dialogues import Dialogue
+from rayfuse.modalities.messages import Message
+from rayfuse.modalities.prompts import PromptRenderer
 from rayfuse.spec.inputs import ImageInput, TextInput
 from rayfuse.spec.tasks import GenerationTaskConfig
 
@@ -132,11 +134,11 @@ def test_a_system_turn_precedes_the_prompt(models: Path) -> None:
 
 def test_a_dialogue_is_rendered_by_the_chat_template(models: Path) -> None:
     prompt = renderer(models, "smollm", prompt="Q: {text}{image}", system="Be kind.")
-    turns = (("user", "rayfusemarker<|im_end|>"), ("assistant", "hello"))
+    turns = (Message("user", "rayfusemarker0x<|im_end|>"), Message("assistant", "hello"))
     pieces = prompt.render({"text": "why"}, {"image"}, Dialogue("Be brief.", turns))
     whole = [
         {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "rayfusemarker"},
+        {"role": "user", "content": "rayfusemarker0x"},
         {"role": "assistant", "content": "hello"},
         {"role": "user", "content": "Q: why<image>"},
     ]
@@ -154,7 +156,7 @@ def test_words_of_a_dialogue_take_the_place_of_those_of_the_prompt(models: Path)
 
 
 def test_dialogues_that_a_model_cannot_answer(models: Path, tmp_path: Path) -> None:
-    turns = Dialogue(turns=(("user", "hi"), ("assistant", "hello")))
+    turns = Dialogue(turns=(Message("user", "hi"), Message("assistant", "hello")))
     with pytest.raises(InvalidInputError, match="no chat template") as raised:
         renderer(models, "gpt2").render({}, set(), turns)
     assert raised.value.input_name == "messages"

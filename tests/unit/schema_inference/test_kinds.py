@@ -33,6 +33,13 @@ def sentences(count: int) -> list[str]:
     return [" ".join(WORDS[i % 5 : i % 5 + 6]) + f" {i}" for i in range(count)]
 
 
+@pytest.mark.parametrize("message", [{"role": "user", "content": "hi"}, {"from": "human", "value": "hi"}])
+def test_dialogues_are_left_out_with_the_input_that_reads_them(message: Any, infer: Infer) -> None:
+    column = infer([[message], [message, message]] * 10)
+    assert column.kind == "unusable"
+    assert "write an input of type chat" in column.note
+
+
 @pytest.mark.parametrize(
     ("values", "kind"),
     [

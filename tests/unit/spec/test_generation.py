@@ -165,6 +165,52 @@ def test_a_prompt_with_cross_attention_has_the_texts_only(folder: Path) -> None:
     assert job.tasks["answer"].prompt_parts(job.inputs) == [("Describe the image.", None)]
 
 
+CHAT = {"type": "chat"}
+TASK = {"type": "generation", "model": "smollm"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"inputs.more": CHAT, "tasks.reply.prompt": None}, r"tasks\.reply\.prompt: `messages` and `more` are dialogues"),
+        ({"tasks.reply.prompt": "{image}{room}"}, r"inputs\.messages\.encoder\.type: .*none names \{messages\}"),
+        ({"inputs.messages.max_items": 2}, r"inputs\.messages\.max_items: 2 is not 1, and a row has one dialogue"),
+        ({"inputs.messages.max_tokens": 0}, r"inputs\.messages\.max_tokens: .*at least 1"),
+        ({"inputs.messages.encoder": {"type": "conv"}}, r"inputs\.messages\.encoder.*prompt"),
+        ({"inputs.messages.encoder": {"type": "a:B"}}, r"inputs\.messages\.encoder\.type: a:B cannot encode a dialogue"),
+        ({"inputs.messages.augment": [{"type": "token_dropout"}]}, r"inputs\.messages\.augment"),
+        (
+            {"inputs.messages.column": "text", "inputs.messages.with_reply": True},
+            r"inputs\.messages\.with_reply: no generation task has `column: text`",
+        ),
+        ({"inputs.messages.with_reply": False}, r"tasks: .*column `messages` is both an input and a target"),
+        (
+            {"tasks.reply.prompt": "{room}", "tasks.other": {**TASK, "column": "label", "prompt": "{messages}"},
+             "tasks.reply.learned_replies": "all"},
+            r"tasks\.reply\.learned_replies: has no effect without an input of type chat",
+        ),
+        (
+            {"tasks.reply": {"type": "preference", "model": "smollm", "column": "better", "rejected": "worse",
+                             "learned_replies": "all"}},
+            r"tasks\.reply\.learned_replies: pairs have one better reply",
+        ),
+    ],
+)  # fmt: skip
+def test_invalid_dialogues(overrides: dict[str, Any], message: str, folder: Path) -> None:
+    with pytest.raises(SpecError, match=message):
+        tiny_generation.dialogue_job(folder, "smollm", **overrides)
+
+
+def test_a_dialogue_has_the_reply_if_a_task_has_its_column(folder: Path) -> None:
+    same = tiny_generation.dialogue_job(folder, "smollm")
+    assert same.inputs["messages"].with_reply
+    other = tiny_generation.dialogue_job(folder, "smollm", {"column": "label"})
+    assert not other.inputs["messages"].with_reply
+    named = {"inputs.messages.column": "conversations", "tasks.reply.column": "conversations"}
+    assert tiny_generation.dialogue_job(folder, "smollm", **named).inputs["messages"].with_reply
+    assert Job.model_validate(same.model_dump(mode="json")) == same
+
+
 def test_the_default_prompt_has_all_inputs(folder: Path) -> None:
     job = tiny_generation.generation_job(folder, task={"prompt": None})
     assert job.tasks["answer"].prompt_parts(job.inputs) == [("", "image"), ("", "text")]

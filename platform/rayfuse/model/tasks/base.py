@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from rayfuse.modalities.base import Schema
+from rayfuse.modalities.base import Features, Schema
 from rayfuse.model.tokens import FusedState
 from rayfuse.spec.inputs import Input
 from rayfuse.spec.tasks import Target
@@ -75,6 +75,9 @@ class TaskHead(nn.Module, ABC):
     def encoded_inputs(self) -> Sequence[str]:
         """Inputs whose tokens the head reads as the encoder returns them (`FusedState.encoded`)."""
         return ()
+
+    def check_features(self, features: Mapping[str, Sequence[Features]]) -> None:
+        """Raise InvalidInputError if the task cannot read the features of a sample's items, by input."""
 
     def check_context(self, span_lengths: Mapping[str, int]) -> None:
         """Raise DataError if the longest sequence exceeds the positions of the task's language model.

@@ -4,15 +4,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-import numpy as np
 import torch
 
 from rayfuse.decoding.request import DecodeRequest
-from rayfuse.modalities.prompts import Dialogue, PromptRenderer
+from rayfuse.modalities.dialogues import Dialogue
+from rayfuse.modalities.prompts import PromptRenderer
 from rayfuse.model.gated_attention import GatedCrossAttention
 from rayfuse.model.language_model import CausalModel
 from rayfuse.model.reply_grammar import ReplyGrammar
-from rayfuse.model.tasks.prompt_reading import CausalReading
+from rayfuse.model.tasks.prompt_reading import CausalReading, LearnedReply
 from rayfuse.model.tasks.text_decoding import PromptInputs
 from rayfuse.model.tokens import FusedState, Tokens
 from rayfuse.spec.tasks import GenerationTaskConfig
@@ -33,10 +33,10 @@ class CrossAttentionReading(CausalReading):
         self._attention = bridge
 
     def reply_states(
-        self, fused: FusedState, replies: Sequence[Sequence[int]]
-    ) -> tuple[torch.Tensor, np.ndarray]:
+        self, fused: FusedState, replies: Sequence[Sequence[int]], num_earlier: Sequence[int]
+    ) -> tuple[torch.Tensor, list[LearnedReply]]:
         with self._attend(fused):
-            return super().reply_states(fused, replies)
+            return super().reply_states(fused, replies, num_earlier)
 
     @contextmanager
     def reference(self) -> Iterator[None]:

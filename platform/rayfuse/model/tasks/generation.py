@@ -7,9 +7,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from rayfuse.modalities.base import Schema, object_schema
+from rayfuse.modalities.base import Features, Schema, object_schema
+from rayfuse.modalities.messages import load_messages
 from rayfuse.modalities.prompt_kinds import build_renderer
 from rayfuse.modalities.prompts import PromptRenderer
+from rayfuse.modalities.text import PROMPT_TEXT, decode_text
 from rayfuse.model.gated_attention import GatedCrossAttention
 from rayfuse.model.language_model import LanguageModel
 from rayfuse.model.reply_grammar import ReplyGrammar
@@ -35,7 +37,8 @@ class GenerationHead(AccumulatedHead):
 
     Raw outputs, given targets: the summed cross entropy of the reply's tokens, their number, and how many of them are the
     most probable ones, float32 (batch, 3). Generated: token ids, float32 (batch, tokens), NaN after the end token.
-    targets: token ids (batch, tokens), after the two numbers of the row's group in tasks with `references`.
+    targets: token ids (batch, tokens), after the two numbers of the row's group in tasks with `references`; with
+    `learned_replies: all`, those of the replies in earlier turns, each with its end token, and then those of the reply.
     """
 
     attribution_score_name = "mean log-probability"
@@ -72,11 +75,18 @@ class GenerationHead(AccumulatedHead):
     def check_context(self, span_lengths: Mapping[str, int]) -> None:
         self.reading.check_context(span_lengths)
 
+    def check_features(self, features: Mapping[str, Sequence[Features]]) -> None:
+        chat = self.renderer.chat_input
+        if chat is not None and chat in features:
+            self.renderer.fit_messages(load_messages(decode_text(features[chat][0][PROMPT_TEXT])))
+
     def forward(self, fused: FusedState, targets: torch.Tensor | None = None) -> torch.Tensor:
         """Compute the losses of the targets; without targets, those of the end token, which do not count."""
         rows = len(fused["vector"])
-        replies = [[self.renderer.end_id]] * rows if targets is None else self._replies(targets)
-        return touch_fusion_params(self.reading.reply_losses(fused, replies), fused)
+        replies = [[[self.renderer.end_id]]] * rows if targets is None else self._replies(targets)
+        last = [of_row[-1] for of_row in replies]
+        num_earlier = [len(of_row) - 1 for of_row in replies]
+        return touch_fusion_params(self.reading.reply_losses(fused, last, num_earlier), fused)
 
     @property
     def stop_ids(self) -> list[int]:
@@ -149,7 +159,7 @@ class GenerationHead(AccumulatedHead):
 
     def read_replies(self, generated: torch.Tensor, targets: torch.Tensor) -> list[Reply]:
         """Return the generated text of each sample next to its reference."""
-        references = self._texts(targets[:, self.group_width :])
+        references = [self.renderer.decode(of_row[-1]) for of_row in self._replies(targets)]
         texts = self._texts(generated)
         return [
             Reply(*one)
@@ -173,13 +183,28 @@ class GenerationHead(AccumulatedHead):
     def summarize_prediction(cls, prediction: Mapping[str, Any]) -> str:
         return str(prediction["text"])
 
-    def _replies(self, targets: torch.Tensor) -> list[list[int]]:
+    def _replies(self, targets: torch.Tensor) -> list[list[list[int]]]:
+        """Return the replies of each sample: those in earlier turns, if they are learned, and then the reply itself."""
+        return [_split_behind(ids, self.renderer.end_id) for ids in self._tokens(targets)]
+
+    def _tokens(self, targets: torch.Tensor) -> list[list[int]]:
+        """Return the tokens of each sample's replies."""
         ids = targets[:, self.group_width :].cpu().numpy()
         return [row[~np.isnan(row)].astype(np.int64).tolist() for row in ids]
 
     def _texts(self, ids: torch.Tensor) -> list[str]:
         rows = ids.float().cpu().numpy()
         return [self.renderer.decode(row[~np.isnan(row)].astype(np.int64).tolist()) for row in rows]
+
+
+def _split_behind(ids: Sequence[int], end: int) -> list[list[int]]:
+    """Split tokens behind each end token; at least one part."""
+    parts: list[list[int]] = [[]]
+    for place, token in enumerate(ids):
+        parts[-1].append(token)
+        if token == end and place < len(ids) - 1:
+            parts.append([])
+    return parts
 
 
 def _build_projector(dim: int, lm: LanguageModel) -> nn.Linear:

@@ -32,7 +32,7 @@ class PreferenceHead(GenerationHead):
         """Compute the losses of both replies, with and without adapters; without targets, of the end token."""
         ends = [[self.renderer.end_id]] * len(fused["vector"])
         better, worse = (
-            ends if targets is None else self._replies(self._replies_of(targets, which))
+            ends if targets is None else self._tokens(self._replies_of(targets, which))
             for which in (_BETTER, _WORSE)
         )
         with torch.no_grad(), self.reading.reference():

@@ -7,7 +7,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from rayfuse.modalities.prompts import Dialogue, Piece, PromptRenderer
+from rayfuse.modalities.dialogues import Dialogue
+from rayfuse.modalities.prompts import Piece, PromptRenderer, ReplyIds
+from rayfuse.modalities.text import decode_text
 from rayfuse.model.language_model import LanguageModel
 from rayfuse.model.slot_decoding import PromptSpans
 from rayfuse.model.tasks.text_decoding import PromptInputs
@@ -22,6 +24,8 @@ class PromptBatch:
     """Text tokens of all rows, int64 (tokens,): the first vectors of the pool."""
     places: list[np.ndarray]
     """Places of each row's vectors, int64 (length,)."""
+    replies: list[list[tuple[int, ReplyIds]]]
+    """Replies in earlier turns of each row, with the position of their first token."""
 
     @property
     def lengths(self) -> np.ndarray:
@@ -67,7 +71,7 @@ class PromptLayout:
             present = fused["inputs"][name][1].any(dim=1).tolist()
             for row, content in enumerate(fused["texts"][name].cpu().numpy()):
                 if present[row]:
-                    found[row][name] = content[content >= 0].astype(np.uint8).tobytes().decode()
+                    found[row][name] = decode_text(content)
         return found
 
     def inputs(self, fused: FusedState) -> list[PromptInputs]:
@@ -99,9 +103,12 @@ class PromptLayout:
             places_of_span[name] = offset + np.arange(mask.size).reshape(mask.shape)
             offset += mask.size
         places, first = [], 0
+        earlier: list[list[tuple[int, ReplyIds]]] = [[] for _ in rendered]
         for row, pieces in enumerate(rendered):
-            parts = []
+            parts: list[np.ndarray] = []
             for piece in pieces:
+                if isinstance(piece, ReplyIds):
+                    earlier[row].append((sum(map(len, parts)), piece))
                 if isinstance(piece, str):
                     parts.append(places_of_span[piece][row][spans[piece][row]])
                 else:
@@ -109,7 +116,7 @@ class PromptLayout:
                     first += len(piece)
             places.append(np.concatenate(parts))
         token_ids = np.array([token for piece in text_pieces for token in piece], dtype=np.int64)
-        return PromptBatch(token_ids, places)
+        return PromptBatch(token_ids, places, earlier)
 
     def embed(
         self, fused: FusedState, prompts: PromptBatch, left: bool = False

@@ -3,15 +3,15 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 
 from rayfuse.decoding.prompt import prompt_length
 from rayfuse.decoding.request import DecodeRequest
-from rayfuse.modalities.prompts import Dialogue, PromptRenderer
+from rayfuse.modalities.dialogues import Dialogue
+from rayfuse.modalities.prompts import PromptRenderer
 from rayfuse.modalities.source_prompts import SourcePromptRenderer
 from rayfuse.model.encoder_decoder import EncoderDecoderModel
 from rayfuse.model.language_model import CausalModel, LanguageModel, VisionLanguageModel
@@ -21,6 +21,17 @@ from rayfuse.model.tasks.prompt_layout import PromptLayout
 from rayfuse.model.tasks.text_decoding import PromptInputs, TimeStamps
 from rayfuse.model.tokens import FusedState, Tokens
 from rayfuse.spec.tasks import GenerationTaskConfig
+
+
+class LearnedReply(NamedTuple):
+    """A reply in a sequence of a batch, for its loss."""
+
+    row: int
+    """Row of the sequence."""
+    start: int
+    """Position before the first token of the reply, whose state predicts it."""
+    ids: Sequence[int]
+    """Tokens of the reply, with its end token."""
 
 
 class PromptReading(ABC):
@@ -58,11 +69,11 @@ class PromptReading(ABC):
 
     @abstractmethod
     def reply_states(
-        self, fused: FusedState, replies: Sequence[Sequence[int]]
-    ) -> tuple[torch.Tensor, np.ndarray]:
-        """Return the hidden states of sequences with a reply each, and the place of the reply in them.
+        self, fused: FusedState, replies: Sequence[Sequence[int]], num_earlier: Sequence[int]
+    ) -> tuple[torch.Tensor, list[LearnedReply]]:
+        """Return the hidden states of sequences with a reply each, float (batch, length, width), and what they predict.
 
-        float (batch, length, width), and the position before the reply's first token, int64 (batch,).
+        num_earlier: number of replies in earlier turns of each sample, the newest, that are predicted too.
         """
 
     @contextmanager
@@ -117,25 +128,26 @@ class PromptReading(ABC):
     def _check_requests(self, requests: Sequence[DecodeRequest]) -> None:
         """Raise DataError if a request exceeds the positions of the language model."""
 
-    def reply_losses(self, fused: FusedState, replies: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Compute the summed cross entropy of each reply, its number of tokens, and how many of them are most probable.
+    def reply_losses(
+        self, fused: FusedState, replies: Sequence[Sequence[int]], num_earlier: Sequence[int] = ()
+    ) -> torch.Tensor:
+        """Compute the summed cross entropy of each sample's replies, their tokens, and how many of them are most probable.
 
-        replies: a reply of each sample, as tokens with its end token. Returns float32 (batch, 3).
+        replies: a reply to each sample, as tokens with its end token; num_earlier: number of replies in its earlier turns,
+        the newest, that count too, by default none. Returns float32 (batch, 3).
         """
-        rows = len(replies)
-        states, starts = self.reply_states(fused, replies)
-        counts = np.array([len(reply) for reply in replies])
-        row_of_token = np.arange(rows).repeat(counts)
-        within = np.concatenate([np.arange(count) for count in counts])
-        device = states.device
-        row_index = torch.from_numpy(row_of_token).to(device)
-        positions = torch.from_numpy(starts[row_of_token] + within).to(device)
-        wanted = torch.tensor(
-            [token for reply in replies for token in reply], dtype=torch.long, device=device
+        states, learned = self.reply_states(fused, replies, num_earlier or [0] * len(replies))
+        rows, positions, wanted = (
+            torch.tensor(numbers, dtype=torch.long, device=states.device)
+            for numbers in (
+                [one.row for one in learned for _ in one.ids],
+                [one.start + within for one in learned for within in range(len(one.ids))],
+                [token for one in learned for token in one.ids],
+            )
         )
-        losses, right = self._lm.token_losses(states[row_index, positions], wanted)
+        losses, right = self._lm.token_losses(states[rows, positions], wanted)
         found = torch.stack([losses, torch.ones_like(losses), right], dim=1)
-        return found.new_zeros(rows, 3).index_add(0, row_index, found)
+        return found.new_zeros(len(replies), 3).index_add(0, rows, found)
 
 
 class CausalReading(PromptReading):
@@ -146,12 +158,19 @@ class CausalReading(PromptReading):
     _renderer: PromptRenderer
 
     def reply_states(
-        self, fused: FusedState, replies: Sequence[Sequence[int]]
-    ) -> tuple[torch.Tensor, np.ndarray]:
+        self, fused: FusedState, replies: Sequence[Sequence[int]], num_earlier: Sequence[int]
+    ) -> tuple[torch.Tensor, list[LearnedReply]]:
         sequences = self.layout.lay_out(fused, [reply[:-1] for reply in replies])
         self._renderer.check_length(int(sequences.lengths.max()))
         states = self._lm.hidden_states(*self.layout.embed(fused, sequences))
-        return states, sequences.lengths - np.array([len(reply) for reply in replies])
+        end = self._renderer.end_id
+        learned = []
+        for row, (reply, length) in enumerate(zip(replies, sequences.lengths.tolist(), strict=True)):
+            earlier = sequences.replies[row]
+            chosen = earlier[len(earlier) - min(num_earlier[row], len(earlier)) :]
+            learned += [LearnedReply(row, start - 1, [*ids, end]) for start, ids in chosen]
+            learned.append(LearnedReply(row, length - len(reply), reply))
+        return states, learned
 
     def request(self, inputs: PromptInputs, dialogue: Dialogue | None = None) -> DecodeRequest:
         return DecodeRequest(self.layout.spans(inputs, dialogue), constraint=self.grammar())
@@ -187,8 +206,8 @@ class EncoderDecoderReading(PromptReading):
     _renderer: SourcePromptRenderer
 
     def reply_states(
-        self, fused: FusedState, replies: Sequence[Sequence[int]]
-    ) -> tuple[torch.Tensor, np.ndarray]:
+        self, fused: FusedState, replies: Sequence[Sequence[int]], num_earlier: Sequence[int]
+    ) -> tuple[torch.Tensor, list[LearnedReply]]:
         self._renderer.check_target(max(map(len, replies)))
         states, states_mask = self._encode(fused)
         prompt = self._renderer.decoder_prompt
@@ -197,7 +216,7 @@ class EncoderDecoderReading(PromptReading):
         lengths = torch.tensor([len(one) for one in sequences], device=states.device)
         mask = torch.arange(ids.shape[1], device=states.device) < lengths.unsqueeze(1)
         hidden = self._lm.hidden_states(states, states_mask, ids, mask)
-        return hidden, np.full(len(replies), len(prompt) - 1)
+        return hidden, [LearnedReply(row, len(prompt) - 1, reply) for row, reply in enumerate(replies)]
 
     @torch.inference_mode()
     def request(self, inputs: PromptInputs, dialogue: Dialogue | None = None) -> DecodeRequest:

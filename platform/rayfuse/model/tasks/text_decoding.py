@@ -8,7 +8,7 @@ import torch
 
 from rayfuse.decoding.model_runner import ModelRunner
 from rayfuse.decoding.request import DecodeRequest
-from rayfuse.modalities.prompts import Dialogue
+from rayfuse.modalities.dialogues import Dialogue
 from rayfuse.modalities.transcripts import Segment
 from rayfuse.model.tokens import FusedState
 from rayfuse.spec.tasks.generation import DecodingConfig

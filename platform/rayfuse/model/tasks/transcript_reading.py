@@ -9,7 +9,7 @@ from rayfuse.decoding.constraint import EmptyReply
 from rayfuse.decoding.request import DecodeRequest
 from rayfuse.decoding.time_stamps import TimeStampRules
 from rayfuse.errors import InvalidInputError
-from rayfuse.modalities.prompts import Dialogue
+from rayfuse.modalities.dialogues import Dialogue
 from rayfuse.modalities.transcripts import TranscriptRenderer
 from rayfuse.model.encoder_decoder import SpeechDecoder
 from rayfuse.model.tasks.prompt_reading import EncoderDecoderReading

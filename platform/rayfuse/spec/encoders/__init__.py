@@ -58,6 +58,9 @@ ENCODERS: dict[str, Family[BaseEncoderConfig]] = families_by_input_type(
             HuggingFaceEncoderConfig: f"{_ENCODERS}.huggingface:HuggingFaceEncoder",
             PromptEncoderConfig: f"{_ENCODERS}.prompt_text:PromptTextEncoder",
         },
+        "chat": {
+            PromptEncoderConfig: f"{_ENCODERS}.prompt_text:PromptTextEncoder",
+        },
         "timeseries": {
             TimeseriesConvEncoderConfig: f"{_ENCODERS}.sequence_timeseries:SequenceTimeseriesEncoder",
             TimeseriesGRUEncoderConfig: f"{_ENCODERS}.sequence_timeseries:SequenceTimeseriesEncoder",
@@ -86,6 +89,8 @@ VideoEncoderConfig = Annotated[BaseEncoderConfig, PartOf(lambda: ENCODERS["video
 """Any encoder of videos."""
 TextEncoderConfig = Annotated[BaseEncoderConfig, PartOf(lambda: ENCODERS["text"])]
 """Any encoder of text."""
+ChatEncoderConfig = Annotated[BaseEncoderConfig, PartOf(lambda: ENCODERS["chat"])]
+"""Any encoder of dialogues."""
 TimeseriesEncoderConfig = Annotated[BaseEncoderConfig, PartOf(lambda: ENCODERS["timeseries"])]
 """Any encoder of time series."""
 TabularEncoderConfig = Annotated[BaseEncoderConfig, PartOf(lambda: ENCODERS["tabular"])]
@@ -112,6 +117,7 @@ __all__ = [
     "ENCODERS",
     "AudioEncoderConfig",
     "BaseEncoderConfig",
+    "ChatEncoderConfig",
     "ConvEncoderConfig",
     "CustomEncoderConfig",
     "EmbeddingEncoderConfig",

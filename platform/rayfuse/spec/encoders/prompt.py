@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class PromptEncoderConfig(BaseEncoderConfig):
-    """No encoder: the text is put into the prompt of a generation task. Other tasks see only that it is present."""
+    """No encoder: the text or dialogue is put into the prompt of a generation task. Other tasks see only that it is present."""
 
     type: Literal["prompt"]
 
@@ -23,10 +23,11 @@ class PromptEncoderConfig(BaseEncoderConfig):
         }
         for name in own:
             if name not in named:
+                remedy = "" if job.inputs[name].type == "chat" else ", or use another encoder"
                 yield (
                     "type",
-                    f"prompt puts the text into the prompt of a generation task, and none names {{{name}}}; name it "
-                    "there, or use another encoder",
+                    f"prompt puts the value into the prompt of a generation task, and none names {{{name}}}; name it "
+                    f"there{remedy}",
                 )
             if job.inputs[name].augment:
                 yield "type", f"prompt has no tokens to augment; remove inputs.{name}.augment"

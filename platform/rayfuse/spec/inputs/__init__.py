@@ -7,6 +7,7 @@ from rayfuse.spec.encoders import ENCODERS, BaseEncoderConfig
 from rayfuse.spec.family import CustomConfig, Family, PartOf
 from rayfuse.spec.inputs.audio import AudioInput
 from rayfuse.spec.inputs.base import BaseInput, ColumnInput
+from rayfuse.spec.inputs.chat import ChatInput
 from rayfuse.spec.inputs.image import ImageInput
 from rayfuse.spec.inputs.item_sequence import ItemSequenceInput
 from rayfuse.spec.inputs.tabular import TabularInput
@@ -33,6 +34,7 @@ INPUTS: Family[BaseInput] = Family(
         AudioInput: "rayfuse.modalities.audio:AudioModality",
         VideoInput: "rayfuse.modalities.video:VideoModality",
         TextInput: "rayfuse.modalities.text:TextModality",
+        ChatInput: "rayfuse.modalities.chat:ChatModality",
         TimeseriesInput: "rayfuse.modalities.timeseries:TimeSeriesModality",
         TabularInput: "rayfuse.modalities.tabular:TabularModality",
         ItemSequenceInput: "rayfuse.modalities.item_sequence:ItemSequenceModality",
@@ -72,6 +74,7 @@ __all__ = [
     "INPUTS",
     "AudioInput",
     "BaseInput",
+    "ChatInput",
     "ColumnInput",
     "CustomInput",
     "ImageInput",

@@ -11,7 +11,7 @@ class RetrieveConfig(SpecModel):
     index: Url
     """Path or URL of the folder of the index."""
     query: Key
-    """Text input that is the query; requests need not contain the input that retrieves."""
+    """Text input that is the query, or a dialogue, whose last user's message is; requests need not contain the input that retrieves."""
     top: int = Field(3, ge=1, le=100)
     """Number of passages, the most similar first."""
     column: str = Field("text", min_length=1)

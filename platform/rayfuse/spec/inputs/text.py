@@ -14,6 +14,7 @@ from rayfuse.spec.encoders import (
     TextEncoderConfig,
 )
 from rayfuse.spec.inputs.base import ColumnInput
+from rayfuse.spec.inputs.chat import ChatInput
 from rayfuse.spec.inputs.retrieve import RetrieveConfig
 from rayfuse.spec.templates import check_template, fill_template, template_columns
 
@@ -91,11 +92,11 @@ class TextInput(ColumnInput):
         texts = {
             other: source
             for other, source in job.inputs.items()
-            if isinstance(source, TextInput) and source.retrieve is None
+            if isinstance(source, ChatInput) or (isinstance(source, TextInput) and source.retrieve is None)
         }
         if name not in texts:
             known = f"one of: {', '.join(texts)}" if texts else "this job has none"
-            yield "retrieve.query", f"no text input `{name}`; {known}"
+            yield "retrieve.query", f"no text or dialogue `{name}`; {known}"
         elif texts[name].optional and not self.optional:
             yield (
                 "optional",

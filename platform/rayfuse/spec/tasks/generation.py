@@ -126,6 +126,9 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
     """The system's turn before it, for models with a chat template."""
     references: str | None = Field(None, min_length=1)
     """Column whose equal values mark rows whose replies are references of each other, such as the captions of an image."""
+    learned_replies: Literal["last", "all"] = "last"
+    """Replies of a dialogue (an input of type chat) that the model learns: the reply to the last message, or also those in
+    earlier turns of the prompt."""
     max_tokens: int = Field(64, ge=1, le=32768)
     """Largest number of tokens of a reply, with its end token; rows with a longer one are invalid."""
     json_schema: JsonSchemaOrUrl | None = None
@@ -193,6 +196,14 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
             elif job.inputs[name].max_items > 1:
                 yield "prompt", f"`{name}` has several texts; set inputs.{name}.max_items to 1"
         yield from ((f"inject.{where}", reason) for where, reason in self.inject.validate_for(job.inputs))
+        chats = [name for name in names if name in job.inputs and job.inputs[name].type == "chat"]
+        if self.learned_replies == "all" and not chats:
+            yield "learned_replies", "has no effect without an input of type chat in the prompt; leave it out"
+        if len(chats) > 1:
+            yield (
+                "prompt",
+                f"`{chats[0]}` and `{chats[1]}` are dialogues, and a prompt has one; name one of them",
+            )
         if self.json_schema is not None and self.decoding.num_beams > 1:
             yield (
                 "json_schema",

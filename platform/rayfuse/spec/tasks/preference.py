@@ -49,6 +49,8 @@ class PreferenceTaskConfig(GenerationTaskConfig):
                 "rejected",
                 f"{self.rejected} is the column of the better reply as well; name another column",
             )
+        if self.learned_replies == "all":
+            yield "learned_replies", "pairs have one better reply, to the last message; leave it out"
         if self.adapter is None:
             yield (
                 "train",

@@ -1,0 +1,86 @@
+"""Chat templates of tokenizers, rendered around the contents of turns.
+
+A template is rendered with a marker in the place of each content, and split there. So it needs no `{% generation %}`, a
+text in a turn cannot change the frame around it, and where a reply begins and ends is known.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from typing import Any
+
+from rayfuse.errors import DataError
+
+_MARKER = "rayfusemarker{}x"
+"""Word in the place of a content; templates change white space around contents and nothing else."""
+_MAX_FRAMES = 1024
+
+Frame = tuple[str, ...]
+"""Texts before, between and after the contents of turns."""
+
+
+class ChatTemplate:
+    """The chat template of a language model."""
+
+    def __init__(self, tokenizer: Any, model: str) -> None:
+        """Store a tokenizer with a chat template, and the name of its model."""
+        self._tokenizer = tokenizer
+        self._model = model
+        self._cached = lru_cache(_MAX_FRAMES)(self._render)
+
+    def frame(self, roles: Sequence[str], ask: bool = True) -> Frame:
+        """Return the texts around the contents of turns with these roles; with `ask`, up to where a reply begins.
+
+        Raises DataError if the template does not take them.
+        """
+        return self._cached(tuple(roles), ask)
+
+    def first_rejected(self, roles: Sequence[str]) -> int:
+        """Return the index of the turn because of which the template does not take turns with these roles."""
+        low, high = 0, len(roles) - 1
+        while low < high:
+            middle = (low + high + 1) // 2
+            try:
+                self._render(tuple(roles[:middle]), ask=False)
+                low = middle
+            except DataError:
+                high = middle - 1
+        return low
+
+    @cached_property
+    def _takes_parts(self) -> bool:
+        """True if contents are lists of parts, as in most vision–language models, instead of texts."""
+        try:
+            return _MARKER not in self._apply([("user", _MARKER)], ask=False, parts=False)
+        except Exception:  # noqa: BLE001 - templates raise errors of many kinds
+            return True
+
+    def _apply(self, turns: Sequence[tuple[str, str]], ask: bool, parts: bool | None = None) -> str:
+        as_parts = self._takes_parts if parts is None else parts
+        messages = [
+            {"role": role, "content": [{"type": "text", "text": text}] if as_parts else text}
+            for role, text in turns
+        ]
+        rendered: str = self._tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=ask, enable_thinking=False
+        )
+        return rendered
+
+    def _render(self, roles: tuple[str, ...], ask: bool) -> Frame:
+        markers = [_MARKER.format(number) for number in range(len(roles))]
+        try:
+            rest = self._apply(list(zip(roles, markers, strict=True)), ask)
+        except Exception as error:
+            raise DataError(
+                f"{self._model}: its chat template cannot be rendered: {type(error).__name__}: {error}; "
+                "correct chat_template.jinja, or remove `system`"
+            ) from error
+        texts = []
+        for number, mark in enumerate(markers):
+            text, found, rest = rest.partition(mark)
+            if not found:
+                raise DataError(
+                    f"{self._model}: its chat template leaves out turn {number}, of the role {roles[number]}; correct "
+                    "chat_template.jinja"
+                )
+            texts.append(text)
+        return (*texts, rest)
