@@ -23,8 +23,9 @@ AIDS = {
     "train.mixup": {"alpha": 0.3},
     "train.modality_dropout": 0.3,
     "inputs.image.augment": [{"type": "affine"}, {"type": "gaussian_noise"}],
+    "train.param_groups": [{"pattern": "encoders.text.*", "start": 7}, {"pattern": "tasks.*", "end": "60%"}],
 }
-"""All random parts of training except dropout."""
+"""All random parts of training except dropout, and parameters that are trained in a part of the run."""
 
 
 class Interrupted(Exception):

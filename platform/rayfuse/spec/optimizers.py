@@ -7,6 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from rayfuse.spec.base import SpecModel
 from rayfuse.spec.family import CustomConfig, Family, PartOf
+from rayfuse.spec.schedules import StepsOrFraction
 
 Betas = tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
 
@@ -152,7 +153,7 @@ def zero_incompatibility(optimizer: BaseOptimizerConfig, stage: int) -> str | No
 
 
 class ParamGroupConfig(SpecModel):
-    """Learning rate and weight decay of the trained parameters whose names match a pattern."""
+    """Learning rate, weight decay and span of the trained parameters whose names match a pattern."""
 
     pattern: str = Field(min_length=1)
     """Pattern for names of parameters, such as `encoders.text.*` or `*.embeddings.*`; `*` also matches dots."""
@@ -160,9 +161,20 @@ class ParamGroupConfig(SpecModel):
     """Learning rate instead of the optimizer's, and of the encoder's `lr` and `layer_decay`."""
     weight_decay: float | None = Field(None, ge=0)
     """Weight decay instead of the optimizer's; norms, biases and other vectors do not decay."""
+    start: StepsOrFraction = 0
+    """Steps, or fraction of all steps, before they are trained."""
+    end: StepsOrFraction = 1.0
+    """Step, or fraction of all steps, from which on they are frozen."""
 
     @model_validator(mode="after")
-    def _check_not_empty(self) -> "ParamGroupConfig":
-        if self.lr is None and self.weight_decay is None:
-            raise PydanticCustomError("group", "changes nothing; set lr, weight_decay or both", {})
+    def _check(self) -> "ParamGroupConfig":
+        is_whole = self.start == 0 and type(self.end) is float and self.end == 1.0
+        if self.lr is None and self.weight_decay is None and is_whole:
+            raise PydanticCustomError("group", "changes nothing; set lr, weight_decay, start or end", {})
+        if type(self.start) is type(self.end) and self.end <= self.start:
+            raise PydanticCustomError(
+                "group",
+                "{end} is not after start {start}; raise it, or lower start",
+                {"end": f"{self.end:g}", "start": f"{self.start:g}", "path": "end"},
+            )
         return self

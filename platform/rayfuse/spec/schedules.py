@@ -16,12 +16,12 @@ def _parse_steps_or_fraction(value: Any) -> Any:
 def _check_fraction(value: int | float) -> int | float:
     if isinstance(value, float) and value > 1:
         raise PydanticCustomError(
-            "warmup", "not a fraction; write an integer for steps, or 0.05 or 5% for a fraction of them"
+            "steps", "not a fraction; write an integer for steps, or 0.05 or 5% for a fraction of them"
         )
     return value
 
 
-Warmup = Annotated[
+StepsOrFraction = Annotated[
     int | float,
     Field(ge=0),
     BeforeValidator(_parse_steps_or_fraction),
@@ -38,7 +38,7 @@ class BaseScheduleConfig(SpecModel):
 
     type: str
     """Kind of schedule, or the import path of a custom one."""
-    warmup: Warmup = 0.05
+    warmup: StepsOrFraction = 0.05
     """Steps, or fraction of all steps, in which the learning rate rises linearly from zero."""
 
 

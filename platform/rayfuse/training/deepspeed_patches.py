@@ -7,6 +7,7 @@ checks them in the installed version.
 import importlib
 import logging
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ PATCHED_ATTRIBUTES: dict[str, tuple[str, ...]] = {
         "zero_grad",
     ),
     "zero_1_2_optimizer": ("_hp_optimizer_states_linked", "_lazy_init_hp_params_optimizer_state"),
+    "zero_3_optimizer": ("fp32_partitioned_groups_flat", "sub_group_to_group_id"),
 }
 """Attributes that the patches set or call: of the module deepspeed.ops, of an engine, and of ZeRO's optimizers."""
 
@@ -104,6 +106,14 @@ def link_optimizer_states(engine: "DeepSpeedEngine") -> None:
         _require(engine.optimizer, "zero_1_2_optimizer")
         engine.optimizer._hp_optimizer_states_linked = False
         engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def sharded_states(engine: "DeepSpeedEngine") -> Iterator[tuple[int, dict[str, Any]]]:
+    """Return the states in torch's optimizer under ZeRO stage 3, each with the number of its parameter group."""
+    optimizer = engine.optimizer
+    _require(optimizer, "zero_3_optimizer")
+    for number, part in enumerate(optimizer.fp32_partitioned_groups_flat):
+        yield optimizer.sub_group_to_group_id[number], optimizer.optimizer.state.get(part, {})
 
 
 def _require(target: Any, kind: str) -> None:

@@ -14,6 +14,7 @@ from rayfuse.errors import RayfuseError, SpecError
 from rayfuse.model.fused import FusedModel, trainable_parameters
 from rayfuse.spec.deepspeed import DeepSpeedConfig
 from rayfuse.spec.job import Job
+from rayfuse.spec.schedules import ScheduleConfig
 from rayfuse.training.activation_checkpointing import checkpoint_activations
 from rayfuse.training.context_check import check_context_lengths
 from rayfuse.training.deepspeed_patches import (
@@ -25,6 +26,7 @@ from rayfuse.training.extension_locks import remove_stale_locks
 from rayfuse.training.optimizers import build_optimizer
 from rayfuse.training.param_groups import build_param_groups
 from rayfuse.training.precision import DTYPES, cast_frozen_weights
+from rayfuse.training.training_spans import apply_spans
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -193,6 +195,7 @@ def build_engine(
         checkpoint_activations(model)
     trainable = sum(numel(parameter) for parameter in trainable_parameters(model).values())
     optimizer = build_optimizer(job.train.optimizer, build_param_groups(job, model))
+    apply_spans(optimizer)
     config = build_deepspeed_config(job, options, world_size, precision, trainable)
     try:
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
@@ -224,7 +227,18 @@ def _prepare_deepspeed(job: Job) -> None:
     deepspeed.utils.logging.logger.setLevel("WARNING")
 
 
-def set_learning_rate(engine: "DeepSpeedEngine", factor: float) -> None:
-    """Set the learning rate of every parameter group to its base rate times `factor`."""
+def set_learning_rates(
+    engine: "DeepSpeedEngine", schedule: ScheduleConfig, step: int, total_steps: int
+) -> None:
+    """Set learning rate and weight decay of every parameter group for `step`, from 0, of `total_steps`."""
     for group in engine.optimizer.param_groups:
-        group["lr"] = group["base_lr"] * factor
+        span = group["span"]
+        group["lr"] = group["base_lr"] * span.lr_factor(schedule, step, total_steps)
+        # SGD adds the decay to its momentum, whatever the learning rate is.
+        group["weight_decay"] = group["base_weight_decay"] if span.is_active else 0.0
+
+
+def zero_learning_rates(engine: "DeepSpeedEngine") -> None:
+    """Set the learning rate of every parameter group to zero, for a step that changes nothing."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = 0.0

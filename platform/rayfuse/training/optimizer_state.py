@@ -1,7 +1,8 @@
 """Gather and restore weights and optimizer state by parameter name, under any ZeRO stage.
 
 `KEY/NAME` is a tensor of the optimizer's state of a parameter: `exp_avg` and `exp_avg_sq` of AdamW, `momentum_buffer`
-of SGD and Muon, `exp_avg` of Lion, `row_var`, `col_var` and `variance` of Adafactor. `step` counts optimizer steps.
+of SGD and Muon, `exp_avg` of Lion, `row_var`, `col_var` and `variance` of Adafactor. `step` has the number of optimizer
+steps of each parameter group.
 State of another shape than its parameter exists under stage 0 alone (`rayfuse.spec.optimizers`).
 """
 
@@ -14,7 +15,7 @@ import torch
 from rayfuse.errors import DataError
 from rayfuse.model.fused import trainable_parameters
 from rayfuse.model.model_io import load_weights
-from rayfuse.training.deepspeed_patches import link_optimizer_states
+from rayfuse.training.deepspeed_patches import link_optimizer_states, sharded_states
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -31,8 +32,9 @@ def gather_optimizer_state(engine: "DeepSpeedEngine") -> Iterator[tuple[str, tor
 
     link_optimizer_states(engine)
     sharded_keys = _sharded_keys(engine)
-    if steps := [state[_STEP] for state in _optimizer_states(engine) if _STEP in state]:
-        yield _STEP, steps[0].float()
+    steps = {number: state[_STEP] for number, state in _states_by_group(engine) if _STEP in state}
+    if steps:
+        yield _STEP, torch.tensor([float(steps.get(number, 0)) for number in range(_num_groups(engine))])
     for name, parameter in trainable_parameters(engine.module).items():
         if engine.zero_optimization_stage() == 0:
             state = engine.optimizer.state[parameter]
@@ -65,9 +67,9 @@ def restore_optimizer_state(
         else:
             for key in sharded_keys:
                 set_full_tensor(engine, parameter, _saved_tensor(saved, key, name), key)
-    for state in _optimizer_states(engine):
+    for number, state in _states_by_group(engine):
         if _STEP in state:
-            state[_STEP].fill_(float(saved[_STEP]))
+            state[_STEP].fill_(float(saved[_STEP][number]))
 
 
 def load_engine_weights(engine: "DeepSpeedEngine", weights: Mapping[str, torch.Tensor]) -> None:
@@ -119,6 +121,21 @@ def _optimizer_states(engine: "DeepSpeedEngine") -> Iterator[dict[str, Any]]:
     """Return the states in torch's optimizer: of parameters, or of ZeRO's flat buffers of several parameters."""
     optimizer = engine.optimizer if engine.zero_optimization_stage() == 0 else engine.optimizer.optimizer
     return (state for state in optimizer.state.values() if state)
+
+
+def _num_groups(engine: "DeepSpeedEngine") -> int:
+    return len(engine.optimizer.param_groups)
+
+
+def _states_by_group(engine: "DeepSpeedEngine") -> Iterator[tuple[int, dict[str, Any]]]:
+    """Return the states in torch's optimizer, each with the number of its parameter group."""
+    if engine.zero_optimization_stage() == 3:
+        yield from sharded_states(engine)
+        return
+    optimizer = engine.optimizer if engine.zero_optimization_stage() == 0 else engine.optimizer.optimizer
+    for number, group in enumerate(optimizer.param_groups):
+        for parameter in group["params"]:
+            yield number, optimizer.state.get(parameter, {})
 
 
 def _sharded_keys(engine: "DeepSpeedEngine") -> list[str]:

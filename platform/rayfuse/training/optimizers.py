@@ -10,7 +10,8 @@ from torch import nn
 from rayfuse.spec import optimizers as spec
 
 ParamGroup = dict[str, Any]
-"""A parameter group of torch: `params`, their `lr` and `weight_decay`, and `matrix`: whether they are inner matrices."""
+"""A parameter group of torch: `params`, their `lr` and `weight_decay`, `matrix`: whether they are inner matrices, and `span`:
+the part of the run in which they are trained."""
 
 
 class Optimizer(ABC):

@@ -1,4 +1,4 @@
-"""Parameter groups of the optimizer: one for each pair of learning rate and weight decay."""
+"""Parameter groups of the optimizer: one for each combination of learning rate, weight decay and training span."""
 
 import difflib
 from collections.abc import Iterable
@@ -13,12 +13,13 @@ from rayfuse.spec.encoders import LayeredEncoderConfig, iter_encoders
 from rayfuse.spec.job import Job
 from rayfuse.spec.optimizers import ParamGroupConfig
 from rayfuse.training.optimizers import ParamGroup, muon_parameters
+from rayfuse.training.training_spans import TrainingSpan
 
 _MAX_SUGGESTIONS = 5
 
 
 def build_param_groups(job: Job, model: nn.Module) -> list[ParamGroup]:
-    """Group trainable parameters by learning rate and weight decay; norms, biases and other vectors do not decay.
+    """Group trainable parameters by learning rate, weight decay and span; norms, biases and other vectors do not decay.
 
     Raises SpecError if a pattern of `train.param_groups` matches no trainable parameter.
     """
@@ -26,18 +27,30 @@ def build_param_groups(job: Job, model: nn.Module) -> list[ParamGroup]:
     chosen = _match_param_groups(job, parameters)
     rates = {**_encoder_learning_rates(job, model), **_task_learning_rates(job, parameters)}
     for_muon = muon_parameters(model) if job.train.optimizer.separates_matrices else set()
-    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float, bool, str], ParamGroup] = {}
     for name, parameter in parameters.items():
         lr, decay = rates.get(name, job.train.optimizer.lr), job.train.optimizer.weight_decay
         if group := chosen.get(name):
             lr = group.lr or lr
             decay = decay if group.weight_decay is None else group.weight_decay
-        key = (lr, decay if parameter.ndim > 1 else 0.0, parameter in for_muon)
-        groups.setdefault(key, []).append(parameter)
-    return [
-        {"params": members, "lr": lr, "weight_decay": decay, "base_lr": lr, "matrix": matrix}
-        for (lr, decay, matrix), members in groups.items()
-    ]
+        decay = decay if parameter.ndim > 1 else 0.0
+        matrix, span = parameter in for_muon, TrainingSpan.of(group)
+        key = (lr, decay, matrix, repr(span))  # 1 step is not 1.0 of all steps
+        same = groups.setdefault(key, _new_group(lr, decay, matrix, span))
+        same["params"].append(parameter)
+    return list(groups.values())
+
+
+def _new_group(lr: float, decay: float, matrix: bool, span: TrainingSpan) -> ParamGroup:
+    return {
+        "params": [],
+        "lr": lr,
+        "weight_decay": decay,
+        "base_lr": lr,
+        "base_weight_decay": decay,
+        "matrix": matrix,
+        "span": span,
+    }
 
 
 def _match_param_groups(job: Job, names: Iterable[str]) -> dict[str, ParamGroupConfig]:

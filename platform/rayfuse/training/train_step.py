@@ -13,8 +13,9 @@ from rayfuse.data.sampler import GlobalBatch
 from rayfuse.spec.job import Job
 from rayfuse.training.distributed import DistributedContext
 from rayfuse.training.ema import Ema
-from rayfuse.training.engine import set_learning_rate
+from rayfuse.training.engine import set_learning_rates, zero_learning_rates
 from rayfuse.training.schedule import lr_factor
+from rayfuse.training.training_spans import check_spans
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -45,7 +46,11 @@ class TrainStep:
         total_steps: int,
         ema: Ema | None = None,
     ) -> None:
-        """`total_steps` is the number of steps of the whole run, which the learning rate schedule spans."""
+        """`total_steps` is the number of steps of the whole run, which the learning rate schedule spans.
+
+        Raises SpecError if a group of `train.param_groups` is trained in none of them.
+        """
+        check_spans(job.train.param_groups, total_steps)
         self.job, self.engine, self.context = job, engine, context
         self.total_steps, self.ema = total_steps, ema
 
@@ -57,7 +62,7 @@ class TrainStep:
         divided by the rows, is that mean.
         """
         seed_everything(self.job.train.seed, step, self.context.rank)
-        set_learning_rate(self.engine, self._lr_factor(step))
+        set_learning_rates(self.engine, self.job.train.schedule, step, self.total_steps)
         scale = self.context.world_size * len(batches) / size.rows
         total = torch.zeros((), device=self.context.device)
         terms: dict[str, torch.Tensor] = {}
@@ -80,7 +85,7 @@ class TrainStep:
         DeepSpeed creates its optimizer state at the first step, so a restore takes one before it.
         """
         self.engine.train()
-        set_learning_rate(self.engine, 0.0)
+        zero_learning_rates(self.engine)
         moved = batch.to(self.context.device)
         for _ in range(self.job.train.gradient_accumulation_steps):
             losses = self.engine.module.losses(self.engine(moved), moved)
@@ -93,10 +98,7 @@ class TrainStep:
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of step `step`, counted from 0, for parameters without their own rate."""
-        return self.job.train.optimizer.lr * self._lr_factor(step)
-
-    def _lr_factor(self, step: int) -> float:
-        return lr_factor(self.job.train.schedule, step, self.total_steps)
+        return self.job.train.optimizer.lr * lr_factor(self.job.train.schedule, step, self.total_steps)
 
 
 def seed_everything(seed: int, *keys: int) -> None:

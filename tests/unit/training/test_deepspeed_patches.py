@@ -67,6 +67,7 @@ def test_the_installed_deepspeed_has_all_patched_attributes() -> None:
         "module": deepspeed.ops,
         "engine": make_engine(0),
         "zero_1_2_optimizer": make_engine(2).optimizer,
+        "zero_3_optimizer": make_engine(3).optimizer,
     }
     assert targets.keys() == PATCHED_ATTRIBUTES.keys()
     for kind, target in targets.items():

@@ -14,7 +14,7 @@ from rayfuse.data.dataset import fit
 from rayfuse.data.ingest import read_job_rows
 from rayfuse.errors import SpecError
 from rayfuse.model.fused import FusedModel, trainable_parameters
-from rayfuse.training.engine import build_deepspeed_config, load_deepspeed_config, set_learning_rate
+from rayfuse.training.engine import build_deepspeed_config, load_deepspeed_config, set_learning_rates
 from rayfuse.training.param_groups import build_param_groups
 
 
@@ -202,6 +202,19 @@ def test_rates_of_chosen_parameters(tmp_path: Path) -> None:
     assert {rates for name, rates in found.items() if name.startswith("tasks.")} == {(0.01, 0.0)}
 
 
+@pytest.mark.parametrize(("start", "end"), [("20%", 90), (0, 1)])
+def test_spans_of_chosen_parameters(start: Any, end: Any, tmp_path: Path) -> None:
+    job = job_with(
+        tmp_path, **{"train.param_groups": [{"pattern": "encoders.*", "start": start, "end": end}]}
+    )
+    job = fit(job, read_job_rows(job.data.train, job)[0])
+    model = FusedModel(job)
+    names = {parameter: name for name, parameter in trainable_parameters(model).items()}
+    for group in build_param_groups(job, model):
+        is_chosen = {names[parameter].startswith("encoders.") for parameter in group["params"]}
+        assert is_chosen == {group["span"].steps(1000) == range(200 if start else 0, end)}
+
+
 def test_a_pattern_without_a_parameter(tmp_path: Path) -> None:
     with pytest.raises(SpecError) as caught:
         groups_of(tmp_path, {"pattern": "*", "lr": 1.0}, {"pattern": "encoder.image.*", "lr": 0.1})
@@ -239,9 +252,9 @@ def test_groups_by_rate_and_decay(tmp_path: Path) -> None:
     assert found["alignment.text.linear.weight"] == (0.01, 0.1)
     assert found["alignment.text.linear.bias"] == found["alignment.text.placeholder"] == (0.01, 0.0)
     engine = SimpleNamespace(optimizer=SimpleNamespace(param_groups=groups))
-    set_learning_rate(engine, 0.5)
-    set_learning_rate(engine, 0.1)
-    assert sorted({group["lr"] for group in groups}) == pytest.approx([5e-6, 1e-3])
+    for step in (0, 1):
+        set_learning_rates(engine, job.train.schedule.model_copy(update={"warmup": 9}), step, 20)
+    assert sorted({group["lr"] for group in groups}) == pytest.approx([5e-5 * 0.2, 0.01 * 0.2])
 
 
 def rates_of(folder: Path, **encoder: Any) -> dict[str, float]:

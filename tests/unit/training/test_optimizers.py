@@ -73,7 +73,7 @@ def test_a_resumed_optimizer_takes_the_same_steps(kind: str) -> None:
         take_step(first)
     weights, state = weights_of(first), copy_to_cpu(gather_optimizer_state(first))
     assert {name.partition("/")[0] for name in state} == KEPT[kind]
-    assert state.get("step", 3) == 3
+    assert state.get("step", torch.tensor(3.0)).max() == 3
     assert not any(name.endswith("unused.weight") for name in state)
 
     second = engine_of(options_of(kind))
