@@ -11,11 +11,13 @@ import torch
 from greedy_replies import replies
 from transformers import AutoModelForCausalLM
 
+from rayfuse.data.samples import Preprocessor
 from rayfuse.decoding.decoder import Decoder
 from rayfuse.decoding.input_memory import InputMemory
 from rayfuse.decoding.preparation import ContextLengthError
 from rayfuse.decoding.request import SamplingParams
 from rayfuse.errors import SpecError
+from rayfuse.model.explain import explain
 from rayfuse.model.fused import FusedModel, trainable_parameters
 from rayfuse.model.slot_decoding import slot_runner
 
@@ -37,11 +39,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def make_job(folder: Path, family: str = "smollm", **overrides: Any) -> Any:
+    options = {"inputs.image.encoder": tiny_generation.PATCHES, **overrides}
+    return tiny_generation.generation_job(folder, family, tiny_generation.CROSS_ATTENTION, **options)
+
+
 def build(folder: Path, family: str = "smollm", **overrides: Any) -> tuple[Any, Any, Any]:
     """Return a model with closed gates, its head, and a batch of rows of which some lack the image and some the text."""
-    options = {"inputs.image.encoder": tiny_generation.PATCHES, **overrides}
-    job = tiny_generation.generation_job(folder, family, tiny_generation.CROSS_ATTENTION, **options)
-    job, batch = tiny_generation.load_batch(job)
+    job, batch = tiny_generation.load_batch(make_job(folder, family, **overrides))
     torch.manual_seed(0)
     model = FusedModel(job).eval()
     return model, model.tasks["answer"], batch
@@ -138,6 +143,34 @@ def by_full_passes(head: Any, request: Any, count: int) -> list[int]:
             logits = head.lm.transformer(torch.tensor([sequence]), use_cache=False).logits
         sequence.append(int(logits[0, -1].argmax()))
     return sequence[len(ids) :]
+
+
+@torch.no_grad()
+def test_beams_attend_to_the_inputs_of_their_row(folder: Path) -> None:
+    model, head, batch = build(folder, **{"tasks.answer.decoding": {"num_beams": 3}})
+    tiny_generation.open_gates(model)
+    assert slot_runner(head.lm, head.options.decoding) is None
+    job = make_job(folder)
+    found = model.fuse(model.encode(batch), batch)
+    texts = head.format_predictions(head.generate(found))
+    assert len({text["text"] for text in texts}) > 2
+    for row in range(4):
+        _, alone = tiny_generation.load_batch(job, [row])
+        fused = model.fuse(model.encode(alone), alone)
+        assert head.format_predictions(head.generate(fused)) == [texts[row]]
+
+
+def test_contributions_of_an_image_come_from_the_gated_layers(folder: Path) -> None:
+    model, _, batch = build(folder)
+    modalities = Preprocessor(make_job(folder).inputs).modalities
+
+    def contributions() -> Any:
+        """Return those of the image, by row."""
+        return explain(model, batch, modalities).contributions["answer"].shap_values[:, 0]
+
+    assert not contributions().any()
+    tiny_generation.open_gates(model)
+    assert ((contributions() != 0) == has_image(batch).numpy()).all()
 
 
 def test_gates_learn_in_the_first_step_and_the_rest_after_it(folder: Path) -> None:
