@@ -229,6 +229,19 @@ BENCHES = {
         ),
         quality_rows.faq,
     ),
+    "banking": Bench(
+        "banking77.yaml",
+        (Figure("77 intents, accuracy", of("intent/accuracy"), 0.935, "92.5 nearest neighbor of MiniLM"),),
+    ),
+    "travel_acts": Bench(
+        "travel_acts.yaml",
+        (
+            Figure(
+                "next acts of the assistant, accuracy", of("acts/accuracy"), 0.62, "57.3 last turn, linear"
+            ),
+        ),
+        quality_rows.travel_acts,
+    ),
     "home": Bench(
         "smart_home.yaml",
         (

@@ -126,6 +126,37 @@ def _replies(row: Row) -> Iterator[Row]:
             yield {**row, "messages": row["messages"][:end]}
 
 
+def travel_acts(source: Path, target: Path) -> None:
+    """Write what an assistant does in each of its turns, as one label for a set of acts, and what it knows before.
+
+    Raises ValueError for a set that no training row has: such a row would not be evaluated.
+    """
+    known: set[str] = set()
+    for split, name in {"train": "train", "validation": "val", "test": "test"}.items():
+        dialogues = read(source / "travel" / f"{name}.jsonl")
+        rows = [row for dialogue in dialogues for row in _acts(dialogue["messages"])]
+        known = known or {row["acts"] for row in rows}
+        if unknown := {row["acts"] for row in rows} - known:
+            raise ValueError(f"{split}: no training row has {', '.join(sorted(unknown))}")
+        write(target / f"{split}.jsonl", rows)
+
+
+def _acts(messages: list[Row]) -> Iterator[Row]:
+    before: Row | None = None
+    for user, assistant in zip(messages[::2], messages[1::2], strict=True):
+        known = [
+            f"{service.partition('_')[0]} {state['intent']} {' '.join(state['slots'])}"
+            for service, state in user["state"].items()
+        ]
+        yield {
+            "user": user["content"],
+            "assistant": before["content"] if before else None,
+            "state": " ".join(known),
+            "acts": " ".join(sorted({act["act"] for act in assistant["acts"]})),
+        }
+        before = assistant
+
+
 def smart_home(source: Path, target: Path) -> None:
     """Write commands to a home: the request, motion in its rooms, the devices' states as a text, and the command as JSON.
 
