@@ -1,7 +1,7 @@
 """Interface between a task head and the endpoint that decodes its texts request by request, in slots of a decoder."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,6 +22,8 @@ class PromptInputs:
     """Texts that are put in as they are, by input."""
     soft_tokens: Mapping[str, torch.Tensor]
     """Vectors of the language model's width, float (tokens, width), by input."""
+    files: Mapping[str, Sequence[torch.Tensor]] = field(default_factory=dict)
+    """Those of each file, by input whose values are parts of messages."""
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,8 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
         """Return the texts of the prompt, each with the input after it; None after the last text."""
         if self.reads is not None:
             return [("", self.reads)]
-        prompt = "".join(f"{{{name}}}" for name in inputs) if self.prompt is None else self.prompt
+        alone = [name for name, source in inputs.items() if getattr(source, "part_of", None) is None]
+        prompt = "".join(f"{{{name}}}" for name in alone) if self.prompt is None else self.prompt
         return [(literal, name) for literal, name, _, _ in Formatter().parse(prompt)]
 
     def validate_in_job(self, job: "Job") -> Problems:
@@ -174,6 +175,11 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
         for name in names:
             if name not in job.inputs:
                 yield "prompt", f"no input `{name}`; {suggest_nearest(name, list(job.inputs))}"
+            elif getattr(job.inputs[name], "part_of", None) is not None:
+                yield (
+                    "prompt",
+                    f"`{name}` stands in the messages that it is a part of; remove it from the prompt",
+                )
             elif isinstance(job.inputs[name].encoder, PromptEncoderConfig) and job.inputs[name].max_items > 1:
                 yield "prompt", f"`{name}` has several texts; set inputs.{name}.max_items to 1"
         chats = [name for name in names if name in job.inputs and job.inputs[name].type == "chat"]
