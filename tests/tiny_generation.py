@@ -1,5 +1,6 @@
 """Tiny jobs of generation tasks, and their batches."""
 
+import base64
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -164,3 +165,48 @@ def _dialogue(number: int, row: dict[str, Any]) -> dict[str, Any]:
         messages.append({"role": "assistant", "content": f"a {row['label']}"})
     image = {"image": row["image"]} if number % 4 == 0 and "image" in row else {}
     return {"messages": messages, **image, **({"room": "hall"} if number % 3 == 0 else {})}
+
+
+def inputs_with_parts() -> dict[str, Any]:
+    """Return the inputs of a dialogue with images in its messages."""
+    return {
+        "messages": {"type": "chat", "max_tokens": 130},
+        "image": {
+            "type": "image",
+            "size": 8,
+            "encoder": {"type": "conv", "hidden_size": 4},
+            "part_of": "messages",
+            "max_items": 3,
+            "optional": True,
+        },
+    }
+
+
+def make_dialogues_with_images(folder: Path, train: int = 12, test: int = 6) -> None:
+    """Write rows of dialogues with none to two images in their messages, by path and as `data:` URI."""
+    for name, count in (("train", train), ("test", test)):
+        path = tiny_jobs.make_rows(folder / "data", count, name)
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        tiny_jobs.write_rows(
+            path, [_with_images(number, row, path.parent) for number, row in enumerate(rows)]
+        )
+
+
+def _with_images(number: int, row: dict[str, Any], folder: Path) -> dict[str, Any]:
+    data = base64.b64encode(tiny_jobs.write_image(folder / "data.png", "blue").read_bytes()).decode()
+    parts = [
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}},
+        {"type": "image", "image": row.get("image", "data.png")},
+    ]
+    messages = []
+    for turn in range(1 + number % 3):
+        content = [
+            {"type": "text", "text": f"see {turn} "},
+            *parts[: (number + turn) % 3],
+            {"type": "text", "text": "?"},
+        ]
+        messages.append({"role": "user", "content": content})
+        messages.append({"role": "assistant", "content": f"a {row['label']}"})
+    while sum(isinstance(one["content"], list) and len(one["content"]) - 2 for one in messages) > 3:
+        messages = messages[2:]
+    return {"messages": messages}

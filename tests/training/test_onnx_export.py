@@ -118,7 +118,7 @@ def feeds(job: Job, samples: Sequence[Sample]) -> dict[str, np.ndarray]:
 
 
 def test_every_type_of_input_with_and_without_each(tmp_path: Path) -> None:
-    """Of texts, n-grams beside a pretrained encoder."""
+    """Of texts, n-grams next to a pretrained encoder."""
     bert = {"type": "huggingface", "model": str(tiny_encoders.bert(tmp_path / "bert"))}
     encoder = {"type": "ngrams", "hidden_size": 8, "pretrained": bert}
     samples = save_job(tmp_path, list(SMALL), TASKS, **{"inputs.text.encoder": encoder})
@@ -133,8 +133,8 @@ def test_every_type_of_input_with_and_without_each(tmp_path: Path) -> None:
     assert inputs["person.present"] == ("bool", ["batch"])
     assert inputs["text.input_ids"] == ("int64", ["batch", "text.length"])
     assert inputs["text.weights"] == ("float32", ["batch", "text.length"])
-    beside = ("int64", ["batch", "text.pretrained_input_ids.length"])
-    assert inputs["text.pretrained_input_ids"] == inputs["text.pretrained_attention_mask"] == beside
+    tokens = ("int64", ["batch", "text.pretrained_input_ids.length"])
+    assert inputs["text.pretrained_input_ids"] == inputs["text.pretrained_attention_mask"] == tokens
     outputs = {one["name"]: (one["type"], one["shape"], one.get("labels")) for one in described["outputs"]}
     assert outputs == {
         "answer": ("classification", ["batch", 2], ["bright", "dark"]),

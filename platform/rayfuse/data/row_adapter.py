@@ -18,6 +18,7 @@ from rayfuse.data.references import file_reference, read_reference
 from rayfuse.errors import InvalidInputError
 from rayfuse.spec.base import is_missing
 from rayfuse.spec.cells import CellFormat, CellParser, CellType, cell_parser, parse_json
+from rayfuse.spec.message_parts import file_parts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,6 +46,8 @@ class InputDescription:
     """True if rows may lack this input."""
     fallback_input: str | None
     """The input whose value is used if a row has none for this one."""
+    is_part: bool = False
+    """True if its values are parts of the messages of `fallback_input`."""
     cells: Mapping[str, Any] = field(default_factory=dict)
     """Marks in cells that are texts, other than the defaults (see `rayfuse.spec.cells.CellFormat`)."""
 
@@ -61,6 +64,7 @@ class InputDescription:
             options.max_items,
             options.optional,
             options.fallback_input,
+            getattr(options, "part_of", None) is not None,
             (cells or CellFormat()).marks(),
         )
 
@@ -135,6 +139,8 @@ class RowAdapter:
             if name in named:
                 self._reject_columns_of(name, cells)
                 value = self._parse_named(described, given[name])
+            elif described.is_part and self._shares_columns(described):
+                value = self._read_parts(name, given, cells)
             elif described.fallback_input is not None and self._shares_columns(described):
                 continue
             else:
@@ -142,6 +148,16 @@ class RowAdapter:
             if not is_missing(value):
                 values[name] = self._load_items(name, value, folder)
         return values
+
+    def _read_parts(self, name: str, given: Mapping[str, Any], cells: Mapping[str, Any]) -> Any:
+        """Return the files that the messages of a row name for an input."""
+        described = self.inputs[name]
+        dialogue = given.get(described.fallback_input or "")
+        value = described.read(cells) if dialogue is None else dialogue
+        try:
+            return file_parts(value, described.type, described.max_items)
+        except InvalidInputError as error:
+            raise error.for_input(name) from None
 
     def rows_of(self, frame: "pd.DataFrame") -> list[dict[str, Any]]:
         """Return the rows of a frame without missing cells; numbers in the columns of texts become texts, as in csv."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rayfuse.data.base64_values import decode_data_uri, is_data_uri
 from rayfuse.data.embedded_files import EmbeddedFile
 from rayfuse.data.references import file_reference, read_reference
 from rayfuse.data.row_adapter import explain_unknown_input
@@ -17,9 +18,10 @@ from rayfuse.data.targets import target_reader
 from rayfuse.errors import InvalidInputError, MissingInputError
 from rayfuse.formatting import truncate_middle
 from rayfuse.modalities import Features, Modality, build_modality, modality_class
+from rayfuse.modalities.messages import count_files
 from rayfuse.spec.base import is_missing
 from rayfuse.spec.family import CustomConfig
-from rayfuse.spec.inputs import Input
+from rayfuse.spec.inputs import ChatInput, Input
 from rayfuse.spec.tasks import Target, TaskConfig
 
 KEY_BYTES = 16
@@ -176,7 +178,10 @@ class Preprocessor:
         """Return the value of an input in a request: an audio track is in its video unless it is given itself."""
         value = values.get(name)
         fallback = self.inputs[name].fallback_input
-        return values.get(fallback) if fallback is not None and is_missing(value) else value
+        if fallback is None or not is_missing(value):
+            return value
+        found = self.inputs[name].of_fallback(values.get(fallback))
+        return _decode_parts(name, found) if getattr(self.inputs[name], "part_of", None) else found
 
     def _sample(self, decoded: Mapping[str, list[_DecodedItem]], targets: dict[str, Target]) -> Sample:
         features = {
@@ -203,10 +208,36 @@ class Preprocessor:
         for name, items in given.items():
             self._check_required(name, items, "missing")
         decoded = {name: self._decode_items(name, items, decode_file) for name, items in given.items()}
+        self._check_parts(decoded)
         present = {name: items for name, items in decoded.items() if items}
         if not present and not self.cached_inputs:
             raise MissingInputError(f"no input given; this model reads: {', '.join(self.inputs)}")
         return present
+
+    def _check_parts(self, decoded: Mapping[str, Sequence[_DecodedItem]]) -> None:
+        """Raise InvalidInputError if the files in messages are not those of the inputs that read them."""
+        dialogues = [name for name, options in self.inputs.items() if isinstance(options, ChatInput)]
+        for chat in dialogues:
+            readers = {
+                options.type: name
+                for name, options in self.inputs.items()
+                if getattr(options, "part_of", None) == chat
+            }
+            for item in decoded.get(chat, ()):
+                counts = count_files(item.decoded)
+                for kind in counts.keys() - readers.keys():
+                    known = f"those of type {', '.join(readers)}" if readers else "none"
+                    raise InvalidInputError(
+                        f"a message has a part of type {kind}, and this model reads {known}", chat
+                    )
+                for kind, name in readers.items():
+                    given = len(decoded.get(name, ()))
+                    if name not in self.cached_inputs and given != counts[kind]:
+                        raise InvalidInputError(
+                            f"{given} values, and the messages of `{chat}` have {counts[kind]} parts of type {kind}; give a "
+                            "value for each part",
+                            name,
+                        )
 
     def _decode_items(
         self, name: str, values: list[Any], decode_file: FileDecoder | None
@@ -276,6 +307,22 @@ class Preprocessor:
             except InvalidInputError as error:
                 raise InvalidInputError(f"{name} (column {', '.join(task.columns)}): {error}") from None
         return targets
+
+
+def _decode_parts(name: str, value: Any) -> Any:
+    """Return the content of files that the messages of a request have; those that they name are not read."""
+    if isinstance(value, list):
+        return [_decode_parts(name, one) for one in value]
+    if is_missing(value) or isinstance(value, bytes):
+        return value
+    if isinstance(value, str) and is_data_uri(value):
+        try:
+            return decode_data_uri(value)
+        except ValueError as error:
+            raise InvalidInputError(str(error), name) from None
+    raise InvalidInputError(
+        f"a part of a message must have its file as a data: URI; send other files as `{name}`", name
+    )
 
 
 def row_value(name: str, options: Input, row: Row) -> Any:

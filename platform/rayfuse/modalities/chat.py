@@ -8,6 +8,7 @@ from rayfuse.modalities.messages import ROLES, Message, dump_messages, parse_mes
 from rayfuse.modalities.text import NO_BYTE, PROMPT_TEXT, encode_text
 from rayfuse.spec.base import is_missing
 from rayfuse.spec.inputs import ChatInput
+from rayfuse.spec.message_parts import FILE_PARTS
 
 _BYTES_PER_TOKEN = 4
 """Average of the tokenizers of language models on English text."""
@@ -74,7 +75,9 @@ class ChatModality(Modality):
     def json_schema(self) -> Schema:
         text = {"type": "string"}
         part = object_schema({"type": {"const": "text"}, "text": text})
-        content = {"anyOf": [text, {"type": "array", "minItems": 1, "items": part}]}
+        file = object_schema({"type": {"enum": list(FILE_PARTS)}})
+        parts = {"type": "array", "minItems": 1, "items": {"anyOf": [part, file]}}
+        content = {"anyOf": [text, parts]}
         message = object_schema({"role": {"enum": list(ROLES)}, "content": content})
         return {"type": "array", "minItems": 1, "items": message}
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from rayfuse.modalities.messages import Message
+from rayfuse.modalities.messages import FileRef, Message
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,8 @@ class Dialogue:
     """Earlier turns in their order."""
     text: str | None = None
     """Words of the last user's turn, in the place of those of the task's prompt."""
+    files: tuple[FileRef, ...] = ()
+    """Files in the last user's turn."""
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -28,7 +30,7 @@ def split_messages(messages: Sequence[Message]) -> Dialogue:
     """Return a dialogue from messages, the last of which is a user's; system messages at the beginning are one turn."""
     leading = next((index for index, one in enumerate(messages) if one.role != "system"), len(messages))
     system = "\n".join(one.text for one in messages[:leading]) or None
-    return Dialogue(system, tuple(messages[leading:-1]))
+    return Dialogue(system, tuple(messages[leading:-1]), files=messages[-1].files)
 
 
 def drop_oldest(dialogue: Dialogue, fits: Callable[[Dialogue], bool]) -> Dialogue | None:

@@ -4,6 +4,8 @@ import re
 from functools import cached_property
 from typing import Any
 
+from rayfuse.modalities.messages import FILE_MARK, without_marks
+
 
 class PlainTokenizer:
     """A tokenizer of Hugging Face for texts that stand between special tokens."""
@@ -18,9 +20,10 @@ class PlainTokenizer:
     def truncate(self, text: str, max_tokens: int) -> str:
         """Return the part of a text that its first `max_tokens` tokens make up, without the names of special tokens.
 
-        The tokenizer would read such a name as the token, and the text would end its turn in the prompt.
+        The tokenizer would read such a name as the token, and the text would end its turn in the prompt. Marks of files are
+        removed, too.
         """
-        text = self.clean(text)
+        text = self.clean(without_marks(text))
         if not self._tokenizer.is_fast:
             ids = self.ids(text)
             return text if len(ids) <= max_tokens else str(self._tokenizer.decode(ids[:max_tokens]))
@@ -28,8 +31,8 @@ class PlainTokenizer:
         return text if len(found) <= max_tokens else text[: found[max_tokens - 1][1]]
 
     def clean(self, text: str) -> str:
-        """Return a text without the names of special tokens."""
-        while (cleaned := self._names.sub("", text)) != text:
+        """Return a text without the names of special tokens, also around marks of files, which are kept."""
+        while (cleaned := self._names.sub(_marks_in, text)) != text:
             text = cleaned
         return text
 
@@ -45,4 +48,9 @@ class PlainTokenizer:
 
     @cached_property
     def _names(self) -> re.Pattern[str]:
-        return re.compile("|".join(map(re.escape, self._special_tokens.values())) or "(?!)")
+        names = (f"{FILE_MARK}*".join(map(re.escape, name)) for name in self._special_tokens.values())
+        return re.compile("|".join(names) or "(?!)")
+
+
+def _marks_in(found: re.Match[str]) -> str:
+    return FILE_MARK * found[0].count(FILE_MARK)

@@ -7,29 +7,30 @@ second BOS is added.
 
 from collections.abc import Mapping, Sequence, Set
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 from rayfuse.errors import DataError, InvalidInputError
 from rayfuse.modalities.chat_templates import ChatTemplate
 from rayfuse.modalities.dialogue_fitter import DialogueFitter
 from rayfuse.modalities.dialogues import Dialogue
-from rayfuse.modalities.messages import Message, dump_messages, load_messages
+from rayfuse.modalities.messages import (
+    FILE_MARK,
+    FileRef,
+    Message,
+    dump_messages,
+    load_messages,
+    without_marks,
+)
 from rayfuse.modalities.plain_tokenizer import PlainTokenizer
 from rayfuse.modalities.pretrained import load_config, load_tokenizer
+from rayfuse.modalities.prompt_pieces import Piece, ReplyIds, num_tokens, split_at_files
 from rayfuse.modalities.turns import TurnRenderer
 from rayfuse.spec.inputs import BaseInput
 from rayfuse.spec.tasks import GenerationTaskConfig
 
 _RETOKENIZED = 2
 """Tokens by which a text of `max_tokens` tokens may exceed them where it is tokenized with its neighbors."""
-
-
-class ReplyIds(list[int]):
-    """Piece of a prompt with the tokens of an earlier reply, without its end token."""
-
-
-Piece = list[int] | str
-"""Part of a prompt: the ids of text tokens, or the name of the input whose soft tokens are there."""
 
 
 class PromptRenderer:
@@ -53,17 +54,19 @@ class PromptRenderer:
         """Inputs that layers of the language model attend to, in the order of the job."""
         self.chat_input = next((name for name in self.text_inputs if inputs[name].type == "chat"), None)
         """The input whose messages are the turns of the prompt; None if it has none."""
+        self.part_inputs = {
+            source.type: name
+            for name, source in inputs.items()
+            if self.chat_input is not None and getattr(source, "part_of", None) == self.chat_input
+        }
+        """Inputs whose values are parts of the messages, by type."""
+        self.span_inputs += self.part_inputs.values()
+        self._max_files = {kind: inputs[name].max_items for kind, name in self.part_inputs.items()}
 
     @cached_property
     def tokenizer(self) -> Any:
         """Tokenizer of the language model. Raises DataError if it cannot be loaded or has no end token."""
-        tokenizer = load_tokenizer(self._task.model)
-        if tokenizer.eos_token_id is None:
-            raise DataError(
-                f"{self._task.model}: its tokenizer has no eos_token, so that replies would never end; set it with "
-                "`tokenizer.eos_token = …` and `tokenizer.save_pretrained`"
-            )
-        return tokenizer
+        return _load_tokenizer(self._task.model)
 
     language: str | None = None
     """Code of the spoken language of a speech model; None for other models."""
@@ -143,7 +146,10 @@ class PromptRenderer:
         if self.chat_input is not None:
             room = self.text_inputs[self.chat_input] - self._length(Dialogue(), "") - _RETOKENIZED
             text = self._plain.truncate(texts[self.chat_input], max(1, room))
-            texts[self.chat_input] = dump_messages([Message("user", text)])
+            files = [FileRef(kind, item) for kind, most in self._max_files.items() for item in range(most)]
+            texts[self.chat_input] = dump_messages(
+                [Message("user", text + FILE_MARK * len(files), tuple(files))]
+            )
         return texts
 
     def reply_ids(self, reply: str) -> list[int]:
@@ -208,12 +214,12 @@ class PromptRenderer:
         texts = sum(limit + _RETOKENIZED for limit in self.text_inputs.values())
         if self.chat_input is not None:  # its limit is that of the whole prompt
             return texts + _RETOKENIZED * len(self.span_inputs)
-        return texts + _num_tokens(self.render(dict.fromkeys(self.text_inputs, ""), set(self.span_inputs)))
+        return texts + num_tokens(self.render(dict.fromkeys(self.text_inputs, ""), set(self.span_inputs)))
 
     def _length(self, dialogue: Dialogue, text: str) -> int:
         """Return the number of tokens of a prompt whose last message has this text, without the other inputs."""
         assert self.chat_input is not None
-        return _num_tokens(self._pieces({self.chat_input: text}, set(), dialogue))
+        return num_tokens(self._pieces({self.chat_input: text}, set(self.part_inputs.values()), dialogue))
 
     def _pieces(self, texts: Mapping[str, str], spans: Set[str], dialogue: Dialogue) -> list[Piece]:
         *earlier, before, after = self._turns.surround(dialogue)
@@ -221,15 +227,21 @@ class PromptRenderer:
         between[0] = between[0].lstrip()
         between[-1] = between[-1].rstrip() + after
         between[0] = before + between[0]
-        first, last = self._special_frame
+        files = chain(*(turn.files for turn in dialogue.turns), dialogue.files)
+        present = {kind: name for kind, name in self.part_inputs.items() if name in spans}
+
+        def split(text: str) -> list[Piece]:
+            parts = split_at_files(text, files, present)
+            return [self._plain.ids(one) if isinstance(one, str) else one for one in parts]
+
         pieces: list[Piece] = []
         for text, reply in zip(earlier[::2], earlier[1::2], strict=True):
-            pieces += [self._plain.ids(text), ReplyIds(self._plain.ids(reply))]
-        pieces.append(self._plain.ids(between[0]))
+            pieces += [*split(text), ReplyIds(self._plain.ids(reply))]
+        pieces += split(between[0])
         for name, text in zip(names, between[1:], strict=True):
-            pieces += [name, self._plain.ids(text)]
-        pieces[0] = [*first, *pieces[0]]
-        pieces[-1] = [*pieces[-1], *last]
+            pieces += [name, *split(text)]
+        pieces[0] = [*self._special_frame[0], *pieces[0]]
+        pieces[-1] = [*pieces[-1], *self._special_frame[1]]
         return pieces
 
     def _fill(
@@ -250,7 +262,7 @@ class PromptRenderer:
                 names.append(name)
                 between.append("")
         if words is not None:
-            between[-1] += "\n" * bool(between[-1]) + self._plain.clean(words)
+            between[-1] += "\n" * bool(between[-1]) + self._plain.clean(without_marks(words))
         return between, names
 
     @cached_property
@@ -273,5 +285,11 @@ class PromptRenderer:
         return ids[:1] if adds_bos else [], []
 
 
-def _num_tokens(pieces: Sequence[Piece]) -> int:
-    return sum(len(piece) for piece in pieces if not isinstance(piece, str))
+def _load_tokenizer(model: str) -> Any:
+    tokenizer = load_tokenizer(model)
+    if tokenizer.eos_token_id is None:
+        raise DataError(
+            f"{model}: its tokenizer has no eos_token, so that replies would never end; set it with "
+            "`tokenizer.eos_token = …` and `tokenizer.save_pretrained`"
+        )
+    return tokenizer

@@ -7,7 +7,7 @@ from functools import cached_property
 from rayfuse.errors import DataError, InvalidInputError
 from rayfuse.modalities.chat_templates import ChatTemplate, Frame
 from rayfuse.modalities.dialogues import Dialogue, split_messages
-from rayfuse.modalities.messages import Message
+from rayfuse.modalities.messages import Message, without_marks
 from rayfuse.modalities.plain_tokenizer import PlainTokenizer
 
 
@@ -84,8 +84,11 @@ class TurnRenderer:
     def _cleaned(self, dialogue: Dialogue) -> Dialogue:
         """Return a dialogue with the system's turn that it has in the prompt, and without names of special tokens."""
         clean = self._plain.clean
-        turns = tuple(Message(turn.role, clean(turn.text).strip()) for turn in dialogue.turns)
-        system = self._system if dialogue.system is None else clean(dialogue.system)
+        texts = (clean(turn.text if turn.files else without_marks(turn.text)) for turn in dialogue.turns)
+        turns = tuple(
+            turn._replace(text=text.strip()) for turn, text in zip(dialogue.turns, texts, strict=True)
+        )
+        system = self._system if dialogue.system is None else clean(without_marks(dialogue.system))
         return replace(dialogue, system=(system or "").strip() or None, turns=turns)
 
     def _frame(self, template: ChatTemplate, dialogue: Dialogue) -> Frame:

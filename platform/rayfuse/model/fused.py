@@ -108,8 +108,16 @@ class FusedModel(nn.Module):
             name: _tokens_of_samples(encoded[name], batch.inputs[name].index, self.encoders[name].width)  # type: ignore[arg-type]
             for name in self._encoded_inputs
         }
+        items = {name: part.index >= 0 for name, part in batch.inputs.items()}
         joined: FusionOutput = self.fusion(aligned)
-        return {**joined, "inputs": aligned, "encoded": own, "word_starts": words, "texts": texts}
+        return {
+            **joined,
+            "inputs": aligned,
+            "items": items,
+            "encoded": own,
+            "word_starts": words,
+            "texts": texts,
+        }
 
     def apply_heads(
         self, fused: FusedState, targets: Mapping[str, torch.Tensor] | None = None

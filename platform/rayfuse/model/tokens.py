@@ -18,6 +18,8 @@ class FusedState(TypedDict):
     encoded: NotRequired[dict[str, Tokens]]
     """Tokens of inputs as their encoders return them, for heads that ask for them (`TaskHead.encoded_inputs`): float
     (batch, tokens, width), 0 where the input is absent, and mask, bool (batch, tokens)."""
+    items: NotRequired[dict[str, torch.Tensor]]
+    """Presence of each value of an input, by input: bool (batch, items)."""
     word_starts: dict[str, torch.Tensor]
     """For inputs of words: index of each word's first token, int64 (batch, words), -1 for padding."""
     texts: NotRequired[dict[str, torch.Tensor]]

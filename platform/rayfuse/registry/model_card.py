@@ -132,6 +132,8 @@ def _example_row(job: Job) -> dict[str, Any]:
     """Return a row of training columns, with the names of files."""
     row: dict[str, Any] = {}
     for name, described in describe_inputs(job.inputs, job.data).items():
+        if described.fallback_input is not None:
+            continue
         modality = build_modality(job.inputs[name])
         value: Any = modality.example_filename if described.formats == ("file",) else modality.example()
         if described.is_flat:

@@ -88,9 +88,11 @@ def example_rows(job: Job) -> pd.DataFrame | None:
     """Return a row of training columns as an example; None if a required input is a file, which would be stored as text."""
     row: dict[str, Any] = {}
     for name, described in describe_inputs(job.inputs, job.data).items():
+        if described.fallback_input is not None:
+            continue
         value = build_modality(job.inputs[name]).example()
         if described.formats == ("file",) or value is None:
-            if described.optional or described.fallback_input is not None:
+            if described.optional:
                 continue
             return None
         if described.is_flat:

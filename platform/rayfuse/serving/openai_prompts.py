@@ -1,7 +1,7 @@
 """Messages of OpenAI requests as the inputs of a generation task's prompt."""
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ from rayfuse.modalities.dialogues import Dialogue
 from rayfuse.modalities.messages import Message
 from rayfuse.serving import protocol
 from rayfuse.serving.engine import InferenceEngine
-from rayfuse.serving.openai_generator import ChatMessage, FilePart, GenerationRequest
+from rayfuse.serving.openai_generator import ChatMessage, FilePart, GenerationRequest, TextPart
 from rayfuse.serving.problems import ProblemError
 from rayfuse.serving.protocol import PredictRequest, Values
 from rayfuse.spec.inputs import Input
@@ -89,7 +89,8 @@ def to_inputs(
             raise InvalidInputError(
                 f"the messages are the value of `{chat}`; leave it out of `inputs`", "inputs"
             )
-        return {**values, chat: [{"role": one.role, "content": one.text} for one in messages]}, None
+        kinds = {options.type for options in inputs.values() if getattr(options, "part_of", None) == chat}
+        return {**values, chat: [_to_value(message, kinds) for message in messages]}, None
     earlier = messages[:-1]
     leading = next(
         (place for place, one in enumerate(earlier) if one.role not in _SYSTEM_ROLES), len(earlier)
@@ -110,6 +111,16 @@ def to_inputs(
 def chat_input(names: Sequence[str], inputs: Mapping[str, Input]) -> str | None:
     """Return the first of some inputs that is a dialogue; None if there is none."""
     return next((name for name in names if inputs[name].type == "chat"), None)
+
+
+def _to_value(message: ChatMessage, kinds: Set[str]) -> dict[str, Any]:
+    """Return a message as the value of a dialogue has it; kinds: types of the files that stand in messages."""
+    content = [
+        {"type": "text", "text": part.text} if isinstance(part, TextPart) else {"type": part.kind}
+        for part in message.parts
+        if isinstance(part, TextPart) or part.kind in kinds
+    ]
+    return {"role": message.role, "content": content or ""}
 
 
 @contextmanager

@@ -14,7 +14,7 @@ def with_speech_windows(content: dict[str, Any]) -> dict[str, Any]:
     inputs, tasks = content.get("inputs"), content.get("tasks")
     if not isinstance(inputs, dict) or not isinstance(tasks, dict):
         return content
-    read = {task.get("reads") for task in tasks.values() if isinstance(task, dict)}
+    read = [task.get("reads") for task in tasks.values() if isinstance(task, dict)]
     filled = {
         name: {"max_seconds": WINDOW_SECONDS, **options}
         if name in read and isinstance(options, dict) and options.get("type") == "audio"

@@ -136,6 +136,46 @@ def test_requests_have_the_tokens_of_the_training_rows(
     assert any(None in ids for ids in served)
 
 
+def test_images_in_messages_are_those_of_the_training_rows(tmp_path: Path) -> None:
+    tiny_generation.make_dialogues_with_images(tmp_path)
+    tiny_language_models.randomize(tiny_language_models.qwen(tmp_path / "qwen"))
+    job = tiny_generation.dialogue_job(
+        tmp_path, "qwen", {"prompt": None}, inputs=tiny_generation.inputs_with_parts()
+    )
+    predictor = Predictor(tiny_jobs.make_model_folder(tmp_path, 0, job=job))
+    torch.nn.init.normal_(predictor.model.tasks["reply"].projector.weight, std=0.3)  # type: ignore[union-attr]
+    rows = [json.loads(line) for line in (tmp_path / "data" / "test.jsonl").read_text().splitlines()]
+    expected = predictor.predict_rows(rows, str(tmp_path / "data"))
+    app = build_app(make_engine(predictor))
+    with TestClient(app, "http://localhost", client=("127.0.0.1", 50000)) as client:
+        for row, prediction in zip(rows, expected, strict=True):
+            messages = [inline_images(message, tmp_path / "data") for message in row["messages"][:-1]]
+            reply = client.post("/v1/chat/completions", json={"model": "tiny", "messages": messages}).json()
+            text = prediction["outputs"]["reply"]["text"]
+            assert shown(reply["choices"][0]["message"]["content"]) == shown(text)
+            found = client.post("/predict", json={"inputs": {"messages": messages}}).json()
+            assert found["outputs"]["reply"]["text"] == text
+            assert found["inputs_used"] == prediction["inputs_used"]
+        hidden = [
+            {"role": "user", "content": [{"type": "image", "image": str(tmp_path / "data" / "data.png")}]}
+        ]
+        problem_of(
+            client.post("/predict", json={"inputs": {"messages": hidden}}), 422, "image: a part of a message"
+        )
+    assert len({prediction["outputs"]["reply"]["text"] for prediction in expected}) > 1
+
+
+def inline_images(message: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a message with the files of its images inside."""
+    if isinstance(message["content"], str):
+        return message
+    parts = [
+        image_part((folder / part["image"]).read_bytes()) if part["type"] == "image" else part
+        for part in message["content"]
+    ]
+    return {**message, "content": parts}
+
+
 def test_replies_are_those_of_predict(
     client: TestClient, chat: OpenAI, predictor: Predictor, png: bytes
 ) -> None:
@@ -172,6 +212,10 @@ def test_replies_are_those_of_predict(
         (MESSAGES[:2] * 2, None),
         (MESSAGES[:1], "messages: [0]: the last message has the role system; it must be a user's"),
         ([{"role": "user", "content": [{"type": "video"}]}], "[0].content[0].type: 'video' is not supported"),
+        (
+            [{"role": "user", "content": [{"type": "image"}]}],
+            "messages: a message has a part of type image, and",
+        ),
         ([{"role": "user", "content": "a" * 200}], "messages: [0]: the last message, with the system's"),
     ],
 )

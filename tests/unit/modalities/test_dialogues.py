@@ -1,5 +1,6 @@
 """Dialogues in prompts: what the messages of a row or request render to, truncation, and what is invalid."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ from pydantic import TypeAdapter
 
 from rayfuse.errors import DataError, InvalidInputError, MissingInputError
 from rayfuse.modalities.chat import ChatModality, reply_of
+from rayfuse.modalities.dialogues import Dialogue
 from rayfuse.modalities.messages import Message, dump_messages
-from rayfuse.modalities.prompts import PromptRenderer, ReplyIds
+from rayfuse.modalities.prompt_pieces import FileSpan, ReplyIds
+from rayfuse.modalities.prompts import PromptRenderer
 from rayfuse.spec.inputs import ChatInput, ImageInput, TextInput
+from rayfuse.spec.message_parts import file_parts
 from rayfuse.spec.tasks import GenerationTaskConfig
 
 DIALOGUE = [
@@ -96,7 +100,11 @@ def test_forms_of_messages(value: Any) -> None:
         ([{"role": "user", "content": "\ud800"}], r"\[0\]\.content: lone surrogate"),
         (
             [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "file"}]}],
-            r"\[0\]\.content\[1\]\.type: 'file' is not supported; use text",
+            r"\[0\]\.content\[1\]\.type: 'file' is not supported; use one of text, image, image_url",
+        ),
+        (
+            [*DIALOGUE[1:3], {"role": "assistant", "content": [{"type": "image"}]}],
+            r"\[2\]\.content: only messages of a user have files",
         ),
         (
             [*DIALOGUE, {"role": "assistant", "content": None, "tool_calls": [{}]}],
@@ -252,3 +260,109 @@ def test_models_that_cannot_hold_a_dialogue(models: Path) -> None:
     prompt.check_messages()
     longest = prompt.render(prompt.longest_texts(), {"image"})
     assert num_tokens(longest) + 16 <= prompt.max_text_tokens <= num_tokens(longest) + 26
+
+
+def part(kind: str = "image") -> dict[str, str]:
+    return {"type": kind}
+
+
+def with_parts(models: Path, max_tokens: int = 200) -> PromptRenderer:
+    folder = models / "smollm"
+    if not folder.exists():
+        tiny_language_models.smollm(folder)
+    image = {"type": "image", "column": "messages", "part_of": "messages", "max_items": 4, "optional": True}
+    inputs: Any = {
+        "messages": chat(max_tokens=max_tokens).options,
+        "photo": TypeAdapter(ImageInput).validate_python(image),
+    }
+    content = {"type": "generation", "model": str(folder), "column": "messages", "max_tokens": 16}
+    return PromptRenderer(TypeAdapter(GenerationTaskConfig).validate_python(content), inputs)
+
+
+TURNS = [
+    {
+        "role": "user",
+        "content": [part(), {"type": "text", "text": "see \N{OBJECT REPLACEMENT CHARACTER}one"}],
+    },
+    {"role": "assistant", "content": "yes"},
+    {
+        "role": "user",
+        "content": [{"type": "text", "text": "and"}, part(), part(), {"type": "text", "text": "these?"}],
+    },
+]
+
+
+def test_files_stand_where_the_messages_have_them(models: Path) -> None:
+    prompt = with_parts(models)
+    pieces = render(prompt, TURNS, {"photo"})
+    assert prompt.span_inputs == ["photo"]
+    shown = "".join(
+        f"<{piece.item}>" if isinstance(piece, FileSpan) else prompt.tokenizer.decode(piece)
+        for piece in pieces
+    )
+    assert shown == (
+        "<|im_start|>user\n<0>see one<|im_end|>\n<|im_start|>assistant\nyes<|im_end|>\n"
+        "<|im_start|>user\nand<1><2>these?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert as_text(prompt, render(prompt, TURNS)) == shown.replace("<0>", "").replace("<1><2>", "")
+
+
+def test_texts_of_users_cannot_stand_for_files(models: Path) -> None:
+    mark = "\N{OBJECT REPLACEMENT CHARACTER}"
+    hostile = [{"role": one["role"], "content": f"{mark}{one['content']}{mark}"} for one in DIALOGUE]
+    prompt = renderer(models, "smollm", prompt="{room}{messages}")
+    assert render(prompt, hostile, room=f"{mark}hall") == render(prompt, DIALOGUE, room="hall")
+    plain = renderer(models, "smollm", prompt="{room}")
+    turns = tuple(Message(one["role"], one["content"]) for one in hostile[1:])
+    text = as_text(plain, plain.render({"room": f"a{mark}"}, set(), Dialogue(f"Be{mark}", turns, f"b{mark}")))
+    assert mark not in text
+
+
+def test_a_special_token_around_a_file_is_removed(models: Path) -> None:
+    """It would end the turn where the file is absent."""
+    prompt = with_parts(models)
+    parts = [{"type": "text", "text": "<|im_"}, part(), {"type": "text", "text": "end|>a"}]
+    for spans in (set(), {"photo"}):
+        pieces = render(prompt, [{"role": "user", "content": parts}], spans)
+        assert sum(piece.count(prompt.end_id) for piece in pieces if isinstance(piece, list)) == 1
+        assert [piece for piece in pieces if isinstance(piece, FileSpan)] == [FileSpan("photo", 0)] * len(
+            spans
+        )
+
+
+def test_files_of_turns_that_are_left_out_are_left_out(models: Path) -> None:
+    limit = num_tokens(render(with_parts(models), TURNS[2:], {"photo"}))
+    prompt = with_parts(models, limit)
+    files = [piece.item for piece in render(prompt, TURNS, {"photo"}) if isinstance(piece, FileSpan)]
+    assert files == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "file"),
+    [
+        ({"type": "image", "image": "a.png"}, "image", "a.png"),
+        ({"type": "image", "path": "a.png"}, "image", "a.png"),
+        ({"type": "image", "url": "https://a/b.png", "text": None}, "image", "https://a/b.png"),
+        ({"type": "image_url", "image_url": {"url": "data:,a"}}, "image", "data:,a"),
+        ({"type": "image_url", "image_url": "a.png"}, "image", "a.png"),
+        ({"type": "image", "image": {"bytes": b"1", "path": None}}, "image", {"bytes": b"1", "path": None}),
+        ({"type": "image", "base64": "AAAA"}, "image", "data:image/png;base64,AAAA"),
+        ({"type": "image"}, "image", None),
+        ({"type": "audio", "audio": "a.wav"}, "audio", "a.wav"),
+        ({"type": "audio_url", "audio_url": {"url": "a.wav"}}, "audio", "a.wav"),
+        ({"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}, "audio", "data:audio/wav;base64,AAAA"),
+        ({"type": "text", "text": "a.png"}, "image", None),
+    ],
+)  # fmt: skip
+def test_forms_of_files_in_messages(content: Any, kind: str, file: Any) -> None:
+    messages = [{"role": "user", "content": [content]}, {"role": "assistant", "content": "a"}]
+    assert file_parts(messages, kind, 1) == file
+    assert file_parts(messages, kind, 4) == ([file] if file else None)
+    twice = [*messages, messages[0]]
+    if file is not None:
+        assert file_parts(json.dumps(twice), kind, 4) == [file, file] if "bytes" not in file else True
+        with pytest.raises(InvalidInputError, match=f"2 parts of type {kind}, above max_items 1"):
+            file_parts(twice, kind, 1)
+    other = {"image": "audio", "audio": "image"}[kind]
+    assert file_parts(messages, other, 4) is None
+    assert file_parts(["a.png"], kind, 4) == ["a.png"]

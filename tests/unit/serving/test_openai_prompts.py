@@ -6,7 +6,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from rayfuse.errors import InvalidInputError
-from rayfuse.modalities.prompts import Dialogue
+from rayfuse.modalities.dialogues import Dialogue
+from rayfuse.modalities.messages import Message
 from rayfuse.serving.openai_generator import ChatMessage, FilePart, TextPart
 from rayfuse.serving.openai_prompts import to_inputs
 from rayfuse.spec.inputs import Input
@@ -66,8 +67,27 @@ def test_other_messages_are_turns_of_the_dialogue() -> None:
         message("user", "why?"),
     ]
     _, dialogue = to_inputs(turns, {}, INPUTS, ["question"])
-    earlier = (("user", "hi"), ("system", "now in verse"), ("assistant", "hello"))
+    earlier = (Message("user", "hi"), Message("system", "now in verse"), Message("assistant", "hello"))
     assert dialogue == Dialogue("Be kind.\nBe brief.", earlier)
+
+
+def test_the_messages_are_the_value_of_a_dialogue() -> None:
+    """Files stand in them if an input reads the parts, and are inputs of the last turn otherwise."""
+    inputs: Any = {**INPUTS, "chat": TypeAdapter(Input).validate_python({"type": "chat", "column": "chat"})}
+    turns = [message("system", "Be kind."), message("user", image(b"1"), "why?")]
+    values, dialogue = to_inputs(turns, {}, inputs, ["chat"])
+    system = {"role": "system", "content": [{"type": "text", "text": "Be kind."}]}
+    words = {"type": "text", "text": "why?"}
+    assert values == {"first": b"1", "chat": [system, {"role": "user", "content": [words]}]}
+    assert dialogue is None
+    inputs["first"] = inputs["first"].model_copy(update={"part_of": "chat"})
+    values, _ = to_inputs(turns, {}, inputs, ["chat"])
+    assert values == {
+        "first": b"1",
+        "chat": [system, {"role": "user", "content": [{"type": "image"}, words]}],
+    }
+    with pytest.raises(InvalidInputError, match="the messages are the value of `chat`"):
+        to_inputs(turns, {"chat": []}, inputs, ["chat"])
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,17 @@ TASK = {"type": "generation", "model": "smollm"}
             {"inputs.messages.column": "text", "inputs.messages.with_reply": True},
             r"inputs\.messages\.with_reply: no generation task has `column: text`",
         ),
+        ({"inputs.image.part_of": "chat"}, r"inputs\.image\.part_of: no dialogue `chat`; one of: messages"),
+        (
+            {"inputs.image.part_of": "messages", "inputs.image.optional": False, "tasks.reply.prompt": None},
+            r"inputs\.image\.optional: .*set optional: true",
+        ),
+        (
+            {"inputs.image.part_of": "messages", "inputs.other": {"type": "image", "part_of": "messages", "optional": True},
+             "tasks.reply.prompt": None},
+            r"part_of: two inputs read the parts of type image of `messages`",
+        ),
+        ({"inputs.image.part_of": "messages"}, r"tasks\.reply\.prompt: `image` stands in the messages"),
         ({"inputs.messages.with_reply": False}, r"tasks: .*column `messages` is both an input and a target"),
         (
             {"tasks.reply.prompt": "{room}", "tasks.other": {**TASK, "column": "label", "prompt": "{messages}"},
@@ -209,6 +220,15 @@ def test_a_dialogue_has_the_reply_if_a_task_has_its_column(folder: Path) -> None
     named = {"inputs.messages.column": "conversations", "tasks.reply.column": "conversations"}
     assert tiny_generation.dialogue_job(folder, "smollm", **named).inputs["messages"].with_reply
     assert Job.model_validate(same.model_dump(mode="json")) == same
+
+
+def test_files_in_messages_have_the_column_of_the_dialogue(folder: Path) -> None:
+    parts = {"inputs.image.part_of": "messages", "tasks.reply.prompt": None}
+    job = tiny_generation.dialogue_job(folder, "smollm", **parts)
+    assert job.inputs["image"].column == "messages"
+    assert job.tasks["reply"].prompt_parts(job.inputs) == [("", "messages"), ("", "room")]
+    own = tiny_generation.dialogue_job(folder, "smollm", **parts, **{"inputs.image.column": "images"})
+    assert own.inputs["image"].column == "images"
 
 
 def test_the_default_prompt_has_all_inputs(folder: Path) -> None:
@@ -295,3 +315,9 @@ def test_invalid_vision_tasks(overrides: dict[str, Any], message: str, folder: P
     task = {"model": str(folder / "llava"), "reads": "image"}
     with pytest.raises(SpecError, match=message):
         tiny_generation.generation_job(folder, "smollm", task, **{"inputs.image": image, **overrides})
+
+
+@pytest.mark.parametrize("key", ["column", "reads"])
+def test_names_that_are_no_texts(key: str, folder: Path) -> None:
+    with pytest.raises(SpecError, match=rf"tasks\.answer\.{key}: must be a string"):
+        tiny_generation.generation_job(folder, **{f"tasks.answer.{key}": []})

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from rayfuse.modalities.dialogues import Dialogue
-from rayfuse.modalities.prompts import Piece, PromptRenderer, ReplyIds
+from rayfuse.modalities.prompt_pieces import FileSpan, Piece, ReplyIds
+from rayfuse.modalities.prompts import PromptRenderer
 from rayfuse.modalities.text import decode_text
 from rayfuse.model.language_model import LanguageModel
 from rayfuse.model.slot_decoding import PromptSpans
@@ -81,6 +83,10 @@ class PromptLayout:
             PromptInputs(
                 texts,
                 {name: vectors[row][mask[row]] for name, (vectors, mask) in soft.items() if mask[row].any()},
+                files={
+                    name: [one[present] for one, present in _items(fused, name, soft[name], row)]
+                    for name in self._renderer.part_inputs.values()
+                },
             )
             for row, texts in enumerate(self.texts(fused))
         ]
@@ -88,7 +94,7 @@ class PromptLayout:
     def spans(self, inputs: PromptInputs, dialogue: Dialogue | None = None) -> PromptSpans:
         """Return the prompt of one sample. Raises InvalidInputError for a dialogue that cannot be rendered."""
         pieces = self._render(inputs.texts, frozenset(inputs.soft_tokens), dialogue)
-        return [inputs.soft_tokens[one] if isinstance(one, str) else one for one in pieces if one]
+        return [_span(inputs, one) for one in pieces if one]
 
     def lay_out(self, fused: FusedState, replies: Sequence[Sequence[int]] | None = None) -> PromptBatch:
         """Lay out prompts, each followed by the tokens of a reply if there are replies, in a pool of vectors."""
@@ -96,7 +102,7 @@ class PromptLayout:
         rendered = self._rendered(fused)
         if replies is not None:
             rendered = [[*pieces, list(reply)] for pieces, reply in zip(rendered, replies, strict=True)]
-        text_pieces = [piece for pieces in rendered for piece in pieces if not isinstance(piece, str)]
+        text_pieces = [piece for pieces in rendered for piece in pieces if isinstance(piece, list)]
         offset = sum(map(len, text_pieces))
         places_of_span = {}
         for name, mask in spans.items():
@@ -109,7 +115,12 @@ class PromptLayout:
             for piece in pieces:
                 if isinstance(piece, ReplyIds):
                     earlier[row].append((sum(map(len, parts)), piece))
-                if isinstance(piece, str):
+                if isinstance(piece, FileSpan):
+                    [(part, present)] = _items(
+                        fused, piece.name, (places_of_span[piece.name], spans[piece.name]), row, piece.item
+                    )
+                    parts.append(part[present])
+                elif isinstance(piece, str):
                     parts.append(places_of_span[piece][row][spans[piece][row]])
                 else:
                     parts.append(np.arange(first, first + len(piece)))
@@ -155,3 +166,21 @@ class PromptLayout:
         pieces = self._renderer.render(texts, spans, dialogue)
         # A model needs a position to predict the first token from.
         return [[self._renderer.tokenizer.eos_token_id]] if pieces == [[]] else pieces
+
+
+def _items(fused: FusedState, name: str, tokens: Any, row: int, item: int | None = None) -> list[Any]:
+    """Return the tokens of each item of an input in a sample, or of one of them, and their mask.
+
+    tokens: those of all samples, (batch, tokens, …), and their mask, as tensors or arrays.
+    """
+    num_items = fused["items"][name].shape[1]
+    size = tokens[0].shape[1] // num_items
+    numbers = range(num_items) if item is None else [item]
+    return [tuple(one[row][number * size : (number + 1) * size] for one in tokens) for number in numbers]
+
+
+def _span(inputs: PromptInputs, piece: Piece) -> Any:
+    """Return the tokens or embeddings of a piece."""
+    if isinstance(piece, FileSpan):
+        return inputs.files[piece.name][piece.item]
+    return inputs.soft_tokens[piece] if isinstance(piece, str) else piece

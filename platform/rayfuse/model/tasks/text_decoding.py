@@ -1,7 +1,7 @@
 """Interface between a task head and the endpoint that decodes its texts request by request, in slots of a decoder."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,6 +24,8 @@ class PromptInputs:
     """Vectors of the language model's width, float (tokens, width), by input."""
     attended: torch.Tensor | None = None
     """Tokens of the inputs that layers of the model attend to, float (tokens, dim)."""
+    files: Mapping[str, Sequence[torch.Tensor]] = field(default_factory=dict)
+    """Those of each file, by input whose values are parts of messages."""
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,8 @@ def _with_column(name: str, block: Any, inputs: Mapping[str, Any]) -> Any:
     ):
         return block
     retrieve = block.get("retrieve")
-    source_name = retrieve.get("query") if isinstance(retrieve, dict) else block.get("audio_of")
+    owner = block.get("audio_of") or block.get("part_of")
+    source_name = retrieve.get("query") if isinstance(retrieve, dict) else owner
     source = inputs.get(source_name) if isinstance(source_name, str) else None
     if not isinstance(source, dict):
         return {"column": name, **block}

@@ -11,14 +11,14 @@ from rayfuse.spec.encoders import (
     ConvEncoderConfig,
     HuggingFaceEncoderConfig,
 )
-from rayfuse.spec.inputs.base import ColumnInput
+from rayfuse.spec.inputs.parts import PartInput
 from rayfuse.spec.inputs.video import VideoInput
 
 if TYPE_CHECKING:
     from rayfuse.spec.job import Job
 
 
-class AudioInput(ColumnInput):
+class AudioInput(PartInput):
     """Audio, in any format that libsndfile or FFmpeg reads, mixed down to one channel.
 
     The audio of a video is an input as well: `audio_of` names the video.
@@ -45,9 +45,12 @@ class AudioInput(ColumnInput):
 
     @property
     def fallback_input(self) -> str | None:
-        return self.audio_of
+        return self.audio_of if self.part_of is None else self.part_of
 
     def validate_in_job(self, job: "Job") -> Problems:
+        yield from super().validate_in_job(job)
+        if self.part_of is not None and self.audio_of is not None:
+            yield "part_of", "cannot be combined with audio_of; leave one of them out"
         if self.features == "waveform" and not self.encoder.reads_waveforms:
             yield "features", f"waveform is not supported by the {self.encoder.type} encoder; use mel"
         if not isinstance(self.encoder, HuggingFaceEncoderConfig):

@@ -71,6 +71,10 @@ class BaseInput(JobSection):
         """The input whose value is used if a request contains none for this one."""
         return None
 
+    def of_fallback(self, value: Any) -> Any:
+        """Return its value in that of `fallback_input`, which by default is the same."""
+        return value
+
     @property
     def required_in_request(self) -> bool:
         """True if every request must contain it."""

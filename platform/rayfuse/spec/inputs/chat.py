@@ -50,11 +50,11 @@ def with_replies(content: dict[str, Any]) -> dict[str, Any]:
     inputs, tasks = content.get("inputs"), content.get("tasks")
     if not isinstance(inputs, dict) or not isinstance(tasks, dict):
         return content
-    targets = {
+    targets = [
         task.get("column", name)
         for name, task in tasks.items()
         if isinstance(task, dict) and task.get("type") == "generation"
-    }
+    ]
     filled = {
         name: {"with_reply": True, **options}
         if isinstance(options, dict)

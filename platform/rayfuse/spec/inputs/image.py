@@ -9,7 +9,8 @@ from rayfuse.spec.encoders import (
     ConvEncoderConfig,
     ImageEncoderConfig,
 )
-from rayfuse.spec.inputs.base import ColumnInput, reject_field
+from rayfuse.spec.inputs.base import reject_field
+from rayfuse.spec.inputs.parts import PartInput
 
 if TYPE_CHECKING:
     pass
@@ -19,7 +20,7 @@ ValueRange = Literal["auto", "dtype"] | tuple[float, float]
 """`auto`: fitted on the training rows; `dtype`: 0 to 65535 for integers, 0 to 1 for floats; or [low, high]."""
 
 
-class ImageInput(ColumnInput):
+class ImageInput(PartInput):
     """An image, in any format that Pillow reads."""
 
     type: Literal["image"]

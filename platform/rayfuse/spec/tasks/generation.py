@@ -164,7 +164,11 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
         """Return the texts of the prompt, each with the input after it; None after the last text."""
         if self._transcribes(inputs):
             return [("", self.reads)]
-        named = [name for name in inputs if not self._attends or _is_prompt_text(inputs[name])]
+        named = [
+            name
+            for name, source in inputs.items()
+            if not _is_part(source) and (not self._attends or _is_prompt_text(source))
+        ]
         prompt = "".join(f"{{{name}}}" for name in named) if self.prompt is None else self.prompt
         return [(literal, name) for literal, name, _, _ in Formatter().parse(prompt)]
 
@@ -190,20 +194,21 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
         for name in names:
             if name not in job.inputs:
                 yield "prompt", f"no input `{name}`; {suggest_nearest(name, list(job.inputs))}"
+            elif _is_part(job.inputs[name]):
+                yield (
+                    "prompt",
+                    f"`{name}` stands in the messages that it is a part of; remove it from the prompt",
+                )
             elif not _is_prompt_text(job.inputs[name]):
                 if self._attends:
                     yield "prompt", _attended_in_prompt(name)
             elif job.inputs[name].max_items > 1:
                 yield "prompt", f"`{name}` has several texts; set inputs.{name}.max_items to 1"
         yield from ((f"inject.{where}", reason) for where, reason in self.inject.validate_for(job.inputs))
-        chats = [name for name in names if name in job.inputs and job.inputs[name].type == "chat"]
-        if self.learned_replies == "all" and not chats:
-            yield "learned_replies", "has no effect without an input of type chat in the prompt; leave it out"
-        if len(chats) > 1:
-            yield (
-                "prompt",
-                f"`{chats[0]}` and `{chats[1]}` are dialogues, and a prompt has one; name one of them",
-            )
+        parts = [name for name, source in job.inputs.items() if _is_part(source)]
+        if self._attends and parts:
+            yield "inject", f"cannot read `{parts[0]}`, which has its place in messages; use soft_tokens"
+        yield from self._validate_chats(job, names)
         if self.json_schema is not None and self.decoding.num_beams > 1:
             yield (
                 "json_schema",
@@ -219,6 +224,16 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
         for field, is_set in (("language", self.language is not None), ("task", self.task != "transcribe")):
             if is_set:
                 yield field, "has no effect without an audio input in reads; name one there, or leave it out"
+
+    def _validate_chats(self, job: "Job", names: list[str]) -> Problems:
+        chats = [name for name in names if name in job.inputs and job.inputs[name].type == "chat"]
+        if self.learned_replies == "all" and not chats:
+            yield "learned_replies", "has no effect without an input of type chat in the prompt; leave it out"
+        if len(chats) > 1:
+            yield (
+                "prompt",
+                f"`{chats[0]}` and `{chats[1]}` are dialogues, and a prompt has one; name one of them",
+            )
 
     def _transcribes(self, inputs: "Mapping[str, BaseInput]") -> bool:
         """Return whether the model is the decoder of a speech model, which has no prompt."""
@@ -251,7 +266,9 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
                 "reads",
                 f"the model reads the last hidden state; remove inputs.{name}.encoder.hidden_states",
             )
-        if source.max_items > 1:
+        if _is_part(source):
+            yield "reads", f"`{name}` has its place in messages, and the model reads one; remove part_of"
+        elif source.max_items > 1:
             yield "reads", f"`{name}` has several values; set inputs.{name}.max_items to 1"
 
     def validate_zero_stage(self, stage: int) -> Problems:
@@ -312,6 +329,11 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
         """Return the number of tokens of a reply."""
         assert isinstance(target, list)
         return float(len(target) - (GROUP_WIDTH if self.references else 0))
+
+
+def _is_part(source: "BaseInput") -> bool:
+    """Return whether the values of an input are parts of the messages of a dialogue."""
+    return getattr(source, "part_of", None) is not None
 
 
 def _is_prompt_text(source: "BaseInput") -> bool:

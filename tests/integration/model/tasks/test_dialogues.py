@@ -5,18 +5,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_encoders
 import tiny_generation
 import tiny_jobs
 import tiny_language_models
 import torch
 
-from rayfuse.data.collate import Batch
+from rayfuse.data.cached_features import TOKENS
+from rayfuse.data.collate import Batch, collate
 from rayfuse.data.dataset import load_dataset
 from rayfuse.errors import InvalidInputError
+from rayfuse.estimate.simulation import Simulation
+from rayfuse.estimate.synthetic_batch import with_assumed_statistics
 from rayfuse.evaluation.evaluate import evaluate_folder
+from rayfuse.modalities.prompt_pieces import FileSpan, ReplyIds
 from rayfuse.model.explain import explain
 from rayfuse.model.fused import FusedModel, task_heads, trainable_parameters
 from rayfuse.model.predictor import Predictor
+from rayfuse.training.distributed import DistributedContext
+from rayfuse.training.training_data import TrainingData
 
 ONLY = {"prompt": "{messages}"}
 MESSAGES = {"type": "chat", "max_tokens": 130}
@@ -108,7 +115,7 @@ def test_a_step_reaches_every_parameter(learned: str, folder: Path) -> None:
         loss.backward()
         assert not [name for name, one in trainable_parameters(model).items() if one.grad is None]
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert losses[2] < losses[0]
     absent = batch.select_inputs(["image"])
     assert torch.isfinite(model(absent).tasks["reply"]).all()
@@ -160,6 +167,115 @@ def test_rows_with_their_reply_are_predicted_as_those_without(folder: Path, tmp_
     long = {"messages": [{"role": "user", "content": "a" * 200}]}
     with pytest.raises(InvalidInputError, match=r"^row 0: messages: \[0\]: .*exceeds max_tokens 130"):
         predictor.predict_rows([long])
+
+
+def test_images_in_messages_are_soft_tokens_in_their_place(tmp_path: Path) -> None:
+    tiny_generation.make_dialogues_with_images(tmp_path)
+    options = {
+        "inputs": tiny_generation.inputs_with_parts(),
+        "align": {"type": "transformer", "dim": 16, "num_queries": 2, "heads": 2},
+    }
+    job, model, batch = build(tmp_path, "smollm", {"prompt": None, "learned_replies": "all"}, **options)
+    assert batch.inputs["image"].index.shape[1] == 3
+    head: Any = task_heads(model)["reply"]
+    torch.nn.init.normal_(head.projector.weight, std=0.5)
+    with torch.no_grad():
+        fused = model.fuse(model.encode(batch), batch)
+        outputs = model(batch).tasks["reply"]
+        vectors, mask = fused["inputs"]["image"]
+        soft = head.projector(vectors).unflatten(1, (3, 2))
+        for row, texts in enumerate(head.reading.layout.texts(fused)):
+            pieces = head.renderer.render(texts, {"image"} if mask[row].any() else set())
+            files = [piece.item for piece in pieces if isinstance(piece, FileSpan)]
+            assert files == list(range(int(mask[row].sum()) // 2))
+            reply = head._replies(batch.targets["reply"][row : row + 1])[0][-1]
+            inputs, labels = [], []
+            for piece in [*pieces, ReplyIds(reply[:-1])]:
+                ids = [-100, -100] if isinstance(piece, FileSpan) else piece
+                inputs.append(
+                    soft[row, piece.item]
+                    if isinstance(piece, FileSpan)
+                    else head.lm.embed(torch.tensor(piece).long())
+                )
+                labels += ids if isinstance(piece, ReplyIds) else [-100] * len(ids)
+                if isinstance(piece, ReplyIds):
+                    ends = len(labels)
+                    labels.append(head.renderer.end_id)
+                elif len(labels) > len(torch.cat(inputs)):
+                    labels.pop(ends + 1)  # the end token is in this piece
+            logits = head.lm.transformer(inputs_embeds=torch.cat(inputs).unsqueeze(0)).logits[0]
+            wanted = torch.nn.functional.cross_entropy(logits, torch.tensor(labels[1:]), reduction="sum")
+            assert float(outputs[row, 0]) == pytest.approx(float(wanted), rel=1e-4)
+    assert (mask.sum(1) > 2).any()
+    model.train()
+    for chosen in (["messages"], ["image"]):
+        model.zero_grad()
+        part = batch.select_inputs(chosen)
+        model.total_loss(model.losses(model(part), part), part).backward()
+        assert not [name for name, one in trainable_parameters(model).items() if one.grad is None]
+    predictor = Predictor(tiny_jobs.make_model_folder(tmp_path, 0, job=job))
+    given = rows(tmp_path, "test")
+    by_path = predictor.predict_rows(given, str(tmp_path / "data"))
+    assert [one["inputs_used"] for one in by_path] == [
+        ["messages", "image"]
+        if any(
+            len(message["content"]) > 2 and isinstance(message["content"], list)
+            for message in row["messages"]
+        )
+        else ["messages"]
+        for row in given
+    ]
+    with pytest.raises(InvalidInputError, match="image: expected the bytes of a file, got a path or URL"):
+        predictor.predict_rows(given, None)
+    path = [{"role": "user", "content": [{"type": "image", "image": "data.png"}]}]
+    with pytest.raises(
+        InvalidInputError, match=r"image: a part of a message must have its file as a data: URI"
+    ):
+        predictor.predict([{"messages": path}])
+    with pytest.raises(
+        InvalidInputError, match=r"image: 0 values, and the messages of `messages` have 1 parts of type image"
+    ):
+        predictor.predict([{"messages": [{"role": "user", "content": [{"type": "image"}]}]}])
+    with pytest.raises(
+        InvalidInputError,
+        match=r"messages: a message has a part of type audio, and this model reads those of type image",
+    ):
+        predictor.predict([{"messages": [{"role": "user", "content": [{"type": "audio"}]}]}])
+
+
+def test_images_in_messages_of_a_frozen_encoder_are_cached(tmp_path: Path) -> None:
+    tiny_generation.make_dialogues_with_images(tmp_path)
+    encoder = {"type": "huggingface", "model": str(tiny_encoders.vit(tmp_path / "vit")), "train": "frozen"}
+    inputs = tiny_generation.inputs_with_parts()
+    inputs["image"]["encoder"] = encoder
+    options = {"inputs": inputs, "output.storage": str(tmp_path / "runs")}
+    job, model, batch = build(tmp_path, "smollm", {"prompt": None}, **options)
+    job, dataset = load_dataset(job)
+    cached = TrainingData.prepare(job, dataset.splits, DistributedContext(), "fp32", lambda _: None)
+    samples = [cached.sample_caches["train"][number] for number in range(len(dataset.splits["train"]))]
+    stored = collate(samples, cached.modalities, add_dummies=True)
+    assert TOKENS in stored.inputs["image"].features
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model(stored).tasks["reply"], model(batch).tasks["reply"], atol=1e-4, rtol=1e-4
+        )
+
+
+def test_a_plan_simulates_the_longest_dialogues(folder: Path, tmp_path: Path) -> None:
+    tiny_generation.make_dialogues_with_images(tmp_path)
+    task, queries = {"prompt": None, "train": "full"}, {"type": "transformer", "dim": 16, "heads": 2}
+    flops = []
+    for max_tokens, num_queries in ((60, 1), (200, 1), (60, 40)):
+        options = {
+            "inputs": tiny_generation.inputs_with_parts(),
+            "align": {**queries, "num_queries": num_queries},
+        }
+        job = tiny_generation.dialogue_job(
+            tmp_path, "smollm", task, **options, **{"inputs.messages.max_tokens": max_tokens}
+        )
+        fitted, _ = with_assumed_statistics(job)
+        flops.append(Simulation(fitted, "fp32").simulate_step(4).flops)
+    assert min(flops[1:]) > 1.5 * flops[0] > 0
 
 
 def test_explanations_score_the_reply_alone(folder: Path) -> None:
