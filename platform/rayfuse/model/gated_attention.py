@@ -5,7 +5,7 @@ exports and checkpoints of the language model are therefore the same as without 
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
@@ -137,15 +137,9 @@ class GatedCrossAttention(nn.Module):
         finally:
             _is_off.reset(before)
 
-    def checkpoint_contexts(self) -> tuple[AbstractContextManager[None], ...]:
-        """Return the contexts of a layer and of its recomputation, which attends to the same inputs.
-
-        It is the `context_fn` of `torch.utils.checkpoint`.
-        """
-        return nullcontext(), self.attend(_memory.get())
-
     def _run_layer(self, number: int, module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Run a gated layer on the hidden states of a layer's arguments."""
+        # Activation checkpointing of transformers computes `forward` again, without its hooks.
         memory = _memory.get()
         if memory is None:
             return None

@@ -9,7 +9,9 @@ from torch.utils.checkpoint import checkpoint
 
 from rayfuse.errors import SpecError
 from rayfuse.model.fusion.layers import AttentionLayer
-from rayfuse.model.tasks.generation import GenerationHead
+from rayfuse.model.gated_attention import GatedLayer
+
+_BUILTIN_LAYERS = (nn.TransformerEncoderLayer, AttentionLayer, GatedLayer)
 
 
 def checkpoint_activations(model: nn.Module) -> None:
@@ -17,11 +19,7 @@ def checkpoint_activations(model: nn.Module) -> None:
 
     Outputs, gradients and random numbers stay the same. Raises SpecError if the model has no such layer.
     """
-    contexts = _checkpoint_contexts(model)
-    found = [
-        _checkpoint_pretrained(module, contexts.get(module)) or _checkpoint_builtin(module)
-        for module in model.modules()
-    ]
+    found = [_checkpoint_pretrained(module) or _checkpoint_builtin(module) for module in model.modules()]
     if not any(found):
         raise SpecError(
             "train.activation_checkpointing: no trained part of the model is a Transformer that supports it; "
@@ -29,16 +27,7 @@ def checkpoint_activations(model: nn.Module) -> None:
         )
 
 
-def _checkpoint_contexts(model: nn.Module) -> dict[nn.Module, Any]:
-    """Return the `context_fn` of the language models whose layers attend to inputs."""
-    return {
-        module.lm.transformer: module.cross_attention.checkpoint_contexts
-        for module in model.modules()
-        if isinstance(module, GenerationHead) and module.cross_attention is not None
-    }
-
-
-def _checkpoint_pretrained(module: nn.Module, context: Any) -> bool:
+def _checkpoint_pretrained(module: nn.Module) -> bool:
     from transformers import PreTrainedModel
 
     if (
@@ -47,17 +36,14 @@ def _checkpoint_pretrained(module: nn.Module, context: Any) -> bool:
         or not _has_trainable_parameters(module)
     ):
         return False
-    options = {} if context is None else {"context_fn": context}
-    module.gradient_checkpointing_enable({"use_reentrant": False, **options})
+    module.gradient_checkpointing_enable({"use_reentrant": False})
     if hasattr(module, "_require_grads_hook"):
         module.disable_input_require_grads()  # for reentrant checkpoints only; it extends the backward pass to frozen layers
     return True
 
 
 def _checkpoint_builtin(module: nn.Module) -> bool:
-    if not isinstance(module, (nn.TransformerEncoderLayer, AttentionLayer)) or not _has_trainable_parameters(
-        module
-    ):
+    if not isinstance(module, _BUILTIN_LAYERS) or not _has_trainable_parameters(module):
         return False
     module.forward = partial(_checkpointed_forward, module, module.forward)  # type: ignore[method-assign]
     return True
