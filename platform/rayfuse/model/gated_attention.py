@@ -163,7 +163,7 @@ class GatedCrossAttention(nn.Module):
 def _decoder_layers(transformer: Any) -> list[nn.Module]:
     """Return the layers of a causal language model. Raises SpecError if they are not found."""
     count = transformer.config.get_text_config().num_hidden_layers
-    for module in transformer.modules():
+    for module in transformer.get_decoder().modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return list(module)
     raise SpecError(
