@@ -40,27 +40,17 @@ class ChatTemplate:
         while low < high:
             middle = (low + high + 1) // 2
             try:
-                self._render(tuple(roles[:middle]), ask=False)
+                self._apply(roles[:middle], ask=False)
                 low = middle
             except DataError:
                 high = middle - 1
         return low
 
     def _render(self, roles: tuple[str, ...], ask: bool) -> Frame:
-        markers = [_MARKER.format(number) for number in range(len(roles))]
-        messages = [{"role": role, "content": mark} for role, mark in zip(roles, markers, strict=True)]
-        try:
-            rest: str = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=ask, enable_thinking=False
-            )
-        except Exception as error:
-            raise DataError(
-                f"{self._model}: its chat template cannot be rendered: {type(error).__name__}: {error}; "
-                "correct chat_template.jinja, or remove `system`"
-            ) from error
+        rest = self._apply(roles, ask)
         texts = []
-        for number, mark in enumerate(markers):
-            text, found, rest = rest.partition(mark)
+        for number in range(len(roles)):
+            text, found, rest = rest.partition(_MARKER.format(number))
             if not found:
                 raise DataError(
                     f"{self._model}: its chat template leaves out turn {number}, of the role {roles[number]}; correct "
@@ -68,3 +58,17 @@ class ChatTemplate:
                 )
             texts.append(text)
         return (*texts, rest)
+
+    def _apply(self, roles: Sequence[str], ask: bool) -> str:
+        """Render turns with markers. Raises DataError if the template raises."""
+        messages = [{"role": role, "content": _MARKER.format(number)} for number, role in enumerate(roles)]
+        try:
+            text: str = self._tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=ask, enable_thinking=False
+            )
+        except Exception as error:
+            raise DataError(
+                f"{self._model}: its chat template cannot be rendered: {type(error).__name__}: {error}; "
+                "correct chat_template.jinja, or remove `system`"
+            ) from error
+        return text
