@@ -40,7 +40,7 @@ class ChatTemplate:
         while low < high:
             middle = (low + high + 1) // 2
             try:
-                self._render(tuple(roles[:middle]), ask=False)
+                self._apply(roles[:middle], ask=False)
                 low = middle
             except DataError:
                 high = middle - 1
@@ -50,33 +50,15 @@ class ChatTemplate:
     def _takes_parts(self) -> bool:
         """True if contents are lists of parts, as in most vision–language models, instead of texts."""
         try:
-            return _MARKER not in self._apply([("user", _MARKER)], ask=False, parts=False)
+            return _MARKER not in self._render_template(["user"], [_MARKER], ask=False)
         except Exception:  # noqa: BLE001 - templates raise errors of many kinds
             return True
 
-    def _apply(self, turns: Sequence[tuple[str, str]], ask: bool, parts: bool | None = None) -> str:
-        as_parts = self._takes_parts if parts is None else parts
-        messages = [
-            {"role": role, "content": [{"type": "text", "text": text}] if as_parts else text}
-            for role, text in turns
-        ]
-        rendered: str = self._tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=ask, enable_thinking=False
-        )
-        return rendered
-
     def _render(self, roles: tuple[str, ...], ask: bool) -> Frame:
-        markers = [_MARKER.format(number) for number in range(len(roles))]
-        try:
-            rest = self._apply(list(zip(roles, markers, strict=True)), ask)
-        except Exception as error:
-            raise DataError(
-                f"{self._model}: its chat template cannot be rendered: {type(error).__name__}: {error}; "
-                "correct chat_template.jinja, or remove `system`"
-            ) from error
+        rest = self._apply(roles, ask)
         texts = []
-        for number, mark in enumerate(markers):
-            text, found, rest = rest.partition(mark)
+        for number in range(len(roles)):
+            text, found, rest = rest.partition(_MARKER.format(number))
             if not found:
                 raise DataError(
                     f"{self._model}: its chat template leaves out turn {number}, of the role {roles[number]}; correct "
@@ -84,3 +66,26 @@ class ChatTemplate:
                 )
             texts.append(text)
         return (*texts, rest)
+
+    def _apply(self, roles: Sequence[str], ask: bool) -> str:
+        """Render turns with markers. Raises DataError if the template raises."""
+        contents: list[Any] = [_MARKER.format(number) for number in range(len(roles))]
+        if self._takes_parts:
+            contents = [[{"type": "text", "text": one}] for one in contents]
+        try:
+            return self._render_template(roles, contents, ask)
+        except Exception as error:
+            raise DataError(
+                f"{self._model}: its chat template cannot be rendered: {type(error).__name__}: {error}; "
+                "correct chat_template.jinja, or remove `system`"
+            ) from error
+
+    def _render_template(self, roles: Sequence[str], contents: Sequence[Any], ask: bool) -> str:
+        turns = zip(roles, contents, strict=True)
+        text: str = self._tokenizer.apply_chat_template(
+            [{"role": role, "content": content} for role, content in turns],
+            tokenize=False,
+            add_generation_prompt=ask,
+            enable_thinking=False,
+        )
+        return text

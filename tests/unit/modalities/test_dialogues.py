@@ -251,6 +251,32 @@ def test_messages_that_the_template_rejects_are_named(messages: Any, reason: str
         render(prompt, messages)
 
 
+FOLDED = (
+    "{% set first = messages[0]['content'] + '\n\n' if messages[0]['role'] == 'system' else '' %}"
+    "{% for message in (messages[1:] if first else messages) %}"
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}"
+    "{{ '<start_of_turn>' + message['role'] + '\n' + (first if loop.first else '') + message['content'] | trim + "
+    "'<end_of_turn>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>assistant\n' }}{% endif %}"
+)
+"""Template like that of Gemma 3, whose system turn is the beginning of the first user's."""
+
+
+def test_a_system_turn_may_be_part_of_the_first_users_turn(tmp_path: Path) -> None:
+    tiny_language_models.gemma(tmp_path / "gemma")
+    tiny_language_models.write_tokenizer(tmp_path / "gemma", FOLDED)
+    prompt = renderer(tmp_path, "gemma", 120, prompt="{messages}")
+    wanted = prompt.tokenizer.apply_chat_template(DIALOGUE, add_generation_prompt=True)["input_ids"]
+    assert [token for piece in render(prompt, DIALOGUE) for token in piece] == wanted
+    long = [DIALOGUE[0], *DIALOGUE[1:3] * 4, DIALOGUE[3]]
+    text = as_text(prompt, render(prompt, long))
+    assert text.startswith("<start_of_turn>user\nBe kind.\n\nhi<end_of_turn>")
+    assert num_tokens(render(prompt, long)) <= 120
+    with pytest.raises(
+        InvalidInputError, match=r"messages: \[1\]: .*role assistant there: roles must alternate"
+    ):
+        render(prompt, [DIALOGUE[0], *DIALOGUE[2:]])
+
+
 def test_models_that_cannot_hold_a_dialogue(models: Path) -> None:
     with pytest.raises(DataError, match=r"no chat template, which the messages of `messages` need"):
         renderer(models, "gpt2", prompt="{messages}").check_messages()
