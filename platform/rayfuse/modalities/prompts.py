@@ -5,7 +5,7 @@ every prompt of the task, so that no template needs `{% generation %}`, and the 
 second BOS is added.
 """
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import cached_property
 from itertools import chain
 from typing import Any
@@ -52,7 +52,7 @@ class PromptRenderer:
         """Inputs that the model reads as their encoders return them."""
         self.attended_inputs = task.inject.attended_inputs(inputs)
         """Inputs that layers of the language model attend to, in the order of the job."""
-        self.chat_input = next((name for name in self.text_inputs if inputs[name].type == "chat"), None)
+        self.chat_input = _find_chat(self.text_inputs, inputs)
         """The input whose messages are the turns of the prompt; None if it has none."""
         self.part_inputs = {
             source.type: name
@@ -293,3 +293,7 @@ def _load_tokenizer(model: str) -> Any:
             "`tokenizer.eos_token = …` and `tokenizer.save_pretrained`"
         )
     return tokenizer
+
+
+def _find_chat(names: Iterable[str], inputs: Mapping[str, BaseInput]) -> str | None:
+    return next((name for name in names if inputs[name].type == "chat"), None)
