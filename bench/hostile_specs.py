@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from rayfuse.errors import SpecError
-from rayfuse.spec.load import KINDS, load_spec, parse_overrides, spec_class
+from rayfuse.spec.kinds import KINDS, spec_class
+from rayfuse.spec.load import load_spec, parse_overrides
 from rayfuse.spec.search_space import load_sweep
 from rayfuse.spec.yaml_io import dump_yaml, load_yaml
 

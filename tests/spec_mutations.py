@@ -10,7 +10,8 @@ from hostile_specs import Mutation, Outcome, Shipped, nodes_of
 from hypothesis import strategies as st
 
 from rayfuse.errors import SpecError
-from rayfuse.spec.load import load_spec, spec_class
+from rayfuse.spec.kinds import spec_class
+from rayfuse.spec.load import load_spec
 
 SPECS = hostile_specs.shipped_specs()
 NODES = [(spec, node) for spec in SPECS for node in nodes_of(spec.content)]

@@ -16,7 +16,7 @@ import spec_schema
 from page import Page, first_sentence, table
 
 from rayfuse.spec.family import Family, load_families
-from rayfuse.spec.load import KINDS, spec_class
+from rayfuse.spec.kinds import KINDS, spec_class
 
 FOLDER = "reference/configuration"
 

@@ -13,7 +13,7 @@ from pydantic_core import PydanticUndefined
 import rayfuse.spec
 from rayfuse.spec.base import SpecModel
 from rayfuse.spec.family import Family, load_families
-from rayfuse.spec.load import KINDS, spec_class
+from rayfuse.spec.kinds import KINDS, spec_class
 from rayfuse.spec.schema import json_schema
 
 Schema = dict[str, Any]

@@ -14,7 +14,7 @@ import spec_pages
 import spec_schema
 import yaml
 
-from rayfuse.spec.load import KINDS
+from rayfuse.spec.kinds import KINDS
 
 LINK = '<a href="{}">link</a>'
 

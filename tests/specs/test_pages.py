@@ -15,7 +15,8 @@ from rayfuse.registry.gates import build_gate as build
 from rayfuse.registry.versions import ModelVersion
 from rayfuse.serving.problems import PROBLEM_TYPES
 from rayfuse.spec.job import Job
-from rayfuse.spec.load import spec_class, validate_spec
+from rayfuse.spec.kinds import spec_class
+from rayfuse.spec.load import validate_spec
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"

@@ -8,7 +8,8 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from rayfuse.spec.load import load_spec, spec_class, validate_spec
+from rayfuse.spec.kinds import spec_class
+from rayfuse.spec.load import load_spec, validate_spec
 from rayfuse.spec.schema import json_schema
 
 ROOT = Path(__file__).parents[2]

@@ -243,7 +243,7 @@ def _open(spec: "SpecSource") -> "Spec | str":
         return str(spec) if isinstance(spec, (str, Path)) else spec
     from rayfuse.formatting import truncated_repr
     from rayfuse.spec.base import Spec
-    from rayfuse.spec.load import KINDS, is_kind, spec_class
+    from rayfuse.spec.kinds import KINDS, is_kind, spec_class
 
     kind = spec.get("kind")
     if not is_kind(kind):

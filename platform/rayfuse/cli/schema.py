@@ -44,7 +44,7 @@ def _without_gc() -> Iterator[None]:
 
 def _print_schema(kind: str | None) -> None:
     from rayfuse.spec.error_messages import suggest_nearest
-    from rayfuse.spec.load import KINDS, spec_class
+    from rayfuse.spec.kinds import KINDS, spec_class
     from rayfuse.spec.schema import custom_part_schema, json_schema, summary
 
     if kind is None:

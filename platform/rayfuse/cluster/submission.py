@@ -18,7 +18,8 @@ from rayfuse.errors import SpecError
 from rayfuse.spec.base import Spec, SpecModel
 from rayfuse.spec.cluster import Cluster
 from rayfuse.spec.job import Job
-from rayfuse.spec.load import folder_of, read_kind, read_spec, spec_class, validate_spec
+from rayfuse.spec.kinds import spec_class
+from rayfuse.spec.load import folder_of, read_kind, read_spec, validate_spec
 from rayfuse.spec.memory_options import memory_combinations
 from rayfuse.spec.paths import ABSENT, get_at
 from rayfuse.spec.pods import is_below

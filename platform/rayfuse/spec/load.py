@@ -1,6 +1,5 @@
 """Loading of specs from YAML, with `${VAR}`, `--set`, relative paths, and errors with their location."""
 
-import importlib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -13,28 +12,14 @@ from rayfuse.errors import SpecError
 from rayfuse.formatting import printable, truncated_repr
 from rayfuse.spec.base import Spec, SpecModel
 from rayfuse.spec.error_messages import format_errors, not_unicode
+from rayfuse.spec.kinds import KINDS, is_kind
 from rayfuse.spec.paths import is_below, set_at
 from rayfuse.spec.spec_file import place, read_spec_file
 from rayfuse.spec.variables import escape_dollars, substitute
 from rayfuse.spec.yaml_io import MAX_DEPTH, YamlError, check_values, dump_yaml, load_yaml
 
-KINDS: dict[str, str] = {
-    "job": "rayfuse.spec.job:Job",
-    "sweep": "rayfuse.spec.sweep:Sweep",
-    "service": "rayfuse.spec.service:Service",
-    "cluster": "rayfuse.spec.cluster:Cluster",
-}
-"""Import path of the model of each kind of spec."""
-
 AnySpec = TypeVar("AnySpec", bound=SpecModel)
 AnyNewSpec = TypeVar("AnyNewSpec", bound=Spec)
-
-
-def spec_class(kind: str) -> type[SpecModel]:
-    """Import the pydantic model of a kind of spec."""
-    module, _, name = KINDS[kind].partition(":")
-    found: type[SpecModel] = getattr(importlib.import_module(module), name)
-    return found
 
 
 def load_spec(
@@ -101,11 +86,6 @@ def read_kind(source: str | Path) -> str:
             f"{place(str(source))}: kind: {truncated_repr(kind)} is not a kind of spec; one of: {', '.join(KINDS)}"
         )
     return str(kind)
-
-
-def is_kind(kind: object) -> bool:
-    """Return whether a value is a kind of spec."""
-    return isinstance(kind, str) and kind in KINDS
 
 
 def _parse(source: str) -> dict[str, Any]:

@@ -7,7 +7,8 @@ import pytest
 
 from rayfuse.errors import SpecError
 from rayfuse.spec.job import Job
-from rayfuse.spec.load import KINDS, spec_class, validate_spec
+from rayfuse.spec.kinds import KINDS, spec_class
+from rayfuse.spec.load import validate_spec
 from rayfuse.spec.renamed_keys import EQUIVALENT_KEYS, RENAMED_KEYS
 from rayfuse.spec.schema import json_schema
 from rayfuse.spec.service import Service

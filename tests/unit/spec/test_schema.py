@@ -8,7 +8,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
-from rayfuse.spec.load import KINDS, spec_class
+from rayfuse.spec.kinds import KINDS, spec_class
 from rayfuse.spec.schema import json_schema, summary
 
 JOB: dict[str, Any] = {
