@@ -15,6 +15,8 @@ import tiny_jobs
 import tiny_language_models
 from endpoints import b64
 from openai import OpenAI
+from prometheus_client.parser import text_string_to_metric_families
+from waiting import wait_for
 
 from rayfuse.api.serving import openai_curl_command
 from rayfuse.cluster import local
@@ -124,6 +126,40 @@ def test_a_prediction_and_its_stream(endpoint: EndpointStatus, png: bytes) -> No
     name, data = streamed.text.strip().rpartition("\n\n")[2].split("\n")
     assert name == "event: prediction"
     assert json.loads(data.removeprefix("data: "))["outputs"] == plain["outputs"]
+
+
+def test_metrics_for_prometheus(client: OpenAI, ray_cluster: LocalCluster) -> None:
+    done = client.chat.completions.create(**long_text(30))
+    found = wait_for(lambda: replica_metrics(ray_cluster, "rayfuse_generation_tokens_total"), 60)
+    assert done.usage.completion_tokens == 30
+    assert sum(sample.value for sample in found) >= 30
+    tags = found[0].labels
+    assert (tags["application"], tags["deployment"], tags["task"]) == ("tiny", "Endpoint", "answer")
+    for name in ("time_to_first_token_seconds", "time_per_output_token_seconds"):
+        counts = replica_metrics(ray_cluster, f"rayfuse_{name}_count")
+        assert sum(sample.value for sample in counts) >= 1
+    reasons = {
+        sample.labels["finish_reason"] for sample in replica_metrics(ray_cluster, "rayfuse_replies_total")
+    }
+    assert "length" in reasons
+
+
+def replica_metrics(cluster: LocalCluster, name: str) -> list[Any]:
+    """Return the samples of a metric on the nodes of a cluster."""
+    found = httpx.get(
+        f"{cluster.dashboard_url}/api/prometheus/sd",
+        headers={"Authorization": f"Bearer {cluster.token}"},
+        trust_env=False,
+    ).json()
+    targets = {target for part in found for target in part["targets"]}
+    pages = [httpx.get(f"http://{target}/metrics", trust_env=False).text for target in targets]
+    samples = (
+        sample
+        for page in pages
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+    )
+    return [sample for sample in samples if sample.name == f"ray_{name}"]
 
 
 def test_a_text_of_a_json_schema(client: OpenAI) -> None:

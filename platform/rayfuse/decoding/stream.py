@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from rayfuse.decoding.decoder import Decoder
@@ -13,6 +14,49 @@ from rayfuse.errors import RayfuseError, ResourceError
 
 class DecoderBusyError(ResourceError):
     """More requests or tokens than a decoder's queue takes; worth another try later."""
+
+
+@dataclass(frozen=True)
+class ReplyStats:
+    """Tokens and times of a reply that has ended."""
+
+    prompt_tokens: int
+    """Positions of the prompt, embeddings included."""
+    reused_tokens: int
+    """Positions of the prompt whose keys and values came from an earlier request."""
+    reply_tokens: int
+    first_token_seconds: float | None
+    """Seconds from the request to the first piece with a token; None if there was none."""
+    seconds: float
+    """Seconds from the request to its end."""
+    finish_reason: str
+    """That of the last piece, or `error`."""
+
+
+class _OpenReply:
+    """A reply that has not ended."""
+
+    def __init__(self, stream: "ReplyStream", tokens: int) -> None:
+        self.stream = stream
+        self.tokens = tokens
+        """Positions of its prompt and its longest reply."""
+        self._opened = time.monotonic()
+        self._first: float | None = None
+        self._count = self._reused = 0
+
+    def add(self, outcome: Piece | BaseException) -> ReplyStats | None:
+        """Count a piece; return the statistics after the last one."""
+        seconds = time.monotonic() - self._opened
+        reason: str | None = "error"
+        if isinstance(outcome, Piece):
+            self._count += len(outcome.token_ids)
+            self._reused = max(self._reused, outcome.reused_tokens)
+            if self._count and self._first is None:
+                self._first = seconds
+            reason = outcome.finish_reason
+        if reason is None:
+            return None
+        return ReplyStats(self.stream.prompt_tokens, self._reused, self._count, self._first, seconds, reason)
 
 
 class ReplyStream:
@@ -62,13 +106,19 @@ class DecoderThread:
     """Runs the steps of a decoder in a thread, for streams of one or several event loops.
 
     `max_waiting`: requests without a slot that the queue takes; `max_waiting_tokens`: positions of the prompts and
-    replies of all requests together.
+    replies of all requests together; `observe`: called in that thread with the statistics of each reply that ends.
     """
 
     def __init__(
-        self, decoder: Decoder, *, max_waiting: int = 64, max_waiting_tokens: int | None = None
+        self,
+        decoder: Decoder,
+        *,
+        max_waiting: int = 64,
+        max_waiting_tokens: int | None = None,
+        observe: Callable[[ReplyStats], None] = lambda _: None,
     ) -> None:
         self.decoder = decoder
+        self._observe = observe
         self.max_waiting = max_waiting
         """Requests without a slot that the queue takes."""
         self.consecutive_failures = 0
@@ -76,7 +126,7 @@ class DecoderThread:
         self._step_started: float | None = None
         self._max_waiting_tokens = max_waiting_tokens
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._streams: dict[int, tuple[ReplyStream, int]] = {}
+        self._replies: dict[int, _OpenReply] = {}
         self._lock = threading.Lock()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="decoder", daemon=True)
@@ -92,7 +142,7 @@ class DecoderThread:
         tokens = len(sequence.prompt) + sequence.limit
         with self._lock:
             self._check_queue(tokens)
-            self._streams[sequence.id] = (stream, tokens)
+            self._replies[sequence.id] = _OpenReply(stream, tokens)
         self._inbox.put(lambda: self.decoder.enqueue(sequence))
         return stream
 
@@ -122,19 +172,19 @@ class DecoderThread:
     def pending(self) -> int:
         """Number of requests that have not ended, with and without a slot."""
         with self._lock:
-            return len(self._streams)
+            return len(self._replies)
 
     def _check_queue(self, tokens: int) -> None:
         if self._closed:
             raise DecoderBusyError("the decoder has been closed; send the request to another replica")
-        if len(self._streams) >= self.decoder.slots + self.max_waiting:
+        if len(self._replies) >= self.decoder.slots + self.max_waiting:
             raise DecoderBusyError(
-                f"{len(self._streams)} requests are pending, and the queue takes {self.max_waiting} beyond the "
+                f"{len(self._replies)} requests are pending, and the queue takes {self.max_waiting} beyond the "
                 f"{self.decoder.slots} slots; try again later"
             )
-        queued = sum(size for _, size in self._streams.values())
+        queued = sum(reply.tokens for reply in self._replies.values())
         limit = self._max_waiting_tokens
-        if limit is not None and self._streams and queued + tokens > limit:
+        if limit is not None and self._replies and queued + tokens > limit:
             raise DecoderBusyError(
                 f"requests of {queued} tokens are pending, and {tokens} more exceed the limit of {limit}; try again later"
             )
@@ -169,11 +219,15 @@ class DecoderThread:
 
     def _send(self, request_id: int, outcome: Piece | BaseException) -> None:
         with self._lock:
-            entry = self._streams.get(request_id)
-            ended = isinstance(outcome, BaseException) or outcome.finish_reason is not None
-            if ended:
-                self._streams.pop(request_id, None)
-        if entry is not None and not entry[0].put(outcome) and not ended:
+            reply = self._replies.get(request_id)
+            stats = None if reply is None else reply.add(outcome)
+            if stats is not None:
+                del self._replies[request_id]
+        if reply is None:
+            return
+        if stats is not None:
+            self._observe(stats)
+        if not reply.stream.put(outcome) and stats is None:
             self.decoder.cancel(request_id)
 
     def _fail(self, error: Exception) -> None:

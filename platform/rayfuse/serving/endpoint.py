@@ -72,6 +72,7 @@ class Endpoint:
 
         from rayfuse.model.predictor import Predictor
         from rayfuse.serving.engine import InferenceEngine, warm_up
+        from rayfuse.serving.metrics import ServeMetrics
 
         torch.set_num_threads(arguments.num_threads)
         predictor = Predictor(_download_model(arguments))
@@ -81,6 +82,7 @@ class Endpoint:
             Settings(),
             num_threads=max(2, arguments.num_threads),
             generation=arguments.generation,
+            metrics=ServeMetrics(),
         )
         self.engine.decoders.start()
 

@@ -20,6 +20,7 @@ from rayfuse.serving import protocol, url_fetcher
 from rayfuse.serving.batcher import Batcher, BatchResult
 from rayfuse.serving.decode_budgets import CpuBudget
 from rayfuse.serving.decoders import Decoders
+from rayfuse.serving.metrics import EndpointMetrics
 from rayfuse.serving.problems import ProblemError
 from rayfuse.serving.protocol import ModelSignature, PredictRequest, RemoteFile, Values
 from rayfuse.serving.settings import Settings
@@ -83,6 +84,7 @@ class InferenceEngine:
         num_threads: int = 2,
         decoders: Decoders | None = None,
         generation: GenerationLimits | None = None,
+        metrics: EndpointMetrics | None = None,
     ) -> None:
         """Preprocess in `num_threads`; `decoders` are by default as many processes for the model's own inputs.
 
@@ -97,7 +99,8 @@ class InferenceEngine:
         """Requests between their first byte and their response."""
         self.active_explain_passes = 0
         """Forward passes of the explanations in progress."""
-        self.texts = TextEngine(predictor, generation or GenerationLimits())
+        self.metrics = metrics or EndpointMetrics()
+        self.texts = TextEngine(predictor, generation or GenerationLimits(), self.metrics)
         self.texts.set_max_waiting(settings.max_queued_requests)
         self.batcher: Batcher[Sample, PreparedSample] = Batcher(
             partial(predictor.prepare_samples, decodings=self.texts.decodings),
@@ -173,6 +176,7 @@ class InferenceEngine:
             predictions += await self._complete(prepared)
             timing.compute_seconds += time.monotonic() - decoding_started
         _check_finite(predictions)
+        self.metrics.record_prediction(timing)
         return protocol.build_response(request, predictions, self.model), timing
 
     async def prepare(self, request: PredictRequest) -> PreparedSample:

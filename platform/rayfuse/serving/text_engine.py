@@ -1,8 +1,9 @@
 """Texts of a served model: a decoder for each of its generation tasks, whose batches requests join and leave."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from rayfuse.decoding.decoder import Decoder
 from rayfuse.decoding.preparation import ContextLengthError
 from rayfuse.decoding.prompt import prompt_length
-from rayfuse.decoding.stream import DecoderBusyError, DecoderThread, ReplyStream
+from rayfuse.decoding.stream import DecoderBusyError, DecoderThread, ReplyStats, ReplyStream
 from rayfuse.errors import DataError, InvalidInputError, RayfuseError
 from rayfuse.model.fused import task_heads
 from rayfuse.model.predictor import Predictor, PreparedSample
@@ -18,6 +19,7 @@ from rayfuse.model.slot_decoding import decode_tokens, sampling_params
 from rayfuse.model.tasks import TaskHead
 from rayfuse.model.tasks.text_decoding import PromptInputs, TextDecoding
 from rayfuse.model.token_counts import max_aligned_tokens
+from rayfuse.serving.metrics import EndpointMetrics
 from rayfuse.serving.problems import ProblemError
 from rayfuse.serving.streaming import cancel
 from rayfuse.spec.service import GenerationLimits
@@ -36,6 +38,7 @@ class TextTask:
         limits: GenerationLimits,
         memory: int | None,
         max_source_length: int,
+        observe: Callable[[ReplyStats], None],
     ) -> None:
         """Build the decoder, with at most `memory` bytes of keys and values. Raises ResourceError if no slot fits."""
         self._head = head
@@ -49,7 +52,9 @@ class TextTask:
             max_source_length=max_source_length,
             end_tokens=decoding.stop_ids,
         )
-        self.thread = DecoderThread(self.decoder, max_waiting_tokens=limits.max_queued_tokens)
+        self.thread = DecoderThread(
+            self.decoder, max_waiting_tokens=limits.max_queued_tokens, observe=observe
+        )
 
     async def open(self, inputs: PromptInputs) -> ReplyStream:
         """Start a text, with the settings of the task. Raises InvalidInputError or DecoderBusyError."""
@@ -73,7 +78,7 @@ class TextTask:
 class TextEngine:
     """The generation tasks of a model that are decoded request by request; none for other models."""
 
-    def __init__(self, predictor: Predictor, limits: GenerationLimits) -> None:
+    def __init__(self, predictor: Predictor, limits: GenerationLimits, metrics: EndpointMetrics) -> None:
         """Start the decoders, which share `limits.kv_cache_memory`. Raises ResourceError if it is too small."""
         self.limits = limits
         self.decodings = predictor.text_decodings()
@@ -82,7 +87,12 @@ class TextEngine:
         self._order = list(predictor.job.tasks)
         self.tasks = {
             name: TextTask(
-                heads[name], decoding, limits, memory, self._max_source_length(predictor, decoding)
+                heads[name],
+                decoding,
+                limits,
+                memory,
+                self._max_source_length(predictor, decoding),
+                partial(metrics.record_reply, name),
             )
             for name, decoding in self.decodings.items()
         }

@@ -62,6 +62,33 @@ def test_pieces_come_one_by_one(model, open_thread):
     assert sum(len(piece.token_ids) for piece in pieces) == 20
 
 
+def test_the_statistics_of_each_reply_are_observed_once(model, open_thread):
+    observed = []
+    thread = open_thread(model, slots=1, observe=observed.append)
+
+    async def run():
+        await thread.open(REQUEST).completion()
+        pieces = aiter(thread.open(LONG))
+        await anext(pieces)
+        await pieces.aclose()
+        await thread.open(REQUEST).completion()
+        thread.decoder.step = fail
+        with pytest.raises(RayfuseError, match="the model failed"):
+            await thread.open(LONG).completion()
+
+    def fail():
+        raise RuntimeError("no memory")
+
+    asyncio.run(run())
+    assert [one.finish_reason for one in observed] == ["length", "cancelled", "length", "error"]
+    first, cancelled, second, failed = observed
+    assert (first.prompt_tokens, first.reply_tokens, first.reused_tokens) == (3, 20, 0)
+    assert second.reused_tokens == 2  # the last position of a prompt is always computed
+    assert 0 < cancelled.reply_tokens < 80
+    assert 0 < first.first_token_seconds < first.seconds
+    assert (failed.reply_tokens, failed.first_token_seconds) == (0, None)
+
+
 def test_leaving_a_stream_cancels_its_request(model, open_thread):
     thread = open_thread(model, slots=1)
     cancelled = []
