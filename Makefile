@@ -26,7 +26,7 @@ help:
 	@echo "make audit   known vulnerabilities of the versions in constraints.txt, as PyPI lists them"
 	@echo "make slow    tests that take minutes"
 	@echo "make bench   measurements"
-	@echo "make bench-generation MODELS=…   rates of the decoder with MODELS/smollm2-135m-instruct"
+	@echo "make bench-generation MODELS=…   rates of the decoder and of LoRA training with MODELS/smollm2-135m-instruct"
 	@echo "make bench-quality DATA=… MODELS=… STORAGE=…   accuracy on public data, three seeds each; hours on a CPU"
 	@echo "make clean   remove caches and build leftovers; data, models and runs stay"
 
@@ -97,7 +97,7 @@ bench: setup
 	$(BIN)/python bench/run.py
 
 bench-generation: setup
-	$(BIN)/python bench/run.py generation
+	$(BIN)/python bench/run.py generation lora
 
 bench-quality: setup
 	PYTHONPATH=bench $(BIN)/python bench/quality.py

@@ -1,7 +1,7 @@
 """`make bench`: the figures of docs/performance.md, each as a ratio of two things measured side by side in one run.
 
 python bench/run.py [startup] [throughput] [cache] [padding] [memory] [embedded] [classes] [decoding] [checkpoints]
-                    [generation] [recovery] [faults] [tuning] [plan] [prediction] [isolation] [quickstart] [demo]
+                    [generation] [lora] [recovery] [faults] [tuning] [plan] [prediction] [isolation] [quickstart] [demo]
                     default: all
 
 MODELS is the folder of the language model of `generation`, and SHARED the one whose data/ has the public data sets;
@@ -22,6 +22,7 @@ import decoding
 import decoding_rate
 import embedded
 import isolation
+import lora_step
 import memory
 import padding
 import planning
@@ -108,6 +109,7 @@ BENCHES = {
     "classes": classes.run,
     "decoding": decoding.run,
     "generation": decoding_rate.run_default,
+    "lora": lora_step.run,
     "checkpoints": surviving.checkpoints,
     "recovery": surviving.recovery,
     "faults": serving_faults.run,

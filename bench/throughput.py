@@ -133,7 +133,8 @@ def in_worker(measure: Callable[[dict[str, Any]], dict[str, Any]], job: Any, row
     return found
 
 
-def _job_and_rows(config: dict[str, Any]) -> tuple[Any, Any]:
+def job_and_rows(config: dict[str, Any]) -> tuple[Any, Any]:
+    """Return the job and the rows that `in_worker` was called with."""
     import torch
 
     from rayfuse.spec.job import Job
@@ -144,7 +145,8 @@ def _job_and_rows(config: dict[str, Any]) -> tuple[Any, Any]:
     return job, config["rows"]
 
 
-def _worker(job: Any, rows: list[Any], stage: int) -> Any:
+def worker(job: Any, rows: list[Any], stage: int) -> Any:
+    """Build the trainer of Rayfuse for a job under a ZeRO stage."""
     from rayfuse.spec.deepspeed import DeepSpeedConfig
     from rayfuse.training.build_trainer import build_trainer
     from rayfuse.training.engine import load_deepspeed_config
@@ -189,8 +191,8 @@ def _measure_bare(config: dict[str, Any]) -> dict[str, Any]:
     from rayfuse.model.fused import FusedModel
     from rayfuse.training.param_groups import build_param_groups
 
-    job, rows = _job_and_rows(config)
-    workers = {stage: _worker(job, rows, stage) for stage in (0, 1, 2, 3)}
+    job, rows = job_and_rows(config)
+    workers = {stage: worker(job, rows, stage) for stage in (0, 1, 2, 3)}
     model = FusedModel(job)
     optimizer = torch.optim.AdamW(build_param_groups(job, model), betas=job.train.optimizer.betas)
     started = time.perf_counter()
@@ -220,11 +222,21 @@ def _bare_epoch(worker: Any, model: Any, optimizer: Any, epoch: int) -> None:
 
 
 def _measure_trainer(config: dict[str, Any]) -> dict[str, Any]:
-    """Run transformers' Trainer once, and let it wait at the end of each epoch for an epoch of Rayfuse."""
+    job, rows = job_and_rows(config)
+    mine = worker(job, rows, stage=2)
+    turns = take_turns_with_trainer(
+        lambda folder, callback: _trainer(job, rows, mine.precision, folder, callback), mine, ROUNDS
+    )
+    return {"turns": turns}
+
+
+def take_turns_with_trainer(build: Callable[[str, Any], Any], mine: Any, rounds: int) -> Turns:
+    """Run transformers' Trainer once, and let it wait at the end of each epoch for an epoch of Rayfuse.
+
+    build: returns a Trainer of `rounds` + 1 epochs that writes to a folder, with a callback.
+    """
     from transformers import TrainerCallback
 
-    job, rows = _job_and_rows(config)
-    worker = _worker(job, rows, stage=2)
     turns: Turns = {"rayfuse": [], "Trainer": []}
 
     class TakeTurns(TrainerCallback):
@@ -234,22 +246,23 @@ def _measure_trainer(config: dict[str, Any]) -> dict[str, Any]:
         def on_epoch_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
             theirs, turn = self.clock.read(), round(state.epoch) - 1
             clock = _Clock()
-            worker.train_epoch(turn)
+            mine.train_epoch(turn)
             if turn:
                 turns["Trainer"].append(theirs)
                 turns["rayfuse"].append(clock.read())
 
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # else Trainer would wrap its model for several workers
+        os.environ.pop(name, None)
     with tempfile.TemporaryDirectory() as folder:
-        _trainer(job, rows, worker.precision, folder, TakeTurns()).train()
-    return {"turns": turns}
+        build(folder, TakeTurns()).train()
+    assert len(turns["rayfuse"]) == rounds
+    return turns
 
 
 def _trainer(job: Any, rows: list[Any], precision: str, folder: str, turns: Any) -> Any:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
 
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # else Trainer would wrap its model for several workers
-        os.environ.pop(name, None)
     text, train = job.inputs["text"], job.train
     tokenizer = AutoTokenizer.from_pretrained(text.encoder.model)
     items = [
