@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import tiny_generation
 import tiny_language_models
 
 IMAGE_TOKENS = ("<image>", "<fake_token_around_image>", "<global-img>", "<img>", "</img>", "TILE_GLOBAL")
@@ -149,3 +150,24 @@ def write(folder: Path, name: str) -> Path:
     model.save_pretrained(folder)
     getattr(transformers, family.processor)(**family.processor_settings).save_pretrained(folder)
     return folder
+
+
+def vision_job(
+    folder: Path, family: str, task: dict[str, Any] | None = None, train: str = "lora", **changes: Any
+) -> Any:
+    """Return a job over an optional image, which a model of a family reads, and an optional text."""
+    model = folder / family
+    if not model.exists():
+        write(model, family)
+    encoder = {"type": "huggingface", "model": str(model), "train": train, "pool": "none"}
+    options = {"model": str(model), "reads": "image", "prompt": "{image}Asked: {text}", **(task or {})}
+    return tiny_generation.generation_job(
+        folder,
+        "smollm",
+        options,
+        **{
+            "inputs.image": {"type": "image", "size": 8, "encoder": encoder, "optional": True},
+            "inputs.text.max_tokens": 64,
+            **changes,
+        },
+    )

@@ -35,30 +35,12 @@ SPAN = {
 """An image in a prompt, as the processor of the model writes it, with one token for all tokens of the image."""
 
 
-def vision_job(
-    folder: Path, family: str, task: dict[str, Any] | None = None, train: str = "lora", **changes: Any
-) -> Any:
-    model = folder / family
-    if not model.exists():
-        tiny_vision_language_models.write(model, family)
-    encoder = {"type": "huggingface", "model": str(model), "train": train, "pool": "none"}
-    options = {"model": str(model), "reads": "image", "prompt": "{image}Asked: {text}", **(task or {})}
-    return tiny_generation.generation_job(
-        folder,
-        "smollm",
-        options,
-        **{
-            "inputs.image": {"type": "image", "size": 8, "encoder": encoder, "optional": True},
-            "inputs.text.max_tokens": 64,
-            **changes,
-        },
-    )
-
-
 def build(
     folder: Path, family: str, task: dict[str, Any] | None = None, **options: Any
 ) -> tuple[Any, FusedModel, Batch]:
-    job, batch = tiny_generation.load_batch(vision_job(folder, family, task, **options))
+    job, batch = tiny_generation.load_batch(
+        tiny_vision_language_models.vision_job(folder, family, task, **options)
+    )
     torch.manual_seed(0)
     return job, FusedModel(job).eval(), batch
 
@@ -171,12 +153,14 @@ def test_all_trained_weights_get_a_gradient(family: str, train: str, folder: Pat
 
 def test_a_trained_model_is_loaded_and_exported_in_one_piece(tmp_path: Path) -> None:
     tiny_generation.make_rows(tmp_path)
-    job = vision_job(tmp_path, "llava", {"train": "full"}, train="full")
+    job = tiny_vision_language_models.vision_job(tmp_path, "llava", {"train": "full"}, train="full")
     model, batch = train_and_reload(tmp_path, job)
     result = rayfuse.export(tmp_path / "model", tmp_path / "merged")
     assert list(result.folders) == ["image", "tasks/answer"]
     again = {"model": str(result.folders["tasks/answer"])}
-    rebuilt = vision_job(tmp_path, "llava", again, **{"inputs.image.encoder.model": again["model"]})
+    rebuilt = tiny_vision_language_models.vision_job(
+        tmp_path, "llava", again, **{"inputs.image.encoder.model": again["model"]}
+    )
     _, same = tiny_generation.load_batch(rebuilt)
     fresh = FusedModel(tiny_generation.load_batch(rebuilt)[0]).eval()
     with torch.no_grad():
@@ -203,7 +187,7 @@ def test_models_that_do_not_fit_the_image(changes: dict[str, str], message: str,
     if not (folder / name).exists():
         writer = tiny_language_models.ALL.get(name)
         writer(folder / name) if writer else tiny_vision_language_models.write(folder / name, name)
-    job = vision_job(folder, "llava", {"model": str(folder / name)})
+    job = tiny_vision_language_models.vision_job(folder, "llava", {"model": str(folder / name)})
     with pytest.raises(DataError, match=message):
         check_targets(job)
 
