@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from ray_fixtures import outside_ray, ray_cluster
 
+__all__ = ["outside_ray", "ray_cluster"]
 ROOT = Path(__file__).parents[1]
 MARKED_FOLDERS = ("ray", "k8s", "browser", "gpu")
 

@@ -1,19 +1,25 @@
-"""One Ray for all tests of a process: its own ports, token and folder, stopped at the end."""
+"""One Ray for all tests of a process: its own ports, token and folder, stopped at the end.
+
+A fixture of tests/conftest.py: Ray reads a token once per process, so that a second cluster could not be joined.
+"""
 
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from rayfuse.cluster import local
-from rayfuse.cluster.local import LocalCluster
+if TYPE_CHECKING:
+    from rayfuse.cluster.local import LocalCluster
 
 
 @pytest.fixture(scope="session")
-def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator["LocalCluster"]:
     """Start a cluster of four CPUs, and set RAY_ADDRESS and its token in the environment of this process."""
+    from rayfuse.cluster import local
+
     state = tmp_path_factory.mktemp("ray-state")
     with pytest.MonkeyPatch.context() as patch:  # so that submitted jobs find this Rayfuse
         patch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")

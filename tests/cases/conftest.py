@@ -6,10 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from ray_fixtures import ray_cluster
 from shared_cases import MakeCase
-
-__all__ = ["ray_cluster"]
 
 
 @pytest.fixture(scope="module")
