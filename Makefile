@@ -58,8 +58,7 @@ test: test-fast
 	$(PYTEST) $(BY_FILE) tests/ray tests/docs tests/mlflow tests/distributed tests/k8s tests/cases
 
 test-fast: setup
-	$(PYTEST) -n 2 --dist worksteal -m "not slow" tests/unit tests/specs
-	$(PYTEST) -n 2 --dist worksteal -m "not slow" tests/integration tests/training
+	$(PYTEST) -n 2 --dist worksteal -m "not slow" tests/unit tests/specs tests/integration tests/training
 
 check: setup
 	$(BIN)/ruff check

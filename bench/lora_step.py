@@ -33,7 +33,8 @@ GEMMA = {
     "max_position_embeddings": 2048,
 }
 """Sizes of Gemma-3-270M."""
-SHORT_PROMPTS, SHORT_REPLIES = ("Title", "Review Text"), ("Review Text", "Title")
+REPLY_SHARES = {"long replies": 0.75, "short replies": 0.25}
+"""Fraction of the words of a review that are its reply, the last ones; those before are the prompt."""
 LIMITS = {"long replies": 1.0, "short replies": 1.3}
 
 
@@ -48,11 +49,8 @@ def run() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         gemma = _write_gemma(Path(folder, "gemma"), smollm)
-        for name, model, columns in (
-            ("long replies", smollm, SHORT_PROMPTS),
-            ("short replies", gemma, SHORT_REPLIES),
-        ):
-            job, rows = _load(Path(folder, name.replace(" ", "_")), model, *columns)
+        for name, model in {"long replies": smollm, "short replies": gemma}.items():
+            job, rows = _load(Path(folder, name.replace(" ", "_")), model, REPLY_SHARES[name])
             _print(name, in_worker(_measure, job, rows))
 
 
@@ -81,17 +79,19 @@ def _write_gemma(folder: Path, tokenizer: Path) -> Path:
     return folder
 
 
-def _load(folder: Path, model: Path, prompt: str, reply: str) -> tuple[Any, list[Any]]:
+def _load(folder: Path, model: Path, share: float) -> tuple[Any, list[Any]]:
     from rayfuse.data.dataset import load_dataset
     from rayfuse.spec.job import Job
     from rayfuse.spec.load import load_spec
 
     folder.mkdir()
     with REVIEWS.open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row[prompt] and row[reply]]
-    (folder / "rows.jsonl").write_text(
-        "\n".join(json.dumps({"prompt": row[prompt], "reply": row[reply]}) for row in rows[: 2 * ROWS])
-    )
+        reviews = [row["Review Text"].split() for row in csv.DictReader(file) if row["Review Text"]]
+    lines = []
+    for words in reviews[: 2 * ROWS]:
+        start = round(len(words) * (1 - share))
+        lines.append(json.dumps({"prompt": " ".join(words[:start]), "reply": " ".join(words[start:])}))
+    (folder / "rows.jsonl").write_text("\n".join(lines))
     task = {"type": "generation", "column": "reply", "model": str(model), "train": "lora", "lora": LORA}
     content = {
         "kind": "job",
