@@ -64,7 +64,7 @@ class InputDescription:
             options.max_items,
             options.optional,
             options.fallback_input,
-            getattr(options, "part_of", None) is not None,
+            options.dialogue is not None,
             (cells or CellFormat()).marks(),
         )
 

@@ -181,7 +181,7 @@ class Preprocessor:
         if fallback is None or not is_missing(value):
             return value
         found = self.inputs[name].of_fallback(values.get(fallback))
-        return _decode_parts(name, found) if getattr(self.inputs[name], "part_of", None) else found
+        return _decode_parts(name, found) if self.inputs[name].dialogue else found
 
     def _sample(self, decoded: Mapping[str, list[_DecodedItem]], targets: dict[str, Target]) -> Sample:
         features = {
@@ -219,9 +219,7 @@ class Preprocessor:
         dialogues = [name for name, options in self.inputs.items() if isinstance(options, ChatInput)]
         for chat in dialogues:
             readers = {
-                options.type: name
-                for name, options in self.inputs.items()
-                if getattr(options, "part_of", None) == chat
+                options.type: name for name, options in self.inputs.items() if options.dialogue == chat
             }
             for item in decoded.get(chat, ()):
                 counts = count_files(item.decoded)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from rayfuse.errors import DataError
+from rayfuse.errors import DataError, InvalidInputError
 from rayfuse.spec.summary import Summary
 
 Features = dict[str, np.ndarray]
@@ -209,3 +209,14 @@ def pad(arrays: list[np.ndarray], axis: int, fill_value: float = 0) -> np.ndarra
     for target, array in zip(stacked, arrays, strict=True):
         target[(slice(None),) * axis + (slice(array.shape[axis]),)] = array
     return stacked
+
+
+def check_unicode(text: str, prefix: str = "") -> None:
+    """Raise InvalidInputError, whose text begins with `prefix`, for a text that UTF-8 cannot encode."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(
+            f"{prefix}lone surrogate \\u{ord(text[error.start]):x} at position {error.start}; "
+            "encode the text as UTF-8"
+        ) from None

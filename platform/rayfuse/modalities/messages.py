@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from rayfuse.errors import InvalidInputError
 from rayfuse.formatting import truncated_repr
+from rayfuse.modalities.base import check_unicode
 from rayfuse.spec.base import is_missing
 from rayfuse.spec.cells import parse_json
 from rayfuse.spec.message_parts import FILE_PARTS, as_messages
@@ -142,10 +143,5 @@ def _parse_part(part: Any, path: str) -> str | FileRef:
 def _check_text(text: Any, path: str) -> str:
     if not isinstance(text, str):
         raise InvalidInputError(f"{path}: {truncated_repr(text, 40)} is not a text")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidInputError(
-            f"{path}: lone surrogate \\u{ord(text[error.start]):x} at position {error.start}; encode the text as UTF-8"
-        ) from None
+    check_unicode(text, f"{path}: ")
     return without_marks(text)

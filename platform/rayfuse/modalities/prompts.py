@@ -57,7 +57,7 @@ class PromptRenderer:
         self.part_inputs = {
             source.type: name
             for name, source in inputs.items()
-            if self.chat_input is not None and getattr(source, "part_of", None) == self.chat_input
+            if self.chat_input is not None and source.dialogue == self.chat_input
         }
         """Inputs whose values are parts of the messages, by type."""
         self.span_inputs += self.part_inputs.values()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rayfuse.errors import DataError, InvalidInputError, MissingInputError
-from rayfuse.modalities.base import Features, InputFitter, Modality, Schema, pad
+from rayfuse.modalities.base import Features, InputFitter, Modality, Schema, check_unicode, pad
 from rayfuse.modalities.messages import last_question
 from rayfuse.modalities.ngrams import PADDING, NGramFitter, NGramVectorizer
 from rayfuse.modalities.pretrained import load_tokenizer
@@ -323,11 +323,5 @@ def _as_text(decoded: str | list[str]) -> str:
 def _validate_text(value: Any, prefix: str = "") -> str:
     if not isinstance(value, str):
         raise InvalidInputError(f"{prefix}expected a text, got {type(value).__name__}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidInputError(
-            f"{prefix}lone surrogate \\u{ord(value[error.start]):x} at position {error.start}; "
-            "encode the text as UTF-8"
-        ) from None
+    check_unicode(value, prefix)
     return value

@@ -34,17 +34,7 @@ class FusedModel(nn.Module):
     def __init__(self, job: Job) -> None:
         super().__init__()
         self.encoders, self.alignment = nn.ModuleDict(), nn.ModuleDict()
-        for name, options in job.inputs.items():
-            if options.shares_encoder is None:
-                with _prefix_errors(name):
-                    self.encoders[name] = build_encoder(options)
-        for name, options in job.inputs.items():
-            if (
-                options.shares_encoder is not None
-            ):  # the same module, whose weights have the name of its owner
-                with _prefix_errors(name):
-                    self.encoders[options.shares_encoder].check_input(options)  # type: ignore[operator]
-                self.encoders[name] = self.encoders[options.shares_encoder]
+        self._build_encoders(job)
         for name, encoder in self.encoders.items():
             with _prefix_errors(name):
                 self.alignment[name] = build_alignment(job.align_of(name), encoder.width)  # type: ignore[arg-type]
@@ -161,6 +151,20 @@ class FusedModel(nn.Module):
         if self.distillation:
             weighted += [loss * self.distillation.weight for loss in losses.distillation.values()]
         return torch.stack(weighted).sum()
+
+    def _build_encoders(self, job: Job) -> None:
+        """Build the encoders; inputs that share one have the same module, whose weights have the name of its owner."""
+        sharing = {
+            name: one.shares_encoder for name, one in job.inputs.items() if one.shares_encoder is not None
+        }
+        for name, options in job.inputs.items():
+            if name not in sharing:
+                with _prefix_errors(name):
+                    self.encoders[name] = build_encoder(options)
+        for name, owner in sharing.items():
+            with _prefix_errors(name):
+                self.encoders[owner].check_input(job.inputs[name])  # type: ignore[operator]
+            self.encoders[name] = self.encoders[owner]
 
     def _fuse_and_apply_heads(
         self, encoded: dict[str, Tokens | None], batch: Batch, generate: bool

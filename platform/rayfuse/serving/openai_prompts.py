@@ -89,7 +89,7 @@ def to_inputs(
             raise InvalidInputError(
                 f"the messages are the value of `{chat}`; leave it out of `inputs`", "inputs"
             )
-        kinds = {options.type for options in inputs.values() if getattr(options, "part_of", None) == chat}
+        kinds = {options.type for options in inputs.values() if options.dialogue == chat}
         return {**values, chat: [_to_value(message, kinds) for message in messages]}, None
     earlier = messages[:-1]
     leading = next(

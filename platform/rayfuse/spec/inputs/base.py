@@ -76,6 +76,11 @@ class BaseInput(JobSection):
         return value
 
     @property
+    def dialogue(self) -> str | None:
+        """The dialogue whose messages have its values as parts; None if its values stand alone."""
+        return None
+
+    @property
     def required_in_request(self) -> bool:
         """True if every request must contain it."""
         return not self.optional and self.fallback_input is None

@@ -21,6 +21,10 @@ class PartInput(ColumnInput):
     of the part. `column` is by default the dialogue's, and requests need not contain the input."""
 
     @property
+    def dialogue(self) -> str | None:
+        return self.part_of
+
+    @property
     def fallback_input(self) -> str | None:
         return self.part_of
 
@@ -44,7 +48,7 @@ class PartInput(ColumnInput):
         elif not self.optional:
             yield "optional", f"messages of `{self.part_of}` may have no {self.type}; set optional: true"
         elif any(
-            other is not self and other.type == self.type and getattr(other, "part_of", None) == self.part_of
+            other is not self and other.type == self.type and other.dialogue == self.part_of
             for other in job.inputs.values()
         ):
             yield (

@@ -167,7 +167,7 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
         named = [
             name
             for name, source in inputs.items()
-            if not _is_part(source) and (not self._attends or _is_prompt_text(source))
+            if source.dialogue is None and (not self._attends or _is_prompt_text(source))
         ]
         prompt = "".join(f"{{{name}}}" for name in named) if self.prompt is None else self.prompt
         return [(literal, name) for literal, name, _, _ in Formatter().parse(prompt)]
@@ -194,7 +194,7 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
         for name in names:
             if name not in job.inputs:
                 yield "prompt", f"no input `{name}`; {suggest_nearest(name, list(job.inputs))}"
-            elif _is_part(job.inputs[name]):
+            elif job.inputs[name].dialogue is not None:
                 yield (
                     "prompt",
                     f"`{name}` stands in the messages that it is a part of; remove it from the prompt",
@@ -205,7 +205,7 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
             elif job.inputs[name].max_items > 1:
                 yield "prompt", f"`{name}` has several texts; set inputs.{name}.max_items to 1"
         yield from ((f"inject.{where}", reason) for where, reason in self.inject.validate_for(job.inputs))
-        parts = [name for name, source in job.inputs.items() if _is_part(source)]
+        parts = [name for name, source in job.inputs.items() if source.dialogue is not None]
         if self._attends and parts:
             yield "inject", f"cannot read `{parts[0]}`, which has its place in messages; use soft_tokens"
         yield from self._validate_chats(job, names)
@@ -266,7 +266,7 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
                 "reads",
                 f"the model reads the last hidden state; remove inputs.{name}.encoder.hidden_states",
             )
-        if _is_part(source):
+        if source.dialogue is not None:
             yield "reads", f"`{name}` has its place in messages, and the model reads one; remove part_of"
         elif source.max_items > 1:
             yield "reads", f"`{name}` has several values; set inputs.{name}.max_items to 1"
@@ -329,11 +329,6 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
         """Return the number of tokens of a reply."""
         assert isinstance(target, list)
         return float(len(target) - (GROUP_WIDTH if self.references else 0))
-
-
-def _is_part(source: "BaseInput") -> bool:
-    """Return whether the values of an input are parts of the messages of a dialogue."""
-    return getattr(source, "part_of", None) is not None
 
 
 def _is_prompt_text(source: "BaseInput") -> bool:
