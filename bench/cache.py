@@ -85,7 +85,7 @@ def _measure(config: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
 
 def _rates(job: Any, rows: list[Any]) -> dict[str, list[float]]:
     from rayfuse.training.build_trainer import build_trainer
-    from rayfuse.training.engine import load_deepspeed_config
+    from rayfuse.training.deepspeed_config import load_deepspeed_config
 
     off = job.model_copy(update={"data": job.data.model_copy(update={"feature_cache": "off"})})
     cached = build_trainer(job, {"train": rows}, load_deepspeed_config(job))

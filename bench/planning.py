@@ -144,7 +144,7 @@ def _train(path: str) -> dict[str, Any]:
     from rayfuse.spec.job import Job
     from rayfuse.spec.load import load_spec
     from rayfuse.training.build_trainer import build_trainer
-    from rayfuse.training.engine import load_deepspeed_config
+    from rayfuse.training.deepspeed_config import load_deepspeed_config
 
     torch.set_num_threads(1)
     job, dataset = load_dataset(load_spec(path, Job))

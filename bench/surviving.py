@@ -61,8 +61,8 @@ def _measure(config: dict[str, Any]) -> dict[str, float]:
     from rayfuse.training.build_trainer import build_trainer
     from rayfuse.training.checkpoint_trigger import CheckpointTrigger
     from rayfuse.training.checkpoints import list_checkpoints
+    from rayfuse.training.deepspeed_config import load_deepspeed_config
     from rayfuse.training.distributed import DistributedContext
-    from rayfuse.training.engine import load_deepspeed_config
 
     job = validate_spec(json.loads(config["job"]), Job, "job")
     torch.set_num_threads(int(job.compute.cpus_per_worker))

@@ -149,7 +149,7 @@ def worker(job: Any, rows: list[Any], stage: int) -> Any:
     """Build the trainer of Rayfuse for a job under a ZeRO stage."""
     from rayfuse.spec.deepspeed import DeepSpeedConfig
     from rayfuse.training.build_trainer import build_trainer
-    from rayfuse.training.engine import load_deepspeed_config
+    from rayfuse.training.deepspeed_config import load_deepspeed_config
 
     train = job.train.model_copy(update={"deepspeed": DeepSpeedConfig(stage=stage)})
     job = job.model_copy(update={"train": train})

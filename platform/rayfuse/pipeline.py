@@ -23,6 +23,7 @@ from rayfuse.spec.job import Job
 from rayfuse.training import launch, ray_session
 from rayfuse.training.early_stopping import EpochSelection
 from rayfuse.training.export import export_model
+from rayfuse.training.preflight import preflight
 from rayfuse.training.runs import RunFolder, acquire_run, create_run, find_unfinished_run, heartbeat
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def train_and_register(
         RayfuseError: Any part failed; its results so far stay in the folder of the run.
         RunInterruptedError: Ctrl-C.
     """
-    launch.preflight(job)
+    preflight(job)
     check_installed(job)
     client = connect(resolve_tracking_uri(job.output.tracking_uri, job.output.storage))
     check_experiment(client, job.experiment_name)

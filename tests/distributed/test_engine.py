@@ -44,7 +44,8 @@ def _create(rank: int, folder: Path, content: Any) -> None:
     from rayfuse.data.dataset import load_dataset
     from rayfuse.spec.job import Job
     from rayfuse.spec.load import validate_spec
-    from rayfuse.training.engine import create_model, load_deepspeed_config
+    from rayfuse.training.deepspeed_config import load_deepspeed_config
+    from rayfuse.training.engine import create_model
 
     job, _ = load_dataset(validate_spec(content, Job, "job"))
     torch.manual_seed(0)
@@ -72,8 +73,8 @@ def _train(rank: int, folder: Path, content: Any) -> None:
     from rayfuse.spec.load import validate_spec
     from rayfuse.training.build_trainer import build_trainer
     from rayfuse.training.data_dependent_init import initialize_from_data
+    from rayfuse.training.deepspeed_config import load_deepspeed_config
     from rayfuse.training.distributed import DistributedContext
-    from rayfuse.training.engine import load_deepspeed_config
     from rayfuse.training.train_step import seed_everything
 
     job, dataset = load_dataset(validate_spec(content, Job, "job"))

@@ -53,8 +53,8 @@ def _train(rank: int, world: int, jobs: dict[str, str], folder: Path) -> None:
     from rayfuse.spec.job import Job
     from rayfuse.spec.load import validate_spec
     from rayfuse.training.build_trainer import build_trainer
+    from rayfuse.training.deepspeed_config import load_deepspeed_config
     from rayfuse.training.distributed import DistributedContext
-    from rayfuse.training.engine import load_deepspeed_config
     from rayfuse.training.state import copy_to_cpu, gather_model
     from rayfuse.training.telemetry import Telemetry
 

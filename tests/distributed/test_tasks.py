@@ -95,8 +95,8 @@ def _train(rank: int, world: int, job_json: str, folder: Path) -> None:
     from rayfuse.spec.job import Job
     from rayfuse.spec.load import validate_spec
     from rayfuse.training.build_trainer import build_trainer
+    from rayfuse.training.deepspeed_config import load_deepspeed_config
     from rayfuse.training.distributed import DistributedContext
-    from rayfuse.training.engine import load_deepspeed_config
     from rayfuse.training.optimizer_state import gather_optimizer_state
     from rayfuse.training.state import copy_to_cpu, gather_model, read_model, write_checkpoint
 

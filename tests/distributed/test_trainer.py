@@ -48,7 +48,7 @@ def _run(rank: int, world: int, job_json: str, poisoned: int, folder: Path) -> N
     from rayfuse.spec.job import Job
     from rayfuse.spec.load import validate_spec
     from rayfuse.training.build_trainer import build_trainer
-    from rayfuse.training.engine import load_deepspeed_config
+    from rayfuse.training.deepspeed_config import load_deepspeed_config
 
     job, dataset = load_dataset(validate_spec(json.loads(job_json), Job, "job"))
     (folder / "run").mkdir(exist_ok=True)

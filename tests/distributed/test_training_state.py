@@ -39,8 +39,8 @@ def _rank(rank: int, world: int, job_json: str, stop: int, start: Path | None, f
     from rayfuse.spec.load import validate_spec
     from rayfuse.training.build_trainer import build_trainer
     from rayfuse.training.data_dependent_init import initialize_from_data
+    from rayfuse.training.deepspeed_config import load_deepspeed_config
     from rayfuse.training.distributed import DistributedContext
-    from rayfuse.training.engine import load_deepspeed_config
     from rayfuse.training.optimizer_state import gather_optimizer_state
     from rayfuse.training.state import copy_to_cpu, gather_model, write_checkpoint
 

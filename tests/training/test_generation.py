@@ -234,7 +234,7 @@ def _run(rank: int, world: int, jobs: dict[str, str], folder: Path) -> None:
     from rayfuse.model.predictor import Predictor
     from rayfuse.spec.job import Job
     from rayfuse.training.build_trainer import build_trainer
-    from rayfuse.training.engine import load_deepspeed_config
+    from rayfuse.training.deepspeed_config import load_deepspeed_config
     from rayfuse.training.state import copy_to_cpu, gather_model
 
     for name, job_json in jobs.items():

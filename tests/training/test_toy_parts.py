@@ -130,7 +130,7 @@ def test_the_schedule_follows_the_warm_up(job: Job) -> None:
 def _train(rank: int, world: int, job_json: str, folder: Path) -> None:
     from rayfuse.spec.load import validate_spec
     from rayfuse.training.build_trainer import build_trainer
-    from rayfuse.training.engine import load_deepspeed_config
+    from rayfuse.training.deepspeed_config import load_deepspeed_config
 
     job, dataset = load_dataset(validate_spec(json.loads(job_json), Job, "job"))
     (folder / "run").mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Memory of a worker's process without a model. `python -m rayfuse.estimate.baseline` prints it in bytes.
+"""Memory of a worker's process without a model. `python -m rayfuse.estimate.baseline [LIBRARY …]` prints it in bytes.
 
 The process imports what a worker imports and trains a tiny model, so that the memory of threads, gloo and kernels counts.
 Ray is imported, but not connected.
@@ -7,20 +7,18 @@ Ray is imported, but not connected.
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 
 from rayfuse.errors import ResourceError
 
-_WITH_ADAPTERS = "--with-adapters"
 
-
-def measure(with_adapters: bool = False) -> int:
-    """Return the bytes of a new process, which takes some seconds, with PEFT if the job trains adapters.
+def measure(libraries: Sequence[str] = ()) -> int:
+    """Return the bytes of a new process, which takes some seconds, with the libraries of `memory.job_libraries`.
 
     Raises ResourceError if it fails.
     """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    options = [_WITH_ADAPTERS] if with_adapters else []
-    command = [sys.executable, "-m", __name__, *options]
+    command = [sys.executable, "-m", __name__, *libraries]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["killed"])[-1]
@@ -30,7 +28,7 @@ def measure(with_adapters: bool = False) -> int:
     return int(done.stdout.split()[-1])
 
 
-def _run_dummy_training(with_adapters: bool) -> int:
+def _run_dummy_training(libraries: Sequence[str]) -> int:
     os.environ |= {"DS_ACCELERATOR": "cpu", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     import ray.train
     import ray.train.torch  # noqa: F401
@@ -39,7 +37,7 @@ def _run_dummy_training(with_adapters: bool) -> int:
     import rayfuse.training.worker  # noqa: F401
     from rayfuse.training.memory import preload_libraries, release_free_memory, resident_bytes
 
-    preload_libraries(with_adapters)
+    preload_libraries(libraries)
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     import deepspeed
     import deepspeed.ops
@@ -59,4 +57,4 @@ def _run_dummy_training(with_adapters: bool) -> int:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{_run_dummy_training(_WITH_ADAPTERS in sys.argv)}\n")
+    sys.stdout.write(f"{_run_dummy_training(sys.argv[1:])}\n")

@@ -19,9 +19,9 @@ from rayfuse.estimate.simulation import ModelSizes, OptimizerMemory, Simulation,
 from rayfuse.estimate.synthetic_batch import max_input_lengths, max_lengths, sample_bytes, with_lengths
 from rayfuse.estimate.synthetic_batch import with_assumed_statistics as assume
 from rayfuse.spec.job import Job
-from rayfuse.training.engine import build_deepspeed_config, load_deepspeed_config, zero_stage
+from rayfuse.training.deepspeed_config import build_deepspeed_config, load_deepspeed_config, zero_stage
 from rayfuse.training.evaluator import evaluation_batch_size
-from rayfuse.training.memory import uses_adapters
+from rayfuse.training.memory import job_libraries
 from rayfuse.training.precision import choose_precision
 
 _PREFETCHED_BATCHES = 3
@@ -189,7 +189,7 @@ class Planner:
     def plan(self) -> Plan:
         """Return the complete plan. Raises RayfuseError if the model cannot be simulated."""
         with ThreadPoolExecutor(1) as executor:
-            pending = None if self.on_gpu else executor.submit(baseline.measure, uses_adapters(self.job))
+            pending = None if self.on_gpu else executor.submit(baseline.measure, job_libraries(self.job))
             layouts = self._layouts()
             activations = self._activations()
             time = self._time()

@@ -8,16 +8,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from rayfuse.decoding.input_memory import InputMemory, KeysValues
 from rayfuse.errors import SpecError
-from rayfuse.model.language_model import LanguageModel
 from rayfuse.model.tokens import Tokens
 from rayfuse.spec.tasks.injection import CrossAttentionInjection
+
+if TYPE_CHECKING:
+    from rayfuse.model.language_model import LanguageModel
 
 _EXPANSION = 4
 """Hidden units of a feed-forward block, as a multiple of the width (Alayrac et al., 2022)."""
@@ -96,7 +98,7 @@ class GatedLayer(nn.Module):
 class GatedCrossAttention(nn.Module):
     """Gated layers before every N-th layer of a causal language model, and the tokens that they attend to."""
 
-    def __init__(self, options: CrossAttentionInjection, dim: int, count: int, lm: LanguageModel) -> None:
+    def __init__(self, options: CrossAttentionInjection, dim: int, count: int, lm: "LanguageModel") -> None:
         """Add the layers to a language model, for aligned tokens of `count` inputs, of the width `dim`.
 
         Raises SpecError if its own layers are not found.

@@ -2,21 +2,22 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from rayfuse.decoding.input_memory import InputAttention
-from rayfuse.decoding.model_runner import ModelRunner
-from rayfuse.decoding.ragged_check import build_runner
 from rayfuse.errors import SpecError
 from rayfuse.model.encoders.adapters import apply_adapters, is_adapter_module, preserves_base_weights
 from rayfuse.model.encoders.huggingface import load_checkpoint, unfreeze_last_layers
 from rayfuse.model.encoders.vision_language import keep_language_part
 from rayfuse.spec.encoders import PretrainedModelConfig
 from rayfuse.spec.tasks.generation import DecodingConfig
+
+if TYPE_CHECKING:
+    from rayfuse.decoding.model_runner import ModelRunner
 
 _MAX_LOGITS = 1 << 25
 """Logits that are computed at once: 128 MiB in float32."""
@@ -102,11 +103,15 @@ class LanguageModel(nn.Module):
         return torch.cat([losses for losses, _ in parts]), torch.cat([right for _, right in parts])
 
     @property
-    def runner(self) -> ModelRunner | None:
+    def runner(self) -> "ModelRunner | None":
         """Forward passes over cache slots, for `rayfuse.decoding`, with the weights as they are.
 
         None for an architecture that cannot decode requests of different lengths in one batch, such as Mamba.
         """
+        from rayfuse.decoding.ragged_check import (
+            build_runner,  # imports transformers, a second that other models save
+        )
+
         weight = self.transformer.get_input_embeddings().weight
         place = (weight.device, weight.dtype, torch.is_autocast_enabled(weight.device.type))
         if self._runner is None or self._runner[0] != place:

@@ -2,15 +2,18 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from rayfuse.data.targets import check_targets, read_json_schema
 from rayfuse.decoding.constraint import TokenConstraint
-from rayfuse.decoding.json_schema import GrammarVocabulary, JsonSchemaConstraint
 from rayfuse.errors import InvalidInputError, SpecError
 from rayfuse.modalities.prompt_kinds import build_renderer
 from rayfuse.modalities.prompts import PromptRenderer
 from rayfuse.spec.job import Job
 from rayfuse.spec.tasks import GenerationTaskConfig
+
+if TYPE_CHECKING:
+    from rayfuse.decoding.json_schema import JsonSchemaConstraint
 
 
 class ReplyGrammar:
@@ -37,7 +40,9 @@ class ReplyGrammar:
                 raise SpecError(f"{error.input_name}: {error.reason}") from None
 
     @cached_property
-    def _start(self) -> JsonSchemaConstraint:
+    def _start(self) -> "JsonSchemaConstraint":
+        from rayfuse.decoding.json_schema import GrammarVocabulary  # imports transformers
+
         assert self._task.json_schema is not None
         vocabulary = GrammarVocabulary(self._renderer.tokenizer, [self._renderer.end_id, *self._stop_ids])
         return vocabulary.json_schema(read_json_schema(self._task.json_schema))

@@ -10,7 +10,7 @@ from rayfuse.model.encoders.huggingface import HuggingFaceEncoder
 from rayfuse.model.encoders.lora_init import INITIALIZERS, LoraInitializer
 from rayfuse.model.fused import FusedModel
 from rayfuse.spec.encoders import LoraAdapterConfig
-from rayfuse.training.engine import micro_batch_size
+from rayfuse.training.deepspeed_config import micro_batch_size
 from rayfuse.training.evaluator import Evaluator
 from rayfuse.training.precision import DTYPES
 

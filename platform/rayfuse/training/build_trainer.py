@@ -16,7 +16,7 @@ from rayfuse.training.engine import build_engine, create_model
 from rayfuse.training.evaluator import Evaluator
 from rayfuse.training.final_evaluation import FinalEvaluation
 from rayfuse.training.loss_guard import LossGuard
-from rayfuse.training.memory import PeakMemory, limit_kernel_caches, uses_adapters
+from rayfuse.training.memory import PeakMemory, job_libraries, limit_kernel_caches
 from rayfuse.training.precision import choose_precision
 from rayfuse.training.profiler import StepProfiler
 from rayfuse.training.step_metrics import MetricReducer
@@ -100,7 +100,7 @@ def _build_core(
 ) -> _Core:
     """Build the engine and all that uses it; peak memory counts from before the model is built."""
     seed_everything(job.train.seed)
-    peak_memory = PeakMemory(context.device, uses_adapters(job))
+    peak_memory = PeakMemory(context.device, job_libraries(job))
     model = create_model(job, deepspeed_config, context.world_size, precision)
     engine = build_engine(job, model, deepspeed_config, context.world_size, precision)
     ema = Ema(engine.module, job.train.ema.decay) if job.train.ema else None

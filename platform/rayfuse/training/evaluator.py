@@ -28,8 +28,8 @@ from rayfuse.model.tasks import task_class
 from rayfuse.model.tasks.accumulators import StoredOutputs
 from rayfuse.model.tasks.replies import Replies
 from rayfuse.spec.job import Job
+from rayfuse.training.deepspeed_config import micro_batch_size
 from rayfuse.training.distributed import DistributedContext
-from rayfuse.training.engine import micro_batch_size
 from rayfuse.training.training_data import TrainingData
 
 if TYPE_CHECKING:

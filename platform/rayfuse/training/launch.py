@@ -1,30 +1,24 @@
-"""The driver of a training run: preflight checks, rows, workers, and the exported model."""
+"""The driver of a training run: rows, workers, and the summary."""
 
 import itertools
 import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from rayfuse.data.dataset import Dataset, load_dataset
-from rayfuse.data.preview import check_first_rows
 from rayfuse.data.ray_tasks import map_on_ray
 from rayfuse.data.store import RowDataset, RowStore
-from rayfuse.errors import INTERRUPT_EXCEPTIONS, DataError, ResourceError, RunInterruptedError
+from rayfuse.errors import INTERRUPT_EXCEPTIONS, ResourceError, RunInterruptedError
 from rayfuse.formatting import no_capacity, plural
-from rayfuse.model.reply_grammar import check_tasks
 from rayfuse.signals import signum_of
 from rayfuse.spec.job import Job
 from rayfuse.training.checkpoints import list_checkpoints
-from rayfuse.training.engine import load_deepspeed_config
+from rayfuse.training.deepspeed_config import load_deepspeed_config
 from rayfuse.training.metrics_actor import Record
-from rayfuse.training.precision import choose_precision
 from rayfuse.training.ray_session import connect
-from rayfuse.training.runs import RunFolder, check_storage
+from rayfuse.training.runs import RunFolder
 
 if TYPE_CHECKING:
     from rayfuse.training.ray_trainer import RayRun
@@ -36,34 +30,6 @@ _GRACE_SECONDS = 5.0
 """For this long, an interrupted run may save a checkpoint."""
 
 LogFn = Callable[[str], None]
-
-
-def preflight(job: Job) -> None:
-    """Validate what would end the job later: storage, DeepSpeed options, precision, pretrained models, the first rows.
-
-    Replies that a JSON schema does not let end within their tokens count as an invalid option.
-
-    Raises:
-        SpecError: An option is invalid on this machine.
-        DataError: The first rows cannot be used, or the folder of a pretrained model is not one.
-        ResourceError, UnavailableError: The storage is not writable.
-    """
-    check_storage(job.output.storage)
-    load_deepspeed_config(job)
-    if not job.compute.gpus_per_worker:
-        choose_precision(job.train.precision, torch.device("cpu"))
-    for path, options in job.pretrained_models():
-        _check_pretrained(".".join([*path, "model"]), options.model)
-    check_tasks(job)
-    check_first_rows(job)
-
-
-def _check_pretrained(path: str, model: str) -> None:
-    if model.startswith("/") and not Path(model, "config.json").is_file():
-        raise DataError(
-            f"{path}: {model} is not a Hugging Face model: it has no config.json; check the path, or run "
-            "`rayfuse demo --prepare` for the models of the demo"
-        )
 
 
 def load_rows(job: Job, log: LogFn = _LOG.info) -> tuple[Job, Dataset]:

@@ -1,8 +1,10 @@
 """Peak memory of a worker."""
 
 import ctypes
+import importlib
 import os
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TypedDict
@@ -40,15 +42,15 @@ class MemoryReport(TypedDict):
 class PeakMemory:
     """Peak memory of this process since the object was made: of its GPU, or of the host without one."""
 
-    def __init__(self, device: torch.device, with_adapters: bool = False) -> None:
-        """`with_adapters`: the library of adapters, PEFT, is among those of this process (see `uses_adapters`)."""
+    def __init__(self, device: torch.device, libraries: Iterable[str] = ()) -> None:
+        """`libraries`: those of `job_libraries`, which count as baseline."""
         self.device = device
         self.baseline_bytes = 0
         """Resident memory of the interpreter and its libraries; 0 on a GPU."""
         if self._on_gpu:
             torch.cuda.reset_peak_memory_stats(device)
             return
-        preload_libraries(with_adapters)
+        preload_libraries(libraries)
         release_free_memory()
         self.baseline_bytes = resident_bytes()
         with suppress(OSError):  # containers may forbid it; the peak is then that since the process started
@@ -83,21 +85,28 @@ def release_free_memory() -> None:
         _LIBC.malloc_trim(0)
 
 
-def uses_adapters(job: Job) -> bool:
-    """Return whether a job trains adapters of PEFT."""
-    return any(options.adapter is not None for _, options in job.pretrained_models())
+def job_libraries(job: Job) -> tuple[str, ...]:
+    """Return the names of the large libraries that the workers of a job import, and those of other jobs do not."""
+    pretrained = [options for _, options in job.pretrained_models()]
+    transformers = ("transformers",) if pretrained else ()
+    return (
+        (*transformers, "peft")
+        if any(options.adapter is not None for options in pretrained)
+        else transformers
+    )
 
 
-def preload_libraries(with_adapters: bool = False) -> None:
-    """Import the libraries of training and run some kernels in each precision, so that they count as baseline."""
+def preload_libraries(libraries: Iterable[str] = ()) -> None:
+    """Import the libraries of training and run some kernels in each precision, so that they count as baseline.
+
+    `libraries`: those of `job_libraries`.
+    """
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import_without_mlflow()
     import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401 - imports torch's compiler
-    import transformers  # noqa: F401
 
-    if with_adapters:
-        import peft  # noqa: F401
-
+    for library in libraries:
+        importlib.import_module(library)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         for precision in {"fp32", choose_precision("auto", torch.device("cpu"))[0]}:
             with torch.autocast("cpu", dtype=DTYPES[precision], enabled=precision != "fp32"):

@@ -23,6 +23,7 @@ from rayfuse.registry.tracker import Tracker, check_experiment
 from rayfuse.spec.job import Job
 from rayfuse.spec.search_space import SearchSpace
 from rayfuse.training import launch, ray_session
+from rayfuse.training.preflight import preflight
 from rayfuse.training.runs import RunFolder, create_run_folder, fingerprint, latest_run_folder
 from rayfuse.tuning.console import ProgressReporter
 from rayfuse.tuning.leaderboard import Leaderboard
@@ -61,7 +62,7 @@ def run_sweep(
     Ctrl-C, SIGTERM and SIGHUP, and UnavailableError if MLflow is down. Results are saved in each case.
     """
     reference = space.trial_job(next(iter(space.combinations())))
-    launch.preflight(reference)
+    preflight(reference)
     client = connect(resolve_tracking_uri(reference.output.tracking_uri, reference.output.storage))
     check_experiment(client, space.job.experiment_name)
     with _ray_session(reference):

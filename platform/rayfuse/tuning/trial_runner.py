@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Any
 from rayfuse.data.ray_tasks import map_on_ray
 from rayfuse.data.store import RowDataset
 from rayfuse.errors import OutOfMemoryError, RayfuseError, RunInterruptedError
-from rayfuse.registry.teacher import fetch_teacher
 from rayfuse.spec.job import Job
 from rayfuse.spec.load import validate_spec
 from rayfuse.training import launch
-from rayfuse.training.distillation import copy_teacher
 from rayfuse.training.metrics_actor import Record
 from rayfuse.training.runs import RunFolder, RunStatus
 
@@ -61,6 +59,9 @@ def _prepare_teacher(job: Job, splits: dict[str, RowDataset], run: RunFolder) ->
     """Fetch the job's teacher into the trial's folder and return its URL; None without a teacher."""
     if job.train.distillation is None:
         return None
+    from rayfuse.registry.teacher import fetch_teacher
+    from rayfuse.training.distillation import copy_teacher
+
     folder = fetch_teacher(job, splits["train"], map_on_ray)
     return copy_teacher(folder, run) if folder else None
 

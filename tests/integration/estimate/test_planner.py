@@ -19,7 +19,7 @@ RATE = 1e9
 
 @pytest.fixture(autouse=True)
 def _fixed_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(baseline, "measure", lambda with_adapters: BASE)
+    monkeypatch.setattr(baseline, "measure", lambda libraries: BASE)
     monkeypatch.setattr(gpu_specs, "measure_cpu_flops", lambda threads: RATE)
 
 

@@ -12,7 +12,7 @@ from rayfuse.estimate import baseline, gpu_specs
 
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(baseline, "measure", lambda with_adapters: 500_000_000)
+    monkeypatch.setattr(baseline, "measure", lambda libraries: 500_000_000)
     monkeypatch.setattr(gpu_specs, "measure_cpu_flops", lambda threads: 1e9)
     text = {"type": "text", "max_tokens": 8, "encoder": {"type": "conv", "hidden_size": 4}}
     tiny_jobs.tiny_job(tmp_path)

@@ -14,7 +14,8 @@ from rayfuse.data.dataset import fit
 from rayfuse.data.ingest import read_job_rows
 from rayfuse.errors import SpecError
 from rayfuse.model.fused import FusedModel, trainable_parameters
-from rayfuse.training.engine import build_deepspeed_config, load_deepspeed_config, set_learning_rates
+from rayfuse.training.deepspeed_config import build_deepspeed_config, load_deepspeed_config
+from rayfuse.training.engine import set_learning_rates
 from rayfuse.training.param_groups import build_param_groups
 
 

@@ -15,7 +15,7 @@ SIZE = 64_000_000
 
 
 def test_a_peak_is_reported_after_memory_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "preload_libraries", lambda with_adapters: None)
+    monkeypatch.setattr(memory, "preload_libraries", lambda libraries: None)
     peak = PeakMemory(torch.device("cpu"))
     assert peak.baseline_bytes > 10_000_000
     torch.ones(SIZE // 4).sum()
@@ -26,7 +26,7 @@ def test_a_peak_is_reported_after_memory_is_freed(monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_earlier_peak_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "preload_libraries", lambda with_adapters: None)
+    monkeypatch.setattr(memory, "preload_libraries", lambda libraries: None)
     torch.ones(SIZE).sum()
     peak = PeakMemory(torch.device("cpu"))
     assert peak.peak_bytes() < peak.baseline_bytes + SIZE

@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rayfuse.decoding.model_runner import ModelRunner
 from rayfuse.decoding.request import DecodeRequest
 from rayfuse.modalities.dialogues import Dialogue
 from rayfuse.modalities.transcripts import Segment
 from rayfuse.model.tokens import FusedState
 from rayfuse.spec.tasks.generation import DecodingConfig
+
+if TYPE_CHECKING:
+    from rayfuse.decoding.model_runner import ModelRunner
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class TimeStamps:
 class TextDecoding:
     """Decoding of the texts of a task."""
 
-    runner: ModelRunner
+    runner: "ModelRunner"
     """The language model."""
     tokenizer: Any
     """Its tokenizer."""

@@ -9,7 +9,7 @@ import tiny_generation
 import tiny_jobs
 
 from rayfuse.errors import SpecError
-from rayfuse.training.launch import preflight
+from rayfuse.training.preflight import preflight
 
 
 def test_fp16_without_gpus(tmp_path: Path) -> None:
