@@ -1,7 +1,6 @@
 """`rayfuse schema [KIND]`: the JSON Schema of a spec or a custom part, for editors."""
 
 import gc
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +42,8 @@ def _without_gc() -> Iterator[None]:
 
 
 def _print_schema(kind: str | None) -> None:
+    from pydantic_core import to_json  # json with an indent is a tenth of the time slower
+
     from rayfuse.spec.error_messages import suggest_nearest
     from rayfuse.spec.kinds import KINDS, spec_class
     from rayfuse.spec.schema import custom_part_schema, json_schema, summary
@@ -57,4 +58,4 @@ def _print_schema(kind: str | None) -> None:
         content = json_schema(spec_class(kind))
     else:
         raise SpecError(f"schema {kind}: not a kind of spec; {suggest_nearest(kind, list(KINDS))}")
-    print_result(content, json.dumps(content, indent=2, ensure_ascii=False))
+    print_result(content, to_json(content, indent=2).decode())

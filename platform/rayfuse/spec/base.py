@@ -68,7 +68,10 @@ def _guard_numbers(schema: Any) -> Any:
     is_number_literal = schema.get("type") == "literal" and int in map(type, schema["expected"])
     if schema.get("type") in ("int", "float") or is_number_literal:
         return core_schema.no_info_wrap_validator_function(_check_number, cast(CoreSchema, schema))
-    return {key: value if key in _NO_SCHEMAS else _guard_numbers(value) for key, value in schema.items()}
+    return {
+        key: _guard_numbers(value) if type(value) in _CONTAINERS and key not in _NO_SCHEMAS else value
+        for key, value in schema.items()
+    }
 
 
 def _is_guard(schema: Mapping[str, Any]) -> bool:
@@ -77,7 +80,8 @@ def _is_guard(schema: Mapping[str, Any]) -> bool:
     return isinstance(function, dict) and function.get("function") is _check_number
 
 
-_NO_SCHEMAS = (
+_CONTAINERS = (dict, list, tuple)
+_NO_SCHEMAS = {
     "default",
     "default_factory",
     "expected",
@@ -86,7 +90,7 @@ _NO_SCHEMAS = (
     "ref",
     "schema_ref",
     "serialization",
-)
+}
 """Keys of a schema of pydantic that hold no other schemas."""
 
 
