@@ -171,3 +171,16 @@ def vision_job(
             **changes,
         },
     )
+
+
+def dialogue_job(folder: Path, family: str, **changes: Any) -> Any:
+    """Return a job over dialogues, whose images a model of a family reads in their places."""
+    model = folder / family
+    if not model.exists():
+        write(model, family)
+    encoder = {"type": "huggingface", "model": str(model), "train": "lora", "pool": "none"}
+    inputs = tiny_generation.inputs_with_parts()
+    inputs["messages"] |= {"max_tokens": 180}
+    inputs["image"] |= {"encoder": encoder}
+    task = {"reads": "image", "prompt": None, "metrics": ["exact"]}
+    return tiny_generation.dialogue_job(folder, family, task, inputs=inputs, **changes)

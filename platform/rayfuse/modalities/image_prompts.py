@@ -1,6 +1,6 @@
 """Prompts of vision–language models, in which an image is a span of tokens from the encoder of an input."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from typing import Any
 
 from rayfuse.errors import DataError
@@ -19,7 +19,7 @@ class ImagePromptRenderer(PromptRenderer):
         assert task.reads is not None
         self.encoded_inputs = (task.reads,)
         self._source: Any = inputs[task.reads]
-        self._frame_of_image = IMAGE_FRAMES[load_config(task.model).model_type]
+        self._frames = {task.reads: IMAGE_FRAMES[load_config(task.model).model_type]}
 
     def check_context(self, span_tokens: int) -> None:
         """Raise DataError if the encoder of the image belongs to another model, or a sequence exceeds the positions."""
@@ -30,16 +30,6 @@ class ImagePromptRenderer(PromptRenderer):
                 "image part of this model; use the same model in both"
             )
         super().check_context(span_tokens)
-
-    def _fill(
-        self, texts: Mapping[str, str], spans: Set[str], words: str | None
-    ) -> tuple[list[str], list[str]]:
-        between, names = super()._fill(texts, spans, words)
-        for place, name in enumerate(names):
-            if name in self.encoded_inputs:
-                between[place] += self._frame_of_image.before
-                between[place + 1] = self._frame_of_image.after + between[place + 1]
-        return between, names
 
 
 def _width(config: Any) -> Any:

@@ -24,7 +24,7 @@ from rayfuse.modalities.messages import (
 )
 from rayfuse.modalities.plain_tokenizer import PlainTokenizer
 from rayfuse.modalities.pretrained import load_config, load_tokenizer
-from rayfuse.modalities.prompt_pieces import Piece, ReplyIds, num_tokens, split_at_files
+from rayfuse.modalities.prompt_pieces import Piece, ReplyIds, SpanFrame, num_tokens, split_at_files
 from rayfuse.modalities.turns import TurnRenderer
 from rayfuse.spec.inputs import BaseInput
 from rayfuse.spec.tasks import GenerationTaskConfig
@@ -39,17 +39,19 @@ class PromptRenderer:
     def __init__(self, task: GenerationTaskConfig, inputs: Mapping[str, BaseInput]) -> None:
         self._task = task
         self._parts = task.prompt_parts(inputs)
-        names = [name for _, name in self._parts if name is not None]
+        self.names = [name for _, name in self._parts if name is not None]
+        """Inputs of the prompt, in its order."""
         self.text_inputs: dict[str, int] = {
             name: getattr(inputs[name], "max_tokens")  # noqa: B009 - only texts and dialogues have this encoder
-            for name in names
+            for name in self.names
             if inputs[name].encoder.type == "prompt"
         }
         """Inputs that are put in as text, with the largest number of their tokens."""
-        self.span_inputs = [name for name in names if name not in self.text_inputs]
+        self.span_inputs = [name for name in self.names if name not in self.text_inputs]
         """Inputs that are put in as soft tokens, in the order of the prompt."""
         self.encoded_inputs: tuple[str, ...] = ()
         """Inputs that the model reads as their encoders return them."""
+        self._frames: Mapping[str, SpanFrame] = {}
         self.attended_inputs = task.inject.attended_inputs(inputs)
         """Inputs that layers of the language model attend to, in the order of the job."""
         self.chat_input = _find_chat(self.text_inputs, inputs)
@@ -88,11 +90,6 @@ class PromptRenderer:
     @cached_property
     def _turns(self) -> TurnRenderer:
         return TurnRenderer(self._plain, self._template, self._task.system)
-
-    @property
-    def names(self) -> list[str]:
-        """Inputs of the prompt, in its order."""
-        return [name for _, name in self._parts if name is not None]
 
     def render(
         self, texts: Mapping[str, str], spans: Set[str], dialogue: Dialogue | None = None
@@ -231,7 +228,7 @@ class PromptRenderer:
         present = {kind: name for kind, name in self.part_inputs.items() if name in spans}
 
         def split(text: str) -> list[Piece]:
-            parts = split_at_files(text, files, present)
+            parts = split_at_files(text, files, present, self._frames)
             return [self._plain.ids(one) if isinstance(one, str) else one for one in parts]
 
         pieces: list[Piece] = []
@@ -259,8 +256,10 @@ class PromptRenderer:
                 text, limit = texts[name], self.text_inputs[name]
                 between[-1] += self._plain.clean(text) if is_last_turn else self._plain.truncate(text, limit)
             elif name is not None and name in spans:
+                frame = self._frames.get(name, SpanFrame())
+                between[-1] += frame.before
                 names.append(name)
-                between.append("")
+                between.append(frame.after)
         if words is not None:
             between[-1] += "\n" * bool(between[-1]) + self._plain.clean(without_marks(words))
         return between, names

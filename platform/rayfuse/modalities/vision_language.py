@@ -1,22 +1,16 @@
 """Vision–language models of transformers whose images are a span of tokens in a causal language model's prompt."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
-
-class ImageFrame(NamedTuple):
-    """Special tokens around an image in the prompts of a model, as its processor writes them."""
-
-    before: str = ""
-    after: str = ""
-
+from rayfuse.modalities.prompt_pieces import SpanFrame
 
 IMAGE_FRAMES = {
-    "aya_vision": ImageFrame("<|START_OF_IMG|>TILE_GLOBAL", "<|END_OF_IMG|>"),
-    "deepseek_vl": ImageFrame(),
-    "idefics3": ImageFrame("<fake_token_around_image><global-img>", "<fake_token_around_image>"),
-    "internvl": ImageFrame("<img>", "</img>"),
-    "llava": ImageFrame(),
-    "smolvlm": ImageFrame("<fake_token_around_image><global-img>", "<fake_token_around_image>"),
+    "aya_vision": SpanFrame("<|START_OF_IMG|>TILE_GLOBAL", "<|END_OF_IMG|>"),
+    "deepseek_vl": SpanFrame(),
+    "idefics3": SpanFrame("<fake_token_around_image><global-img>", "<fake_token_around_image>"),
+    "internvl": SpanFrame("<img>", "</img>"),
+    "llava": SpanFrame(),
+    "smolvlm": SpanFrame("<fake_token_around_image><global-img>", "<fake_token_around_image>"),
 }
 """Model types that can be used, of which an image is one tile, with the tokens around it.
 

@@ -288,13 +288,14 @@ def _word_starts(part: EncoderBatch) -> torch.Tensor | None:
 
 
 def _tokens_of_samples(encoded: Tokens | None, index: torch.Tensor, width: int) -> Tokens:
-    """Return the tokens of each sample's only value, (batch, tokens, width), 0 where it is absent, and their mask."""
+    """Return the tokens of each sample's values, (batch, items × tokens, width), 0 where one is absent, and their mask."""
     if encoded is None:
-        empty = torch.zeros(len(index), 1, width, device=index.device)
-        return empty, torch.zeros(len(index), 1, dtype=torch.bool, device=index.device)
+        empty = torch.zeros(*index.shape, width, device=index.device)
+        return empty, torch.zeros(index.shape, dtype=torch.bool, device=index.device)
     tokens, mask = encoded
-    present, rows = index >= 0, index[:, 0].clamp(min=0)
-    return torch.where(present.unsqueeze(2), tokens[rows], 0.0), mask[rows] & present
+    present, rows = (index >= 0).unsqueeze(2), index.clamp(min=0)
+    own = torch.where(present.unsqueeze(3), tokens[rows], 0.0)
+    return own.flatten(1, 2), (mask[rows] & present).flatten(1, 2)
 
 
 def _values_of_samples(part: EncoderBatch, feature: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ def check_context_lengths(job: Job, model: nn.Module) -> None:
     """
     for name, head in task_heads(model).items():
         lengths = {
-            span: max_encoded_tokens(job, model, span)
+            span: max_encoded_tokens(job, model, span) * job.inputs[span].max_items
             if span in head.encoded_inputs
             else max_aligned_tokens(job, model, span)
             for span in head.soft_token_inputs

@@ -12,6 +12,7 @@ import pytest
 import tiny_generation
 import tiny_jobs
 import tiny_language_models
+import tiny_vision_language_models
 import torch
 from endpoints import b64, problem_of, serve_app_in_thread
 from openai import OpenAI
@@ -136,12 +137,16 @@ def test_requests_have_the_tokens_of_the_training_rows(
     assert any(None in ids for ids in served)
 
 
-def test_images_in_messages_are_those_of_the_training_rows(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_vision_language", [False, True])
+def test_images_in_messages_are_those_of_the_training_rows(is_vision_language: bool, tmp_path: Path) -> None:
     tiny_generation.make_dialogues_with_images(tmp_path)
-    tiny_language_models.randomize(tiny_language_models.qwen(tmp_path / "qwen"))
-    job = tiny_generation.dialogue_job(
-        tmp_path, "qwen", {"prompt": None}, inputs=tiny_generation.inputs_with_parts()
-    )
+    if is_vision_language:
+        job = tiny_vision_language_models.dialogue_job(tmp_path, "smolvlm")
+    else:
+        tiny_language_models.randomize(tiny_language_models.qwen(tmp_path / "qwen"))
+        job = tiny_generation.dialogue_job(
+            tmp_path, "qwen", {"prompt": None}, inputs=tiny_generation.inputs_with_parts()
+        )
     predictor = Predictor(tiny_jobs.make_model_folder(tmp_path, 0, job=job))
     torch.nn.init.normal_(predictor.model.tasks["reply"].projector.weight, std=0.3)  # type: ignore[union-attr]
     rows = [json.loads(line) for line in (tmp_path / "data" / "test.jsonl").read_text().splitlines()]

@@ -216,7 +216,7 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
             )
         if not names and not self._attends:
             yield "prompt", "names no input; write one in braces, as in {image}Describe the image."
-        if self.reads is not None and self.reads not in names:
+        if self.reads is not None and self.reads not in [*names, *self._parts_of(job, names)]:
             yield (
                 "prompt",
                 f"does not name `{self.reads}`, which reads names; write {{{self.reads}}} where it stands",
@@ -224,6 +224,10 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
         for field, is_set in (("language", self.language is not None), ("task", self.task != "transcribe")):
             if is_set:
                 yield field, "has no effect without an audio input in reads; name one there, or leave it out"
+
+    def _parts_of(self, job: "Job", dialogues: list[str]) -> list[str]:
+        """Return the inputs that have their place in the messages of these dialogues."""
+        return [name for name, source in job.inputs.items() if source.dialogue in dialogues]
 
     def _validate_chats(self, job: "Job", names: list[str]) -> Problems:
         chats = [name for name in names if name in job.inputs and job.inputs[name].type == "chat"]
@@ -266,10 +270,10 @@ class GenerationTaskConfig(ColumnTaskConfig, PretrainedModelConfig):
                 "reads",
                 f"the model reads the last hidden state; remove inputs.{name}.encoder.hidden_states",
             )
-        if source.dialogue is not None:
-            yield "reads", f"`{name}` has its place in messages, and the model reads one; remove part_of"
-        elif source.max_items > 1:
+        if source.dialogue is None and source.max_items > 1:
             yield "reads", f"`{name}` has several values; set inputs.{name}.max_items to 1"
+        if source.dialogue is not None and source.type == "audio":
+            yield "reads", f"`{name}` has its place in messages, and a transcript has none; remove part_of"
 
     def validate_zero_stage(self, stage: int) -> Problems:
         yield from super().validate_zero_stage(stage)

@@ -16,6 +16,7 @@ from variants import train_and_reload
 
 import rayfuse
 from rayfuse.data.collate import Batch
+from rayfuse.data.dataset import load_dataset
 from rayfuse.data.targets import check_targets
 from rayfuse.errors import DataError
 from rayfuse.modalities import build_modality
@@ -141,6 +142,45 @@ def test_pixels_and_tokens_are_those_of_the_processor(
     torch.testing.assert_close(torch.from_numpy(pixels), found["pixel_values"].reshape(pixels.shape))
 
 
+@pytest.mark.parametrize("family", ["llava", "smolvlm", "aya_vision"])
+def test_images_in_messages_stay_in_their_places(family: str, tmp_path: Path) -> None:
+    """Losses are those of the whole model on the dialogue as chat template and processor render it."""
+    tiny_generation.make_dialogues_with_images(tmp_path)
+    job, batch = tiny_generation.load_batch(tiny_vision_language_models.dialogue_job(tmp_path, family))
+    torch.manual_seed(0)
+    model = FusedModel(job).eval()
+    whole = AutoModelForImageTextToText.from_pretrained(tmp_path / family).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / family)
+    several = family == "smolvlm"
+    image = batch.inputs["image"]
+    rows = [row.values for row in load_dataset(job)[1].splits["train"]]
+    with torch.no_grad():
+        outputs = model(batch).tasks["reply"]
+        for row, (index, content) in enumerate(zip(image.index.tolist(), rows, strict=True)):
+            *messages, last = content["messages"]
+            parts = [{**one, "content": _template_parts(one["content"])} for one in messages]
+            text = tokenizer.apply_chat_template(parts, tokenize=False, add_generation_prompt=True)
+            prompt = text.replace("<image>", _span(family))
+            ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
+            reply = tokenizer(f"{last['content']}<|im_end|>", return_tensors="pt")["input_ids"][0]
+            places = [place for place in index if place >= 0]
+            assert len(places) == text.count("<image>")
+            pixels = image.features["pixel_values"][places]
+            inputs = {"pixel_values": pixels[None] if several else pixels} if places else {}
+            both = torch.cat([ids, reply[None, :-1]], dim=1)
+            logits = whole(input_ids=both, **inputs).logits[0, ids.shape[1] - 1 :]
+            wanted = torch.nn.functional.cross_entropy(logits, reply, reduction="sum")
+            torch.testing.assert_close(outputs[row, 0], wanted, rtol=1e-4, atol=1e-3)
+    assert {sum(place >= 0 for place in index) for index in image.index.tolist()} == {0, 3}
+
+
+def _template_parts(content: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the parts of a message as the chat template takes them."""
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    return [part if part["type"] == "text" else {"type": "image"} for part in content]
+
+
 @pytest.mark.parametrize("train", ["full", "lora"])
 @pytest.mark.parametrize("family", ["llava", "llava_siglip", "idefics3", "internvl", "aya_vision"])
 def test_all_trained_weights_get_a_gradient(family: str, train: str, folder: Path) -> None:
@@ -191,6 +231,18 @@ def test_models_that_do_not_fit_the_image(changes: dict[str, str], message: str,
     job = tiny_vision_language_models.vision_job(folder, "llava", {"model": str(folder / name)})
     with pytest.raises(DataError, match=message):
         check_targets(job)
+
+
+def test_the_tokens_of_all_images_of_a_dialogue_count_for_the_context(tmp_path: Path) -> None:
+    tiny_generation.make_dialogues_with_images(tmp_path)
+    job, _ = tiny_generation.load_batch(tiny_vision_language_models.dialogue_job(tmp_path, "llava"))
+    changed = job.model_copy(
+        update={"inputs": job.inputs | {"image": job.inputs["image"].model_copy(update={"max_items": 8})}}
+    )
+    with pytest.raises(
+        DataError, match=r"tasks\.reply: prompt, soft tokens and reply take up to 3\d\d tokens"
+    ):
+        check_context_lengths(changed, FusedModel(changed))
 
 
 def test_the_tokens_of_an_image_count_for_the_context(folder: Path) -> None:
