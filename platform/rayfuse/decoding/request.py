@@ -9,6 +9,7 @@ import torch
 
 from rayfuse.decoding.constraint import TokenConstraint
 from rayfuse.errors import InvalidInputError
+from rayfuse.modalities.transcripts import Segment
 
 FinishReason = Literal["stop", "length", "cancelled"]
 """`stop`: an end token, a stop string or a finished constraint; `length`: `max_tokens` or the end of the slot."""
@@ -108,6 +109,8 @@ class Piece:
     """Positions of the prompt, embeddings included."""
     reused_tokens: int = 0
     """Positions of the prompt whose keys and values came from an earlier request."""
+    segments: tuple[Segment, ...] = ()
+    """Those of a transcript with time stamps."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ class Completion:
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_tokens: int = 0
     reused_tokens: int = 0
+    segments: tuple[Segment, ...] = ()
 
 
 def join_pieces(pieces: Sequence[Piece]) -> Completion:
@@ -134,4 +138,5 @@ def join_pieces(pieces: Sequence[Piece]) -> Completion:
         logprobs=tuple(logprob for piece in pieces for logprob in piece.logprobs),
         prompt_tokens=last.prompt_tokens,
         reused_tokens=last.reused_tokens,
+        segments=tuple(segment for piece in pieces for segment in piece.segments),
     )

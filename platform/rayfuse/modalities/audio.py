@@ -61,19 +61,27 @@ class AudioModality(Modality):
 
     def decode(self, value: Any) -> np.ndarray:
         """Decode the bytes of an audio or video file to float32 (samples,) at `sample_rate`, at most `max_seconds` long."""
+        samples = self.decode_from(value, 0.0, self.options.max_seconds)
+        if not len(samples):
+            raise InvalidInputError("the audio file has no samples")
+        return samples[: self.num_samples]
+
+    def decode_from(self, value: Any, start: float, seconds: float) -> np.ndarray:
+        """Decode `seconds` of a file behind the first `start` seconds, float32 (samples,); empty behind its end.
+
+        Raises InvalidInputError if it cannot be read.
+        """
         if not isinstance(value, bytes):
             raise InvalidInputError(
                 f"expected the bytes of an audio file, or its path in a row, got {type(value).__name__}"
             )
         if not value:
             raise InvalidInputError("the audio file is empty (0 bytes)")
-        reserve(_COPIES * 4 * self.num_samples, f"a clip of {self.options.max_seconds:g} s")
+        num_samples = round(seconds * self.options.sample_rate)
+        reserve(_COPIES * 4 * num_samples, f"a clip of {seconds:g} s")
         if missing := describe_truncation(value):
             raise InvalidInputError(f"the audio file is truncated: {missing}")
-        samples = self._read_mono(value)
-        if not len(samples):
-            raise InvalidInputError("the audio file has no samples")
-        return samples[: self.num_samples]
+        return self._read_mono(value, start, seconds)[: max(1, num_samples)]
 
     def process(self, decoded: np.ndarray) -> Features:
         if self._extractor is not None:
@@ -141,7 +149,7 @@ class AudioModality(Modality):
                 return SaliencyMap(name, sum_axes)
         return None
 
-    def _read_mono(self, value: bytes) -> np.ndarray:
+    def _read_mono(self, value: bytes, start: float, seconds: float) -> np.ndarray:
         """Read with libsndfile, which reports errors exactly; with FFmpeg if libsndfile does not know the format.
 
         MP3 is read with FFmpeg, as libsndfile estimates the length of one with a variable bit rate, and stops there; so is
@@ -149,17 +157,17 @@ class AudioModality(Modality):
         """
         import soundfile
 
-        seconds, rate = self.options.max_seconds, self.options.sample_rate
+        rate = self.options.sample_rate
         if is_mp3(value) or is_streamed_flac(value):
-            return _read_container(value, seconds, rate)
+            return _read_container(value, start, seconds, rate)
         try:
-            return _read_audio_file(value, seconds, rate)
+            return _read_audio_file(value, start, seconds, rate)
         except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError) as error:
             reason = str(getattr(error, "error_string", None) or error).partition("\n")[0]
             if getattr(error, "code", None) not in _UNKNOWN_FORMAT_CODES:
                 raise InvalidInputError(f"not a readable audio file: {reason}") from None
         try:
-            return _read_container(value, seconds, rate)
+            return _read_container(value, start, seconds, rate)
         except MediaDecodeError as unreadable:
             raise unreadable from None
         except MissingInputError as absent:
@@ -200,8 +208,8 @@ class AudioModality(Modality):
         return extractor
 
 
-def _read_audio_file(value: bytes, seconds: float, target_rate: int) -> np.ndarray:
-    """Read the first `seconds` of an audio file, channels averaged, float32 (samples,) at `target_rate`.
+def _read_audio_file(value: bytes, start: float, seconds: float, target_rate: int) -> np.ndarray:
+    """Read `seconds` of an audio file from `start` on, channels averaged, float32 (samples,) at `target_rate`.
 
     Raises libsndfile's errors for files that it cannot read.
     """
@@ -209,7 +217,9 @@ def _read_audio_file(value: bytes, seconds: float, target_rate: int) -> np.ndarr
 
     with soundfile.SoundFile(io.BytesIO(value)) as file:
         _check_rate(file.samplerate)
-        wanted = min(file.frames, int(seconds * file.samplerate) + 1)
+        first = min(file.frames, round(start * file.samplerate))
+        file.seek(first)
+        wanted = min(file.frames - first, int(seconds * file.samplerate) + 1)
         resampler = Resampler(file.samplerate, target_rate)
         size = max(1, _BLOCK_SAMPLES // file.channels)  # a small file can have hundreds of channels
         found = 0
@@ -218,17 +228,17 @@ def _read_audio_file(value: bytes, seconds: float, target_rate: int) -> np.ndarr
             found += len(block)
         tolerance = _MAX_VORBIS_BLOCK if file.format == "OGG" else 0
         if found < wanted - tolerance:
-            raise InvalidInputError(f"the audio file is truncated: {found} of {file.frames} samples")
+            raise InvalidInputError(f"the audio file is truncated: {first + found} of {file.frames} samples")
     return resampler.finish()
 
 
-def _read_container(value: bytes, seconds: float, target_rate: int) -> np.ndarray:
-    """Read the first audio track of a container. Raises MissingInputError if there is none."""
+def _read_container(value: bytes, start: float, seconds: float, target_rate: int) -> np.ndarray:
+    """Read `seconds` of the first audio track of a container from `start` on. Raises MissingInputError if it has none."""
     with open_container(value, "audio file") as container:
         stream = _audio_stream(container)
-        read_packet_times(stream, seconds, "audio track")
+        read_packet_times(stream, start + seconds, "audio track")
     with open_container(value, "audio file") as container:
-        return _decode_stream(container, _audio_stream(container), seconds, target_rate)
+        return _decode_stream(container, _audio_stream(container), start, seconds, target_rate)
 
 
 def _audio_stream(container: Any) -> Any:
@@ -239,18 +249,20 @@ def _audio_stream(container: Any) -> Any:
     return stream
 
 
-def _decode_stream(container: Any, stream: Any, seconds: float, target_rate: int) -> np.ndarray:
+def _decode_stream(container: Any, stream: Any, start: float, seconds: float, target_rate: int) -> np.ndarray:
     from av import AudioResampler
 
     rate: int = stream.rate
     planes = AudioResampler(format="fltp", rate=rate)
     resampler = Resampler(rate, target_rate)
-    wanted = int(seconds * rate) + 1
+    skipped, wanted = round(start * rate), int(seconds * rate) + 1
     for frame in container.decode(stream):
         for part in planes.resample(frame):  # frames may have another rate than the stream states
-            mono = _checked(part.to_ndarray().mean(axis=0)[:wanted])
-            resampler.add(mono)
-            wanted -= len(mono)
+            mono = _checked(part.to_ndarray().mean(axis=0))
+            left = mono[skipped : skipped + wanted]
+            skipped = max(0, skipped - len(mono))
+            resampler.add(left)
+            wanted -= len(left)
         if wanted <= 0:
             break
     return resampler.finish()

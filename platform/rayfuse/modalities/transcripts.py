@@ -71,8 +71,24 @@ class TranscriptRenderer(SourcePromptRenderer):
         """Token of the time 0; the tokens behind it are later times."""
         return self.decoder_prompt[-1] + 1
 
-    def segments(self, ids: Sequence[int]) -> list[Segment]:
-        """Return the segments of a transcript with time stamps; one that is cut off ends where it begins."""
+    def split(self, ids: Sequence[int], seconds: float, is_last: bool) -> tuple[list[Segment], float]:
+        """Return the segments of a window's transcript with time stamps, and the second at which the next window begins.
+
+        A segment that the window cuts off is left to the next one, if there is one (Radford et al., 2022, section 3.8);
+        otherwise it ends with the window.
+        """
+        found = self._segments(ids)
+        stamped = [token >= self.first_time_stamp for token in ids if token != self.end_id]
+        is_cut_off = stamped[-1:] == [False] or stamped[-2:] == [True, True]
+        closed = [segment for segment in found if segment.end > segment.start]
+        if is_cut_off and closed and not is_last:
+            return closed, closed[-1].end
+        return [
+            one if one.end > one.start else one._replace(end=max(one.start, seconds)) for one in found
+        ], seconds
+
+    def _segments(self, ids: Sequence[int]) -> list[Segment]:
+        """Return the segments of a transcript; one that is cut off ends where it begins."""
         found: list[Segment] = []
         start, text = 0.0, []
         for token in [*ids, self.end_id]:

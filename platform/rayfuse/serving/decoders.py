@@ -95,6 +95,20 @@ class Decoders:
         Raises InvalidInputError if it is invalid, or takes too much memory or time, MissingInputError if it has no
         content for the input, ResourceError if no process can be started.
         """
+        return self._decode(name, content, None, budget)
+
+    def decode_sound(
+        self, name: str, content: bytes, start: float, seconds: float, budget: CpuBudget
+    ) -> np.ndarray:
+        """Decode `seconds` of a sound from `start` on in a process, float32 (samples,); empty behind its end.
+
+        Raises as `decode` does.
+        """
+        return self._decode(name, content, (start, seconds), budget)["samples"]
+
+    def _decode(
+        self, name: str, content: bytes, part: tuple[float, float] | None, budget: CpuBudget
+    ) -> Features:
         process = self._slots.get()
         try:
             with budget.share() as share:
@@ -102,6 +116,7 @@ class Decoders:
                     process = self._fork()
                 request = {
                     "input": name,
+                    "part": part,
                     "seconds": share.seconds,
                     "memory": self._memory.total,
                     "allowance": self._allowance + 3 * len(content),

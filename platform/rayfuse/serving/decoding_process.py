@@ -25,6 +25,7 @@ from pydantic import TypeAdapter
 
 from rayfuse.errors import InvalidInputError, MissingInputError
 from rayfuse.modalities import Features, Modality, build_modality
+from rayfuse.modalities.audio import AudioModality
 from rayfuse.modalities.decode_memory import LIMIT
 from rayfuse.spec.inputs import Input
 
@@ -117,8 +118,7 @@ class DecodingProcess:
         arrays: Features = {}
         reply: dict[str, Any] = {}
         try:
-            modality = self.modalities[request["input"]]
-            found = modality.to_arrays(modality.decode(content))
+            found = _decode(self.modalities[request["input"]], content, request["part"])
             arrays = {name: np.asarray(array) for name, array in found.items()}
         except InvalidInputError as error:
             reply = {"error": error.reason, "is_missing": isinstance(error, MissingInputError)}
@@ -140,6 +140,14 @@ class DecodingProcess:
         self.channel.send_bytes(json.dumps({"reserve": num_bytes}).encode())
         assert self.channel.recv_bytes() == GRANTED
         _limit_memory(self._base + self._allowance + num_bytes)
+
+
+def _decode(modality: Modality, content: bytes, part: tuple[float, float] | None) -> Features:
+    """Return the arrays of a file, or the samples of a part of a sound: its beginning and its length in seconds."""
+    if part is None:
+        return modality.to_arrays(modality.decode(content))
+    assert isinstance(modality, AudioModality)
+    return {"samples": modality.decode_from(content, *part)}
 
 
 def _load_decoders(modalities: Mapping[str, Modality]) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +11,8 @@ from rayfuse.decoding.prompt import prompt_length
 from rayfuse.decoding.request import DecodeRequest, SamplingParams
 from rayfuse.decoding.stream import DecoderThread, ReplyStream
 from rayfuse.errors import InvalidInputError
-from rayfuse.modalities.transcripts import Segment
 from rayfuse.serving.openai_generator import GenerationRequest
+from rayfuse.serving.streaming import Reply
 
 Render = Callable[[GenerationRequest], Awaitable[DecodeRequest]]
 """Turns a request into the prompt of the model: chat template, spans of other inputs, encoder input.
@@ -21,9 +21,6 @@ Its sampling parameters are set afterwards, and so is the constraint of a reques
 InvalidInputError or ProblemError.
 """
 
-Segments = Callable[[Sequence[int]], list[Segment]]
-"""Returns the segments of a transcript from its tokens."""
-
 _DEFAULTS = SamplingParams(temperature=1.0)
 
 
@@ -31,8 +28,7 @@ class DecoderGenerator:
     """Replies of a decoder, with the prompts that `render` makes.
 
     `defaults`: sampling parameters of requests that give none; `max_tokens` only as far as the slot has room.
-    `max_tokens`: largest number of tokens that a request may ask for. `segments`: of models that transcribe with time
-    stamps.
+    `max_tokens`: largest number of tokens that a request may ask for.
     """
 
     def __init__(
@@ -44,19 +40,20 @@ class DecoderGenerator:
         defaults: SamplingParams = _DEFAULTS,
         max_tokens: int | None = None,
         created: int | None = None,
-        segments: Segments | None = None,
     ) -> None:
         self.defaults = defaults
         self.created = int(time.time()) if created is None else created
         self._thread = thread
         self._render = render
         self._tokenizer = tokenizer
-        self._segments = segments
         self._max_tokens = max_tokens
         self._vocabulary: GrammarVocabulary | None = None
 
-    async def open(self, request: GenerationRequest) -> ReplyStream:
+    async def open(self, request: GenerationRequest) -> Reply:
         """Start a reply. Raises InvalidInputError, ProblemError or DecoderBusyError."""
+        return await self._start(request)
+
+    async def _start(self, request: GenerationRequest) -> ReplyStream:
         self._check_limit(request.sampling.max_tokens)
         rendered = await self._render(request)
         constraint = rendered.constraint
@@ -67,11 +64,6 @@ class DecoderGenerator:
         if params.max_tokens is None:
             params = replace(params, max_tokens=self._default_limit(rendered))
         return self._thread.open(replace(rendered, params=params, constraint=constraint))
-
-    def segments(self, token_ids: Sequence[int]) -> list[Segment]:
-        """Return the segments of a transcript with time stamps."""
-        assert self._segments is not None, "such a request is rejected"
-        return self._segments(token_ids)
 
     def token_text(self, token_id: int) -> bytes:
         """Return the bytes that a token stands for."""

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from starlette.requests import Request
 from starlette.routing import Route
@@ -13,6 +14,7 @@ from rayfuse.serving.openai_embeddings import SideTextEmbedder, TextEmbedder
 from rayfuse.serving.openai_generator import TextGenerator
 from rayfuse.serving.openai_prompts import TaskPrompts
 from rayfuse.serving.openai_routes import OpenAIRoutes
+from rayfuse.serving.openai_transcriber import SoundReader, Transcriber
 from rayfuse.spec.inputs import TextInput
 from rayfuse.spec.job import Job
 from rayfuse.spec.tasks import RetrievalTaskConfig
@@ -67,13 +69,14 @@ def text_sides(job: Job) -> list[tuple[str, str]]:
 
 def _generator(engine: InferenceEngine, name: str, created: int) -> DecoderGenerator:
     task = engine.texts.tasks[name]
-    options = task.decoding.options
-    return DecoderGenerator(
-        task.thread,
-        TaskPrompts(engine, name),
-        task.decoding.tokenizer,
-        defaults=SamplingParams(task.decoding.max_tokens, options.temperature, options.top_p),
-        max_tokens=engine.texts.limits.max_tokens,
-        created=created,
-        segments=None if task.decoding.time_stamps is None else task.decoding.time_stamps.segments,
-    )
+    decoding = task.decoding
+    parts = task.thread, TaskPrompts(engine, name), decoding.tokenizer
+    options: dict[str, Any] = {
+        "defaults": SamplingParams(decoding.max_tokens, decoding.options.temperature, decoding.options.top_p),
+        "max_tokens": engine.texts.limits.max_tokens,
+        "created": created,
+    }
+    if decoding.time_stamps is None:
+        return DecoderGenerator(*parts, **options)
+    [sound] = decoding.prompt_inputs
+    return Transcriber(SoundReader(engine, sound), decoding.time_stamps.split, *parts, **options)

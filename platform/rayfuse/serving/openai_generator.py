@@ -1,11 +1,10 @@
 """The interface between the OpenAI routes and a text generator."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from rayfuse.decoding.request import SamplingParams
-from rayfuse.modalities.transcripts import Segment
 from rayfuse.serving.streaming import Reply
 
 Role = Literal["system", "developer", "user", "assistant"]
@@ -78,10 +77,6 @@ class TextGenerator(Protocol):
         Raises InvalidInputError, with the parameter as its input name, for a request that cannot be answered, and
         DecoderBusyError if too many wait.
         """
-        ...
-
-    def segments(self, token_ids: Sequence[int]) -> list[Segment]:
-        """Return the segments of a transcript with time stamps."""
         ...
 
     def token_text(self, token_id: int) -> bytes:

@@ -167,9 +167,7 @@ class OpenAIRoutes:
             language=body.language,
             time_stamps=body.is_timed,
         )
-        return await self._reply(
-            request, generator, body, [template], TranscriptionForm(body, generator.segments)
-        )
+        return await self._reply(request, generator, body, [template], TranscriptionForm(body))
 
     async def embeddings(self, request: Request) -> Response:
         """Embed texts (POST /v1/embeddings)."""

@@ -4,7 +4,7 @@ The forms are those of https://platform.openai.com/docs/api-reference/audio/crea
 """
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from pydantic import ConfigDict, Field
@@ -69,11 +69,8 @@ class TranscriptionForm(ReplyForm):
 
     done = b""
 
-    def __init__(
-        self, request: TranscriptionRequest, segments: Callable[[Sequence[int]], list[Segment]]
-    ) -> None:
+    def __init__(self, request: TranscriptionRequest) -> None:
         self._request = request
-        self._segments = segments
 
     def whole(self, completions: Sequence[Completion]) -> Event:
         return {"text": completions[0].text.strip(), "usage": self._usage(completions)}
@@ -94,7 +91,7 @@ class TranscriptionForm(ReplyForm):
             return PlainTextResponse(self.whole(completions)["text"] + "\n")
         if form == "json":
             return super().response(completions)
-        segments = self._segments(completions[0].token_ids)
+        segments = completions[0].segments
         if form == "srt":
             return PlainTextResponse(_srt(segments), media_type="application/x-subrip")
         if form == "vtt":

@@ -1,11 +1,16 @@
 """Transcripts under the OpenAI protocol, with its client."""
 
+import asyncio
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import openai
 import pytest
+import soundfile
 import tiny_generation
 import tiny_jobs
 import tiny_language_models
@@ -16,6 +21,7 @@ from starlette.testclient import TestClient
 from rayfuse.model.predictor import Predictor
 from rayfuse.serving.app import build_app
 from rayfuse.serving.engine import InferenceEngine
+from rayfuse.serving.openai_transcriber import SoundReader, Window
 from rayfuse.serving.settings import Settings
 
 
@@ -131,3 +137,67 @@ def test_predictions_of_absent_and_present_clips(
         body = document["paths"]["/v1/audio/transcriptions"]["post"]["requestBody"]["content"]
         assert {"file", "model", "language"} <= body["multipart/form-data"]["schema"]["properties"].keys()
     engine.texts.close()
+
+
+@pytest.fixture(scope="module")
+def long_sound() -> bytes:
+    """Return a WAV file of 5.3 s, several times as long as the model reads."""
+    steps = np.arange(int(5.3 * 8000))
+    file = io.BytesIO()
+    soundfile.write(file, np.sin(steps * (1 + np.sin(steps / 5000)) / 9) * 0.4, 8000, format="WAV")
+    return file.getvalue()
+
+
+def test_a_long_sound_is_transcribed_window_by_window(
+    client: OpenAI, long_sound: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Window] = []
+    read = SoundReader.read
+
+    async def record(self: SoundReader, content: bytes, start: float) -> Window:
+        seen.append(await read(self, content, start))
+        return seen[-1]
+
+    monkeypatch.setattr(SoundReader, "read", record)
+    options: dict[str, Any] = {"model": "tiny", "file": ("long.wav", long_sound)}
+    found: Any = client.audio.transcriptions.create(**options, response_format="verbose_json")
+    text = client.audio.transcriptions.create(**options).text
+    events: list[Any] = list(client.audio.transcriptions.create(**options, stream=True))
+    assert found.text.strip() == text == events[-1].text
+    assert "".join(event.delta for event in events[:-1]).strip() == text
+    windows = seen[: len(seen) // 3]  # each of the three requests read the same ones
+    assert windows[0].start == 0
+    assert 13 < len(windows) < 60
+    ends = [one.start for one in windows[1:]] + [5.3]
+    segments = [(one.start, one.end, one.text) for one in found.segments]
+    assert segments == sorted(segments)
+    for window, end in zip(windows, ends, strict=True):
+        assert window.start < end <= window.start + 0.4 + 1e-6
+        alone: Any = client.audio.transcriptions.create(
+            model="tiny", file=("part.wav", window.to_wav()), response_format="verbose_json"
+        )
+        for one in alone.segments[: None if end > window.start + 0.39 else -1]:
+            start, stop = (round(time + window.start, 2) for time in (one.start, one.end))
+            assert (start, stop, one.text) in segments
+
+
+def test_the_parts_of_a_sound_are_those_of_the_whole(engine: InferenceEngine, long_sound: bytes) -> None:
+    """Also where FFmpeg decodes it, and not libsndfile."""
+    mp4 = io.BytesIO()
+    with av.open(mp4, "w", format="mp4") as container, av.open(io.BytesIO(long_sound)) as source:
+        stream = container.add_stream("aac", rate=16000)
+        for frame in source.decode(audio=0):
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    for content in (long_sound, mp4.getvalue()):
+
+        def read(start: float, seconds: float, content: bytes = content) -> np.ndarray:
+            return asyncio.run(engine.decode_sound("audio", content, start, seconds))
+
+        whole = read(0, 10)
+        assert len(whole) >= 5.3 * 16000
+        part = read(1.5, 0.5)
+        assert len(part) == 8000
+        difference = np.abs(part - whole[24000:32000])
+        assert difference[200:-200].max() < 1e-4  # resampling of a part knows nothing around it
+        assert len(read(6.0, 1)) == 0

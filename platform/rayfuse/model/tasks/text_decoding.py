@@ -36,8 +36,8 @@ class TimeStamps:
 
     request: Callable[[DecodeRequest], DecodeRequest]
     """Returns the request for a transcript with them."""
-    segments: Callable[[Sequence[int]], list[Segment]]
-    """Returns the segments of a transcript from its tokens."""
+    split: Callable[[Sequence[int], float, bool], tuple[list[Segment], float]]
+    """Returns the segments of a window's transcript, see `TranscriptRenderer.split`."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ class TranscriptReading(EncoderDecoderReading):
 
     @property
     def time_stamps(self) -> TimeStamps:
-        return TimeStamps(self._with_time_stamps, self._renderer.segments)
+        return TimeStamps(self._with_time_stamps, self._renderer.split)
 
     def inputs(self, fused: FusedState) -> list[PromptInputs]:
         states, mask = self._encode(fused)

@@ -181,3 +181,29 @@ def test_the_clip_has_a_contribution_to_its_transcript(folder: Path) -> None:
     modalities: dict[str, Modality] = Preprocessor(job.inputs).modalities
     found = explain(model, batch, modalities)
     assert found.contributions["answer"].shap_values.shape == (len(batch.weights), 2)
+
+
+@pytest.mark.parametrize(
+    ("transcript", "is_last", "segments", "next_start"),
+    [
+        # Time stamps are numbers of 0.02 s, texts letters, as in a window of 30 s.
+        ([0, "a", 100, 100, "b", 200], False, [(0, 2, "a"), (2, 4, "b")], 30),
+        ([0, "a", 100, 100, "b"], False, [(0, 2, "a")], 2),
+        ([0, "a", 100, 100], False, [(0, 2, "a")], 2),
+        ([0, "a", 100, 100, "b"], True, [(0, 2, "a"), (2, 30, "b")], 30),
+        ([50, "a"], False, [(1, 30, "a")], 30),
+        ([0], False, [], 30),
+        ([], False, [], 30),
+    ],
+)
+def test_segments_that_a_window_cuts_off_are_left_to_the_next_one(
+    transcript: list[Any], is_last: bool, segments: list[Any], next_start: float, folder: Path
+) -> None:
+    _, model, _ = build(folder)
+    head: Any = task_heads(model)["answer"]
+    first = head.renderer.first_time_stamp
+    letters = head.renderer.tokenizer.convert_tokens_to_ids
+    ids = [letters(one) if isinstance(one, str) else first + one for one in transcript]
+    found, following = head.reading.time_stamps.split([*ids, head.renderer.end_id], 30.0, is_last)
+    assert [tuple(one) for one in found] == segments
+    assert following == next_start
