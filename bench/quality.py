@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import quality_rows
+import quality_subtitles
 import quality_texts
 
 ROOT = Path(__file__).parents[1]
@@ -215,6 +216,21 @@ BENCHES = {
         speech_rows,
         ("real",),
         AS_IT_COMES,
+    ),
+    "subtitles": Bench(
+        "subtitles.yaml",
+        (
+            Figure(
+                "Whisper base as it comes, videos of 70 s, word error rate",
+                quality_subtitles.word_error_rate,
+                0.0,
+            ),
+            Figure(
+                "hundredths of a second between sentence and subtitle", quality_subtitles.start_error, 0.0
+            ),
+            Figure("the test clips alone, word error rate", of("subtitles/wer"), 0.0),
+        ),
+        quality_rows.subtitles,
     ),
     "faq": Bench(
         "faq.yaml",

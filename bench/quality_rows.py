@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+_SENTENCES = 14
+"""Sentences in a video of more than a minute."""
 Row = dict[str, Any]
 
 
@@ -97,6 +99,24 @@ def speech(source: Path, target: Path) -> None:
 def _clips(folder: Path, rows: Iterable[Row]) -> Iterator[Row]:
     for row in rows:
         yield {"audio": str(folder / row["audio"]), "text": row["text"]}
+
+
+def subtitles(source: Path, target: Path) -> None:
+    """Write ten spoken captions per split, and all others of the test part as sentences in videos: videos.jsonl."""
+    from quality_subtitles import write_video
+
+    folder = source / "captions"
+    for split, name in {"train": "train", "validation": "val", "test": "test"}.items():
+        write(target / f"{split}.jsonl", _clips(folder, read(folder / f"{name}.jsonl")[:10]))
+    rows = [
+        {**row, "audio": str(folder / row["audio"]), "image": str(folder / row["image"])}
+        for row in read(folder / "test.jsonl")[10:]
+    ]
+    videos = []
+    for number, start in enumerate(range(0, len(rows), _SENTENCES)):
+        path = target / f"{number}.mp4"
+        videos.append({"video": str(path), "cues": write_video(path, rows[start : start + _SENTENCES])})
+    write(target / "videos.jsonl", videos)
 
 
 def faq(source: Path, target: Path) -> None:

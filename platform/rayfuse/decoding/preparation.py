@@ -6,13 +6,9 @@ from typing import Any
 from rayfuse.decoding.generation_rules import GenerationRules
 from rayfuse.decoding.model_runner import ModelRunner
 from rayfuse.decoding.prompt import Prompt
-from rayfuse.decoding.request import DecodeRequest
+from rayfuse.decoding.request import ContextLengthError, DecodeRequest
 from rayfuse.decoding.sequence import ActiveSequence
 from rayfuse.errors import InvalidInputError
-
-
-class ContextLengthError(InvalidInputError):
-    """A prompt, or a prompt and its reply, that do not fit into a slot."""
 
 
 class RequestPreparer:

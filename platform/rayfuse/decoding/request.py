@@ -21,6 +21,10 @@ MAX_TOP_LOGPROBS = 20
 MAX_STOP_STRINGS = 16
 
 
+class ContextLengthError(InvalidInputError):
+    """A prompt, or a prompt and its reply, that do not fit into a slot."""
+
+
 @dataclass(frozen=True)
 class SamplingParams:
     """Choice of the tokens of a reply. Raises InvalidInputError, with the field's name, where one is out of range."""

@@ -6,10 +6,13 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
 
-from rayfuse.decoding.decoder import Decoder
 from rayfuse.decoding.request import Completion, DecodeRequest, Piece, join_pieces
 from rayfuse.errors import RayfuseError, ResourceError
+
+if TYPE_CHECKING:
+    from rayfuse.decoding.decoder import Decoder
 
 
 class DecoderBusyError(ResourceError):
@@ -111,7 +114,7 @@ class DecoderThread:
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: "Decoder",
         *,
         max_waiting: int = 64,
         max_waiting_tokens: int | None = None,

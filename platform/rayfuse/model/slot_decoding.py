@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 
-from rayfuse.decoding.decoder import Decoder
-from rayfuse.decoding.model_runner import ModelRunner
 from rayfuse.decoding.prompt import prompt_length
 from rayfuse.decoding.request import DecodeRequest, SamplingParams, Span
 from rayfuse.model.language_model import LanguageModel, is_sharded
 from rayfuse.spec.tasks.generation import DecodingConfig
+
+if TYPE_CHECKING:
+    from rayfuse.decoding.model_runner import ModelRunner
 
 PromptSpans = list[Span]
 """A prompt as spans of token ids and of embeddings, float (length, width)."""
@@ -19,7 +21,7 @@ _PREFILL_TOKENS = 4096
 """Positions of prompts in a forward pass: no one waits for the first tokens of a batch."""
 
 
-def slot_runner(model: LanguageModel, decoding: DecodingConfig) -> ModelRunner | None:
+def slot_runner(model: LanguageModel, decoding: DecodingConfig) -> "ModelRunner | None":
     """Return what `decode_tokens` runs with these settings; None where `generate` of transformers must be used instead.
 
     Decoding in slots has no beam search. It cannot run where weights are sharded over ranks, which must all make the
@@ -29,7 +31,7 @@ def slot_runner(model: LanguageModel, decoding: DecodingConfig) -> ModelRunner |
 
 
 def decode_tokens(
-    runner: ModelRunner,
+    runner: "ModelRunner",
     requests: Sequence[DecodeRequest],
     stop_ids: Sequence[int],
     max_tokens: int,
@@ -40,6 +42,8 @@ def decode_tokens(
     A reply ends at the first of `stop_ids`, and is padded with the first of them. Raises RayfuseError if the model
     computes NaN.
     """
+    from rayfuse.decoding.decoder import Decoder  # imports transformers
+
     longest = max(prompt_length(request.prompt) for request in requests)
     decoder = Decoder(
         runner,

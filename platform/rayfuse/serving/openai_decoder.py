@@ -4,15 +4,17 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rayfuse.decoding.json_schema import GrammarVocabulary
 from rayfuse.decoding.prompt import prompt_length
 from rayfuse.decoding.request import DecodeRequest, SamplingParams
 from rayfuse.decoding.stream import DecoderThread, ReplyStream
 from rayfuse.errors import InvalidInputError
 from rayfuse.serving.openai_generator import GenerationRequest
 from rayfuse.serving.streaming import Reply
+
+if TYPE_CHECKING:
+    from rayfuse.decoding.json_schema import GrammarVocabulary
 
 Render = Callable[[GenerationRequest], Awaitable[DecodeRequest]]
 """Turns a request into the prompt of the model: chat template, spans of other inputs, encoder input.
@@ -85,7 +87,9 @@ class DecoderGenerator:
         room = self._thread.decoder.max_length - prompt_length(request.prompt) + 1
         return max(1, min(room, *limits)) if limits else None
 
-    def _grammar_vocabulary(self) -> GrammarVocabulary:
+    def _grammar_vocabulary(self) -> "GrammarVocabulary":
+        from rayfuse.decoding.json_schema import GrammarVocabulary  # imports transformers
+
         if self._vocabulary is None:
             self._vocabulary = GrammarVocabulary(self._tokenizer, self._thread.decoder.end_tokens)
         return self._vocabulary

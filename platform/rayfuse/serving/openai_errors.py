@@ -4,7 +4,7 @@ from typing import Any
 
 from starlette.types import Scope
 
-from rayfuse.decoding.preparation import ContextLengthError
+from rayfuse.decoding.request import ContextLengthError
 from rayfuse.decoding.stream import DecoderBusyError
 from rayfuse.errors import InvalidInputError
 from rayfuse.serving.problems import RETRY_AFTER, ProblemError

@@ -20,7 +20,7 @@ from rayfuse.serving.streaming import Reply
 Split = Callable[[Sequence[int], float, bool], tuple[list[Segment], float]]
 
 _EXTRA_SECONDS = 0.1
-"""What is read behind a window, to know whether the sound ends with it."""
+"""Length of the sound behind a window that is read with it, to know whether there is any."""
 
 
 @dataclass(frozen=True)

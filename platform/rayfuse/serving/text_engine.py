@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from rayfuse.decoding.decoder import Decoder
-from rayfuse.decoding.preparation import ContextLengthError
 from rayfuse.decoding.prompt import prompt_length
+from rayfuse.decoding.request import ContextLengthError
 from rayfuse.decoding.stream import DecoderBusyError, DecoderThread, ReplyStats, ReplyStream
 from rayfuse.errors import DataError, InvalidInputError, RayfuseError
 from rayfuse.model.fused import task_heads
@@ -41,6 +40,8 @@ class TextTask:
         observe: Callable[[ReplyStats], None],
     ) -> None:
         """Build the decoder, with at most `memory` bytes of keys and values. Raises ResourceError if no slot fits."""
+        from rayfuse.decoding.decoder import Decoder  # imports transformers, a second that other models save
+
         self._head = head
         self.decoding = decoding
         self.decoder = Decoder(

@@ -14,8 +14,7 @@ from transformers import AutoModelForCausalLM
 from rayfuse.data.samples import Preprocessor
 from rayfuse.decoding.decoder import Decoder
 from rayfuse.decoding.input_memory import InputMemory
-from rayfuse.decoding.preparation import ContextLengthError
-from rayfuse.decoding.request import SamplingParams
+from rayfuse.decoding.request import ContextLengthError, SamplingParams
 from rayfuse.errors import SpecError
 from rayfuse.model.explain import explain
 from rayfuse.model.fused import FusedModel, trainable_parameters
