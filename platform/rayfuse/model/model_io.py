@@ -21,6 +21,7 @@ from rayfuse.modalities.pretrained import SAFE_SUFFIXES, download_model
 from rayfuse.model.fused import FusedModel, trainable_state_dict
 from rayfuse.spec.job import Job
 from rayfuse.spec.load import validate_spec
+from rayfuse.speech.voice_folder import is_voice
 
 FORMAT_VERSION = 1
 _SPEC_FILE = "rayfuse.json"
@@ -62,6 +63,10 @@ def load_job(folder: Path) -> tuple[Job, dict[str, Any]]:
         raise DataError(
             f"{folder}: not a model folder: {error}; pass a folder that contains a valid {_SPEC_FILE}"
         ) from None
+    if is_voice(folder):
+        raise DataError(
+            f"{folder}: a voice, which makes no predictions; serve it with `rayfuse serve up`, and call /v1/audio/speech"
+        )
     if not isinstance(content, dict) or content.get("format") != FORMAT_VERSION:
         found = content.get("format") if isinstance(content, dict) else None
         raise DataError(

@@ -1,0 +1,1 @@
+"""Speech synthesis: texts to phonemes, phonemes to samples by a VITS voice in ONNX, samples to files."""
