@@ -4,7 +4,7 @@ import base64
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,30 @@ def running_endpoint(name: str) -> EndpointStatus:
         message="",
         dashboard="http://host",
     )
+
+
+def replica_metrics(cluster: Any, name: str) -> list[Any]:
+    """Return the samples of a metric of the replicas on a cluster, as Prometheus reads them."""
+    import httpx
+    from prometheus_client.parser import text_string_to_metric_families
+
+    found = httpx.get(
+        f"{cluster.dashboard_url}/api/prometheus/sd",
+        headers={"Authorization": f"Bearer {cluster.token}"},
+        trust_env=False,
+    ).json()
+    targets = {target for part in found for target in part["targets"]}
+    pages = []
+    for target in targets:
+        with suppress(httpx.TransportError):  # of a process that is starting, or has ended
+            pages.append(httpx.get(f"http://{target}/metrics", trust_env=False).text)
+    samples = (
+        sample
+        for page in pages
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+    )
+    return [sample for sample in samples if sample.name == f"ray_{name}"]
 
 
 @contextmanager

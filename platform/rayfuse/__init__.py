@@ -19,7 +19,7 @@ _MODULES = {
     "rayfuse.api.models": ("Model", "RemoteModel", "load_model"),
     "rayfuse.api.planning": ("plan",),
     "rayfuse.api.prediction": ("PredictionResult", "predict"),
-    "rayfuse.api.registry": ("describe_model", "list_models", "promote", "rollback"),
+    "rayfuse.api.registry": ("describe_model", "list_models", "promote", "register_voice", "rollback"),
     "rayfuse.api.serving": ("Endpoint", "list_endpoints", "serve", "stop_endpoint"),
     "rayfuse.api.submission": ("render", "submit"),
     "rayfuse.api.submitted_jobs": ("SubmittedJob", "get_job", "list_jobs"),
@@ -67,6 +67,7 @@ __all__ = [
     "plan",
     "predict",
     "promote",
+    "register_voice",
     "render",
     "rollback",
     "serve",
@@ -85,7 +86,7 @@ if TYPE_CHECKING:
     from rayfuse.api.models import Model, RemoteModel, load_model
     from rayfuse.api.planning import plan
     from rayfuse.api.prediction import PredictionResult, predict
-    from rayfuse.api.registry import describe_model, list_models, promote, rollback
+    from rayfuse.api.registry import describe_model, list_models, promote, register_voice, rollback
     from rayfuse.api.serving import Endpoint, list_endpoints, serve, stop_endpoint
     from rayfuse.api.submission import render, submit
     from rayfuse.api.submitted_jobs import SubmittedJob, get_job, list_jobs

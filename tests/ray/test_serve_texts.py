@@ -13,9 +13,8 @@ import pytest
 import tiny_generation
 import tiny_jobs
 import tiny_language_models
-from endpoints import b64
+from endpoints import b64, replica_metrics
 from openai import OpenAI
-from prometheus_client.parser import text_string_to_metric_families
 from waiting import wait_for
 
 from rayfuse.api.serving import openai_curl_command
@@ -142,24 +141,6 @@ def test_metrics_for_prometheus(client: OpenAI, ray_cluster: LocalCluster) -> No
         sample.labels["finish_reason"] for sample in replica_metrics(ray_cluster, "rayfuse_replies_total")
     }
     assert "length" in reasons
-
-
-def replica_metrics(cluster: LocalCluster, name: str) -> list[Any]:
-    """Return the samples of a metric on the nodes of a cluster."""
-    found = httpx.get(
-        f"{cluster.dashboard_url}/api/prometheus/sd",
-        headers={"Authorization": f"Bearer {cluster.token}"},
-        trust_env=False,
-    ).json()
-    targets = {target for part in found for target in part["targets"]}
-    pages = [httpx.get(f"http://{target}/metrics", trust_env=False).text for target in targets]
-    samples = (
-        sample
-        for page in pages
-        for family in text_string_to_metric_families(page)
-        for sample in family.samples
-    )
-    return [sample for sample in samples if sample.name == f"ray_{name}"]
 
 
 def test_a_text_of_a_json_schema(client: OpenAI) -> None:

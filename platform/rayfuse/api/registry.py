@@ -1,15 +1,18 @@
-"""Registered models: list, describe, promote, roll back."""
+"""Registered models: list, describe, promote, roll back; and registration of voices."""
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from rayfuse.console import show_log
+from rayfuse.errors import SpecError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
     from rayfuse.registry.promotion import PromotionRecord
+    from rayfuse.registry.voices import RegisteredVoice
 
 _log = logging.getLogger(__name__)
 
@@ -84,7 +87,46 @@ def rollback(name: str, *, tracking_uri: str | None = None) -> "PromotionRecord"
     return decide(_client(tracking_uri), name)
 
 
-def _client(tracking_uri: str | None) -> "MlflowClient":
+def register_voice(
+    folder: str | Path,
+    name: str,
+    *,
+    license: str | None = None,
+    phonemizer: Literal["dictionary", "espeak"] | None = None,
+    tracking_uri: str | None = None,
+) -> "RegisteredVoice":
+    """Register a voice of Piper as the next version of a model, with the alias `candidate`, and return the version.
+
+    The same files again are the same version. Needs the extra `speech`.
+
+    Args:
+        folder: Folder with VOICE.onnx and VOICE.onnx.json.
+        name: Name of the registered model.
+        license: License of the voice, as in `CC0-1.0`; by default that of the MODEL_CARD in the folder.
+        phonemizer: `dictionary`, the default, for English, or `espeak`, for any language: eSpeak NG, which is under
+            GPL-3 and not a dependency of Rayfuse (`pip install espeakng-loader`).
+        tracking_uri: By default MLFLOW_TRACKING_URI, else the database `runs/mlflow.db`.
+
+    Raises:
+        DataError: There is no voice of Piper in the folder, or it is damaged.
+        SpecError: The license is unknown, the phonemizer is not for this voice, the name is invalid or that of a model of
+            another kind.
+        ResourceError: A package is not installed.
+        UnavailableError: MLflow does not respond.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    from rayfuse.registry.voices import register_voice as register
+    from rayfuse.spec.base import Name
+
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError as error:
+        raise SpecError(f"--name {name}: {error.errors()[0]['msg']}") from None
+    return register(_client(tracking_uri, create=True), name, Path(folder).expanduser(), license, phonemizer)
+
+
+def _client(tracking_uri: str | None, create: bool = False) -> "MlflowClient":
     from rayfuse.registry.mlflow_connection import connect, resolve_tracking_uri
 
-    return connect(resolve_tracking_uri(tracking_uri), create=False)
+    return connect(resolve_tracking_uri(tracking_uri), create=create)

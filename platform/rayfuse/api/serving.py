@@ -12,7 +12,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -79,7 +79,7 @@ class Endpoint:
     api_key: str | None = field(default=None, repr=False)
     """API key of its requests: by default the first key of the service, or RAYFUSE_API_KEY."""
     curl: str | None = field(default=None, repr=False)
-    """A curl command with placeholders for values; None for an endpoint that `list_endpoints` found."""
+    """A curl command with placeholders for values; None for a voice, and for an endpoint that `list_endpoints` found."""
     openai_curl: str | None = field(default=None, repr=False)
     """A curl command for its OpenAI routes; None if the model has none, or `list_endpoints` found the endpoint."""
 
@@ -197,14 +197,13 @@ def serve(
 
 
 def _serve(spec: "Service", timeout: float) -> Endpoint:
-    from rayfuse.model.model_io import load_job
     from rayfuse.registry.download import fetch, resolve_version
     from rayfuse.serving.deploy import deploy
 
     source = resolve_version(spec.model, spec.tracking_uri)
     folder = fetch(source.model, source.tracking_uri).folder
-    job = load_job(folder)[0]
-    source = replace(source, name=source.name or job.registered_model_name)
+    served = _read_model(folder)
+    source = replace(source, name=source.name or served.name)
     _log.info("%s", f"{spec.name}: {source.name} {source.version or ''} from {folder}".replace("  ", " "))
     cluster = _ensure_cluster(spec)
     if cluster.started_by_rayfuse:  # replicas on this machine load the folder instead of downloading again
@@ -216,7 +215,31 @@ def _serve(spec: "Service", timeout: float) -> Endpoint:
             cluster.stop_if_idle()
         raise
     key = spec.auth.keys[0].get_secret_value() if spec.auth.keys else os.environ.get("RAYFUSE_API_KEY")
-    return Endpoint(status, cluster, key, curl_command(status, job), openai_curl_command(status, job))
+    return Endpoint(status, cluster, key, served.curl(status), served.openai_curl(status))
+
+
+@dataclass(frozen=True)
+class _ServedModel:
+    """Name and example commands of a model."""
+
+    name: str
+    curl: "Callable[[EndpointStatus], str | None]"
+    openai_curl: "Callable[[EndpointStatus], str | None]"
+
+
+def _read_model(folder: Path) -> _ServedModel:
+    """Read the description of a model folder. Raises DataError if it is damaged."""
+    from rayfuse.model.model_io import load_job
+    from rayfuse.speech.voice_folder import is_voice, load_description
+
+    if is_voice(folder):
+        return _ServedModel(load_description(folder).name, lambda _: None, speech_curl_command)
+    job = load_job(folder)[0]
+    return _ServedModel(
+        job.registered_model_name,
+        lambda status: curl_command(status, job),
+        lambda status: openai_curl_command(status, job),
+    )
 
 
 def list_endpoints() -> list[Endpoint]:
@@ -279,6 +302,16 @@ def openai_curl_command(endpoint: "EndpointStatus", job: "Job") -> str | None:
     header = '-H "Content-Type: application/json"'
     url = f"{endpoint.url}/v1/chat/completions"
     return " ".join(["curl", *_key_option(endpoint), header, f"-d '{data}'", url])
+
+
+def speech_curl_command(endpoint: "EndpointStatus") -> str:
+    """Return a curl command that writes a text as speech."""
+    data = json.dumps(
+        {"model": endpoint.model["name"], "input": "…", "response_format": "wav"}, ensure_ascii=False
+    )
+    header = '-H "Content-Type: application/json"'
+    url = f"{endpoint.url}/v1/audio/speech"
+    return " ".join(["curl", "-o speech.wav", *_key_option(endpoint), header, f"-d '{data}'", url])
 
 
 def _key_option(endpoint: "EndpointStatus") -> list[str]:

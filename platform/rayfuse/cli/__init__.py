@@ -31,7 +31,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "rayfuse.cli.export:export",
         "Export a model to ONNX, or its encoders to PEFT or transformers.",
     ),
-    "models": ("rayfuse.cli.models:models", "List, show, promote and roll back registered models."),
+    "models": (
+        "rayfuse.cli.models:models",
+        "List, show, promote and roll back registered models; register voices.",
+    ),
     "serve": ("rayfuse.cli.serve:serve", "Start, list and stop endpoints."),
     "submit": ("rayfuse.cli.submit:submit", "Submit a job, sweep or service to a cluster."),
     "jobs": ("rayfuse.cli.jobs:jobs", "List, show, follow and stop submitted jobs."),

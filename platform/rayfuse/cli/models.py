@@ -1,7 +1,7 @@
-"""`rayfuse models list|show|promote|rollback`: registered models and their aliases."""
+"""`rayfuse models list|show|promote|rollback|register-voice`: registered models and their aliases."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -10,6 +10,8 @@ from rayfuse.errors import SpecError
 from rayfuse.formatting import metric_table, table
 
 _ALIASES = ("champion", "candidate", "previous")
+_VOICE_COLUMNS = ("version", "aliases", "created", "decision")
+_VOICE_FACTS = ("language", "sample_rate", "phonemizer", "license")
 
 
 def _tracking_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -23,7 +25,7 @@ def _tracking_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group()
 def models() -> None:
-    """List, show, promote and roll back registered models."""
+    """List, show, promote and roll back registered models, and register voices."""
 
 
 @models.command("list")
@@ -57,6 +59,9 @@ def show(name: str, tracking_uri: str | None) -> None:
     from rayfuse.api import registry
 
     found = registry.describe_model(name, tracking_uri)
+    if any("voice" in version for version in found["versions"]):
+        output.print_result(found, table([*_VOICE_COLUMNS, *_VOICE_FACTS], _voice_rows(found)))
+        return
     parts = [
         table(["version", "aliases", "created", "decision", "evaluated on", "metric", "value"], _rows(found))
     ]
@@ -131,6 +136,39 @@ def rollback(name: str, tracking_uri: str | None) -> None:
     output.print_result(decision.to_dict(), decision.text())
 
 
+@models.command("register-voice", short_help="Register a speech voice of Piper.")
+@click.argument("folder")
+@click.option("--name", required=True, help="Name of the registered model.")
+@click.option(
+    "--license", help="License of the voice, as in CC0-1.0.  [default: that of MODEL_CARD in the folder]"
+)
+@click.option(
+    "--phonemizer",
+    type=click.Choice(["dictionary", "espeak"]),
+    help="Way from texts to phonemes: the English dictionary of the extra `speech`, or eSpeak NG (GPL-3), which you install "
+    "yourself: pip install espeakng-loader.  [default: dictionary]",
+)
+@_tracking_option
+@output.json_option
+def register_voice(
+    folder: str,
+    name: str,
+    license: str | None,
+    phonemizer: Literal["dictionary", "espeak"] | None,
+    tracking_uri: str | None,
+) -> None:
+    """Register the Piper voice in FOLDER (VOICE.onnx and VOICE.onnx.json) as the next version of a model.
+
+    The version becomes its candidate. The same files again are the same version.
+    """
+    from rayfuse.api import registry
+
+    voice = registry.register_voice(
+        folder, name, license=license, phonemizer=phonemizer, tracking_uri=tracking_uri
+    )
+    output.print_result(voice.to_dict(), str(voice))
+
+
 def _parse_thresholds(texts: Iterable[str]) -> dict[str, float]:
     """Parse `("answer/accuracy=0.9", …)` to bounds by metric. Raises SpecError if a text is invalid."""
     thresholds: dict[str, float] = {}
@@ -143,13 +181,26 @@ def _parse_thresholds(texts: Iterable[str]) -> dict[str, float]:
     return thresholds
 
 
+def _voice_rows(model: Mapping[str, Any]) -> list[list[object]]:
+    return [
+        [*_first_cells(version), *(version.get("voice", {}).get(fact) for fact in _VOICE_FACTS)]
+        for version in model["versions"]
+    ]
+
+
+def _first_cells(version: Mapping[str, Any]) -> list[object]:
+    return [
+        version["version"],
+        ", ".join(version["aliases"]) or "-",
+        version["created"][:19].replace("T", " "),
+        (version["decision"] or {}).get("decision", "-"),
+    ]
+
+
 def _rows(model: Mapping[str, Any]) -> list[list[object]]:
     return [
         [
-            version["version"],
-            ", ".join(version["aliases"]) or "-",
-            version["created"][:19].replace("T", " "),
-            (version["decision"] or {}).get("decision", "-"),
+            *_first_cells(version),
             version["split"],
             version["metric"],
             version["metrics"].get(version["split"], {}).get(version["metric"]),

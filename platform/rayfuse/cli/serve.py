@@ -67,14 +67,14 @@ def down(name: str | None) -> None:
 
 
 def _summary(endpoint: "Endpoint") -> str:
+    commands = "\n           ".join(filter(None, [endpoint.curl, endpoint.openai_curl]))
     return (
         f"{endpoint.name} is up: {_model_version(endpoint)}, {endpoint.last_status.replicas} replica(s)\n\n"
-        f"endpoint   {endpoint.predict_url}\n"
+        + (f"endpoint   {endpoint.predict_url}\n" if endpoint.curl else "")
         + (f"openai     {endpoint.openai_url}\n" if endpoint.openai_curl else "")
         + f"docs       {endpoint.docs_url}\n"
         f"{_dashboard_text(endpoint)}\n\n"
-        f"try        {endpoint.curl}"
-        + (f"\n           {endpoint.openai_curl}" if endpoint.openai_curl else "")
+        f"try        {commands}"
     )
 
 

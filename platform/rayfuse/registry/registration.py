@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata as packages
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +52,7 @@ def register(
     """
     name, digest = job.registered_model_name, folder_digest(folder)
     with translate_errors(client.tracking_uri), long_timeout(), default_tracking_uri(client.tracking_uri):
-        _ensure_registered_model(client, name)
+        ensure_registered_model(client, name)
         version = _find_registered_version(client, name, run_id, digest)
         if version is None:
             model_id = _log_model(client, run_id, job, folder)
@@ -96,7 +96,8 @@ def _log_record(
     return file
 
 
-def _ensure_registered_model(client: "MlflowClient", name: str) -> None:
+def ensure_registered_model(client: "MlflowClient", name: str) -> None:
+    """Create a registered model unless it exists."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -180,9 +181,9 @@ def _strip_local_paths(saved: Path) -> None:
     model.save(str(saved / "MLmodel"))
 
 
-def pip_requirements() -> list[str]:
-    """Return the requirements of a process that loads a model: the serving extra in the installed versions, and torch."""
-    names = [*_extra_requirements("serve"), "torch"]
+def pip_requirements(extras: Sequence[str] = ("serve",)) -> list[str]:
+    """Return the requirements of a process that loads a model: the extras in the installed versions, and torch."""
+    names = [*(name for extra in extras for name in _extra_requirements(extra)), "torch"]
     pinned = [
         f"{name}=={version.partition('+')[0]}" for name in names if (version := _installed_version(name))
     ]

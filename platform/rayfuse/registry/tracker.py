@@ -86,7 +86,7 @@ class Tracker:
         """
         client = connect(client) if isinstance(client, str) else client
         with translate_errors(client.tracking_uri):
-            experiment_id = _get_or_create_experiment(client, experiment or spec.name)
+            experiment_id = get_or_create_experiment(client, experiment or spec.name)
             known = None if run_id is None else _existing_params(client, run_id)
             if run_id is None or known is None:
                 if run_id is not None:
@@ -263,7 +263,7 @@ def _find_experiment(client: "MlflowClient", name: str) -> str | None:
     return str(found.experiment_id)
 
 
-def _get_or_create_experiment(client: "MlflowClient", name: str) -> str:
+def get_or_create_experiment(client: "MlflowClient", name: str) -> str:
     """Return the ID of the experiment `name`, which is created if there is none."""
     from mlflow.exceptions import MlflowException
 

@@ -26,6 +26,17 @@ FOLDER_DIGEST_TAG = "rayfuse.folder_digest"
 DECISION_TAG = "rayfuse.decision"
 """Tag with the path of the last decision among the artifacts of the version's run."""
 
+KIND_TAG = "rayfuse.kind"
+VOICE_KIND = "voice"
+"""Kind of a version that is a voice; other versions have no kind."""
+VOICE_TAGS = {
+    "license": "rayfuse.license",
+    "language": "rayfuse.language",
+    "sample_rate": "rayfuse.sample_rate",
+    "phonemizer": "rayfuse.phonemizer",
+}
+"""Tags with the facts of a voice."""
+
 _URI = re.compile(r"^models:/([^/@]+)(?:@([^/@]+)|/(\d+))$")
 
 
@@ -69,6 +80,10 @@ class ModelVersion:
     """Path of the last decision among the artifacts of the run."""
     decision: Mapping[str, Any] | None = None
     """Last `PromotionRecord` of this version, as JSON."""
+    kind: str | None = None
+    """`voice` for a voice; None for a trained model."""
+    voice: Mapping[str, str] = field(default_factory=dict)
+    """License, language, sample rate and phonemizer of a voice."""
 
     @property
     def evaluation_metrics(self) -> Mapping[str, float]:
@@ -93,6 +108,7 @@ class ModelVersion:
             "by_inputs": self.by_inputs,
             "digests": self.digests,
             "decision": self.decision,
+            **({"voice": dict(self.voice)} if self.voice else {}),
         }
 
 
@@ -228,6 +244,8 @@ def _parse_version(found: Any, known: Mapping[str, int]) -> ModelVersion:
         folder_digest=tags.get(FOLDER_DIGEST_TAG),
         record_file=tags.get(RECORD_TAG),
         decision_file=tags.get(DECISION_TAG),
+        kind=tags.get(KIND_TAG),
+        voice={name: tags[tag] for name, tag in VOICE_TAGS.items() if tag in tags},
     )
 
 

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -13,6 +13,7 @@ from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import Scope
 
+from rayfuse.modalities.base import Schema
 from rayfuse.serving import problems, protocol, swagger_ui
 from rayfuse.serving.cors import Cors
 from rayfuse.serving.engine import InferenceEngine
@@ -22,6 +23,7 @@ from rayfuse.serving.openai_errors import OpenAIError, is_openai_path
 from rayfuse.serving.openapi import build_openapi
 from rayfuse.serving.predict_stream import stream_prediction
 from rayfuse.serving.problems import ProblemError, to_json
+from rayfuse.serving.settings import Settings
 from rayfuse.serving.streaming import until_disconnected
 
 _NOT_FOUND_DETAIL = (
@@ -35,22 +37,47 @@ Handler = Callable[[Request], Awaitable[Response]]
 _log = logging.getLogger(__name__)
 
 
+class ServedModel(Protocol):
+    """Engine of an endpoint, as its pages read it."""
+
+    settings: Settings
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """`name` and `version` of the model."""
+        ...
+
+    def check_health(self) -> None:
+        """Raise RuntimeError where the replica must be restarted."""
+        ...
+
+
 def build_app(engine: InferenceEngine) -> Starlette:
     """Build the ASGI application of an engine; its routes are relative to the path that it is mounted at."""
     endpoint = _Routes(engine)
-    pages = {
-        "/v2/health/live": endpoint.live,
-        "/v2/health/ready": endpoint.ready,
-        "/openapi.json": endpoint.openapi,
-        "/docs": endpoint.docs,
-        "/docs/{file}": endpoint.docs_file,
-        "/": endpoint.root,
+    predict = Route("/predict", _handle_errors(endpoint.predict), methods=["POST"])
+    return assemble(endpoint, [predict, *openai_routes(engine, endpoint.authorize)], _NOT_FOUND_DETAIL)
+
+
+def assemble(pages: "Pages", routes: Sequence[Route], not_found: str) -> Starlette:
+    """Build an application of pages and routes; `not_found` lists what it has."""
+    engine = pages.engine
+    gets = {
+        "/v2/health/live": pages.live,
+        "/v2/health/ready": pages.ready,
+        "/openapi.json": pages.openapi,
+        "/docs": pages.docs,
+        "/docs/{file}": pages.docs_file,
+        "/": pages.root,
     }
+
+    def http_problem(request: Request, error: Exception) -> Response:
+        return _http_problem_response(request, error, not_found)
+
     return Starlette(
         routes=[
-            Route("/predict", _handle_errors(endpoint.predict), methods=["POST"]),
-            *openai_routes(engine, endpoint.authorize),
-            *(Route(path, _handle_errors(page), methods=["GET"]) for path, page in pages.items()),
+            *routes,
+            *(Route(path, _handle_errors(page), methods=["GET"]) for path, page in gets.items()),
         ],
         middleware=[
             Middleware(
@@ -61,15 +88,71 @@ def build_app(engine: InferenceEngine) -> Starlette:
             ),
             Middleware(Cors, origins=lambda: engine.settings.cors_origins),
         ],
-        exception_handlers={HTTPException: _http_problem_response},
+        exception_handlers={HTTPException: http_problem},
     )
 
 
-class _Routes:
-    """The handlers of an endpoint's routes."""
+class Pages:
+    """The handlers of the pages that every endpoint has."""
 
-    def __init__(self, engine: InferenceEngine) -> None:
+    def __init__(self, engine: ServedModel) -> None:
         self.engine = engine
+
+    def build_document(self, root: str) -> Schema:
+        """Build the OpenAPI document; `root` is the path prefix of the endpoint."""
+        raise NotImplementedError
+
+    async def live(self, _: Request) -> Response:
+        """Respond that the replica runs."""
+        return _json_response({"live": True})
+
+    async def ready(self, _: Request) -> Response:
+        """Respond whether the replica can serve requests."""
+        try:
+            self.engine.check_health()
+        except RuntimeError as error:
+            return _json_response({"ready": False, "reason": str(error)}, status=503)
+        return _json_response({"ready": True})
+
+    async def openapi(self, request: Request) -> Response:
+        """Return the OpenAPI document."""
+        return _json_response(self.build_document(request.scope.get("root_path", "")))
+
+    async def docs(self, request: Request) -> Response:
+        """Return the page of Swagger UI."""
+        title = f"{self.engine.model['name']} – Rayfuse"
+        page = swagger_ui.render_page(title, request.scope.get("root_path", ""))
+        return Response(page, media_type="text/html", headers=swagger_ui.HEADERS)
+
+    async def docs_file(self, request: Request) -> Response:
+        """Return a file of Swagger UI."""
+        name = request.path_params["file"]
+        if name == swagger_ui.INITIALIZER_FILE:
+            return Response(swagger_ui.INITIALIZER_SCRIPT, media_type="text/javascript")
+        path = swagger_ui.asset_path(name)
+        if path is None:
+            raise HTTPException(404)
+        return FileResponse(path, headers={"Cache-Control": "max-age=3600"})
+
+    async def root(self, request: Request) -> Response:
+        """Redirect to the docs."""
+        return RedirectResponse(f"{request.scope.get('root_path', '')}/docs")
+
+    def authorize(self, request: Request) -> None:
+        """Raise ProblemError for a request without a valid API key."""
+        settings = self.engine.settings
+        if settings.keys:
+            scheme, _, key = request.headers.get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not settings.is_valid_key(key.strip()):
+                raise ProblemError(
+                    "unauthorized", "send a valid API key in the header `Authorization: Bearer KEY`"
+                )
+
+
+class _Routes(Pages):
+    """The handlers of an endpoint that predicts."""
+
+    engine: InferenceEngine
 
     async def predict(self, request: Request) -> Response:
         self.authorize(request)
@@ -91,49 +174,12 @@ class _Routes:
                 raise _timeout_problem(body_received, settings.request_timeout) from None
         return _json_response(response, headers={"Server-Timing": timing.server_timing_header})
 
-    async def live(self, _: Request) -> Response:
-        return _json_response({"live": True})
-
-    async def ready(self, _: Request) -> Response:
-        try:
-            self.engine.check_health()
-        except RuntimeError as error:
-            return _json_response({"ready": False, "reason": str(error)}, status=503)
-        return _json_response({"ready": True})
-
-    async def openapi(self, request: Request) -> Response:
+    def build_document(self, root: str) -> Schema:
         engine, job = self.engine, self.engine.predictor.job
-        root, requires_key = request.scope.get("root_path", ""), bool(engine.settings.keys)
         name = str(engine.model["name"])
         texts = model_names(name, list(engine.texts.tasks))
         embedders = embedder_names(name, text_sides(job))
-        return _json_response(build_openapi(job, engine.model, root, requires_key, texts, embedders))
-
-    async def docs(self, request: Request) -> Response:
-        title = f"{self.engine.model['name']} – Rayfuse"
-        page = swagger_ui.render_page(title, request.scope.get("root_path", ""))
-        return Response(page, media_type="text/html", headers=swagger_ui.HEADERS)
-
-    async def docs_file(self, request: Request) -> Response:
-        name = request.path_params["file"]
-        if name == swagger_ui.INITIALIZER_FILE:
-            return Response(swagger_ui.INITIALIZER_SCRIPT, media_type="text/javascript")
-        path = swagger_ui.asset_path(name)
-        if path is None:
-            raise HTTPException(404)
-        return FileResponse(path, headers={"Cache-Control": "max-age=3600"})
-
-    async def root(self, request: Request) -> Response:
-        return RedirectResponse(f"{request.scope.get('root_path', '')}/docs")
-
-    def authorize(self, request: Request) -> None:
-        settings = self.engine.settings
-        if settings.keys:
-            scheme, _, key = request.headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not settings.is_valid_key(key.strip()):
-                raise ProblemError(
-                    "unauthorized", "send a valid API key in the header `Authorization: Bearer KEY`"
-                )
+        return build_openapi(job, engine.model, root, bool(engine.settings.keys), texts, embedders)
 
 
 async def _read_body(request: Request, limit: int) -> bytes:
@@ -185,9 +231,9 @@ def _problem_response(scope: Scope, problem: ProblemError) -> Response:
     return Response(to_json(problem.body), problem.status, problem.headers, problems.MEDIA_TYPE)
 
 
-def _http_problem_response(request: Request, error: Exception) -> Response:
+def _http_problem_response(request: Request, error: Exception, not_found: str = "") -> Response:
     assert isinstance(error, HTTPException)
-    detail = _NOT_FOUND_DETAIL if error.status_code in (404, 405) else error.detail
+    detail = (error.status_code in (404, 405) and not_found) or error.detail
     if is_openai_path(request.scope):
         return _json_response(OpenAIError(error.status_code, detail).body, error.status_code)
     content = to_json(problems.http_problem(error.status_code, detail))

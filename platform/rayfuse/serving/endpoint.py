@@ -19,9 +19,16 @@ from rayfuse.ray_patches import bind_replica_to_loopback
 from rayfuse.registry.download import ModelSource, fetch, resolve_version
 from rayfuse.serving import serve_config
 from rayfuse.serving.app import build_app
+from rayfuse.serving.engine import InferenceEngine
+from rayfuse.serving.metrics import ServeMetrics
 from rayfuse.serving.settings import Settings
+from rayfuse.serving.speech_app import build_speech_app
+from rayfuse.serving.speech_engine import SpeechEngine
+from rayfuse.serving.speech_engine import warm_up as warm_up_voice
 from rayfuse.spec.load import load_spec
 from rayfuse.spec.service import GenerationLimits, Service
+from rayfuse.speech.voice import Voice
+from rayfuse.speech.voice_folder import is_voice
 
 _MAX_CONSTRUCTOR_RETRIES = 3
 _RETRY_TIMEOUT_SECONDS = 300.0
@@ -68,26 +75,15 @@ class Endpoint:
         bind_replica_to_loopback()
         # A model folder is self-contained.
         os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
-        import torch
-
-        from rayfuse.model.predictor import Predictor
-        from rayfuse.serving.engine import InferenceEngine, warm_up
-        from rayfuse.serving.metrics import ServeMetrics
-
-        torch.set_num_threads(arguments.num_threads)
-        predictor = Predictor(_download_model(arguments))
-        warm_up(predictor)
-        self.engine = InferenceEngine(
-            predictor,
-            Settings(),
-            num_threads=max(2, arguments.num_threads),
-            generation=arguments.generation,
-            metrics=ServeMetrics(),
+        folder = _download_model(arguments)
+        self.engine: InferenceEngine | SpeechEngine = (
+            _speech_engine(folder, arguments) if is_voice(folder) else _inference_engine(folder, arguments)
         )
-        self.engine.decoders.start()
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """Build the ASGI application; Ray Serve calls this in the replica."""
+        if isinstance(self.engine, SpeechEngine):
+            return build_speech_app(self.engine)
         return build_app(self.engine)
 
     def reconfigure(self, config: dict[str, Any]) -> None:
@@ -97,6 +93,32 @@ class Endpoint:
     def check_health(self) -> None:
         """Raise RuntimeError where the replica must be restarted; Ray Serve calls this."""
         self.engine.check_health()
+
+
+def _inference_engine(folder: Path, arguments: EndpointArgs) -> InferenceEngine:
+    import torch
+
+    from rayfuse.model.predictor import Predictor
+    from rayfuse.serving.engine import warm_up
+
+    torch.set_num_threads(arguments.num_threads)
+    predictor = Predictor(folder)
+    warm_up(predictor)
+    engine = InferenceEngine(
+        predictor,
+        Settings(),
+        num_threads=max(2, arguments.num_threads),
+        generation=arguments.generation,
+        metrics=ServeMetrics(),
+    )
+    engine.decoders.start()
+    return engine
+
+
+def _speech_engine(folder: Path, arguments: EndpointArgs) -> SpeechEngine:
+    voice = Voice(folder)
+    warm_up_voice(voice)
+    return SpeechEngine(voice, Settings(), num_threads=arguments.num_threads, metrics=ServeMetrics())
 
 
 def build(arguments: EndpointArgs) -> serve.Application:

@@ -1,5 +1,6 @@
 """Metrics of a replica, which Ray exports for Prometheus with the tags of Ray Serve."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -7,7 +8,24 @@ if TYPE_CHECKING:
     from rayfuse.serving.engine import Timing
 
 _SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0]
+_RATES = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0]
 _SIZES = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]
+
+
+@dataclass(frozen=True)
+class SpeechStats:
+    """A text that was spoken, whole or in part."""
+
+    reason: str
+    """Why it has ended: `stop`, `cancelled` or `error`."""
+    characters: int
+    """Length of the text."""
+    audio_seconds: float
+    """Length of the sound."""
+    seconds: float
+    """Time from the request to the end."""
+    first_audio_seconds: float | None
+    """Time from the request to the first piece of the sound; None if there was none."""
 
 
 class EndpointMetrics:
@@ -18,6 +36,9 @@ class EndpointMetrics:
 
     def record_reply(self, task: str, stats: "ReplyStats") -> None:
         """Record a text of a generation task that has ended."""
+
+    def record_speech(self, stats: SpeechStats) -> None:
+        """Record a text that was spoken."""
 
 
 class ServeMetrics(EndpointMetrics):
@@ -60,6 +81,11 @@ class ServeMetrics(EndpointMetrics):
             "time_per_output_token", "From the first part of a text to its end, per token.", by_task
         )
 
+        self._speech = _SpeechMetrics()
+
+    def record_speech(self, stats: SpeechStats) -> None:
+        self._speech.record(stats)
+
     def record_prediction(self, timing: "Timing") -> None:
         for name, histogram in self._stages.items():
             histogram.observe(getattr(timing, name))
@@ -81,3 +107,38 @@ class ServeMetrics(EndpointMetrics):
             if stats.reply_tokens > 1:
                 rest = stats.seconds - stats.first_token_seconds
                 self._per_token.observe(rest / (stats.reply_tokens - 1), tags=tags)
+
+
+class _SpeechMetrics:
+    """Metrics of texts that are spoken."""
+
+    def __init__(self) -> None:
+        from ray.serve import metrics
+
+        self._texts = metrics.Counter(
+            "rayfuse_speeches",
+            description="Texts that were spoken, by the reason of their end: stop, cancelled or error.",
+            tag_keys=("finish_reason",),
+        )
+        self._characters = metrics.Counter("rayfuse_speech_characters", description="Characters of texts.")
+        self._audio = metrics.Counter("rayfuse_speech_audio_seconds", description="Length of the sound.")
+        self._first_audio = metrics.Histogram(
+            "rayfuse_time_to_first_audio_seconds",
+            description="From a request to the first part of its sound.",
+            boundaries=_SECONDS,
+        )
+        self._rate = metrics.Histogram(
+            "rayfuse_speech_real_time_factor",
+            description="Time of a text, waiting included, per second of its sound.",
+            boundaries=_RATES,
+        )
+
+    def record(self, stats: SpeechStats) -> None:
+        """Record a text."""
+        self._texts.inc(tags={"finish_reason": stats.reason})
+        if stats.first_audio_seconds is not None:
+            self._characters.inc(stats.characters)
+            self._audio.inc(stats.audio_seconds)
+            self._first_audio.observe(stats.first_audio_seconds)
+        if stats.reason == "stop":
+            self._rate.observe(stats.seconds / stats.audio_seconds)

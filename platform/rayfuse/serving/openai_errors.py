@@ -52,6 +52,13 @@ class OpenAIError(Exception):
         return {"Retry-After": str(RETRY_AFTER)} if self.status in (429, 503) else {}
 
 
+def too_slow(timeout: float) -> OpenAIError:
+    """Return the error of a reply that has not ended within `timeout` seconds."""
+    return OpenAIError(
+        504, f"the reply did not end within {timeout:g} s (limits.request_timeout)", None, "timeout"
+    )
+
+
 def is_openai_path(scope: Scope) -> bool:
     """Return whether the path of a request is below /v1 of an endpoint."""
     path = str(scope["path"]).removeprefix(scope.get("root_path", ""))

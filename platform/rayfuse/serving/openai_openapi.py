@@ -1,14 +1,16 @@
 """The OpenAI routes in the OpenAPI document of an endpoint."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
 
 from rayfuse.modalities.base import Schema, object_schema
 from rayfuse.serving.openai_requests import ChatRequest, CompletionRequest, EmbeddingRequest, ResponsesRequest
+from rayfuse.serving.openai_speech import SpeechRequest
 from rayfuse.serving.openai_transcriptions import TranscriptionRequest
 from rayfuse.serving.streaming import EVENTS
+from rayfuse.speech.audio_encoding import FORMATS
 
 _JSON = "application/json"
 _POSTS: dict[str, tuple[str, str, type[BaseModel]]] = {
@@ -27,11 +29,18 @@ _STATUSES = {
 }
 
 
-def openai_paths(models: Sequence[str], embedders: Sequence[str], inputs: Schema) -> Schema:
+def openai_paths(
+    models: Sequence[str],
+    embedders: Sequence[str],
+    inputs: Schema,
+    voices: Mapping[str, Sequence[str]] | None = None,
+) -> Schema:
     """Return the paths below /v1.
 
-    models, embedders: names by which requests call what writes and what embeds texts; inputs: schema of the inputs.
+    models, embedders: names by which requests call what writes and what embeds texts; inputs: schema of the inputs;
+    voices: speakers by the name of the model that speaks.
     """
+    voices = voices or {}
     posts: Schema = {}
     if models:
         writers = {"enum": list(models)}
@@ -39,7 +48,9 @@ def openai_paths(models: Sequence[str], embedders: Sequence[str], inputs: Schema
         posts["/v1/audio/transcriptions"] = {"post": _transcription(writers)}
     if embedders:
         posts["/v1/embeddings"] = {"post": _embeddings({"enum": list(embedders)})}
-    names = {"enum": [*models, *embedders]}
+    if voices:
+        posts["/v1/audio/speech"] = {"post": _speech(voices)}
+    names = {"enum": [*models, *embedders, *voices]}
     model = object_schema({"id": names, "object": {"const": "model"}, "created": {"type": "integer"}})
     listed = object_schema({"object": {"const": "list"}, "data": {"type": "array", "items": model}})
     by_name = _get("retrieve_model", "Describe a model", model)
@@ -64,6 +75,22 @@ def _embeddings(names: Schema) -> Schema:
     operation = _get("embeddings", "Embed texts", object_schema(content))
     body = EmbeddingRequest.model_json_schema()
     body["properties"] |= {"model": names}
+    operation["requestBody"] = {"required": True, "content": {_JSON: {"schema": body}}}
+    return operation
+
+
+def _speech(voices: Mapping[str, Sequence[str]]) -> Schema:
+    operation = _get("speech", "Speak a text", {})
+    sound = {"schema": {"type": "string", "format": "binary"}}
+    content = {one.media_type: sound for one in FORMATS.values()} | {EVENTS: {"schema": {"type": "string"}}}
+    operation["responses"]["200"]["content"] = content
+    body = SpeechRequest.model_json_schema()
+    body.pop("$defs", None)
+    speakers = list(dict.fromkeys(speaker for own in voices.values() for speaker in own))
+    body["properties"] |= {
+        "model": {"enum": list(voices)},
+        "voice": {"anyOf": [{"enum": speakers}, object_schema({"id": {"enum": speakers}})]},
+    }
     operation["requestBody"] = {"required": True, "content": {_JSON: {"schema": body}}}
     return operation
 

@@ -1,4 +1,4 @@
-"""The routes of the OpenAI protocol below `/v1`: chat completions, completions, responses, transcriptions, embeddings, models."""
+"""The routes of the OpenAI protocol below `/v1`: texts, transcriptions, speech, embeddings and models."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from rayfuse.formatting import truncated_repr
 from rayfuse.serving import protocol
 from rayfuse.serving.openai_content import Fetch, read_messages
 from rayfuse.serving.openai_embeddings import TextEmbedder, embedding_response, requested_texts
-from rayfuse.serving.openai_errors import OpenAIError, to_openai_error
+from rayfuse.serving.openai_errors import OpenAIError, to_openai_error, too_slow
 from rayfuse.serving.openai_generator import ChatMessage, FilePart, GenerationRequest, TextGenerator
 from rayfuse.serving.openai_replies import ChatForm, CompletionForm, ReplyForm, ResponsesForm
 from rayfuse.serving.openai_requests import (
@@ -28,6 +28,7 @@ from rayfuse.serving.openai_requests import (
     TextRequest,
     parse_request,
 )
+from rayfuse.serving.openai_speech import SpeechModel, SpeechRequest, speech_response
 from rayfuse.serving.openai_transcriptions import TranscriptionForm, parse_form
 from rayfuse.serving.problems import to_json
 from rayfuse.serving.streaming import EventStream, Reply, cancel, encode_event, merge, until_disconnected
@@ -55,9 +56,9 @@ class RouteLimits(Protocol):
 
 
 class OpenAIRoutes:
-    """Handlers of the routes over generators of texts and embedders.
+    """Handlers of the routes over generators of texts, embedders and voices.
 
-    `generators`, `embedders`: return the models by name; the names may change while the routes are served.
+    `generators`, `embedders`, `voices`: return the models by name; the names may change while the routes are served.
     `limits`: returns the limits of a request.
     `fetcher`: returns what downloads the images that a request names by URL; None: only `data:` URIs are allowed.
     `authorize`: raises ProblemError or OpenAIError for a request that is not allowed.
@@ -69,11 +70,13 @@ class OpenAIRoutes:
         limits: Callable[[], RouteLimits],
         *,
         embedders: Callable[[], Mapping[str, TextEmbedder]] = dict,
+        voices: Callable[[], Mapping[str, SpeechModel]] = dict,
         fetcher: Callable[[], Fetch] | None = None,
         authorize: Callable[[Request], None] | None = None,
     ) -> None:
         self._generators = generators
         self._embedders = embedders
+        self._voices = voices
         self._limits = limits
         self._fetcher = fetcher
         self._authorize = authorize
@@ -86,8 +89,9 @@ class OpenAIRoutes:
             "/v1/responses": self.responses,
             "/v1/audio/transcriptions": self.transcriptions,
         }
-        embeddings: dict[str, Handler] = {"/v1/embeddings": self.embeddings}
-        posts = (texts if self._generators() else {}) | (embeddings if self._embedders() else {})
+        posts = dict(texts) if self._generators() else {}
+        posts |= {"/v1/embeddings": self.embeddings} if self._embedders() else {}
+        posts |= {"/v1/audio/speech": self.speech} if self._voices() else {}
         gets: dict[str, Handler] = {"/v1/models": self.models, "/v1/models/{model:path}": self.model}
         return [
             *(Route(path, self._handle(handler), methods=["POST"]) for path, handler in posts.items()),
@@ -179,8 +183,14 @@ class OpenAIRoutes:
             async with asyncio.timeout(timeout):
                 vectors, tokens = await until_disconnected(request, embedder.embed(texts))
         except TimeoutError:
-            raise _too_slow(timeout) from None
+            raise too_slow(timeout) from None
         return _json(embedding_response(body, vectors, tokens))
+
+    async def speech(self, request: Request) -> Response:
+        """Speak a text (POST /v1/audio/speech)."""
+        body = parse_request(SpeechRequest, await self._read_json(request))
+        stream = _find(self._voices(), body.model).open(body.params())
+        return await speech_response(request, stream, body, self._limits().request_timeout, _expected)
 
     async def models(self, request: Request) -> Response:
         """List the models (GET /v1/models)."""
@@ -192,8 +202,8 @@ class OpenAIRoutes:
         name = request.path_params["model"]
         return _json(_model(name, _find(self._models(), name)))
 
-    def _models(self) -> dict[str, TextGenerator | TextEmbedder]:
-        return {**self._generators(), **self._embedders()}
+    def _models(self) -> dict[str, TextGenerator | TextEmbedder | SpeechModel]:
+        return {**self._generators(), **self._embedders(), **self._voices()}
 
     def _generator(self, name: str) -> TextGenerator:
         return _find(self._generators(), name)
@@ -217,7 +227,7 @@ class OpenAIRoutes:
                     replies.append(await generator.open(choice))
         except TimeoutError:
             cancel(replies)
-            raise _too_slow(timeout) from None
+            raise too_slow(timeout) from None
         except BaseException:
             cancel(replies)
             raise
@@ -268,7 +278,7 @@ def _find(models: Mapping[str, _M], name: str) -> _M:
     return models[name]
 
 
-def _model(name: str, model: TextGenerator | TextEmbedder) -> dict[str, Any]:
+def _model(name: str, model: TextGenerator | TextEmbedder | SpeechModel) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": model.created, "owned_by": "rayfuse"}
 
 
@@ -344,7 +354,7 @@ async def _collect(replies: Sequence[Reply], timeout: float) -> list[Completion]
         async for index, piece in merge(replies, timeout):
             pieces[index].append(piece)
     except TimeoutError:
-        raise _too_slow(timeout) from None
+        raise too_slow(timeout) from None
     return [join_pieces(own) for own in pieces]
 
 
@@ -362,17 +372,11 @@ async def _stream(replies: Sequence[Reply], form: ReplyForm, timeout: float) -> 
             yield _encode(event)
         yield form.done
     except TimeoutError:
-        yield _encode(_too_slow(timeout).body)
+        yield _encode(too_slow(timeout).body)
     except Exception as raised:  # noqa: BLE001 - logged with its traceback
         yield _encode(_expected(raised).body)
     finally:
         cancel(replies)
-
-
-def _too_slow(timeout: float) -> OpenAIError:
-    return OpenAIError(
-        504, f"the reply did not end within {timeout:g} s (limits.request_timeout)", None, "timeout"
-    )
 
 
 def _encode(event: dict[str, Any]) -> bytes:

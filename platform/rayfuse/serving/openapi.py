@@ -41,7 +41,7 @@ def build_openapi(
             "description": _model_description(job),
         },
         "servers": [{"url": root or "/", "description": f"model {described}"}],
-        "paths": {"/predict": {"post": _predict_operation(job)}, **_health_paths()},
+        "paths": {"/predict": {"post": _predict_operation(job)}, **health_paths()},
         "components": {"schemas": _schemas(job)},
         MODEL_EXTENSION: _model_extension(job, model),
     }
@@ -51,12 +51,16 @@ def build_openapi(
         schemas |= openai_schemas()
     if text_models:
         _add_text_streams(document, job)
-    if requires_api_key:
-        scheme = {"type": "http", "scheme": "bearer", "description": "one of the endpoint's API keys"}
-        document["components"]["securitySchemes"] = {"key": scheme}
-        for path, operations in document["paths"].items():
-            for operation in operations.values() if not path.startswith("/v2/") else ():
-                operation["security"] = [{"key": []}]
+    return add_api_key(document) if requires_api_key else document
+
+
+def add_api_key(document: Schema) -> Schema:
+    """Add the API key to the operations of a document that require one, and return it."""
+    scheme = {"type": "http", "scheme": "bearer", "description": "one of the endpoint's API keys"}
+    document["components"]["securitySchemes"] = {"key": scheme}
+    for path, operations in document["paths"].items():
+        for operation in operations.values() if not path.startswith("/v2/") else ():
+            operation["security"] = [{"key": []}]
     return document
 
 
@@ -135,7 +139,9 @@ def _examples(job: Job) -> Schema:
     return examples
 
 
-def _health_paths() -> Schema:
+def health_paths() -> Schema:
+    """Return the paths of the health checks."""
+
     def get(name: str, summary: str) -> Schema:
         schema = {"type": "object", "properties": {name: {"type": "boolean"}}, "required": [name]}
         ok = {"description": summary, "content": {JSON: {"schema": schema}}}

@@ -5,7 +5,7 @@ from typing import Any
 
 from rayfuse.errors import RayfuseError
 from rayfuse.registry.gates.base import Gate, GateContext, GateResult, ModelMetrics
-from rayfuse.registry.versions import ModelVersion
+from rayfuse.registry.versions import VOICE_KIND, ModelVersion
 from rayfuse.spec.gates import NoRegressionConfig
 
 ALL_INPUTS = "all inputs"
@@ -26,6 +26,8 @@ class NoRegression(Gate):
         candidate, champion = context.candidate, context.champion
         if champion is None:
             return self._result(True, "no champion yet")
+        if candidate.kind == VOICE_KIND:
+            return self._result(True, "voices have no metrics to compare")
         try:
             before, source = _champion_metrics(context, champion)
         except RayfuseError as error:
