@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayfuse import __version__
-from rayfuse.errors import DataError, SpecError
+from rayfuse.errors import SpecError
 from rayfuse.registry.download import ARTIFACT_PATH, folder_digest
 from rayfuse.registry.mlflow_connection import default_tracking_uri, long_timeout
 from rayfuse.registry.mlflow_errors import translate_errors
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _FLAVOR = "rayfuse_voice"
-_TEST_SENTENCE = {"en": "This is a test."}
-_OTHER_TEST_SENTENCE = "1 2 3."
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def register_voice(
     with tempfile.TemporaryDirectory(prefix="rayfuse-voice-") as work:
         model = Path(work, ARTIFACT_PATH)
         description = save_voice(found, model, name, known_license, phonemizer)
-        _check_speaks(Voice(model), folder)
+        Voice(model).check()
         digest = folder_digest(model)
         with translate_errors(client.tracking_uri), long_timeout(), default_tracking_uri(client.tracking_uri):
             version = _find_version(client, name, digest)
@@ -102,16 +100,6 @@ def register_voice(
     return RegisteredVoice(
         name=name, version=version, speakers=tuple(description.speakers), digest=digest, **values
     )
-
-
-def _check_speaks(voice: Voice, folder: Path) -> None:
-    sentence = _TEST_SENTENCE.get(voice.description.language.split("-")[0], _OTHER_TEST_SENTENCE)
-    spoken = [phonemes for one in voice.sentences(sentence) if (phonemes := voice.phonemes(one))]
-    if not spoken or not all(voice.synthesize(phonemes).size for phonemes in spoken):
-        raise DataError(
-            f"{folder}: the voice cannot speak {sentence!r}: it knows none of its phonemes; check that the configuration "
-            "belongs to the voice"
-        )
 
 
 def _find_version(client: "MlflowClient", name: str, digest: str) -> int | None:

@@ -24,7 +24,6 @@ from rayfuse.serving.metrics import ServeMetrics
 from rayfuse.serving.settings import Settings
 from rayfuse.serving.speech_app import build_speech_app
 from rayfuse.serving.speech_engine import SpeechEngine
-from rayfuse.serving.speech_engine import warm_up as warm_up_voice
 from rayfuse.spec.load import load_spec
 from rayfuse.spec.service import GenerationLimits, Service
 from rayfuse.speech.voice import Voice
@@ -117,7 +116,7 @@ def _inference_engine(folder: Path, arguments: EndpointArgs) -> InferenceEngine:
 
 def _speech_engine(folder: Path, arguments: EndpointArgs) -> SpeechEngine:
     voice = Voice(folder)
-    warm_up_voice(voice)
+    voice.check()
     return SpeechEngine(voice, Settings(), num_threads=arguments.num_threads, metrics=ServeMetrics())
 
 

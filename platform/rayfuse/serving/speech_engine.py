@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from rayfuse.errors import DataError, InvalidInputError
+from rayfuse.errors import InvalidInputError
 from rayfuse.serving.metrics import EndpointMetrics, SpeechStats
 from rayfuse.serving.problems import ProblemError
 from rayfuse.serving.settings import Settings
@@ -26,7 +26,6 @@ MAX_CONSECUTIVE_FAILURES = 5
 _PAUSE_SECONDS = 0.25
 """Silence between two sentences, at speed 1."""
 _STALL_SECONDS = 60.0
-_WARM_UP_TEXT = "One, two, three."
 
 _log = logging.getLogger("rayfuse.serving")
 
@@ -203,16 +202,6 @@ class SpeechStream:
             seconds=now - self._started,
             first_audio_seconds=None if first is None else first - self._started,
         )
-
-
-def warm_up(voice: Voice) -> None:
-    """Speak a sentence with each kind of phonemes before the first request. Raises DataError if that fails."""
-    for sentence in voice.sentences(_WARM_UP_TEXT):
-        phonemes = voice.phonemes(sentence)
-        if not phonemes or not voice.synthesize(phonemes).size:
-            raise DataError(
-                f"{voice.description.name} knows none of the phonemes of {_WARM_UP_TEXT!r}; check its phonemizer and language"
-            )
 
 
 def _silence(sample_rate: int, speed: float) -> Samples:

@@ -12,6 +12,7 @@ import string
 import threading
 import unicodedata
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,9 +67,7 @@ class EnglishPhonemizer:
             raise ResourceError(f"phonemes of English texts need {error.name}: {REMEDY}") from None
         folder = Path(gruut_lang_en.__file__).parent
         self._lock = threading.Lock()  # neither the database nor the taggers may be used by two threads
-        self._database = sqlite3.connect(
-            f"{(folder / 'lexicon.db').as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
-        )
+        self._database = _open_dictionary(folder / "lexicon.db")
         self._letters, self._parts = Tagger(), Tagger()
         self._letters.open(str(folder / "g2p" / "model.crf"))
         self._parts.open(str(folder / "pos" / "model.crf"))
@@ -140,6 +139,15 @@ class EnglishPhonemizer:
         labels = self._letters.tag([_letter_features(letters, place) for place in range(len(letters))])
         joined = (base64.b64decode(label).decode() for label in labels)
         return tuple(phoneme for label in joined for phoneme in label.split("|") if phoneme != _NO_PHONEME)
+
+
+def _open_dictionary(path: Path) -> sqlite3.Connection:
+    """Return a copy of the dictionary in memory (15 MB) with an index of its words, which the file lacks."""
+    copy = sqlite3.connect(":memory:", check_same_thread=False)
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)) as file:
+        file.backup(copy)
+    copy.execute("CREATE INDEX words ON word_phonemes (word)")
+    return copy
 
 
 def _key(token: str) -> str:

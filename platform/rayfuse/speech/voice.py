@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rayfuse.errors import DataError, InvalidInputError, ResourceError
+from rayfuse.errors import DataError, ResourceError
 from rayfuse.speech.phonemizers import build_phonemizer
 from rayfuse.speech.piper_config import BEGIN, END, PAD, read_config
 from rayfuse.speech.sentences import split_sentences
@@ -21,6 +21,8 @@ _INPUTS = {"input", "input_lengths", "scales"}
 _SPEAKER_INPUT = "sid"
 _MAX_PHONEMES = 2000
 """Phonemes of a sentence; the graph's memory grows with their square."""
+
+_TEST_LETTERS = 8
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +52,23 @@ class Voice:
         """Names of the speakers; the name of the voice for a single one."""
         return tuple(self.description.speakers) or (self.description.name,)
 
+    @property
+    def test_text(self) -> str:
+        """A short text in the language of the voice, which uses each part of its phonemizer."""
+        if self.description.phonemizer == "characters":
+            letters = [symbol for symbol in self._config.phoneme_id_map if symbol.isalpha()]
+            return "".join(letters[:_TEST_LETTERS])
+        return "One, 2, 3." if self.description.phonemizer == "dictionary" else "1, 2, 3."
+
+    def check(self) -> None:
+        """Speak `test_text`. Raises DataError if the voice knows none of its phonemes, or computes NaN."""
+        spoken = [phonemes for one in self.sentences(self.test_text) if (phonemes := self.phonemes(one))]
+        if not spoken or not all(self.synthesize(phonemes).size for phonemes in spoken):
+            raise DataError(
+                f"{self.description.name}: the voice cannot speak {self.test_text!r}: it knows none of its phonemes; check "
+                "that the configuration belongs to the voice"
+            )
+
     def sentences(self, text: str) -> list[str]:
         """Return the parts of a text that `synthesize` takes one after the other, with all that is spoken as words."""
         normalized = self._phonemizer.normalize(unicodedata.normalize("NFC", text))
@@ -74,29 +93,21 @@ class Voice:
             )
         return known if any(symbol.isalpha() for symbol in known) else []
 
-    def synthesize(
-        self,
-        phonemes: list[str],
-        *,
-        speed: float = 1.0,
-        speaker: str | None = None,
-        is_deterministic: bool = False,
-    ) -> Samples:
+    def synthesize(self, phonemes: list[str], *, speed: float = 1.0, speaker: str | None = None) -> Samples:
         """Return the samples of the phonemes of a sentence, float32 [samples] from -1 to 1.
 
-        speed: the rate of speech, 1.0 as the voice has learned it; speaker: one of `speakers`, by default the first;
-        is_deterministic: without the noise that makes each utterance different.
+        speed: the rate of speech, 1.0 as the voice has learned it; speaker: one of `speakers`, by default the first.
+        Raises DataError if they are NaN or infinite.
         """
-        parts = [self._run(part, speed, speaker, is_deterministic) for part in _parts(phonemes)]
+        parts = [self._run(part, speed, speaker) for part in _parts(phonemes)]
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
-    def _run(self, phonemes: list[str], speed: float, speaker: str | None, is_deterministic: bool) -> Samples:
+    def _run(self, phonemes: list[str], speed: float, speaker: str | None) -> Samples:
         numbers, use = self._numbers(phonemes), self._config.inference
-        noise = (0.0, 0.0) if is_deterministic else (use.noise_scale, use.noise_w)
         feeds: dict[str, Any] = {
             "input": np.array([numbers], dtype=np.int64),
             "input_lengths": np.array([len(numbers)], dtype=np.int64),
-            "scales": np.array([noise[0], use.length_scale / speed, noise[1]], dtype=np.float32),
+            "scales": np.array([use.noise_scale, use.length_scale / speed, use.noise_w], dtype=np.float32),
         }
         if self._is_multi_speaker:
             chosen = self._config.speakers.get(speaker or self.speakers[0], 0)
@@ -113,12 +124,6 @@ class Voice:
         pad = table[PAD]
         body = [number for phoneme in phonemes for number in (*table[phoneme], *pad)]
         return [*table[BEGIN], *pad, *body, *table[END]]
-
-    def check_speaker(self, name: str) -> None:
-        """Raise InvalidInputError for a name that is none of `speakers`."""
-        if name not in self.speakers:
-            known = ", ".join(self.speakers[:20]) + (", …" if len(self.speakers) > 20 else "")
-            raise InvalidInputError(f"{name!r} is no voice of this model; use one of: {known}", "voice")
 
 
 def open_graph(path: Path, num_threads: int = 1) -> Any:

@@ -103,7 +103,9 @@ def test_errors_name_the_remedy(
     assert register(client, german, "german", phonemizer="espeak").language == "de-DE"
     table = {"^": [1], "$": [2], "_": [0], " ": [3], "ж": [4]}
     deaf = tiny_voice.write_piper_voice(tmp_path / "deaf", phoneme_id_map=table)
-    with pytest.raises(DataError, match="cannot speak 'This is a test.': it knows none of its phonemes"):
+    with pytest.raises(
+        DataError, match="bad: the voice cannot speak 'One, 2, 3.': it knows none of its phonemes"
+    ):
         register(client, deaf, "bad")
     for module, remedy in (("pycrfsuite", "rayfuse"), ("onnxruntime", "rayfuse")):
         with monkeypatch.context() as patch:

@@ -27,7 +27,7 @@ from rayfuse.errors import DataError
 from rayfuse.serving.metrics import EndpointMetrics, SpeechStats
 from rayfuse.serving.settings import Settings, hash_api_key
 from rayfuse.serving.speech_app import build_speech_app
-from rayfuse.serving.speech_engine import MAX_CONSECUTIVE_FAILURES, SpeechEngine, warm_up
+from rayfuse.serving.speech_engine import MAX_CONSECUTIVE_FAILURES, SpeechEngine
 from rayfuse.speech.voice import Samples, Voice
 
 TEXT = "The next train leaves at ten. Mind the gap! It is late."
@@ -351,11 +351,11 @@ def test_a_voice_that_fails_makes_the_replica_unhealthy(
             assert "weights" not in response.text
         assert httpx.get(f"{url}/v2/health/ready").status_code == 503
         with pytest.raises(DataError):
-            warm_up(voice)
+            voice.check()
         monkeypatch.setattr(voice, "synthesize", original)
         assert speak(url).status_code == 200
         assert httpx.get(f"{url}/v2/health/ready").status_code == 200
-        warm_up(voice)
+        voice.check()
 
 
 def test_short_texts_do_not_wait_for_long_ones(folder: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import tiny_voice
 from tiny_voice import SAMPLES_PER_PHONEME
 
+from rayfuse.errors import DataError
 from rayfuse.speech.voice import Voice
 
 
@@ -81,3 +82,13 @@ def test_voices_that_read_characters(tmp_path: Path) -> None:
     letters = Voice(tiny_voice.make_voice(tmp_path, phoneme_type="text", language={"code": "nl_NL"}))
     assert letters.description.phonemizer == "characters"
     assert letters.phonemes("Één 1") == ["e", "e", "n", " "]
+
+
+def test_a_voice_of_any_language_checks_itself(tmp_path: Path) -> None:
+    table = {"_": [0], "^": [1], "$": [2], " ": [3], "ж": [4], "и": [5]}
+    changes = {"phoneme_type": "text", "language": {"code": "uk_UA"}, "phoneme_id_map": table}
+    Voice(tiny_voice.make_voice(tmp_path / "letters", **changes)).check()
+    Voice(tiny_voice.make_voice(tmp_path / "english")).check()
+    other = Voice(tiny_voice.make_voice(tmp_path / "other", phoneme_id_map=table))
+    with pytest.raises(DataError, match="cannot speak 'One, 2, 3.': it knows none of its phonemes"):
+        other.check()
