@@ -1,12 +1,17 @@
 """`rayfuse serve` without Ray."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from endpoints import running_endpoint
 
+from rayfuse.api.serving import Endpoint, ServingCluster, speech_curl_command
 from rayfuse.cli import main
+from rayfuse.cli.serve import _summary
+from rayfuse.serving.dashboard import Dashboard
 
 
 @pytest.fixture(autouse=True)
@@ -59,3 +64,19 @@ def test_an_unresponsive_cluster_is_unreachable(
     code, answer = run(capsys, command)
     assert code == 4
     assert address in answer["error"]["message"]
+
+
+def test_the_summary_of_a_voice_has_its_routes_and_no_predictions() -> None:
+    status = replace(running_endpoint("joe"), model={"name": "joe", "version": 2}, num_api_keys=1)
+    cluster = ServingCluster(Dashboard("http://host", None))
+    text = _summary(Endpoint(status, cluster, openai_curl=speech_curl_command(status)))
+    assert text.splitlines() == [
+        "joe is up: joe 2, 1 replica(s)",
+        "",
+        "openai     http://host/joe/v1",
+        "docs       http://host/joe/docs",
+        "dashboard  http://host",
+        "",
+        'try        curl -o speech.wav -H "Authorization: Bearer $RAYFUSE_API_KEY" -H "Content-Type: application/json" '
+        '-d \'{"model": "joe", "input": "…", "response_format": "wav"}\' http://host/joe/v1/audio/speech',
+    ]
