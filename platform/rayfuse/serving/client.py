@@ -21,6 +21,10 @@ MODEL_EXTENSION = "x-rayfuse-model"
 """Member of an endpoint's OpenAPI document that describes its model for clients."""
 
 
+VOICE_KIND = "voice"
+"""`kind` of a voice in that member; other models have none."""
+
+
 class MultipleValues(list[Any]):
     """Several values of one input whose `max_items` is above 1."""
 
@@ -52,12 +56,19 @@ def predict(
 
 
 def describe_model(url: str, api_key: str | None = None, timeout: float = 30.0) -> dict[str, Any]:
-    """Return the model of an endpoint: `name`, `version`, `inputs` and `tasks`. Raises UnavailableError as `predict`."""
+    """Return the model of an endpoint: `name`, `version`, `inputs` and `tasks`.
+
+    Raises UnavailableError as `predict`, and SpecError for a voice.
+    """
     target = predict_url(url).removesuffix("/predict") + "/openapi.json"
     content = _parse_response(target, _request("GET", target, api_key, timeout))
     if not isinstance(content.get(MODEL_EXTENSION), dict):
         raise _not_an_endpoint(target)
     described: dict[str, Any] = content[MODEL_EXTENSION]
+    if described.get("kind") == VOICE_KIND:
+        raise SpecError(
+            f"{url}: a voice, which makes no predictions; call its /v1/audio/speech, as with OpenAI's client"
+        )
     return described
 
 

@@ -8,7 +8,7 @@ from starlette.applications import Starlette
 from rayfuse import __version__
 from rayfuse.modalities.base import Schema
 from rayfuse.serving.app import Pages, assemble
-from rayfuse.serving.client import MODEL_EXTENSION
+from rayfuse.serving.client import MODEL_EXTENSION, VOICE_KIND
 from rayfuse.serving.openai_openapi import openai_paths, openai_schemas
 from rayfuse.serving.openai_routes import OpenAIRoutes
 from rayfuse.serving.openai_speech import SpeechModel
@@ -63,6 +63,6 @@ class _SpeechPages(Pages):
             "servers": [{"url": root or "/", "description": f"model {described}"}],
             "paths": {**openai_paths([], [], {}, {name: engine.speakers}), **health_paths()},
             "components": {"schemas": openai_schemas()},
-            MODEL_EXTENSION: {**model, "inputs": {}, "tasks": {}},
+            MODEL_EXTENSION: {**model, "kind": VOICE_KIND, "inputs": {}, "tasks": {}},
         }
         return add_api_key(document) if engine.settings.keys else document

@@ -23,7 +23,8 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from waiting import wait_for
 
-from rayfuse.errors import DataError
+from rayfuse import load_model
+from rayfuse.errors import DataError, SpecError
 from rayfuse.serving.metrics import EndpointMetrics, SpeechStats
 from rayfuse.serving.settings import Settings, hash_api_key
 from rayfuse.serving.speech_app import build_speech_app
@@ -239,6 +240,8 @@ def test_pages_and_the_openapi_document(client: OpenAI, url: str) -> None:
     response = httpx.post(f"{url}/predict", json={"inputs": {}})
     assert response.status_code == 404
     assert "this endpoint speaks: it has POST /v1/audio/speech" in response.json()["detail"]
+    with pytest.raises(SpecError, match="a voice, which makes no predictions; call its /v1/audio/speech"):
+        load_model(url).predict({"text": "a"})
 
 
 def test_speakers_are_voices(tmp_path: Path) -> None:
