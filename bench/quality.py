@@ -109,6 +109,8 @@ AS_IT_COMES = (
 )
 """Changes with which Whisper is not trained; training rows are required, and not used."""
 
+WITHOUT_REFERENCE = "question+answer"
+
 BENCHES = {
     "avmnist": Bench(
         "avmnist.yaml",
@@ -257,6 +259,30 @@ BENCHES = {
             ),
         ),
         quality_rows.travel_acts,
+    ),
+    "grading": Bench(
+        "grading.yaml",
+        (
+            Figure(
+                "score, RMSE in hundredths of a point (at most)",
+                of("score/rmse"),
+                0.90,
+                "108.9 mean, 95.9 similarity, linear",
+            ),
+            Figure("score, Pearson's r", of("score/pearson"), 0.55, "48.4 similarity, linear, 60.1 graders"),
+            Figure("without the reference answer, RMSE", of("score/rmse", WITHOUT_REFERENCE), 0.0),
+            Figure("without the reference answer, Pearson's r", of("score/pearson", WITHOUT_REFERENCE), 0.0),
+            Figure("feedback, exact", of("feedback/exact"), 0.0),
+            Figure(
+                "feedback without the reference answer, exact", of("feedback/exact", WITHOUT_REFERENCE), 0.0
+            ),
+            Figure(
+                "feedback as the predicted score has it",
+                partial(quality_texts.feedback_agreement, quality_rows.verdict),
+                0.95,
+            ),
+        ),
+        quality_rows.grading,
     ),
     "home": Bench(
         "smart_home.yaml",

@@ -128,6 +128,33 @@ def faq(source: Path, target: Path) -> None:
     write(target / "entries.jsonl", entries.values())
 
 
+VERDICTS = (
+    (4.75, "Correct."),
+    (3.75, "Mostly correct, but something is missing."),
+    (2.25, "Partly correct, important points are missing."),
+    (0.0, "Not correct."),
+)
+"""Feedback on an answer, by the lowest score of 0 to 5 that it is given for."""
+
+
+def verdict(score: float) -> str:
+    """Return a score in words."""
+    return next((text for lowest, text in VERDICTS if score >= lowest), VERDICTS[-1][1])
+
+
+def grading(source: Path, target: Path) -> None:
+    """Write a question, its reference answer and a student's answer per row, with the score, and the score in words."""
+    for split, name in {"train": "train", "validation": "val", "test": "test"}.items():
+        rows = [
+            {
+                **{key: row[key] for key in ("question", "reference", "answer", "score")},
+                "feedback": verdict(row["score"]),
+            }
+            for row in read(source / "grading" / f"{name}.jsonl")
+        ]
+        write(target / f"{split}.jsonl", rows)
+
+
 def travel(source: Path, target: Path) -> None:
     """Write dialogues about hotels, flights and trains: whole ones for training, and a row for each reply otherwise."""
     for split, name in {"train": "train", "validation": "val", "test": "test"}.items():

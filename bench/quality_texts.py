@@ -1,10 +1,14 @@
 """Figures of recipes that write texts: without their inputs, and next to the nearest neighbor of the training rows."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 Trained = dict[str, Any]
+
+_COMPARED_ROWS = 50
+"""Rows whose two predictions are compared."""
 
 
 def without_sensors(metric: str, trained: Trained) -> float:
@@ -35,6 +39,22 @@ def entry_recall(top: int, trained: Trained) -> float:
         row["faq"] in [one.values["faq"] for one in passages]
         for row, passages in zip(rows, found, strict=True)
     ]
+    return sum(right) / len(right)
+
+
+def feedback_agreement(verdict: Callable[[float], str], trained: Trained) -> float:
+    """Return the fraction of the first 50 test rows whose feedback is the predicted score in words."""
+    import rayfuse
+    from rayfuse.data.readers import read_rows
+    from rayfuse.data.rows import Row
+
+    rows = [row.values for row in read_rows(trained["test"]) if isinstance(row, Row)][:_COMPARED_ROWS]
+    inputs = ("question", "reference", "answer")
+    found = rayfuse.load_model(Path(trained["run"]) / "model").predict(
+        [{name: row[name] for name in inputs} for row in rows]
+    )
+    outputs = [one["outputs"] for one in found]
+    right = [verdict(one["score"]["value"]) == one["feedback"]["text"] for one in outputs]
     return sum(right) / len(right)
 
 

@@ -49,6 +49,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "transformer": LAYERS,
     "bottleneck": {**LAYERS, "num_tokens": 2},
     "low_rank": {"rank": 2},
+    "compare": {**PERCEPTRON, "heads": 2},
     "film": {**PERCEPTRON, "conditioned_on": "text"},
     "hierarchical": TREE,
     "soft_tokens": {},
@@ -59,6 +60,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 VARIANTS = {
     **{name: {"type": name, **options} for name, options in OPTIONS.items()},
+    "compare with demote": {"type": "compare", **PERCEPTRON, "demote": "text"},
     "cross_attention of one": {"type": "cross_attention", **LAYERS, "query": ["image"]},
     "hierarchical with votes": {
         "type": "hierarchical",
@@ -180,7 +182,7 @@ def test_defaults(type_: str) -> None:
     assert fusion(make_inputs(NAMES[:2]))["vector"].shape == (BATCH, DIM)
 
 
-@pytest.mark.parametrize("type_", [name for name in DEFAULTS if name != "cross_attention"])
+@pytest.mark.parametrize("type_", [name for name in DEFAULTS if name not in ("compare", "cross_attention")])
 def test_single_input(type_: str) -> None:
     assert torch.isfinite(all_of(build({"type": type_}, ["text"]), make_inputs(["text"]))["label"]).all()
 
@@ -407,6 +409,63 @@ def test_low_rank_fusion_equals_the_full_tensor_product() -> None:
     vectors = [torch.cat([tokens[0, 0], torch.ones(1)]) for tokens, _ in inputs.values()]
     product = torch.einsum("hij,i,j->h", tensor, *vectors) + fusion.rank_weights.bias
     torch.testing.assert_close(fusion(inputs)["vector"][0], fusion.norm(product), **CLOSE)
+
+
+@torch.no_grad()
+def test_compare_pools_the_best_matches_of_tokens() -> None:
+    """Compare with a loop over the tokens, one of them demoted."""
+    fusion: Any = build({"type": "compare", "heads": 2, "demote": "audio"})
+    inputs = rows_of(make_inputs(), [7])
+    units = {}
+    for name, (tokens, mask) in inputs.items():
+        units[name] = nn.functional.normalize(tokens[mask].unflatten(1, (2, -1)), dim=2)
+    wanted = []
+    for first, second in (("image", "text"), ("text", "image")):
+        heads = range(2)
+        matches = [[max(t[h] @ o[h] for o in units[second]) for t in units[first]] for h in heads]
+        repeated = [[max(t[h] @ o[h] for o in units["audio"]) for t in units[first]] for h in heads]
+        for demoted in (False, True):
+            for h in heads:
+                weights = [max(1 - one.item(), 0.02) if demoted else 1.0 for one in repeated[h]]
+                pooled = [
+                    w * torch.exp(-((match - fusion.centers) ** 2) / (2 * fusion.widths**2))
+                    for w, match in zip(weights, matches[h], strict=True)
+                ]
+                wanted.append(sum(pooled) / sum(weights))
+    features = torch.cat([*wanted, torch.ones(3)])
+    torch.testing.assert_close(fusion(inputs)["vector"][0], fusion.layers(features), **CLOSE)
+
+
+def test_compare_distinguishes_a_repeated_question_from_an_answer() -> None:
+    """The answer repeats the question, or the part of the reference that the question lacks."""
+    torch.manual_seed(0)
+    options = {"hidden": 16, "layers": 1, "dropout": 0}
+    fusion = build({"type": "compare", **options, "demote": "question"}, ["question", "reference", "answer"])
+    head, words = nn.Linear(DIM, 1), nn.functional.normalize(torch.randn(40, DIM), dim=1)
+    optimizer = torch.optim.Adam([*fusion.parameters(), *head.parameters()], lr=0.02)
+
+    def sample(size: int) -> tuple[torch.Tensor, dict[str, Tokens]]:
+        ids = torch.rand(size, 40).argsort(dim=1)
+        label = torch.rand(size) < 0.5
+        question, content, other = ids[:, :2], ids[:, 2:4], ids[:, 4:6]
+        repeated = torch.where(
+            label[:, None], torch.cat([content, other], 1), torch.cat([question, other], 1)
+        )
+        texts = {"question": question, "reference": torch.cat([question, content], 1), "answer": repeated}
+        return label.float(), {
+            name: (words[one], torch.ones(one.shape, dtype=torch.bool)) for name, one in texts.items()
+        }
+
+    for _ in range(150):
+        label, inputs = sample(64)
+        optimizer.zero_grad()
+        logits = head(fusion(inputs)["vector"])[:, 0]
+        nn.functional.binary_cross_entropy_with_logits(logits, label).backward()
+        optimizer.step()
+    label, inputs = sample(512)
+    with torch.no_grad():
+        right = (head(fusion(inputs)["vector"])[:, 0] > 0) == (label > 0)
+    assert right.float().mean() > 0.95
 
 
 @torch.no_grad()

@@ -100,9 +100,11 @@ class TextEngine:
 
     def _max_source_length(self, predictor: Predictor, decoding: TextDecoding) -> int:
         """Return the positions of a source: those of an encoder, or all tokens that layers of the model attend to."""
-        attended = decoding.attended_inputs
-        if attended:
-            return sum(max_aligned_tokens(predictor.job, predictor.model, name) for name in attended)
+        attended = [
+            max_aligned_tokens(predictor.job, predictor.model, name) for name in decoding.attended_inputs
+        ]
+        if attended or decoding.attends_fused:
+            return sum(attended) + decoding.attends_fused
         longest = self.limits.max_model_len
         return min(longest, decoding.max_source_tokens or longest)
 

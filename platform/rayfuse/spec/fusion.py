@@ -217,6 +217,28 @@ class LowRankFusionConfig(BaseFusionConfig):
     """Dropout rate on the inputs' vectors."""
 
 
+class CompareFusionConfig(PerceptronFusionConfig):
+    """Similarity of the tokens of each input to those of every other, through a multilayer perceptron.
+
+    Soft histograms of the highest cosine similarities (K-NRM, Xiong et al., 2017; BERTScore, Zhang et al., 2020).
+    """
+
+    type: Literal["compare"]
+    heads: int = Field(1, ge=1, le=64)
+    """Parts of the vectors that are compared separately, such as hidden states side by side; they must divide align.dim."""
+    demote: Key | None = None
+    """An input that is not compared itself, and whose tokens count less in the others: a question whose words an answer
+    repeats (question demoting; Sultan et al., 2016)."""
+
+    def validate_members(self, members: Members, dim: int) -> Problems:
+        yield from _validate_heads(self.heads, dim)
+        yield from _validate_names("demote", [] if self.demote is None else [self.demote], members)
+        compared = [name for name in members if name != self.demote]
+        if len(compared) < 2:
+            others = f" next to `{self.demote}`" if self.demote in members else ""
+            yield "type", f"compare needs 2 inputs{others}, and there is {len(compared)}; use mlp"
+
+
 class FilmFusionConfig(PerceptronFusionConfig):
     """One input scales and shifts the features of the others (FiLM; Perez et al., 2018)."""
 
@@ -371,6 +393,7 @@ FUSIONS: Family[BaseFusionConfig] = Family(
         TransformerFusionConfig: "rayfuse.model.fusion.transformer:TransformerFusion",
         BottleneckFusionConfig: "rayfuse.model.fusion.bottleneck:BottleneckFusion",
         LowRankFusionConfig: "rayfuse.model.fusion.low_rank:LowRankFusion",
+        CompareFusionConfig: "rayfuse.model.fusion.compare:CompareFusion",
         FilmFusionConfig: "rayfuse.model.fusion.film:FilmFusion",
         HierarchicalFusionConfig: "rayfuse.model.fusion.hierarchical:HierarchicalFusion",
         SoftTokensFusionConfig: "rayfuse.model.fusion.soft_tokens:SoftTokensFusion",

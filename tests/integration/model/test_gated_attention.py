@@ -206,6 +206,26 @@ def test_several_inputs_are_told_apart(folder: Path) -> None:
     assert not torch.isclose(first[:, 0], second[:, 0]).any()
 
 
+@pytest.mark.parametrize(("inputs", "count"), [([], 1), (None, 2)], ids=["alone", "with the image"])
+def test_the_fused_vector_is_one_more_token(inputs: list[str] | None, count: int, folder: Path) -> None:
+    inject = {**tiny_generation.CROSS_ATTENTION["inject"], "inputs": inputs, "fused": True}
+    fusion = {"type": "concat", "hidden": 8, "layers": 1}
+    model, head, batch = build(folder, **{"tasks.answer.inject": inject, "fusion": fusion})
+    tiny_generation.open_gates(model)
+    assert len(head.cross_attention.tokens.input_embeddings) == count
+    assert head.text_decoding.attends_fused
+    for chosen in (["text"], [], list(batch.inputs)):
+        part = batch.select_inputs(chosen)
+        fused = model.fuse(model.encode(part), part)
+        present = torch.cat([one.index >= 0 for one in part.inputs.values()], dim=1).any(dim=1)
+        attended = [one.attended is not None for one in head.reading.inputs(fused)]
+        assert attended == present.tolist()
+        decoded = head.reading.decode(fused, head.stop_ids)
+        assert torch.equal(decoded, head.reading.generate(fused, head.stop_ids))
+    loss_of(model, batch).backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in model.fusion.parameters())
+
+
 @pytest.mark.parametrize("family", ["smollm", "gpt2"])
 def test_slots_hold_what_autocast_computes(family: str, folder: Path) -> None:
     model, head, batch = build(folder, family)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,17 +24,20 @@ QUESTION = "which colour is it?"
 SETTINGS = Settings(model="tiny", version=3, batch_wait_timeout=0.0)
 
 
-@pytest.fixture(scope="module")
-def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
-    folder = tmp_path_factory.mktemp("gated")
+def make_predictor(folder: Path, **inject: Any) -> Predictor:
     tiny_generation.make_rows(folder)
     tiny_language_models.randomize(tiny_language_models.qwen(folder / "qwen"))
     options = {"inputs.text.max_tokens": 32, "inputs.image.encoder": tiny_generation.PATCHES}
-    task = {**tiny_generation.CROSS_ATTENTION, "prompt": "{text}"}
-    job = tiny_generation.generation_job(folder, "qwen", task, **options)
+    own = {**tiny_generation.CROSS_ATTENTION["inject"], **inject}
+    job = tiny_generation.generation_job(folder, "qwen", {"inject": own, "prompt": "{text}"}, **options)
     predictor = Predictor(tiny_jobs.make_model_folder(folder, 0, job=job))
     tiny_generation.open_gates(predictor.model)
     return predictor
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    return make_predictor(tmp_path_factory.mktemp("gated"))
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +71,20 @@ def test_requests_that_share_the_decoder_get_the_texts_of_the_model(
     assert len(set(found)) > 2
     last = predict(client, requests[0], stream=True).text.strip().rpartition("data: ")[2]
     assert json.loads(last)["outputs"]["answer"]["text"] == found[0]
+
+
+@pytest.mark.parametrize("inputs", [[], None], ids=["alone", "with the image"])
+def test_texts_from_the_fused_vector_are_those_of_the_model(
+    inputs: list[str] | None, tmp_path: Path, images: list[bytes]
+) -> None:
+    predictor = make_predictor(tmp_path, inputs=inputs, fused=True)
+    engine = InferenceEngine(predictor, SETTINGS, generation=GenerationLimits(max_num_seqs=2))
+    requests = [{"text": QUESTION, "image": image} for image in images]
+    with TestClient(build_app(engine), "http://localhost", client=("127.0.0.1", 50000)) as client:
+        found = [predict(client, one).json()["outputs"]["answer"]["text"] for one in requests]
+    engine.texts.close()
+    assert found == [predictor.predict([one])[0]["outputs"]["answer"]["text"] for one in requests]
+    assert len(set(found)) > 1
 
 
 def test_a_chat_reads_its_image(client: TestClient, images: list[bytes]) -> None:

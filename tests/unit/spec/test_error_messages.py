@@ -133,7 +133,7 @@ def error_of(spec: dict[str, Any], path: str, value: Any) -> str:
         ("compute.sample_cache", True, "compute.sample_cache: must be a number, not true"),
         ("tasks.answer.class_weights", {"a": True}, "tasks.answer.class_weights.a: must be a number, not true"),
         ("tasks.answer.type", ["a"], "tasks.answer: unknown type `['a']`; one of: classification, multi_label, ordinal, regression, tagging, matching, retrieval, ranking, generation, preference"),
-        ("fusion.type", "\x1b[2J", "fusion: unknown type `\\x1b[2J`; one of: concat, concat_conv, sum, weighted, max_pool, gated, attention, mlp, cross_attention, transformer, bottleneck, low_rank, film, hierarchical, soft_tokens, vote, average, learned, stacking"),
+        ("fusion.type", "\x1b[2J", "fusion: unknown type `\\x1b[2J`; one of: concat, concat_conv, sum, weighted, max_pool, gated, attention, mlp, cross_attention, transformer, bottleneck, low_rank, compare, film, hierarchical, soft_tokens, vote, average, learned, stacking"),
         ("x" * 5000, 1, "x" * 119 + "…: unknown key; one of: kind, name, data, inputs, align, fusion, tasks, train, compute, output"),
         ("\x1b[2J", 1, "\\x1b[2J: unknown key; one of: kind, name, data, inputs, align, fusion, tasks, train, compute, output"),
         ("compute.workers", 64, "train.batch_size: 32 is less than compute.workers × train.gradient_accumulation_steps = 64; use 64 or more"),

@@ -51,7 +51,7 @@ def tree(last: dict[str, Any] = CONCAT, **groups: Any) -> dict[str, Any]:
     return {"type": "hierarchical", "groups": made, "fusion": last}
 
 
-@pytest.mark.parametrize("type_", ["attention", "cross_attention", "transformer", "bottleneck"])
+@pytest.mark.parametrize("type_", ["attention", "compare", "cross_attention", "transformer", "bottleneck"])
 def test_heads_divide_the_width(type_: str) -> None:
     found = error_of({"type": type_, "heads": 3}, text=TOKENS)
     assert found == "fusion.heads: 3 does not divide align.dim 128; use a divisor of 128"
@@ -63,6 +63,8 @@ def test_heads_divide_the_width(type_: str) -> None:
         ({"type": "film"}, "fusion.conditioned_on: missing"),
         ({"type": "film", "conditioned_on": "txt"}, "fusion.conditioned_on: no input `txt`; did you mean text?"),
         ({"type": "film", "conditioned_on": "smell"}, "fusion.conditioned_on: no input `smell`; one of: text, image, depth"),
+        ({"type": "compare", "demote": "txt"}, "fusion.demote: no input `txt`; did you mean text?"),
+        (tree(a=(["text", "image"], {"type": "compare", "demote": "text"})), "fusion.groups.a.fusion.type: compare needs 2 inputs next to `text`, and there is 1; use mlp"),
         ({"type": "cross_attention", "query": ["imag"]}, "fusion.query: no input `imag`; did you mean image?"),
         ({"type": "cross_attention", "query": []}, "fusion.query: must have at least 1 item, not []"),
         ({"type": "cross_attention", "query": ["text", "text"]}, "fusion.query: text, text: an input is listed twice; list each once"),
@@ -106,7 +108,9 @@ def test_attention_over_one_pooled_vector_is_rejected() -> None:
     job({"type": "cross_attention"}, depth=CONV)
 
 
-def test_one_input_cannot_query_or_condition_others() -> None:
+def test_one_input_cannot_query_condition_or_be_compared_with_others() -> None:
+    alone = tree(a=(["text"], {"type": "compare"}))
+    assert error_of(alone) == "fusion.groups.a.fusion.type: compare needs 2 inputs, and there is 1; use mlp"
     alone = tree(a=(["text"], {"type": "cross_attention"}))
     assert error_of(alone).startswith(
         "fusion.groups.a.fusion.type: cross_attention needs 2 inputs, and there is 1"

@@ -91,6 +91,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             r"tasks\.answer\.inject\.inputs: image, image: an input is listed twice",
         ),
         (
+            {"tasks.answer.inject": {**CROSS, "inputs": []}, "tasks.answer.prompt": None},
+            r"tasks\.answer\.inject\.inputs: is empty, and nothing is read; name an input, or set fused: true",
+        ),
+        (
             {"tasks.answer.inject": CROSS, "tasks.answer.prompt": None, "inputs.image": PROMPT_TEXT},
             r"tasks\.answer\.inject\.type: .* the job has none; use soft_tokens",
         ),
@@ -160,6 +164,9 @@ def test_a_prompt_with_cross_attention_has_the_texts_only(folder: Path) -> None:
     assert (answer.inject.every, answer.inject.heads) == (4, 8)
     chosen = answer.inject.model_copy(update={"inputs": ("other",)})
     assert chosen.attended_inputs(job.inputs) == ["other"]
+    assert [answer.inject.num_sources(job.inputs), chosen.num_sources(job.inputs)] == [2, 1]
+    fused = chosen.model_copy(update={"inputs": (), "fused": True})
+    assert (fused.attended_inputs(job.inputs), fused.num_sources(job.inputs)) == ([], 1)
     task = {"prompt": "Describe the image.", "inject": {"type": "cross_attention", "every": 2}}
     job = tiny_generation.generation_job(folder, task=task, **{"inputs.text": PLAIN})
     assert job.tasks["answer"].prompt_parts(job.inputs) == [("Describe the image.", None)]

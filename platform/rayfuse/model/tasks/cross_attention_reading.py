@@ -16,6 +16,7 @@ from rayfuse.model.tasks.prompt_reading import CausalReading, LearnedReply
 from rayfuse.model.tasks.text_decoding import PromptInputs
 from rayfuse.model.tokens import FusedState, Tokens
 from rayfuse.spec.tasks import GenerationTaskConfig
+from rayfuse.spec.tasks.injection import CrossAttentionInjection
 
 
 class CrossAttentionReading(CausalReading):
@@ -64,4 +65,12 @@ class CrossAttentionReading(CausalReading):
             yield
 
     def _aligned(self, fused: FusedState) -> list[Tokens]:
-        return [fused["inputs"][name] for name in self._renderer.attended_inputs]
+        """Return the tokens of each attended input, and the fused vector of samples that have any input."""
+        aligned = [fused["inputs"][name] for name in self._renderer.attended_inputs]
+        inject = self._task.inject
+        if isinstance(inject, CrossAttentionInjection) and inject.fused:
+            present = torch.cat([mask for _, mask in fused["inputs"].values()], dim=1).any(
+                dim=1, keepdim=True
+            )
+            aligned.append((fused["vector"].unsqueeze(1), present))
+        return aligned

@@ -62,8 +62,8 @@ class GenerationHead(AccumulatedHead):
         self.renderer = build_renderer(self.options, inputs)
         inject = self.options.inject
         if isinstance(inject, CrossAttentionInjection):
-            count = len(self.renderer.attended_inputs)
-            self.cross_attention = GatedCrossAttention(inject, self._dim, count, self.lm)
+            sources = inject.num_sources(inputs)
+            self.cross_attention = GatedCrossAttention(inject, self._dim, sources, self.lm)
         self.reading = self._reading_class(
             self.options,
             self.lm,
@@ -122,6 +122,8 @@ class GenerationHead(AccumulatedHead):
             options=self.options.decoding,
             max_source_tokens=self.renderer.max_source_tokens,
             attended_inputs=self.renderer.attended_inputs,
+            attends_fused=isinstance(self.options.inject, CrossAttentionInjection)
+            and self.options.inject.fused,
             language=self.renderer.language,
             prompt_inputs=self.renderer.names,
             read_inputs=self.reading.inputs,

@@ -47,14 +47,16 @@ class RegressionHead(TaskHead):
         return outputs[:, 0]
 
     def metrics(self, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-        """Compute the mean absolute error, root mean squared error and R²."""
+        """Compute the mean absolute error, root mean squared error, R² and Pearson's correlation."""
         targets = targets.astype(np.float64)
-        errors = outputs[:, 0] - targets
+        values = outputs[:, 0].astype(np.float64)
+        errors = values - targets
         spread = float(((targets - targets.mean()) ** 2).sum())
         return {
             "mae": float(np.abs(errors).mean()),
             "rmse": float(np.sqrt((errors**2).mean())),
             "r2": 1 - float((errors**2).sum()) / spread if spread else 0.0,
+            "pearson": _correlation(values - values.mean(), targets - targets.mean()),
         }
 
     @classmethod
@@ -67,3 +69,9 @@ class RegressionHead(TaskHead):
         assumed = {"mean": 0.0, "std": 1.0}
         update = {key: value for key, value in assumed.items() if getattr(config, key) is None}
         return config.model_copy(update=update), []
+
+
+def _correlation(centered: np.ndarray, others: np.ndarray) -> float:
+    """Return Pearson's correlation of two centered arrays, float64 (rows,); 0 if either is constant."""
+    scale = float(np.linalg.norm(centered) * np.linalg.norm(others))
+    return float(centered @ others) / scale if scale else 0.0

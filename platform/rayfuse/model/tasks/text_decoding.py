@@ -58,6 +58,8 @@ class TextDecoding:
     """Largest number of positions of an encoder–decoder model's encoder; None if it has no limit."""
     attended_inputs: Sequence[str]
     """Names of the inputs that layers of the model attend to."""
+    attends_fused: bool
+    """True if these layers attend to the fused vector as well."""
     language: str | None
     """Code of the spoken language that a speech model transcribes; None for other models."""
     prompt_inputs: Sequence[str]

@@ -40,8 +40,10 @@ class CrossAttentionInjection(SpecModel):
     """Attention heads of a gated layer."""
     head_dim: int = Field(64, ge=1, le=4096)
     """Width of each head."""
-    inputs: tuple[str, ...] | None = Field(None, min_length=1)
-    """Inputs that are read, by default all that have an encoder other than `prompt`."""
+    inputs: tuple[str, ...] | None = None
+    """Inputs that are read, by default all that have an encoder other than `prompt`; with `fused`, they may be none: `[]`."""
+    fused: bool = False
+    """Read the fused vector as well, as one more token."""
 
     def attended_inputs(self, inputs: "Mapping[str, BaseInput]") -> list[str]:
         """Return the inputs that the gated layers read, in the order of the job."""
@@ -52,8 +54,14 @@ class CrossAttentionInjection(SpecModel):
             and (self.inputs is None or name in self.inputs)
         ]
 
+    def num_sources(self, inputs: "Mapping[str, BaseInput]") -> int:
+        """Return the number of inputs that the gated layers read, the fused vector included."""
+        return len(self.attended_inputs(inputs)) + self.fused
+
     def validate_for(self, inputs: "Mapping[str, BaseInput]") -> Problems:
         """Yield an error for each rule that the options break in a job with these inputs."""
+        if self.inputs == () and not self.fused:
+            yield "inputs", "is empty, and nothing is read; name an input, or set fused: true"
         for name in self.inputs or ():
             if name not in inputs:
                 yield "inputs", f"no input `{name}`; {suggest_nearest(name, list(inputs))}"
@@ -64,7 +72,7 @@ class CrossAttentionInjection(SpecModel):
                 )
         if len(set(self.inputs or ())) < len(self.inputs or ()):
             yield "inputs", f"{', '.join(self.inputs or ())}: an input is listed twice; list each once"
-        if self.inputs is None and not self.attended_inputs(inputs):
+        if self.inputs is None and not self.num_sources(inputs):
             yield (
                 "type",
                 "cross_attention reads inputs with an encoder, and the job has none; use soft_tokens",

@@ -11,7 +11,13 @@ from rayfuse.spec.summary import CountSummary, Summary
 from rayfuse.spec.tasks.base import ColumnTaskConfig, Mode, TaskFitter, TaskRow, format_value
 from rayfuse.spec.tasks.numbers import RunningMoments, to_finite_float
 
-REGRESSION_METRICS: dict[str, Mode] = {"loss": "min", "mae": "min", "rmse": "min", "r2": "max"}
+REGRESSION_METRICS: dict[str, Mode] = {
+    "loss": "min",
+    "mae": "min",
+    "rmse": "min",
+    "r2": "max",
+    "pearson": "max",
+}
 
 
 class RegressionTaskConfig(ColumnTaskConfig):

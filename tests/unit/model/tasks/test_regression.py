@@ -33,6 +33,7 @@ def test_regression_metrics(regressor: Any) -> None:
     found = regressor.metrics(outputs, true)
     assert found["mae"] == pytest.approx(sklearn.mean_absolute_error(true, outputs[:, 0]), rel=1e-5)
     assert found["rmse"] == pytest.approx(sklearn.root_mean_squared_error(true, outputs[:, 0]), rel=1e-5)
+    assert found["pearson"] == pytest.approx(np.corrcoef(true, outputs[:, 0])[0, 1], rel=1e-5)
     assert found["r2"] == pytest.approx(sklearn.r2_score(true, outputs[:, 0]), rel=1e-5)
     assert {"loss", *found} == set(REGRESSION_METRICS)
     assert regressor.details(outputs, true) == {}
@@ -40,10 +41,12 @@ def test_regression_metrics(regressor: Any) -> None:
 
 def test_regression_metrics_of_large_and_of_constant_targets(regressor: Any) -> None:
     large = np.array([1e30, 3e30], dtype=np.float32)
-    assert regressor.metrics(large[:, None], large) == {"mae": 0, "rmse": 0, "r2": 1}
+    assert regressor.metrics(large[:, None], large) == pytest.approx(
+        {"mae": 0, "rmse": 0, "r2": 1, "pearson": 1}
+    )
     assert np.isfinite(list(regressor.metrics(-large[:, None], large).values())).all()
     assert regressor.metrics(np.array([[1.0], [2.0]]), np.array([3.0, 3.0])) == pytest.approx(
-        {"mae": 1.5, "rmse": np.sqrt(2.5), "r2": 0}
+        {"mae": 1.5, "rmse": np.sqrt(2.5), "r2": 0, "pearson": 0}
     )
 
 
