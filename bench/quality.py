@@ -100,6 +100,11 @@ def speech_rows(source: Path, target: Path) -> None:
     quality_rows.speech(source, target.with_name("speech"))
 
 
+def grading_rows(source: Path, target: Path) -> None:
+    """Write the rows that both benches of jobs/grading.yaml share."""
+    quality_rows.grading(source, target.with_name("grading"))
+
+
 AS_IT_COMES = (
     "inputs.audio.encoder.train=frozen",
     "inputs.audio.max_seconds=30",
@@ -110,6 +115,14 @@ AS_IT_COMES = (
 """Changes with which Whisper is not trained; training rows are required, and not used."""
 
 WITHOUT_REFERENCE = "question+answer"
+SCORE_FIGURES = (
+    Figure("score, RMSE × 100 (at most)", of("score/rmse"), 0.90, "108.9 mean, 95.9 linear"),
+    Figure("score, Pearson's r", of("score/pearson"), 0.55, "48.4 linear, 60.1 between graders"),
+    Figure("without the reference answer, RMSE × 100", of("score/rmse", WITHOUT_REFERENCE), 0.0),
+    Figure("without the reference answer, Pearson's r", of("score/pearson", WITHOUT_REFERENCE), 0.0),
+)
+SCORE_ALONE = ("tasks={score: {type: regression}}", "train.param_groups=[]")
+"""Changes with which a job of jobs/grading.yaml has no language model."""
 
 BENCHES = {
     "avmnist": Bench(
@@ -263,15 +276,7 @@ BENCHES = {
     "grading": Bench(
         "grading.yaml",
         (
-            Figure(
-                "score, RMSE in hundredths of a point (at most)",
-                of("score/rmse"),
-                0.90,
-                "108.9 mean, 95.9 similarity, linear",
-            ),
-            Figure("score, Pearson's r", of("score/pearson"), 0.55, "48.4 similarity, linear, 60.1 graders"),
-            Figure("without the reference answer, RMSE", of("score/rmse", WITHOUT_REFERENCE), 0.0),
-            Figure("without the reference answer, Pearson's r", of("score/pearson", WITHOUT_REFERENCE), 0.0),
+            *SCORE_FIGURES,
             Figure("feedback, exact", of("feedback/exact"), 0.0),
             Figure(
                 "feedback without the reference answer, exact", of("feedback/exact", WITHOUT_REFERENCE), 0.0
@@ -279,11 +284,12 @@ BENCHES = {
             Figure(
                 "feedback as the predicted score has it",
                 partial(quality_texts.feedback_agreement, quality_rows.verdict),
-                0.95,
+                0.0,
             ),
         ),
-        quality_rows.grading,
+        grading_rows,
     ),
+    "scores": Bench("grading.yaml", SCORE_FIGURES, grading_rows, overrides=SCORE_ALONE),
     "home": Bench(
         "smart_home.yaml",
         (
