@@ -32,8 +32,8 @@ def write_video(path: Path, rows: list[Row]) -> list[Cue]:
     path.parent.mkdir(parents=True, exist_ok=True)
     cues: list[Cue] = []
     with av.open(str(path), "w") as container:
-        pictures = container.add_stream("mpeg4", rate=1)
-        pictures.width, pictures.height = 320, 240
+        images = container.add_stream("mpeg4", rate=1)
+        images.width, images.height = 320, 240
         sound = container.add_stream("aac", rate=16000)
         parts: list[np.ndarray] = []
         for row in rows:
@@ -46,10 +46,10 @@ def write_video(path: Path, rows: list[Row]) -> list[Cue]:
             place = max(number for number, cue in enumerate(cues) if cue.start <= second)
             with Image.open(rows[place]["image"]) as photo:
                 frame = av.VideoFrame.from_image(photo.convert("RGB").resize((320, 240)))
-            container.mux(pictures.encode(frame))
+            container.mux(images.encode(frame))
         audio = av.AudioFrame.from_ndarray(whole[None], format="fltp", layout="mono")
         audio.sample_rate = rate
-        container.mux([*sound.encode(audio), *sound.encode(None), *pictures.encode(None)])
+        container.mux([*sound.encode(audio), *sound.encode(None), *images.encode(None)])
     return cues
 
 

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from rayfuse.data.samples import Sample
 from rayfuse.errors import DataError, InvalidInputError, RayfuseError, ResourceError, SpecError
 from rayfuse.formatting import truncate
@@ -195,18 +193,18 @@ class InferenceEngine:
         _check_finite(predictions)
         return predictions
 
-    async def decode_sound(self, name: str, content: bytes, start: float, seconds: float) -> np.ndarray:
-        """Decode `seconds` of a sound of an input from `start` on, float32 (samples,). Raises ProblemError if it is invalid."""
+    async def decode_sound(self, name: str, content: bytes, start: float, seconds: float) -> Any:
+        """Decode `seconds` of a sound of an input from `start` on: an array, float32 (samples,).
+
+        Raises ProblemError if it is invalid.
+        """
         budget = CpuBudget(self.settings.max_decode_time)
         try:
-            found: np.ndarray = await self._in_thread(
-                self.decoders.decode_sound, name, content, start, seconds, budget
-            )
+            return await self._in_thread(self.decoders.decode_sound, name, content, start, seconds, budget)
         except (InvalidInputError, ResourceError) as error:
             request = PredictRequest([{name: content}], is_batch=False)
             problem = error.for_input(name) if isinstance(error, InvalidInputError) else error
             raise self._to_problem(problem, request, 0) from None
-        return found
 
     def remote_fetcher(self) -> Callable[[str], Awaitable[bytes]]:
         """Return what downloads the files of one request, which together have a limit of bytes."""
