@@ -14,7 +14,8 @@ from rayfuse.spec.job import Job
 from rayfuse.spec.load import validate_spec
 
 PAGE = (Path(__file__).parents[2] / "docs/fusion.md").read_text()
-SPECS = [yaml.safe_load(block)["fusion"] for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]
+BLOCKS = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]
+SPECS = [block["fusion"] for block in BLOCKS]
 [CODE] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
@@ -24,12 +25,12 @@ def test_documentation_has_a_section_per_fusion() -> None:
     assert set(re.findall(r"\]\(#(\w+)\)", PAGE)) == set(FUSIONS)
 
 
-@pytest.mark.parametrize("fusion", SPECS, ids=lambda spec: spec["type"])
-def test_documented_specs_are_valid(fusion: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block["fusion"]["type"])
+def test_documented_specs_are_valid(block: dict[str, Any], tmp_path: Path) -> None:
     content = tiny_jobs.job_content(tmp_path, audio=True)
     content["inputs"]["text"]["encoder"] = {"type": "huggingface", "model": "/models/any", "pool": "none"}
-    job = validate_spec(content | {"fusion": fusion}, Job, "docs/fusion.md")
-    assert job.fusion.type == fusion["type"]
+    job = validate_spec(content | block, Job, "docs/fusion.md")
+    assert job.fusion.type == block["fusion"]["type"]
 
 
 def test_documented_custom_fusion_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
