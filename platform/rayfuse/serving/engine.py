@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +16,7 @@ from rayfuse.formatting import truncate
 from rayfuse.model.explain import check_explainable, num_forward_passes
 from rayfuse.model.predictor import Predictor, PreparedSample
 from rayfuse.serving import protocol, url_fetcher
+from rayfuse.serving.admission import AdmittingEngine
 from rayfuse.serving.batcher import Batcher, BatchResult
 from rayfuse.serving.decode_budgets import CpuBudget
 from rayfuse.serving.decoders import Decoders
@@ -74,7 +74,7 @@ class Timing:
         return f'{", ".join(parts)};desc="batch of {self.batch_size}"'
 
 
-class InferenceEngine:
+class InferenceEngine(AdmittingEngine):
     """A loaded model that serves concurrent requests. All methods run in one event loop."""
 
     def __init__(
@@ -95,8 +95,6 @@ class InferenceEngine:
         self.pool = ThreadPoolExecutor(num_threads, thread_name_prefix="prepare")
         self.decoders = decoders or Decoders.for_predictor(predictor, num_threads, settings.max_decode_memory)
         self.settings = settings
-        self.active_requests = 0
-        """Requests between their first byte and their response."""
         self.active_explain_passes = 0
         """Forward passes of the explanations in progress."""
         self.metrics = metrics or EndpointMetrics()
@@ -127,20 +125,6 @@ class InferenceEngine:
             settings.max_batch_size,
             settings.batch_wait_timeout,
         )
-
-    @contextmanager
-    def admit(self) -> Iterator[None]:
-        """Count a request while it is active; raise ProblemError if too many are."""
-        if self.active_requests >= self.settings.max_in_flight:
-            raise ProblemError(
-                "overloaded",
-                f"{self.settings.max_queued_requests} requests are queued already (limits.max_queued_requests); retry later",
-            )
-        self.active_requests += 1
-        try:
-            yield
-        finally:
-            self.active_requests -= 1
 
     async def parse(self, body: bytes, content_type: str) -> PredictRequest:
         """Parse and validate a request body in a thread; raise ProblemError where it is invalid."""

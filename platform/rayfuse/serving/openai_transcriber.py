@@ -60,7 +60,10 @@ class SoundReader:
 
     async def read(self, content: bytes, start: float) -> Window:
         """Return the window of a file from `start` on. Raises ProblemError if it cannot be read."""
-        samples = await self._engine.decode_sound(self._name, content, start, self._seconds + _EXTRA_SECONDS)
+        with self._engine.admit():
+            samples = await self._engine.decode_sound(
+                self._name, content, start, self._seconds + _EXTRA_SECONDS
+            )
         most = round(self._seconds * self._rate)
         return Window(start, samples[:most], self._rate, len(samples) <= most)
 
@@ -115,9 +118,11 @@ class WindowedReply:
         self._sound = sound
         self._window = window
         self._stream = stream
+        self._is_cancelled = False
 
     def cancel(self) -> None:
-        """End the request; a reply that has ended is not affected."""
+        """End the request, so that no other window is started; a reply that has ended is not affected."""
+        self._is_cancelled = True
         self._stream.cancel()
 
     async def __aiter__(self) -> AsyncIterator[Piece]:
@@ -131,7 +136,7 @@ class WindowedReply:
             text = " ".join(one.text for one in segments)
             yield Piece(" " * (written and bool(text)) + text, done.token_ids, segments=tuple(segments))
             written |= bool(text)
-            is_last = is_last or not await self._open_next(seconds)
+            is_last = is_last or self._is_cancelled or not await self._open_next(seconds)
         yield Piece(finish_reason=reason, prompt_tokens=prompt_tokens)
 
     def _split(self, done: Completion) -> tuple[list[Segment], float, bool]:
@@ -151,6 +156,8 @@ class WindowedReply:
         if not len(self._window.samples):
             return False
         self._stream = await self._transcriber.open_window(self._request, self._window)
+        if self._is_cancelled:  # meanwhile
+            self._stream.cancel()
         return True
 
 

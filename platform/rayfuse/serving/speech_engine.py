@@ -4,9 +4,8 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from types import AsyncGeneratorType
 from typing import Any, cast
@@ -14,8 +13,8 @@ from typing import Any, cast
 import numpy as np
 
 from rayfuse.errors import InvalidInputError
+from rayfuse.serving.admission import AdmittingEngine
 from rayfuse.serving.metrics import EndpointMetrics, SpeechStats
-from rayfuse.serving.problems import ProblemError
 from rayfuse.serving.settings import Settings
 from rayfuse.speech.audio_encoding import AudioEncoder
 from rayfuse.speech.voice import Samples, Voice
@@ -43,7 +42,7 @@ class SpeechParams:
     """One of the voice's speakers; None: the first."""
 
 
-class SpeechEngine:
+class SpeechEngine(AdmittingEngine):
     """A loaded voice that serves concurrent requests. All methods run in one event loop.
 
     Sentences of all requests take turns: a short text does not wait for the end of a long one.
@@ -56,8 +55,6 @@ class SpeechEngine:
         self.voice = voice
         self.settings = settings
         self.metrics = metrics or EndpointMetrics()
-        self.active_requests = 0
-        """Requests between their admission and the end of their response."""
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="speak")
         self._running: dict[int, float] = {}
         self._ids = itertools.count()
@@ -97,20 +94,6 @@ class SpeechEngine:
             known = ", ".join(self.speakers[:20]) + (", …" if len(self.speakers) > 20 else "")
             raise InvalidInputError(f"no voice {params.speaker!r}; use one of: {known}", "voice")
         return SpeechStream(self, params)
-
-    @contextmanager
-    def admit(self) -> Iterator[None]:
-        """Count a request while it is active; raise ProblemError if too many are."""
-        if self.active_requests >= self.settings.max_in_flight:
-            raise ProblemError(
-                "overloaded",
-                f"{self.settings.max_queued_requests} requests are queued already (limits.max_queued_requests); retry later",
-            )
-        self.active_requests += 1
-        try:
-            yield
-        finally:
-            self.active_requests -= 1
 
     async def run(self, call: Callable[..., Any], *arguments: Any) -> Any:
         """Call a function in a thread; a call that has not started is cancelled with this one."""

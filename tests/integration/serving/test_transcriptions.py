@@ -18,10 +18,13 @@ from endpoints import b64, serve_app_in_thread
 from openai import OpenAI
 from starlette.testclient import TestClient
 
+from rayfuse.decoding.request import SamplingParams
 from rayfuse.model.predictor import Predictor
 from rayfuse.serving.app import build_app
 from rayfuse.serving.engine import InferenceEngine
-from rayfuse.serving.openai_transcriber import SoundReader, Window
+from rayfuse.serving.openai_generator import ChatMessage, FilePart, GenerationRequest
+from rayfuse.serving.openai_prompts import TaskPrompts
+from rayfuse.serving.openai_transcriber import SoundReader, Transcriber, Window
 from rayfuse.serving.settings import Settings
 
 
@@ -201,3 +204,40 @@ def test_the_parts_of_a_sound_are_those_of_the_whole(engine: InferenceEngine, lo
         difference = np.abs(part - whole[24000:32000])
         assert difference[200:-200].max() < 1e-4  # resampling of a part knows nothing around it
         assert len(read(6.0, 1)) == 0
+
+
+def test_a_cancelled_transcript_starts_no_other_window(predictor: Predictor, long_sound: bytes) -> None:
+    """Whether the client goes before a window is transcribed, or after it (llama.cpp#24496)."""
+    starts: list[float] = []
+
+    class Reader(SoundReader):
+        async def read(self, content: bytes, start: float) -> Window:
+            starts.append(start)
+            return await super().read(content, start)
+
+    async def run() -> None:
+        engine = InferenceEngine(predictor, Settings(model="tiny", version=3, batch_wait_timeout=0.0))
+        task = engine.texts.tasks["answer"]
+        assert task.decoding.time_stamps is not None
+        transcriber = Transcriber(
+            Reader(engine, "audio"),
+            task.decoding.time_stamps.split,
+            task.thread,
+            TaskPrompts(engine, "answer"),
+            task.decoding.tokenizer,
+        )
+        message = ChatMessage("user", (FilePart("audio", long_sound),))
+        request = GenerationRequest(SamplingParams(12, temperature=0.0), (message,))
+        for is_early in (True, False):
+            starts.clear()
+            reply = await transcriber.open(request)
+            if is_early:
+                reply.cancel()
+            async for piece in reply:
+                reply.cancel()
+                last = piece
+            assert last.finish_reason is not None
+            assert starts == [0.0]
+        await engine.close()
+
+    asyncio.run(run())
