@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from ray_fixtures import outside_ray, ray_cluster
+from ray_fixtures import AS_OTHER_PROCESSES, outside_ray, ray_cluster
 
 __all__ = ["outside_ray", "ray_cluster"]
 ROOT = Path(__file__).parents[1]
@@ -18,6 +18,7 @@ def pytest_configure() -> None:
     """Restore the handling of SIGINT in processes that tests start; background jobs of a shell ignore it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.setdefault(*AS_OTHER_PROCESSES)
     gc.disable()  # until all tests are collected: imports create objects that stay
 
 

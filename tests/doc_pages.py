@@ -91,7 +91,7 @@ def _run_cell(code: str, page: Path, names: dict[str, Any]) -> None:
 
 
 def run_page(
-    page: Path, folder: Path, environment: dict[str, str] | None = None, timeout: float = 600
+    page: Path, folder: Path, environment: dict[str, str] | None = None, timeout: float = 1200
 ) -> str:
     """Run a page as a process in `folder`, check its output blocks, and return its output."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"

@@ -9,7 +9,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-_START_SECONDS = 180
+_START_SECONDS = 600
 
 
 class Server:

@@ -19,7 +19,7 @@ import psutil
 
 from rayfuse.cluster.local import free_ports
 
-_START_SECONDS = 300
+_START_SECONDS = 600
 _START_ATTEMPTS = 3
 _HEAD_PORTS = ("port", "dashboard-port", "ray-client-server-port")
 _NODE_PORTS = (

@@ -14,6 +14,9 @@ import pytest
 if TYPE_CHECKING:
     from rayfuse.cluster.local import LocalCluster
 
+AS_OTHER_PROCESSES = ("RAY_worker_niceness", "0")
+"""Ray's workers are nice by default: they would wait for a test that runs at the same time."""
+
 
 @pytest.fixture(scope="session")
 def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator["LocalCluster"]:
@@ -48,7 +51,8 @@ def _apply_ray_settings(patch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def outside_ray(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Return an environment without the variables of Ray."""
+    """Return an environment without the variables of Ray, but the priority of its workers."""
     for name in [name for name in os.environ if name.startswith("RAY_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv(*AS_OTHER_PROCESSES)
     return dict(os.environ)

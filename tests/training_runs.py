@@ -55,7 +55,7 @@ def _end(process: subprocess.Popen[str]) -> None:
     """End a process and, in time, the Ray that it has started."""
     process.terminate()
     try:
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)
     except subprocess.TimeoutExpired:
         process.kill()
 

@@ -30,7 +30,10 @@ def train(spec: Path, storage: Path, overrides: dict[str, Any] | None = None, **
     return result
 
 
-@pytest.mark.parametrize(("file", "options"), [("na", {}), ("thousands", {"data.thousands": ","})])
+@pytest.mark.parametrize(
+    ("file", "options"),
+    [("na", {}), pytest.param("thousands", {"data.thousands": ","}, marks=pytest.mark.slow)],
+)
 def test_csv_numbers(file: str, options: dict[str, str], make_case: MakeCase, storage: Path) -> None:
     """R² was 0.23 with the numbers as categories."""
     folder = make_case("csv-numbers")

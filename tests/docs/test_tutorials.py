@@ -17,8 +17,8 @@ PAGES = [
 ]
 """tests/k8s/test_tutorial.py runs the page about Kubernetes."""
 
-SLOW = ("sweep-and-register",)
-"""Pages that `make slow` runs; tests/ray runs sweeps too, also in a notebook."""
+SLOW = ("missing-inputs", "own-data", "sweep-and-register")
+"""Pages that `make slow` runs; other tests run sweeps, and train on the same kinds of data."""
 
 
 @pytest.mark.ray

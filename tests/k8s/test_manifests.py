@@ -107,7 +107,7 @@ def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
             stderr=log,
             start_new_session=True,
         )
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 600
     while status(port, "/health", "mlflow:5000") != 200:
         assert process.poll() is None, (folder / "log").read_text()
         assert time.monotonic() < deadline, (folder / "log").read_text()
@@ -120,7 +120,7 @@ def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 def status(port: int, path: str, host: str) -> int | None:
     """Return the status of a request with a host name of the server; None where it is unreachable."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     try:
         connection.request("GET", path, headers={"Host": host})
         return connection.getresponse().status

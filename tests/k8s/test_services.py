@@ -62,7 +62,7 @@ def test_a_service_serves_the_champion_is_updated_and_deleted(
     question = {"inputs": {"image": png, "text": "which colour is this?"}}
     endpoints.problem_of(httpx.post(predict, json=question, trust_env=False), 401)
     allowed = {"Authorization": f"Bearer {KEY}"}
-    answer = httpx.post(predict, json=question, headers=allowed, trust_env=False, timeout=60)
+    answer = httpx.post(predict, json=question, headers=allowed, trust_env=False, timeout=300)
     assert answer.status_code == 200, answer.text
     assert answer.json()["model"] == {"name": "served", "version": 1}
     assert KEY not in yaml.safe_dump([jobs.kube.find("RayService", "served"), *jobs.kube.list("ConfigMap")])
@@ -78,7 +78,7 @@ def test_a_service_serves_the_champion_is_updated_and_deleted(
         lambda: "updating" in jobs.get("served").message and jobs.kube.find("RayService", "served")
     )
     assert changed["metadata"]["generation"] == before["metadata"]["generation"] + 1
-    answer = httpx.post(predict, json=question, headers=allowed, trust_env=False, timeout=60)
+    answer = httpx.post(predict, json=question, headers=allowed, trust_env=False, timeout=300)
     assert answer.status_code == 200, answer.text
 
     assert jobs.stop("served").status == "STOPPED"

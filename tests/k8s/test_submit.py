@@ -324,7 +324,7 @@ def test_control_c_leaves_the_job_running(job: Path, jobs: KubernetesJobClient, 
         assert next(waiting.stdout) == f"patient: submitted to namespace {NAMESPACE}\n"
         assert next(waiting.stdout).startswith("patient: PENDING  KubeRay's operator has not seen it yet; ")
         os.kill(waiting.pid, signal.SIGINT)
-        _, err = waiting.communicate(timeout=60)
+        _, err = waiting.communicate(timeout=300)
     assert waiting.returncode == 130
     assert err == (
         "error: interrupted; patient keeps running\n"

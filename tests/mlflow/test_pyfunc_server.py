@@ -24,7 +24,7 @@ from rayfuse.registry.tracker import Tracker
 from rayfuse.spec.job import Job
 from rayfuse.spec.load import load_spec
 
-_START_SECONDS = 300
+_START_SECONDS = 600
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> 
 def post(url: str, content: Any) -> tuple[int, Any]:
     request = urllib.request.Request(url, json.dumps(content).encode(), {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=60) as response:
+        with urllib.request.urlopen(request, timeout=300) as response:
             return response.status, json.load(response)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)

@@ -78,7 +78,7 @@ def test_predict_with_the_serving_extra_only(server: Any, trained: tuple[Path, P
         env={**os.environ, "MLFLOW_TRACKING_URI": server.uri, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stderr

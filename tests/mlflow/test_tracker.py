@@ -38,7 +38,7 @@ def test_two_runs_survive_an_outage(server: Any, tmp_path: Path) -> None:
     continuing.log_datasets({"train": "0" * 32}, {"train": 48})
     for tracker in (continuing, ending):
         tracker.log(records(0, 300))
-        assert tracker.flush()
+        assert tracker.flush(timeout=300)
 
     continuing.log(records(300, 2000))  # the server dies while these are being sent
     server.kill()

@@ -280,7 +280,7 @@ class ServingFaults:
 
     def _kill(self, name: str, rng: random.Random) -> None:
         found = wait_for(
-            lambda: [p for p in local.processes(self.cluster) if name in _command(p)], timeout=60
+            lambda: [p for p in local.processes(self.cluster) if name in _command(p)], timeout=300
         )
         rng.choice(found).kill()
 
@@ -301,7 +301,7 @@ class Client(threading.Thread):
         while not self._stopped.wait(0.1):
             try:
                 response = httpx.post(
-                    self._endpoint.predict_url, json={"inputs": {"text": "it?"}}, trust_env=False, timeout=60
+                    self._endpoint.predict_url, json={"inputs": {"text": "it?"}}, trust_env=False, timeout=300
                 )
             except httpx.TransportError as error:
                 self.statuses.append(type(error).__name__)

@@ -24,7 +24,7 @@ from s3_server import S3, Cuttable, s3_server
 from small_disk import SmallDisk
 from training_runs import finish, start_training, wait_for
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 EPOCHS, ROWS, BATCH, EVERY = 8, 48, 4, 4
 STEPS = 10  # of an epoch: the split leaves 40 rows to train on
@@ -166,7 +166,6 @@ def test_a_killed_worker_is_replaced(
     )  # two intervals, and the steps of the last unreported second
 
 
-@pytest.mark.slow
 def test_a_hang_is_logged_with_all_stacks_and_recovered(
     nodes: Nodes, undisturbed: dict[str, Any], rng: random.Random, tmp_path: Path
 ) -> None:
@@ -181,7 +180,6 @@ def test_a_hang_is_logged_with_all_stacks_and_recovered(
     assert lines_with(err, "in hang_forever")
 
 
-@pytest.mark.slow
 def test_a_run_shrinks_with_a_lost_node_and_grows_with_a_new_one(
     undisturbed: dict[str, Any], rng: random.Random, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,7 +210,6 @@ def messages(training: Training) -> str:
     return "\n".join(record["text"] for record in training.records() if "text" in record)
 
 
-@pytest.mark.slow
 def test_a_preemption_notice_triggers_a_checkpoint(
     undisturbed: dict[str, Any], rng: random.Random, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,7 +248,6 @@ def drain(nodes: Nodes, number: int, seconds: int) -> None:
     subprocess.run(command, env=nodes.environment, check=True, capture_output=True)
 
 
-@pytest.mark.slow
 def test_a_corrupt_newest_checkpoint_is_skipped_with_a_warning(
     nodes: Nodes, undisturbed: dict[str, Any], rng: random.Random, tmp_path: Path
 ) -> None:
@@ -275,7 +271,6 @@ def test_a_corrupt_newest_checkpoint_is_skipped_with_a_warning(
     assert_same_result(data, undisturbed)
 
 
-@pytest.mark.slow
 def test_a_storage_outage_of_ten_seconds_is_retried(
     outside_ray: dict[str, str], undisturbed: dict[str, Any], rng: random.Random, tmp_path: Path
 ) -> None:
@@ -300,7 +295,6 @@ def written(server: S3) -> int:
     return max((int(file.split("/")[-2].partition("-")[2]) for file in files), default=0) // EVERY
 
 
-@pytest.mark.slow
 def test_a_run_whose_storage_is_deleted_ends_with_the_reason(
     nodes: Nodes, rng: random.Random, tmp_path: Path
 ) -> None:
@@ -316,7 +310,6 @@ def test_a_run_whose_storage_is_deleted_ends_with_the_reason(
     assert not list(tmp_path.glob("runs/tiny/*/checkpoints"))
 
 
-@pytest.mark.slow
 def test_a_full_disk_ends_the_run_and_its_checkpoints_remain(
     outside_ray: dict[str, str], undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:

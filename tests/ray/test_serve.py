@@ -88,7 +88,7 @@ def whole(files: dict[str, Path]) -> dict[str, Any]:
 
 
 def predict(endpoint: EndpointStatus, inputs: Any, **options: Any) -> httpx.Response:
-    return httpx.post(endpoint.predict_url, json={"inputs": inputs}, trust_env=False, timeout=60, **options)
+    return httpx.post(endpoint.predict_url, json={"inputs": inputs}, trust_env=False, timeout=300, **options)
 
 
 def replica(dashboard: Dashboard) -> str:
@@ -237,7 +237,7 @@ def test_requests_above_the_queue_limit_get_retry_after(bring: Bring, whole: dic
     with ThreadPoolExecutor(16) as pool:
         responses = list(
             pool.map(
-                lambda _: httpx.post(endpoint.predict_url, json=content, trust_env=False, timeout=60),
+                lambda _: httpx.post(endpoint.predict_url, json=content, trust_env=False, timeout=300),
                 range(16),
             )
         )
@@ -253,7 +253,7 @@ def test_requests_time_out(bring: Bring, whole: dict[str, Any]) -> None:
         limits={"request_timeout": "100ms"}, batching={"max_batch_size": 1, "batch_wait_timeout": 0}
     )
     content = {"instances": [{"inputs": whole}] * 1000}
-    problem_of(httpx.post(endpoint.predict_url, json=content, trust_env=False, timeout=60), 504)
+    problem_of(httpx.post(endpoint.predict_url, json=content, trust_env=False, timeout=300), 504)
 
 
 def test_a_new_version_loses_no_request(
@@ -265,7 +265,7 @@ def test_a_new_version_loses_no_request(
     done = threading.Event()
 
     def keep_asking() -> None:
-        with httpx.Client(trust_env=False, timeout=60) as client:
+        with httpx.Client(trust_env=False, timeout=300) as client:
             while not done.is_set():
                 response = client.post(endpoint.predict_url, json={"inputs": whole})
                 versions.append(response.json()["model"]["version"] if response.is_success else response.text)
@@ -529,7 +529,7 @@ def test_a_cluster_waits_for_an_mlflow_that_is_still_starting(
     monkeypatch.setattr(endpoint, "_RETRY_TIMEOUT_SECONDS", 0.0)
     with pytest.raises(UnavailableError, match="connection refused"):
         endpoint.from_spec(spec)
-    monkeypatch.setattr(endpoint, "_RETRY_TIMEOUT_SECONDS", 120.0)
+    monkeypatch.setattr(endpoint, "_RETRY_TIMEOUT_SECONDS", 600.0)
     starting = threading.Thread(target=server.start)
     starting.start()
     try:
@@ -687,7 +687,7 @@ try:
     serve({"name": "ours", "model": folder, "port": int(port), "replicas": {"num_cpus": 0.5}})
 except KeyboardInterrupt:
     result["interrupted"] = True
-deadline = time.monotonic() + 60
+deadline = time.monotonic() + 300
 while endpoint.status().status != "RUNNING" and time.monotonic() < deadline:  # the replica is being replaced
     time.sleep(0.2)
 endpoint.predict(row)

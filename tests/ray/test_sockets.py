@@ -26,7 +26,7 @@ def observe(process: subprocess.Popen[str], until: Callable[[], bool]) -> set[tu
     try:
         wait_for(look, process, timeout=400)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
     finally:
         process.kill()
     return found

@@ -96,6 +96,7 @@ def test_the_model_is_registered_as_candidate(trained: tuple[Path, dict[str, Any
     assert int(version.version) == data["version"]
 
 
+@pytest.mark.slow
 def test_a_model_of_many_classes_is_registered(ray_cluster: LocalCluster, tmp_path: Path) -> None:
     """Two workers merge the counts of their rows, and no file, metric or parameter lists classes times rows."""
     classes = [f"class {i}" for i in range(300)]
@@ -157,6 +158,7 @@ def test_distillation_with_ema_and_a_model_soup(ray_cluster: LocalCluster, tmp_p
     assert "train/loss/distillation/answer" in journal
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_resumed(trained: tuple[Path, dict[str, Any], str]) -> None:
     folder, data, _ = trained
     code, again, err = finish(start_training(folder, "--set", "train.epochs=1", "--set", "compute.workers=1"))
@@ -179,6 +181,7 @@ def test_sigterm_saves_a_checkpoint_inside_the_epoch(ray_cluster: LocalCluster, 
     assert steps_done(tmp_path) <= step < 4000
 
 
+@pytest.mark.slow
 def test_a_run_resumes_after_ctrl_c_with_another_number_of_workers(
     ray_cluster: LocalCluster, tmp_path: Path
 ) -> None:
@@ -204,6 +207,7 @@ def test_a_run_resumes_after_ctrl_c_with_another_number_of_workers(
     assert done < MANY
 
 
+@pytest.mark.slow
 def test_a_killed_cross_validation_resumes_at_its_fold(ray_cluster: LocalCluster, tmp_path: Path) -> None:
     tiny_jobs.tiny_job(tmp_path)
     options = ("--set", "data.folds=3", "--set", "data.stratify=label", "--set", "train.epochs=1")
