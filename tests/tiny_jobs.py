@@ -111,6 +111,7 @@ def job_content(folder: Path, audio: bool = False) -> dict[str, Any]:
             "optimizer": {"lr": 0.01},
             "early_stopping": {"metric": "answer/accuracy", "patience": 3},
             "precision": "fp32",
+            "checkpoint": {"interrupt_timeout": 300},  # a busy machine is slow
         },
         "output": {"storage": str(folder / "runs")},
     }

@@ -151,6 +151,18 @@ def test_an_interrupt_ends_the_run_and_not_ray(callers_actor: Any, interrupted: 
     assert_ray_is_as_before(callers_actor)
 
 
+def test_an_interrupt_before_the_first_step_waits_for_no_checkpoint(
+    callers_actor: Any, rows: tuple[Job, Dataset]
+) -> None:
+    def interrupt(records: list[dict[str, Any]], progress: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    job, dataset = rows
+    with pytest.raises(RunInterruptedError, match="before the first checkpoint"):
+        launch.train(job, dataset.splits, create_run(job, dataset.digests), interrupt)
+    assert_ray_is_as_before(callers_actor)
+
+
 def test_a_finished_run_leaves_ray_running(callers_actor: Any, finished: tuple[RunFolder, list[int]]) -> None:
     assert_ray_is_as_before(callers_actor)
 

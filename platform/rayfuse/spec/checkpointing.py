@@ -21,6 +21,8 @@ class CheckpointingConfig(SpecModel):
     """Longest time between checkpoints within an epoch; null: no limit."""
     every_n_steps: int | None = Field(None, ge=1)
     """Optimizer steps between checkpoints within an epoch; by default only `interval` counts."""
+    interrupt_timeout: Seconds = Field(5.0, ge=0)
+    """Longest wait for a checkpoint of the current step after Ctrl-C, SIGTERM or SIGHUP; large models need more."""
     keep: RetentionPolicy = Field(default_factory=lambda: RetentionPolicy(last=2))
     """Numbers of checkpoints to retain."""
 

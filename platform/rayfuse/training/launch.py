@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.5
-_GRACE_SECONDS = 5.0
 """For this long, an interrupted run may save a checkpoint."""
 
 LogFn = Callable[[str], None]
@@ -73,8 +72,8 @@ def train(
     Raises:
         RayfuseError: The error of the worker that ended the training; complete checkpoints remain.
         ControllerLostError: The controller of Ray Train was killed more than `compute.max_failures` times.
-        RunInterruptedError: Ctrl-C, SIGTERM or SIGHUP, after a checkpoint at the next step if that takes at most 5
-            seconds. The run's own actors and placement group are removed, Ray continues.
+        RunInterruptedError: Ctrl-C, SIGTERM or SIGHUP, after a checkpoint at the next step if that takes at most
+            `train.checkpoint.interrupt_timeout`. The run's own actors and placement group are removed, Ray continues.
     """
     connect(job)
     _check_capacity(job)
@@ -101,7 +100,7 @@ def _train_once(job: Job, run: RunFolder, config: dict[str, Any], on_update: OnU
         _follow(ray_run, on_update)
         return ray_run.summary()
     except INTERRUPT_EXCEPTIONS as error:
-        _save_and_stop(ray_run, on_update)
+        _save_and_stop(ray_run, job.train.checkpoint.interrupt_timeout, on_update)
         ray_run.abort()
         raise RunInterruptedError(_interrupted_message(run), signum_of(error)) from None
     except BaseException:
@@ -119,16 +118,16 @@ def _follow(ray_run: "RayRun", on_update: OnUpdate) -> None:
         on_update(*ray_run.pull())
 
 
-def _save_and_stop(ray_run: "RayRun", on_update: OnUpdate) -> None:
-    """Let the workers save a checkpoint; another signal skips that."""
+def _save_and_stop(ray_run: "RayRun", timeout: float, on_update: OnUpdate) -> None:
+    """Let workers that train save a checkpoint within `timeout` seconds; another signal skips that."""
     with suppress(*INTERRUPT_EXCEPTIONS):
         _LOG.info("interrupted; saving a checkpoint")
         ray_run.request_stop()
-        deadline = time.monotonic() + _GRACE_SECONDS
+        deadline = time.monotonic() + timeout
         while not ray_run.wait(0.1) and time.monotonic() < deadline:
             records, progress = ray_run.pull()
             on_update(records, progress)
-            if any("stopped" in record for record in records):
+            if not ray_run.is_training or any("stopped" in record for record in records):
                 return
         on_update(*ray_run.pull())
 

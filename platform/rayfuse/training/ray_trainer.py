@@ -50,6 +50,8 @@ class RayRun:
         self._metrics_actor = create_metrics_actor()
         self._receiver = RecordReceiver()
         self._progress: dict[str, Any] = {}
+        self.is_training = False
+        """True once a `pull` has told that the first step begins."""
         self._controller: ActorHandle[Any] | None = None
         self._placement_group: str | None = None
         run.remove(_SNAPSHOT_FILE)
@@ -69,6 +71,7 @@ class RayRun:
             records = self._receiver.receive(update.records)
         if self.wait(0) and self._fit.error is None:
             records += self._receiver.receive(self._returned()["records"])
+        self.is_training |= any("first_step" in record for record in records)
         self._placement_group = next(
             (record["placement_group"] for record in reversed(records) if "placement_group" in record),
             self._placement_group,

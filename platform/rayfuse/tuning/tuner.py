@@ -29,8 +29,8 @@ from rayfuse.tuning.trial_runner import VALUE, run_trial
 _LOG = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.5
-_GRACE_SECONDS = 5.5
-"""For this long, the trials of an interrupted sweep may save a checkpoint: a little longer than each of them takes."""
+_EXTRA_SECONDS = 0.5
+"""For this much longer than each of them, the trials of an interrupted sweep may save a checkpoint."""
 _STOP_SECONDS = 5.0
 """Upper bound of the wait for Ray Tune to end its trials after that."""
 
@@ -55,9 +55,9 @@ class TrialLoop:
     def run(self, concurrency: int, reporter: ProgressReporter) -> None:
         """Run up to `concurrency` trials at a time until all have ended or the time budget is spent.
 
-        Sets the leaderboard's `results`. Raises RunInterruptedError on Ctrl-C, SIGTERM and SIGHUP, after a checkpoint of each
-        running trial if that takes at most 5 seconds, and what Ray Tune raises; no process of a trial is left behind in
-        either case.
+        Sets the leaderboard's `results`. Raises RunInterruptedError on Ctrl-C, SIGTERM and SIGHUP, after a checkpoint of
+        each running trial if that takes at most `train.checkpoint.interrupt_timeout` of the job, and what Ray Tune
+        raises; no process of a trial is left behind in either case.
         """
         budget = _remaining_budget(self._board)
         if not self._searcher.num_remaining or budget == 0:
@@ -96,7 +96,8 @@ class TrialLoop:
             self._searcher.close()
             self._recorder.interrupt()
             stop_flag.set()
-            deadline = time.monotonic() + _GRACE_SECONDS
+            timeout = self._board.space.job.train.checkpoint.interrupt_timeout
+            deadline = time.monotonic() + timeout + _EXTRA_SECONDS
             while self._recorder.num_active and time.monotonic() < deadline and not thread.wait(0.1):
                 pass
 
