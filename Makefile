@@ -55,7 +55,7 @@ demo: setup
 BY_FILE := -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test: test-fast
-	$(PYTEST) $(BY_FILE) tests/ray tests/docs tests/mlflow tests/distributed tests/k8s tests/cases
+	$(PYTEST) $(BY_FILE) tests/ray tests/browser tests/docs tests/mlflow tests/distributed tests/k8s tests/cases
 
 test-fast: setup
 	$(PYTEST) -n 2 --dist worksteal -m "not slow" tests/unit tests/specs tests/integration tests/training

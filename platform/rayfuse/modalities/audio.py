@@ -139,6 +139,13 @@ class AudioModality(Modality):
     def example(self) -> bytes:
         return _example_wav()
 
+    def load_libraries(self) -> None:
+        """Import also what containers and other sample rates need."""
+        import av  # noqa: F401
+        import scipy.signal  # noqa: F401
+
+        super().load_libraries()
+
     def description(self) -> str:
         return f"an audio file; the first {self.options.max_seconds:g} s are read"
 

@@ -146,6 +146,11 @@ class Modality(ABC):
         """Return a valid raw value for the API documentation; bytes for a file, None for no example."""
         return "text" if "text" in self.value_formats else None
 
+    def load_libraries(self) -> None:
+        """Import what decoding any file needs, as files are then decoded within little memory; decode the example."""
+        if isinstance(example := self.example(), bytes):
+            self.to_arrays(self.decode(example))
+
     def description(self) -> str:
         """Return one line about a value and how much of it is read."""
         return f"a value of {type(self).__name__}"

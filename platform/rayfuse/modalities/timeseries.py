@@ -133,6 +133,10 @@ class TimeSeriesModality(Modality):
             return [list(step) for step in zip(*values, strict=True)]
         return values if names is None else dict(zip(names, values, strict=True))
 
+    def load_libraries(self) -> None:
+        """Import what parquet files need."""
+        import pyarrow.parquet  # noqa: F401
+
     def description(self) -> str:
         options = self.options
         return f"values of {options.num_channels} channels; the newest {options.max_steps} steps are read"

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from starlette.types import Scope
 
 from rayfuse.modalities.base import Schema
-from rayfuse.serving import problems, protocol, swagger_ui
+from rayfuse.serving import problems, protocol, swagger_ui, try_page
 from rayfuse.serving.cors import Cors
 from rayfuse.serving.engine import InferenceEngine
 from rayfuse.serving.local_access import LocalOnly
@@ -27,7 +27,7 @@ from rayfuse.serving.settings import Settings
 from rayfuse.serving.streaming import until_disconnected
 
 _NOT_FOUND_DETAIL = (
-    "this endpoint has POST /predict and GET /docs, /openapi.json, /v2/health/live, /v2/health/ready; for models with "
+    "this endpoint has POST /predict and GET /, /docs, /openapi.json, /v2/health/live, /v2/health/ready; for models with "
     "generation tasks also POST /v1/chat/completions, /v1/completions, /v1/responses and GET /v1/models"
 )
 _KEYLESS_REMEDY = "set auth.keys in the spec of this endpoint to allow others"
@@ -56,7 +56,10 @@ def build_app(engine: InferenceEngine) -> Starlette:
     """Build the ASGI application of an engine; its routes are relative to the path that it is mounted at."""
     endpoint = _Routes(engine)
     predict = Route("/predict", _handle_errors(endpoint.predict), methods=["POST"])
-    return assemble(endpoint, [predict, *openai_routes(engine, endpoint.authorize)], _NOT_FOUND_DETAIL)
+    assets = Route("/try/{file}", _handle_errors(endpoint.try_file), methods=["GET"])
+    return assemble(
+        endpoint, [predict, assets, *openai_routes(engine, endpoint.authorize)], _NOT_FOUND_DETAIL
+    )
 
 
 def assemble(pages: "Pages", routes: Sequence[Route], not_found: str) -> Starlette:
@@ -173,6 +176,17 @@ class _Routes(Pages):
             except TimeoutError:
                 raise _timeout_problem(body_received, settings.request_timeout) from None
         return _json_response(response, headers={"Server-Timing": timing.server_timing_header})
+
+    async def root(self, request: Request) -> Response:
+        title = f"{self.engine.model['name']} – Rayfuse"
+        page = try_page.render_page(title, request.scope.get("root_path", ""))
+        return Response(page, media_type="text/html", headers=try_page.HEADERS)
+
+    async def try_file(self, request: Request) -> Response:
+        path = try_page.asset_path(request.path_params["file"])
+        if path is None:
+            raise HTTPException(404)
+        return FileResponse(path, headers={"Cache-Control": "max-age=3600"})
 
     def build_document(self, root: str) -> Schema:
         engine, job = self.engine, self.engine.predictor.job

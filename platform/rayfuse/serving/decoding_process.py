@@ -151,15 +151,13 @@ def _decode(modality: Modality, content: bytes, part: tuple[float, float] | None
 
 
 def _load_decoders(modalities: Mapping[str, Modality]) -> None:
-    """Decode an example of each input, which imports its libraries."""
+    """Import the libraries of each input."""
     with suppress(ImportError):
         from PIL import AvifImagePlugin
 
         AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     for modality in modalities.values():
-        example = modality.example()
-        if isinstance(example, bytes):
-            modality.to_arrays(modality.decode(example))
+        modality.load_libraries()
 
 
 def _limit_privileges() -> None:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 _ABORT_SECONDS = 20.0
+_START_SECONDS = 300.0
+"""A controller that starts later than this after an interrupt is not ended."""
 _SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"
 """File of Ray Train's list of checkpoints, in the folder of the run."""
 
@@ -51,7 +53,7 @@ class RayRun:
         self._receiver = RecordReceiver()
         self._progress: dict[str, Any] = {}
         self.is_training = False
-        """True once a `pull` has told that the first step begins."""
+        """True once a `pull` has reported that the first step begins."""
         self._controller: ActorHandle[Any] | None = None
         self._placement_group: str | None = None
         run.remove(_SNAPSHOT_FILE)
@@ -125,7 +127,7 @@ class RayRun:
 
     def _wait_for_controller(self) -> "ActorHandle[Any] | None":
         """Return the controller, which may still be starting; None if the run has ended."""
-        deadline = time.monotonic() + _ABORT_SECONDS
+        deadline = time.monotonic() + _START_SECONDS
         while not self.wait(0.2) and time.monotonic() < deadline:
             self.pull()
             if self._controller is not None:

@@ -1,5 +1,6 @@
 """Files are decoded in processes, which end alone at a file that takes too much memory or time."""
 
+import io
 import os
 import signal
 import threading
@@ -76,6 +77,22 @@ def test_results_are_those_of_this_process(
         np.testing.assert_array_equal(found[feature], array)
         assert found[feature].dtype == array.dtype
         assert found[feature].flags.writeable
+
+
+def test_the_first_file_of_a_process_may_be_of_any_format() -> None:
+    """Libraries of its format and sample rate were imported within the memory of the file: a valid clip was rejected."""
+    import soundfile
+
+    file = io.BytesIO()
+    soundfile.write(file, np.sin(np.arange(16_000) / 10), 16_000, format="MP3")
+    sound = {"type": "audio", "sample_rate": 8000, "max_seconds": 0.5, "encoder": {"type": "conv"}}
+    options = TypeAdapter(dict[str, Input]).validate_python(default_columns({"sound": sound}))
+    decoders = Decoders(options, num_processes=1, max_memory=MEMORY)
+    try:
+        [samples] = decoders.decode("sound", file.getvalue(), CpuBudget(10)).values()
+    finally:
+        decoders.close()
+    assert len(samples) == pytest.approx(4000, abs=1)
 
 
 def test_errors_are_those_of_this_process(decoders: Decoders) -> None:

@@ -70,5 +70,13 @@ def test_the_docs_page_loads_nothing_from_other_hosts(client: TestClient) -> Non
         assert f"/docs/{name}" in page.text
 
 
-def test_the_root_redirects_to_the_docs_page(client: TestClient) -> None:
-    assert client.get("/", follow_redirects=False).headers["location"] == "/docs"
+def test_the_page_at_the_root_loads_nothing_from_other_hosts(client: TestClient) -> None:
+    page = client.get("/")
+    assert "http" not in page.text
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    for name in ("try.js", "try.css"):
+        assert f"/try/{name}" in page.text
+        asset = client.get(f"/try/{name}")
+        assert asset.status_code == 200, name
+        assert "http" not in asset.text.replace("HTTPS", "")
+    assert client.get("/try/try.html").status_code == 404
