@@ -145,6 +145,8 @@ def test_docs_and_health_are_below_the_route(endpoint: EndpointStatus) -> None:
     assert get("/openapi.json").json()["servers"][0]["url"] == "/tiny"
     assert "/tiny/docs/swagger-ui-bundle.js" in get("/docs").text
     assert len(get("/docs/swagger-ui-bundle.js").content) > 1_000_000
+    assert "/tiny/try/try.js" in get("/").text
+    assert get("/try/try.js").headers["content-type"].startswith("text/javascript")
     problem_of(get("/nothing"), 404)
 
 

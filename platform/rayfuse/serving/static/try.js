@@ -287,6 +287,7 @@ function showPrediction(prediction, fields, seconds, timing, curl) {
     element("button", { type: "button", onclick: () => navigator.clipboard?.writeText(curl) }, "Copy"),
   );
   byId("result").replaceChildren(...nodes);
+  byId("result").scrollIntoView({ block: "nearest" });
 }
 
 function showError(text) {
