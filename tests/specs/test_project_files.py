@@ -39,6 +39,6 @@ def test_workflows_pin_actions_by_commit_and_restrict_permissions(path: Path) ->
     workflow = load_yaml(path)
     assert workflow["permissions"] == {"contents": "read"}
     for name, job in workflow["jobs"].items():
-        assert job["timeout-minutes"] <= 90, name
+        assert job["timeout-minutes"] <= (360 if path.name == "slow.yml" else 90), name
         for step in job["steps"]:
             assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", step.get("uses", "a/b@" + "0" * 40)), step
