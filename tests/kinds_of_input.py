@@ -15,6 +15,16 @@ from rayfuse.model.tokens import Tokens, as_single_token, mean_pool
 from rayfuse.spec.job import Job
 from rayfuse.spec.load import load_spec
 
+SMALL_ENCODERS: dict[str, dict[str, Any]] = {
+    "images": {"type": "conv", "hidden_size": 4},
+    "sound": {"type": "conv", "hidden_size": 4},
+    "text": {"type": "ngrams", "hidden_size": 8},
+    "clip": {"type": "frames", "encoder": {"type": "conv", "hidden_size": 4}},
+    "sensor": {"type": "conv", "hidden_size": 8, "layers": 2},
+    "person": {"type": "mlp", "hidden_size": 8},
+    "history": {"type": "embedding", "hidden_size": 8},
+}
+"""Encoders of Rayfuse for each of the inputs, in place of the custom ones."""
 CITIES = ["Rome", "Oslo", "Bern"]
 
 

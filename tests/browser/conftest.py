@@ -10,15 +10,6 @@ import pytest
 from endpoints import serve_in_thread
 from tiny_jobs import make_model_folder
 
-ENCODERS: dict[str, dict[str, Any]] = {
-    "images": {"type": "conv", "hidden_size": 4},
-    "sound": {"type": "conv", "hidden_size": 4},
-    "text": {"type": "ngrams", "hidden_size": 8},
-    "clip": {"type": "frames", "encoder": {"type": "conv", "hidden_size": 4}},
-    "sensor": {"type": "conv", "hidden_size": 8, "layers": 2},
-    "person": {"type": "mlp", "hidden_size": 8},
-    "history": {"type": "embedding", "hidden_size": 8},
-}
 FLAGS = (
     "--headless=new",
     "--no-sandbox",
@@ -48,7 +39,7 @@ def url(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     from rayfuse.model.predictor import Predictor
 
     folder = tmp_path_factory.mktemp("served")
-    encoders = {f"inputs.{name}.encoder": options for name, options in ENCODERS.items()}
+    encoders = {f"inputs.{name}.encoder": options for name, options in kinds_of_input.SMALL_ENCODERS.items()}
     job = kinds_of_input.make_job(folder).override(**encoders)
     predictor = Predictor(make_model_folder(folder, steps=20, job=job))
     with serve_in_thread(predictor, "/kinds") as served:

@@ -131,8 +131,8 @@ def test_the_model_predicts_frames(notebook: Notebook) -> None:
 
 
 def test_an_interrupted_run_is_resumed_by_the_same_cell(notebook: Notebook) -> None:
-    long = 'rayfuse.train(job, **{"name": "long", "train.epochs": 40, "train.checkpoint.interval": 1,\
-        "train.checkpoint.interrupt_timeout": 300})'
+    checkpoints = {"train.checkpoint.interval": 1, "train.checkpoint.interrupt_timeout": 300}
+    long = f"rayfuse.train(job, **{ {'name': 'long', 'train.epochs': 40, **checkpoints} })"
     notebook.interrupt_when(r"epoch  2  validation")
     reply = notebook.run(long)
     assert reply["status"] == "error"

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 import tiny_encoders
 import torch
-from kinds_of_input import make_job, make_rows
+from kinds_of_input import SMALL_ENCODERS, make_job, make_rows
 
 import rayfuse
 from rayfuse.data.collate import collate
@@ -25,15 +25,6 @@ from rayfuse.model.model_io import load_model, save_model
 from rayfuse.model.predictor import Predictor
 from rayfuse.spec.job import Job
 
-SMALL: dict[str, dict[str, Any]] = {
-    "images": {"type": "conv", "hidden_size": 4},
-    "sound": {"type": "conv", "hidden_size": 4},
-    "text": {"type": "ngrams", "hidden_size": 8},
-    "clip": {"type": "frames", "encoder": {"type": "conv", "hidden_size": 4}},
-    "sensor": {"type": "conv", "hidden_size": 8, "layers": 2},
-    "person": {"type": "mlp", "hidden_size": 8},
-    "history": {"type": "embedding", "hidden_size": 8},
-}
 TASKS = {
     "answer": {"type": "classification", "column": "label"},
     "years": {"type": "regression", "column": "years"},
@@ -54,7 +45,7 @@ def save_job(folder: Path, inputs: Sequence[str], tasks: dict[str, Any], **overr
         {**row, "years": float(number), "grade": ["low", "middle", "high"][number % 3]}
         for number, row in enumerate(make_rows(folder))
     ]
-    encoders = {f"inputs.{name}.encoder": SMALL[name] for name in SMALL}
+    encoders = {f"inputs.{name}.encoder": SMALL_ENCODERS[name] for name in SMALL_ENCODERS}
     chosen = {name: kinds_of_input.inputs()[name] for name in inputs}
     job = make_job(folder, rows, inputs=chosen, tasks=tasks)
     job = job.override(
@@ -121,10 +112,12 @@ def test_every_type_of_input_with_and_without_each(tmp_path: Path) -> None:
     """Of texts, n-grams next to a pretrained encoder."""
     bert = {"type": "huggingface", "model": str(tiny_encoders.bert(tmp_path / "bert"))}
     encoder = {"type": "ngrams", "hidden_size": 8, "pretrained": bert}
-    samples = save_job(tmp_path, list(SMALL), TASKS, **{"inputs.text.encoder": encoder})
+    samples = save_job(tmp_path, list(SMALL_ENCODERS), TASKS, **{"inputs.text.encoder": encoder})
     result = rayfuse.export(tmp_path / "model", tmp_path / "onnx", "onnx", verbose=False)
     assert result.folders == {"model": tmp_path / "onnx"}
-    assert_same_predictions(tmp_path, samples, [[], *([name] for name in SMALL), list(SMALL)[1:]])
+    assert_same_predictions(
+        tmp_path, samples, [[], *([name] for name in SMALL_ENCODERS), list(SMALL_ENCODERS)[1:]]
+    )
     assert_same_predictions(tmp_path, samples[:1])
     described = json.loads((tmp_path / "onnx/model.json").read_text())
     inputs = {one["name"]: (one["dtype"], one["shape"]) for one in described["inputs"]}
